@@ -1,0 +1,4 @@
+//! Aligned memory for I/O.
+/// An owned, aligned buffer.
+#[derive(Debug)]
+pub struct Buffer(());

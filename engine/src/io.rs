@@ -1,0 +1,308 @@
+//! The one door to disk and network: submit an operation, get its completion later.
+//!
+//! Production goes through [`Uring`](crate::uring), the simulator through its own disk and network;
+//! whatever stands above is generic over [`Io`] and runs unchanged on both.
+//!
+//! Not here: deciding what to do with a result.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::buffer::Buffer;
+
+/// Names an operation: handed in with it, handed back with its completion.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Token(pub u64);
+
+/// An open file of one [`Io`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FileId(pub u32);
+
+/// A connected socket of one [`Io`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SocketId(pub u32);
+
+/// Pieces that are written or sent one after the other, as one operation.
+pub type Gather = SmallVec<[Bytes; 4]>;
+
+/// The most pieces one [`Gather`] may have.
+pub const GATHER_PIECES_MAX: usize = 64;
+
+/// Small leading bytes of a send, kept inside the operation.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    bytes: [u8; Head::LEN_MAX],
+    len: u8,
+}
+
+impl Head {
+    /// The most bytes a head may have.
+    pub const LEN_MAX: usize = 63;
+
+    /// # Panics
+    /// If `bytes` is longer than [`Head::LEN_MAX`].
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        let len = u8::try_from(bytes.len()).expect("a head is short");
+        let mut head = Self { bytes: [0; Self::LEN_MAX], len };
+        head.bytes[..bytes.len()].copy_from_slice(bytes);
+        head
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// How a file is opened. Always read-write, never followed through a symbolic link's loop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenMode {
+    /// Create when missing.
+    pub create: bool,
+    /// Bypass the page cache: offsets, lengths and memory of every read and write are then
+    /// multiples of [`BLOCK_LEN`].
+    pub direct: bool,
+}
+
+/// Unit of direct I/O and of alignment.
+pub const BLOCK_LEN: usize = 4096;
+
+/// What to do.
+///
+/// Buffers go in by value and come back with the completion: nobody else may touch them meanwhile.
+#[derive(Debug)]
+pub enum Op {
+    /// Opens a file. Completes with [`Done::Opened`].
+    Open {
+        /// Where.
+        path: PathBuf,
+        /// How.
+        mode: OpenMode,
+    },
+    /// Closes a file. No other operation may be under way on it.
+    Close {
+        /// Which.
+        file: FileId,
+    },
+    /// Reads up to the buffer's capacity. Completes with [`Done::Read`], shorter at end of file.
+    Read {
+        /// From which file.
+        file: FileId,
+        /// From where.
+        offset: u64,
+        /// Into what; its length is set to what was read.
+        buf: Buffer,
+    },
+    /// Writes all pieces. Completes with [`Done::Wrote`], the count possibly short.
+    Write {
+        /// To which file.
+        file: FileId,
+        /// To where.
+        offset: u64,
+        /// What.
+        data: Gather,
+        /// Whether the completion also means that the data is durable (RWF_DSYNC).
+        durable: bool,
+    },
+    /// Makes earlier completed writes to a file durable (fdatasync).
+    Sync {
+        /// Which.
+        file: FileId,
+    },
+    /// Makes renames, creations and removals in a directory durable.
+    SyncDir {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Renames a file, replacing what has the new name.
+    Rename {
+        /// Old name.
+        from: PathBuf,
+        /// New name.
+        to: PathBuf,
+    },
+    /// Removes a file.
+    Unlink {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Receives up to the buffer's capacity. Completes with [`Done::Received`], empty at the end.
+    Recv {
+        /// From which socket.
+        socket: SocketId,
+        /// Into what; its length is set to what was received.
+        buf: Buffer,
+    },
+    /// Sends the head and then the body. Completes with [`Done::Sent`], the count possibly short.
+    Send {
+        /// To which socket.
+        socket: SocketId,
+        /// First bytes.
+        head: Head,
+        /// All other bytes.
+        body: Gather,
+    },
+}
+
+/// What an operation did.
+#[derive(Debug)]
+pub enum Done {
+    /// The file is open.
+    Opened(FileId),
+    /// The file is closed.
+    Closed,
+    /// Bytes read.
+    Read(Buffer),
+    /// Number of bytes written.
+    Wrote(usize),
+    /// The file's or directory's earlier changes are durable.
+    Synced,
+    /// The file has its new name.
+    Renamed,
+    /// The file is gone.
+    Unlinked,
+    /// Bytes received; none means that the peer will send no more.
+    Received(Buffer),
+    /// Number of bytes sent.
+    Sent(usize),
+}
+
+/// The end of one operation.
+#[derive(Debug)]
+pub struct Completion {
+    /// As it was submitted.
+    pub token: Token,
+    /// What came of it. Buffers of a failed operation are gone.
+    pub result: io::Result<Done>,
+}
+
+/// Wakes the owner of an [`Io`] out of [`Io::wait`], from any thread.
+pub trait Waker: Clone + Send + Sync + 'static {
+    /// Makes the next or current wait return. Cheap when the owner is not asleep.
+    fn wake(&self);
+}
+
+/// Disk and network of one core.
+pub trait Io {
+    /// A connected socket on its way between threads.
+    type Conn: Send + 'static;
+    /// Wakes this `Io`'s owner.
+    type Waker: Waker;
+
+    /// Starts an operation. It may be held back until the next [`Io::wait`].
+    fn submit(&mut self, token: Token, op: Op);
+
+    /// Submits what was held back, waits for a completion, a wake or `deadline_ns` on the clock of
+    /// [`Io::now_ns`], and appends what completed. Returns at once when something already has.
+    ///
+    /// # Errors
+    /// When the kernel refuses to wait: the process cannot go on.
+    fn wait(
+        &mut self,
+        deadline_ns: Option<u64>,
+        completions: &mut Vec<Completion>,
+    ) -> io::Result<()>;
+
+    /// Wakes this `Io`.
+    fn waker(&self) -> Self::Waker;
+
+    /// Takes a socket over from another thread.
+    fn adopt(&mut self, conn: Self::Conn) -> SocketId;
+
+    /// Gives a socket to another thread. No operation may be under way on it.
+    fn release(&mut self, socket: SocketId) -> Self::Conn;
+
+    /// Ends both directions of a socket: operations under way on it complete soon.
+    fn shutdown(&mut self, socket: SocketId);
+
+    /// Closes a socket. No operation may be under way on it.
+    fn close_socket(&mut self, socket: SocketId);
+
+    /// Monotonic nanoseconds.
+    fn now_ns(&self) -> u64;
+
+    /// Microseconds since the Unix epoch.
+    fn unix_micros(&self) -> i64;
+
+    /// Blocking file access for start-up and rare work.
+    fn fs(&self) -> Arc<dyn Fs>;
+}
+
+/// An entry of a directory.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct DirEntry {
+    /// File name.
+    pub name: String,
+    /// Bytes; zero for a directory.
+    pub len: u64,
+}
+
+/// Blocking file access. Every error carries the path in its message.
+pub trait Fs: Send + Sync {
+    /// Files and directories of `dir`, sorted by name.
+    ///
+    /// # Errors
+    /// As the operating system's.
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>>;
+
+    /// A whole small file.
+    ///
+    /// # Errors
+    /// As the operating system's.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// Fills `buf` from `offset` as far as the file reaches and returns the number of bytes.
+    ///
+    /// # Errors
+    /// As the operating system's.
+    fn read_at(&self, path: &Path, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes into a file, which is made when missing. Not durable before [`Fs::sync`].
+    ///
+    /// # Errors
+    /// As the operating system's.
+    fn write_at(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes a file's content durable.
+    ///
+    /// # Errors
+    /// As the operating system's.
+    fn sync(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes a directory's entries durable.
+    ///
+    /// # Errors
+    /// As the operating system's.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Replaces a file by `bytes`, durably and atomically: temporary file, fsync, rename, fsync of
+    /// the directory. PostgreSQL: `durable_rename`.
+    ///
+    /// # Errors
+    /// As the operating system's; the old file is then still there.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+
+    /// Renames a file. Not durable before [`Fs::sync_dir`].
+    ///
+    /// # Errors
+    /// As the operating system's.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file. Not durable before [`Fs::sync_dir`].
+    ///
+    /// # Errors
+    /// As the operating system's.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes a directory with mode 0700, and its parents; no error when it is there.
+    ///
+    /// # Errors
+    /// As the operating system's.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+}

@@ -1,0 +1,17 @@
+//! Moves bytes: rings, buffers, segment files, sockets, mailboxes, cores, clock.
+//!
+//! Has never heard of PostgreSQL: it knows file, offset and length, and reports what happened
+//! without deciding anything. All of walhub's `unsafe` is here.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
+
+pub mod buffer;
+pub mod io;

@@ -1,0 +1,1 @@
+//! Connects to the upstream as libpq does: hosts, TLS, authentication.

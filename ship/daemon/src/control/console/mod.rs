@@ -1,0 +1,1 @@
+//! The SQL console: monitoring views and functions over the hub.

@@ -1,0 +1,1 @@
+//! Listens on TCP and unix sockets.

@@ -1,0 +1,1 @@
+//! Replication commands of one walsender connection.

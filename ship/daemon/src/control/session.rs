@@ -1,0 +1,1 @@
+//! One downstream connection from its first byte.

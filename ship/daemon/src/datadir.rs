@@ -1,0 +1,1 @@
+//! The data directory: its creation, permissions, lock and pid file.

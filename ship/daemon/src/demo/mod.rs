@@ -1,0 +1,1 @@
+//! `walhub demo`: the main job on embedded defaults.

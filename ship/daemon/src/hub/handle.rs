@@ -1,0 +1,262 @@
+//! What the control plane may ask of the hub, and what the hub tells about itself.
+//!
+//! Not here: how the hub does it.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::sync::oneshot;
+use walhub_proto::history::TimelineHistory;
+use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::segment::SegmentSize;
+use walhub_proto::time::Timestamp;
+use walhub_proto::wire::backend::Report;
+
+/// What never changes once the hub has met its upstream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The cluster whose WAL this is.
+    pub system_identifier: SystemIdentifier,
+    /// Size of its segments.
+    pub segment_size: SegmentSize,
+    /// `server_version` of the upstream, as `15.18 (Debian 15.18-0+deb12u1)`.
+    pub server_version: String,
+    /// `server_version_num` of the upstream, as 150018.
+    pub server_version_num: u32,
+}
+
+/// Where the hub's WAL stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Positions {
+    /// Timeline of everything below.
+    pub timeline: TimelineId,
+    /// Where this hub's local WAL begins: nothing before it can be served.
+    pub oldest_lsn: Lsn,
+    /// End of what was received and verified.
+    pub received_lsn: Lsn,
+    /// End of what may be sent to standbys now.
+    pub sendable_lsn: Lsn,
+    /// End of what was written.
+    pub write_lsn: Lsn,
+    /// End of what is durable.
+    pub flush_lsn: Lsn,
+}
+
+/// A downstream connection that asked for WAL, and everything needed to serve it.
+#[derive(Debug)]
+pub struct StartStreaming<C> {
+    /// The socket. CopyBothResponse has not been sent yet.
+    pub conn: C,
+    /// Bytes that were read from the socket after the command.
+    pub unread: Vec<u8>,
+    /// Slot to stream from.
+    pub slot: Option<String>,
+    /// First position wanted.
+    pub start: Lsn,
+    /// Timeline asked for, or the current one.
+    pub timeline: TimelineId,
+    /// Who it is.
+    pub client: Client,
+}
+
+/// Who a downstream connection is, as the views show it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Client {
+    /// A number of its own, shown as the backend's process id.
+    pub pid: u32,
+    /// `user` of the startup packet.
+    pub user: String,
+    /// `application_name`.
+    pub application_name: String,
+    /// Where from; `None` for a unix socket.
+    pub address: Option<SocketAddr>,
+    /// When the connection was made.
+    pub backend_start: Timestamp,
+}
+
+/// How a streaming session gave its connection back.
+#[derive(Debug)]
+pub enum StreamEnd<C> {
+    /// The session streamed its timeline to the end, or the client ended the stream: both sides
+    /// have sent CopyDone and the connection is in command mode again.
+    Finished {
+        /// The socket.
+        conn: C,
+        /// Bytes that were read from the socket after the client's CopyDone.
+        unread: Vec<u8>,
+        /// The next timeline and where it begins, when the end of the timeline was reached.
+        next: Option<(TimelineId, Lsn)>,
+    },
+    /// Refused before the stream began; the socket is as it was.
+    Refused {
+        /// The socket.
+        conn: C,
+        /// Bytes that were read from the socket after the command.
+        unread: Vec<u8>,
+        /// Why.
+        report: Report,
+    },
+    /// The connection is closed.
+    Closed,
+}
+
+/// A change to the replication slots.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SlotRequest {
+    /// CREATE_REPLICATION_SLOT name [TEMPORARY] PHYSICAL [RESERVE_WAL].
+    Create {
+        /// Name, already checked by `ReplicationSlotValidateName`'s rules.
+        name: String,
+        /// Dropped with the session `owner`.
+        temporary: bool,
+        /// Holds WAL from now on.
+        reserve_wal: bool,
+        /// [`Client::pid`] of the asking session.
+        owner: u32,
+    },
+    /// DROP_REPLICATION_SLOT name [WAIT].
+    Drop {
+        /// Name.
+        name: String,
+        /// Wait until the slot is free.
+        wait: bool,
+    },
+    /// Drops the temporary slots of a session that ended.
+    DropTemporary {
+        /// [`Client::pid`] of the session.
+        owner: u32,
+    },
+}
+
+/// Row of `pg_replication_slots`; walhub's slots are physical.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SlotRow {
+    /// Name.
+    pub slot_name: String,
+    /// Whether it goes away with its session.
+    pub temporary: bool,
+    /// [`Client::pid`] of the session that streams from it.
+    pub active_pid: Option<u32>,
+    /// Oldest transaction that the standby needs.
+    pub xmin: Option<u32>,
+    /// Oldest transaction whose catalogue rows the standby needs.
+    pub catalog_xmin: Option<u32>,
+    /// Oldest WAL that the slot holds.
+    pub restart_lsn: Option<Lsn>,
+    /// Timeline of `restart_lsn`.
+    pub restart_tli: Option<TimelineId>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<&'static str>,
+    /// Bytes that may still be written before the slot may be lost.
+    pub safe_wal_size: Option<i64>,
+}
+
+/// Row of `pg_stat_replication`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WalSenderRow {
+    /// Who.
+    pub client: Client,
+    /// `startup`, `catchup`, `streaming`, `backup` or `stopping`.
+    pub state: &'static str,
+    /// Oldest transaction that the standby needs, when it streams without a slot.
+    pub backend_xmin: Option<u32>,
+    /// Sent to it.
+    pub sent_lsn: Option<Lsn>,
+    /// Written by it.
+    pub write_lsn: Option<Lsn>,
+    /// Made durable by it.
+    pub flush_lsn: Option<Lsn>,
+    /// Replayed by it.
+    pub replay_lsn: Option<Lsn>,
+    /// Microseconds between a local flush here and its write there.
+    pub write_lag_us: Option<i64>,
+    /// The same for its flush.
+    pub flush_lag_us: Option<i64>,
+    /// The same for its replay.
+    pub replay_lag_us: Option<i64>,
+    /// Send time of its last reply.
+    pub reply_time: Option<Timestamp>,
+}
+
+/// Row of `pg_stat_wal_receiver`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WalReceiverRow {
+    /// Process id shown.
+    pub pid: u32,
+    /// `stopped`, `starting`, `streaming`, `waiting`, `restarting` or `stopping`.
+    pub status: &'static str,
+    /// First position of this streaming session.
+    pub receive_start_lsn: Option<Lsn>,
+    /// Timeline it began on.
+    pub receive_start_tli: Option<TimelineId>,
+    /// Written.
+    pub written_lsn: Option<Lsn>,
+    /// Durable.
+    pub flushed_lsn: Option<Lsn>,
+    /// Timeline now.
+    pub received_tli: Option<TimelineId>,
+    /// Send time of the last message.
+    pub last_msg_send_time: Option<Timestamp>,
+    /// Receipt time of the last message.
+    pub last_msg_receipt_time: Option<Timestamp>,
+    /// Last end of WAL that the upstream told.
+    pub latest_end_lsn: Option<Lsn>,
+    /// When it told that.
+    pub latest_end_time: Option<Timestamp>,
+    /// Slot in use on the upstream.
+    pub slot_name: Option<String>,
+    /// Host connected to.
+    pub sender_host: Option<String>,
+    /// Port connected to.
+    pub sender_port: Option<u16>,
+    /// Connection string, passwords hidden.
+    pub conninfo: String,
+}
+
+/// Everything that the views show, at one moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Snapshot {
+    /// `None` before the first contact with the upstream.
+    pub identity: Option<Identity>,
+    /// `None` before the first WAL.
+    pub positions: Option<Positions>,
+    /// Whether there is an upstream: walhub is then a standby.
+    pub in_recovery: bool,
+    /// One row a walsender.
+    pub wal_senders: Vec<WalSenderRow>,
+    /// The walreceiver.
+    pub wal_receiver: Option<WalReceiverRow>,
+    /// One row a slot.
+    pub slots: Vec<SlotRow>,
+}
+
+/// The hub, as the control plane sees it. `C` is a connected socket.
+pub trait Hub<C>: Send + Sync + 'static {
+    /// `None` before the first contact with the upstream.
+    fn identity(&self) -> Option<Identity>;
+
+    /// `None` before the first WAL.
+    fn positions(&self) -> Option<Positions>;
+
+    /// Content of the history file of `timeline`, `None` when there is none.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    fn timeline_history(&self, timeline: TimelineId) -> io::Result<Option<Vec<u8>>>;
+
+    /// The parsed history of the current timeline.
+    fn history(&self) -> Option<TimelineHistory>;
+
+    /// Changes the slots; the answer comes when the change is durable. For `Create` it is the
+    /// slot's row.
+    fn slot(&self, request: SlotRequest) -> oneshot::Receiver<Result<Option<SlotRow>, Report>>;
+
+    /// Hands a connection to a ship core; it comes back when the stream has ended.
+    fn start(&self, start: Box<StartStreaming<C>>) -> oneshot::Receiver<StreamEnd<C>>;
+
+    /// Whether the hub is stopping: no new connection is served.
+    fn is_stopping(&self) -> bool;
+
+    /// Everything that the views show.
+    fn snapshot(&self) -> Snapshot;
+}

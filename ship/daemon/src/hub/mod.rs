@@ -1,0 +1,3 @@
+//! The hub: WAL in, WAL to disk, WAL out.
+
+pub mod handle;

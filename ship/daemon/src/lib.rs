@@ -1,0 +1,15 @@
+//! The walhub daemon: joins `walhub-engine`, which moves bytes, to `walhub-proto`, which knows what
+//! they mean.
+//!
+//! `hub` is the data plane, generic over the engine's `Io`; `control` is the control plane on
+//! tokio-uring; everything else is what a server needs around them.
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod control;
+pub mod datadir;
+pub mod demo;
+pub mod hub;
+pub mod logging;
+pub mod settings;

@@ -1,0 +1,1 @@
+//! Log lines that a PostgreSQL DBA can read.

@@ -1,0 +1,5 @@
+//! The `walhub` command.
+
+fn main() -> std::process::ExitCode {
+    walhub::cli::main()
+}

@@ -1,0 +1,1 @@
+//! Settings under their PostgreSQL names, parsed into types that cannot be wrong.

@@ -1,0 +1,1 @@
+//! Replication commands: what a walsender is asked to do.

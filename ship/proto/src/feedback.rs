@@ -1,0 +1,1 @@
+//! Hot standby feedback of many standbys, as one.

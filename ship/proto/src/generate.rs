@@ -1,0 +1,1 @@
+//! Builds valid WAL: pages, records, checkpoints.

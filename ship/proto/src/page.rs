@@ -1,0 +1,1 @@
+//! WAL page headers, one WAL version per PostgreSQL major.

@@ -1,0 +1,1 @@
+//! Turns completions into contiguous `write_lsn` and `flush_lsn`.

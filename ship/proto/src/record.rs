@@ -1,0 +1,1 @@
+//! Follows a WAL stream record by record and checks each.

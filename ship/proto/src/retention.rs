@@ -1,0 +1,1 @@
+//! Which segments may be removed or recycled.

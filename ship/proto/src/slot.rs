@@ -1,0 +1,1 @@
+//! Physical replication slots.

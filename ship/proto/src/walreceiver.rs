@@ -1,0 +1,1 @@
+//! One upstream session: identify, start, stream, end of timeline.

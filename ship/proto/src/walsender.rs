@@ -1,0 +1,1 @@
+//! One downstream session: startup, catchup, streaming, stopping.

@@ -1,0 +1,1 @@
+//! Messages a frontend sends after start-up.
