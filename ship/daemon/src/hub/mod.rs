@@ -1,3 +1,17 @@
-//! The hub: WAL in, WAL to disk, WAL out.
+//! The hub: WAL in, WAL to disk, WAL out. Generic over the engine's `Io`, so that the simulator
+//! runs the same code.
 
+pub mod core_loop;
+pub mod front;
 pub mod handle;
+pub mod jobs;
+pub mod local;
+pub mod messages;
+pub mod recover;
+pub mod segments;
+pub mod session;
+pub mod shared;
+pub mod ship_core;
+pub mod tail;
+pub mod wal_core;
+pub mod writer;

@@ -1,0 +1,220 @@
+//! The hub as the control plane sees it: published positions, mail to the wal core, rows of views.
+//!
+//! Lives on the control plane's thread; its locks are never taken by a core.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{oneshot, watch};
+use walhub_engine::mailbox::Sender;
+use walhub_proto::history::TimelineHistory;
+use walhub_proto::lsn::{Lsn, TimelineId};
+use walhub_proto::sqlstate::SqlState;
+use walhub_proto::time::Timestamp;
+use walhub_proto::wire::backend::Report;
+
+use super::handle::{
+    Client, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd, WalReceiverRow,
+    WalSenderRow,
+};
+use super::messages::{NewSession, ToWal};
+use super::shared::{LAG_UNKNOWN, Shared, StandbyTable};
+use crate::settings::Settings;
+
+/// Rows of `pg_replication_slots`, replaced whole by the wal core.
+pub type PublishedSlots = Arc<ArcSwap<Vec<SlotRow>>>;
+
+/// Where the walreceiver is connected.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SenderAddress {
+    /// Host or socket directory.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Connection string, passwords hidden.
+    pub conninfo: String,
+}
+
+/// The hub, for the control plane.
+#[derive(Debug)]
+pub struct Front {
+    shared: Arc<Shared>,
+    standbys: Arc<StandbyTable>,
+    slots: PublishedSlots,
+    to_wal: Sender<ToWal<OwnedFd>>,
+    wal_dir: PathBuf,
+    settings: watch::Receiver<Arc<Settings>>,
+    clients: Mutex<BTreeMap<usize, Client>>,
+    sender: Mutex<Option<SenderAddress>>,
+}
+
+impl Front {
+    /// Joins what the cores publish.
+    #[must_use]
+    pub fn new(
+        shared: Arc<Shared>,
+        standbys: Arc<StandbyTable>,
+        slots: PublishedSlots,
+        to_wal: Sender<ToWal<OwnedFd>>,
+        wal_dir: PathBuf,
+        settings: watch::Receiver<Arc<Settings>>,
+    ) -> Self {
+        let (clients, sender) = (Mutex::default(), Mutex::default());
+        Self { shared, standbys, slots, to_wal, wal_dir, settings, clients, sender }
+    }
+
+    /// Remembers where the walreceiver is connected.
+    pub fn set_sender(&self, sender: SenderAddress) {
+        *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+    }
+
+    /// Positions.
+    #[must_use]
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Number of standbys that are connected now.
+    #[must_use]
+    pub fn standbys(&self) -> usize {
+        self.standbys.in_use().count()
+    }
+
+    fn wal_senders(&self) -> Vec<WalSenderRow> {
+        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = self.standbys.in_use().filter_map(|(index, standby)| {
+            let lsn = |lsn: &std::sync::atomic::AtomicU64| Lsn(lsn.load(Ordering::Relaxed)).valid();
+            let lag = |index: usize| {
+                let lag = standby.lag_us.get(index)?.load(Ordering::Relaxed);
+                (lag != LAG_UNKNOWN).then_some(lag)
+            };
+            let xmin = standby.xmin.load(Ordering::Relaxed);
+            Some(WalSenderRow {
+                client: clients.get(&index)?.clone(),
+                state: standby.state_name(),
+                backend_xmin: u32::try_from(xmin & u64::from(u32::MAX)).ok().filter(|&xid| xid != 0),
+                sent_lsn: lsn(&standby.sent_lsn),
+                write_lsn: lsn(&standby.write_lsn),
+                flush_lsn: lsn(&standby.flush_lsn),
+                replay_lsn: lsn(&standby.apply_lsn),
+                write_lag_us: lag(0),
+                flush_lag_us: lag(1),
+                replay_lag_us: lag(2),
+                reply_time: standby.reply_time(),
+            })
+        });
+        rows.collect()
+    }
+
+    fn wal_receiver(&self) -> Option<WalReceiverRow> {
+        let receiver = &self.shared.receiver;
+        let status = receiver.state_name();
+        // PostgreSQL shows a row only while the process is there.
+        if status == "stopped" {
+            return None;
+        }
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let time = |time: &std::sync::atomic::AtomicI64| {
+            let time = time.load(Ordering::Relaxed);
+            (time != 0).then_some(Timestamp(time))
+        };
+        let positions = self.positions();
+        Some(WalReceiverRow {
+            pid: std::process::id(),
+            status,
+            receive_start_lsn: Lsn(receiver.start_lsn.load(Ordering::Relaxed)).valid(),
+            receive_start_tli: TimelineId::new(receiver.start_tli.load(Ordering::Relaxed)),
+            written_lsn: positions.map(|positions| positions.write_lsn),
+            flushed_lsn: positions.map(|positions| positions.flush_lsn),
+            received_tli: positions.map(|positions| positions.timeline),
+            last_msg_send_time: time(&receiver.last_send_time),
+            last_msg_receipt_time: time(&receiver.last_receipt_time),
+            latest_end_lsn: Lsn(receiver.latest_end_lsn.load(Ordering::Relaxed)).valid(),
+            latest_end_time: time(&receiver.latest_end_time),
+            slot_name: self.settings.borrow().primary_slot_name.clone(),
+            sender_host: sender.as_ref().map(|sender| sender.host.clone()),
+            sender_port: sender.as_ref().map(|sender| sender.port),
+            conninfo: sender.map(|sender| sender.conninfo).unwrap_or_default(),
+        })
+    }
+}
+
+impl Hub<OwnedFd> for Front {
+    fn identity(&self) -> Option<Identity> {
+        self.shared.identity.get().cloned()
+    }
+
+    fn positions(&self) -> Option<Positions> {
+        self.shared.positions()
+    }
+
+    fn timeline_history(&self, timeline: TimelineId) -> io::Result<Option<Vec<u8>>> {
+        match std::fs::read(self.wal_dir.join(TimelineHistory::file_name(timeline))) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn history(&self) -> Option<TimelineHistory> {
+        let timeline = self.positions()?.timeline;
+        let content = self.timeline_history(timeline).ok()?;
+        let Some(content) = content else { return Some(TimelineHistory::single(timeline)) };
+        TimelineHistory::parse(&String::from_utf8(content).ok()?, timeline).ok()
+    }
+
+    fn slot(&self, request: SlotRequest) -> oneshot::Receiver<Result<Option<SlotRow>, Report>> {
+        let (reply, answer) = oneshot::channel();
+        if let Err(ToWal::Slot(_, reply)) = self.to_wal.send(ToWal::Slot(request, reply)) {
+            drop(reply.send(Err(busy())));
+        }
+        answer
+    }
+
+    fn start(&self, start: Box<StartStreaming<OwnedFd>>) -> oneshot::Receiver<StreamEnd<OwnedFd>> {
+        let (reply, answer) = oneshot::channel();
+        let refuse = |start: Box<StartStreaming<OwnedFd>>, reply: oneshot::Sender<_>, report| {
+            drop(reply.send(StreamEnd::Refused { conn: start.conn, unread: start.unread, report }));
+        };
+        let Some(standby) = self.standbys.claim() else {
+            let text = format!(
+                "number of requested standby connections exceeds max_wal_senders (currently {})",
+                self.standbys.len()
+            );
+            refuse(start, reply, Report::fatal(SqlState::TOO_MANY_CONNECTIONS, text));
+            return answer;
+        };
+        let client = start.client.clone();
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).insert(standby, client);
+        let mail = ToWal::Start(NewSession { start, standby, reply });
+        if let Err(ToWal::Start(NewSession { start, standby, reply })) = self.to_wal.send(mail) {
+            self.standbys.free(standby);
+            refuse(start, reply, busy());
+        }
+        answer
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Acquire)
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            identity: self.identity(),
+            positions: self.positions(),
+            in_recovery: true,
+            wal_senders: self.wal_senders(),
+            wal_receiver: self.wal_receiver(),
+            slots: self.slots.load().as_ref().clone(),
+        }
+    }
+}
+
+fn busy() -> Report {
+    Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is too busy to serve another request")
+}

@@ -1,0 +1,198 @@
+//! The hub's own copy of the WAL: verified as it comes in, kept in the tail, written to segments.
+//!
+//! Positions in order: `flush_lsn <= write_lsn <= received_lsn` and
+//! `verified_lsn <= received_lsn`. Nothing after `verified_lsn` is acknowledged or forwarded; it is
+//! written only when a record is too large to be held in memory.
+//!
+//! Not here: where the bytes come from (`upstream`), who gets them (`ship_core`).
+
+use std::io;
+
+use walhub_engine::io::{Done, Io};
+use walhub_proto::lsn::Lsn;
+use walhub_proto::record::{RecordReader, WalViolation};
+use walhub_proto::segment::SegNo;
+
+use super::jobs::Jobs;
+use super::segments::{FileJob, Segments};
+use super::tail::{Tail, TailFull, TailSlab};
+use super::writer::{Flushed, Writer};
+
+/// Why bytes were not taken.
+#[derive(Debug)]
+pub enum AppendError {
+    /// They are no valid WAL.
+    Violation(WalViolation),
+    /// They do not begin where the WAL ends.
+    Gap {
+        /// Where they begin.
+        got: Lsn,
+        /// Where the WAL ends.
+        want: Lsn,
+    },
+    /// Memory is pinned elsewhere.
+    Full,
+}
+
+impl From<TailFull> for AppendError {
+    fn from(TailFull: TailFull) -> Self {
+        Self::Full
+    }
+}
+
+/// WAL from the first position this hub holds to the last one it received.
+#[derive(Debug)]
+pub struct LocalWal {
+    tail: Tail,
+    reader: RecordReader,
+    /// Segment files.
+    pub segments: Segments,
+    writer: Writer,
+    /// Bytes of an unverified record that are held back from the disk at most.
+    unverified_bytes_max: u64,
+    paused: bool,
+}
+
+impl LocalWal {
+    /// Joins the parts, all standing at the same position.
+    ///
+    /// # Panics
+    /// If they do not.
+    #[must_use]
+    pub fn new(tail: Tail, reader: RecordReader, segments: Segments, writer: Writer, unverified_bytes_max: u64) -> Self {
+        assert!(tail.end() == reader.next_lsn() && writer.write_lsn() == tail.end());
+        Self { tail, reader, segments, writer, unverified_bytes_max, paused: false }
+    }
+
+    /// End of what was received.
+    #[must_use]
+    pub fn received_lsn(&self) -> Lsn {
+        self.tail.end()
+    }
+
+    /// End of the last whole valid record.
+    #[must_use]
+    pub fn verified_lsn(&self) -> Lsn {
+        self.reader.verified_lsn()
+    }
+
+    /// Start of the last whole valid record.
+    #[must_use]
+    pub fn last_record(&self) -> Option<Lsn> {
+        self.reader.last_record()
+    }
+
+    /// End of what may be called written.
+    #[must_use]
+    pub fn write_lsn(&self) -> Lsn {
+        self.writer.write_lsn().min(self.verified_lsn())
+    }
+
+    /// End of what may be called durable.
+    #[must_use]
+    pub fn flush_lsn(&self) -> Lsn {
+        self.writer.flush_lsn().min(self.verified_lsn())
+    }
+
+    /// Whether everything received and verified is durable and nothing is under way.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        self.writer.is_idle() && self.flush_lsn() == self.verified_lsn()
+    }
+
+    /// Whether no write is under way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.writer.is_idle()
+    }
+
+    /// Whether `bytes` more can be taken now.
+    #[must_use]
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.tail.has_room(bytes, self.writer.needed_from())
+    }
+
+    /// Takes `bytes` that begin at `start`, verifies them, and hands each slab that was opened to
+    /// `opened`.
+    ///
+    /// # Errors
+    /// [`AppendError`]; after a violation the caller must [`LocalWal::rewind`].
+    pub fn append(&mut self, start: Lsn, bytes: &[u8], opened: &mut impl FnMut(TailSlab)) -> Result<(), AppendError> {
+        let want = self.received_lsn();
+        if start != want {
+            return Err(AppendError::Gap { got: start, want });
+        }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (count, slab) = self.tail.append(rest)?;
+            slab.into_iter().for_each(&mut *opened);
+            rest = rest.get(count..).unwrap_or_default();
+        }
+        self.reader.feed(bytes).map_err(AppendError::Violation)
+    }
+
+    /// Goes back to the end of the last valid record: what came after it will come again.
+    /// The caller waits until no write is under way.
+    ///
+    /// # Errors
+    /// [`TailFull`] when there is no memory for it now.
+    pub fn rewind(&mut self, reader: RecordReader) -> Result<TailSlab, TailFull> {
+        let end = self.verified_lsn();
+        assert!(reader.next_lsn() == end);
+        let slab = self.tail.truncate(end)?;
+        if self.writer.write_lsn() > end {
+            self.writer.truncate(end);
+        }
+        self.reader = reader;
+        Ok(slab)
+    }
+
+    /// Whether the disk had no room at the last try.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Stops writing until [`LocalWal::resume`].
+    pub fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    /// Tries again.
+    pub fn resume(&mut self) {
+        self.paused = false;
+    }
+
+    /// Starts the next write when there is something to write and somewhere to write it.
+    pub fn pump<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>) {
+        if self.paused || !self.writer.is_idle() {
+            return;
+        }
+        let unverified = self.received_lsn() - self.verified_lsn();
+        let target = if unverified > self.unverified_bytes_max { self.received_lsn() } else { self.verified_lsn() };
+        let written = self.writer.write_lsn();
+        if target <= written {
+            return;
+        }
+        let size = self.segments.size();
+        let Some(file) = self.segments.file_of(io, jobs, SegNo::of_start(written, size)) else { return };
+        self.writer.start(io, file, size, target, self.tail.view());
+    }
+
+    /// Takes a completion of the writer.
+    pub fn handle_write<I: Io>(&mut self, io: &mut I, result: io::Result<Done>) -> Flushed {
+        self.writer.handle(io, result)
+    }
+
+    /// The tail, for a new reader of it.
+    #[must_use]
+    pub fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    /// The reader that follows the WAL.
+    #[must_use]
+    pub fn reader(&self) -> &RecordReader {
+        &self.reader
+    }
+}

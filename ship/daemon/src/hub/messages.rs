@@ -1,0 +1,130 @@
+//! What the threads of a hub tell each other.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use walhub_proto::history::TimelineHistory;
+use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::segment::SegmentSize;
+use walhub_proto::wire::backend::Report;
+
+use super::handle::{SlotRequest, SlotRow, StartStreaming, StreamEnd};
+use super::tail::TailSlab;
+use crate::settings::Settings;
+
+/// Mail that one core holds at most. Slabs are one a megabyte, sessions come and go: a core that is
+/// this far behind has stopped.
+pub const MAILBOX_MESSAGES_MAX: usize = 4096;
+
+/// How the hub stops. PostgreSQL: the shutdown modes of `pg_ctl stop`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum StopMode {
+    /// Wait until the SQL sessions have ended, then as fast.
+    Smart,
+    /// Ship everything to the connected standbys, then stop.
+    Fast,
+    /// At once.
+    Immediate,
+}
+
+/// An authenticated connection to the upstream, in ReadyForQuery state.
+#[derive(Debug)]
+pub struct Upstream<C> {
+    /// The socket.
+    pub conn: C,
+    /// Bytes that were read after ReadyForQuery.
+    pub unread: Vec<u8>,
+    /// `server_version`.
+    pub server_version: String,
+    /// `server_version_num`.
+    pub server_version_num: u32,
+}
+
+/// Answer to a [`SlotRequest`].
+pub type SlotReply = oneshot::Sender<Result<Option<SlotRow>, Report>>;
+
+/// Mail for the wal core.
+#[derive(Debug)]
+pub enum ToWal<C> {
+    /// The control plane reached the upstream.
+    Connected(Upstream<C>),
+    /// The control plane could not reach the upstream.
+    ConnectFailed(String),
+    /// A change to the slots.
+    Slot(SlotRequest, SlotReply),
+    /// A connection that wants WAL.
+    Start(NewSession<C>),
+    /// A session ended.
+    Ended {
+        /// Its entry in the standby table.
+        standby: usize,
+        /// What to tell the control plane once the entry and the slot are free.
+        reply: oneshot::Sender<StreamEnd<C>>,
+        /// How it ended.
+        end: StreamEnd<C>,
+    },
+    /// New settings.
+    Settings(Arc<Settings>),
+    /// Stop.
+    Stop(StopMode),
+    /// A ship core has sent everything and has no session left.
+    Drained,
+}
+
+/// A connection that wants WAL, on its way to a ship core.
+#[derive(Debug)]
+pub struct NewSession<C> {
+    /// What was asked for.
+    pub start: Box<StartStreaming<C>>,
+    /// Its entry in the standby table.
+    pub standby: usize,
+    /// Where the end is told.
+    pub reply: oneshot::Sender<StreamEnd<C>>,
+}
+
+/// Mail for a ship core.
+#[derive(Debug)]
+pub enum ToShip<C> {
+    /// The tail has a new slab; sent before any position in it is published.
+    Slab(TailSlab),
+    /// The first WAL: from now on sessions can be served.
+    Begin(Arc<Timelines>),
+    /// The hub went over to a new timeline.
+    Timelines(Arc<Timelines>),
+    /// A session to serve.
+    Start(NewSession<C>),
+    /// New settings.
+    Settings(Arc<Settings>),
+    /// Send everything up to `end`, wait for it to be acknowledged, end all sessions.
+    Stop {
+        /// Where the WAL ends.
+        end: Lsn,
+    },
+}
+
+/// The timelines that this hub can serve.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Timelines {
+    /// The cluster.
+    pub system_identifier: SystemIdentifier,
+    /// Size of its segments.
+    pub segment_size: SegmentSize,
+    /// The timeline that grows.
+    pub current: TimelineId,
+    /// How it came to be.
+    pub history: TimelineHistory,
+}
+
+/// What the wal core asks of the control plane.
+#[derive(Debug)]
+pub enum ToControl {
+    /// Connect to the upstream and mail the result.
+    Connect {
+        /// `primary_conninfo`.
+        conninfo: String,
+    },
+    /// The walreceiver's or hub's state changed: the process title is out of date.
+    Status,
+    /// Everything is durable and sent: the process can end.
+    Stopped,
+}

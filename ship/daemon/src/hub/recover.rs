@@ -1,0 +1,331 @@
+//! What a start-up finds in the data directory, read with blocking calls before any core runs.
+//!
+//! Not here: what it means (`walhub_proto::recovery`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use walhub_engine::io::Fs;
+use walhub_proto::history::TimelineHistory;
+use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::recovery::{CONTROL_BLOCK_LEN, ControlFile, ControlFileError, EndOfWal, EndReason};
+use walhub_proto::segment::{SegNo, SegmentSize};
+use walhub_proto::slot::Slot;
+
+use super::messages::Timelines;
+
+/// The control file's name in the data directory.
+pub const CONTROL_FILE: &str = "walhub.control";
+const BLOCK_BYTES: u64 = 4096;
+/// Bytes of one read of a segment.
+const SCAN_LEN: usize = 1 << 20;
+
+/// What a start-up found.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// WAL, unless the directory is new.
+    pub wal: Option<RecoveredWal>,
+    /// Slots.
+    pub slots: Vec<Slot>,
+}
+
+/// Local WAL, or the place where the first will be.
+#[derive(Debug)]
+pub struct RecoveredWal {
+    /// The control file as it was, unless this is the first contact.
+    pub control: Option<ControlFile>,
+    /// Timelines that can be served.
+    pub timelines: Timelines,
+    /// End of the last valid record.
+    pub end: Lsn,
+    /// Its start.
+    pub last_record: Option<Lsn>,
+    /// The bytes of the block that `end` lies in, before it.
+    pub block: Vec<u8>,
+    /// Segments with WAL, and the timelines under whose names there is a file.
+    pub held: BTreeMap<SegNo, Vec<TimelineId>>,
+    /// Segment files without WAL.
+    pub spare: Vec<String>,
+}
+
+impl RecoveredWal {
+    /// No WAL yet: it will begin at `start`.
+    #[must_use]
+    pub fn fresh(
+        system_identifier: SystemIdentifier,
+        segment_size: SegmentSize,
+        current: TimelineId,
+        history: TimelineHistory,
+        start: Lsn,
+    ) -> Self {
+        Self {
+            control: None,
+            timelines: Timelines { system_identifier, segment_size, current, history },
+            end: start,
+            last_record: None,
+            block: Vec::new(),
+            held: BTreeMap::new(),
+            spare: Vec::new(),
+        }
+    }
+}
+
+/// A data directory that cannot be started from.
+#[derive(Debug)]
+pub enum RecoverError {
+    /// The operating system refused.
+    Io(io::Error),
+    /// The control file is no control file.
+    Control {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: ControlFileError,
+    },
+    /// There is WAL but no control file.
+    NoControl {
+        /// Where the WAL is.
+        dir: PathBuf,
+    },
+    /// A history file is missing or wrong.
+    History {
+        /// Which.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A slot's file is wrong.
+    Slot {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// WAL that was durable cannot be read any more.
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// Where reading ended.
+        lsn: Lsn,
+        /// Up to where the control file says that WAL is durable.
+        bound: Lsn,
+        /// Why reading ended.
+        reason: String,
+    },
+}
+
+impl From<io::Error> for RecoverError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl fmt::Display for RecoverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "{error}"),
+            Self::Control { path, error } => write!(f, "control file \"{}\": {error}", path.display()),
+            Self::NoControl { dir } => write!(
+                f,
+                "there is WAL in \"{}\" but no control file \"{CONTROL_FILE}\" beside it",
+                dir.display()
+            ),
+            Self::History { name, reason } => write!(f, "timeline history file \"{name}\": {reason}"),
+            Self::Slot { path, reason } => write!(f, "replication slot file \"{}\": {reason}", path.display()),
+            Self::Damaged { path, lsn, bound, reason } => write!(
+                f,
+                "WAL that was durable is damaged: file \"{}\" ends at {lsn}, expected at least {bound}: {reason}",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for RecoverError {}
+
+/// Reads everything that the hub needs to go on.
+///
+/// # Errors
+/// When the directory cannot be read or is damaged: starting from it would lose or alter WAL.
+pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> {
+    let wal_dir = data_dir.join("pg_wal");
+    let Some(control) = read_control(fs, data_dir)? else {
+        let has_wal = fs.list(&wal_dir)?.iter().any(|entry| SegNo::parse_file_name(&entry.name, SegmentSize::MIN).is_some());
+        if has_wal {
+            return Err(RecoverError::NoControl { dir: wal_dir });
+        }
+        return Ok(Recovered { wal: None, slots: read_slots(fs, data_dir)? });
+    };
+    let size = control.segment_size;
+    let history = read_history(fs, &wal_dir, control.timeline)?;
+    let (end, last_record) = find_end(fs, &wal_dir, &control)?;
+    let mut block = vec![0; usize::try_from(end - end.align_down(BLOCK_BYTES)).unwrap_or(0)];
+    if !block.is_empty() {
+        let path = wal_dir.join(SegNo::of_start(end, size).file_name(control.timeline, size));
+        fs.read_at(&path, size.offset(end.align_down(BLOCK_BYTES)), &mut block)?;
+    }
+    let (held, spare) = sort_segments(fs, &wal_dir, &control, end)?;
+    let timelines = Timelines {
+        system_identifier: control.system_identifier,
+        segment_size: size,
+        current: control.timeline,
+        history,
+    };
+    let wal = RecoveredWal { control: Some(control), timelines, end, last_record, block, held, spare };
+    Ok(Recovered { wal: Some(wal), slots: read_slots(fs, data_dir)? })
+}
+
+fn read_control(fs: &dyn Fs, data_dir: &Path) -> Result<Option<ControlFile>, RecoverError> {
+    let path = data_dir.join(CONTROL_FILE);
+    let bytes = match fs.read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let copy_b = bytes.get(CONTROL_BLOCK_LEN..).unwrap_or_default();
+    let copy_a = bytes.get(..CONTROL_BLOCK_LEN.min(bytes.len())).unwrap_or_default();
+    ControlFile::choose(copy_a, copy_b, walhub_engine::crc::crc32c)
+        .map(|found| found.map(|(control, _)| control))
+        .map_err(|error| RecoverError::Control { path, error })
+}
+
+/// Where the copy with this sequence number is, and its bytes.
+#[must_use]
+pub fn control_block(control: &ControlFile) -> (u64, Vec<u8>) {
+    let offset = if control.sequence % 2 == 0 { 0 } else { BLOCK_BYTES };
+    (offset, control.encode(walhub_engine::crc::crc32c).to_vec())
+}
+
+/// Saves the control file and waits until it is durable.
+///
+/// # Errors
+/// As the operating system's; the other copy is still good.
+pub fn write_control(fs: &dyn Fs, data_dir: &Path, control: &ControlFile) -> io::Result<()> {
+    let path = data_dir.join(CONTROL_FILE);
+    let (offset, block) = control_block(control);
+    fs.write_at(&path, offset, &block)?;
+    fs.sync(&path)?;
+    fs.sync_dir(data_dir)
+}
+
+/// The history of a timeline; the first has no file.
+///
+/// # Errors
+/// When the file is missing or wrong.
+pub fn read_history(fs: &dyn Fs, wal_dir: &Path, timeline: TimelineId) -> Result<TimelineHistory, RecoverError> {
+    if timeline == TimelineId::FIRST {
+        return Ok(TimelineHistory::single(timeline));
+    }
+    let name = TimelineHistory::file_name(timeline);
+    let fault = |reason: String| RecoverError::History { name: name.clone(), reason };
+    let content = fs.read(&wal_dir.join(&name)).map_err(|error| fault(error.to_string()))?;
+    let text = String::from_utf8(content).map_err(|_| fault("it is not UTF-8".to_owned()))?;
+    TimelineHistory::parse(&text, timeline).map_err(|error| fault(error.to_string()))
+}
+
+/// Reads records from the control file's bound to the last valid one.
+fn find_end(fs: &dyn Fs, wal_dir: &Path, control: &ControlFile) -> Result<(Lsn, Option<Lsn>), RecoverError> {
+    let size = control.segment_size;
+    let mut end_of_wal = EndOfWal::new(control, walhub_engine::crc::crc32c);
+    let mut buf = vec![0; SCAN_LEN];
+    let mut why = None;
+    while why.is_none() {
+        let next = end_of_wal.next_lsn();
+        let path = wal_dir.join(SegNo::of_start(next, size).file_name(control.timeline, size));
+        let offset = size.offset(next);
+        let rest = usize::try_from(size.bytes() - offset).unwrap_or(SCAN_LEN).min(SCAN_LEN);
+        let piece = buf.get_mut(..rest).unwrap_or_default();
+        match fs.read_at(&path, offset, piece) {
+            Ok(count) if count == rest => why = end_of_wal.feed(piece),
+            Ok(count) => {
+                why = end_of_wal.feed(piece.get(..count).unwrap_or_default());
+                why = why.or(Some(EndReason::NoMoreWal));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => why = Some(EndReason::NoMoreWal),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let (end, last_record) = (end_of_wal.end(), end_of_wal.last_record());
+    let reason = why.map_or_else(String::new, |why| why.to_string());
+    if end < control.flush_lsn {
+        let path = wal_dir.join(SegNo::of_start(end, size).file_name(control.timeline, size));
+        return Err(RecoverError::Damaged { path, lsn: end, bound: control.flush_lsn, reason });
+    }
+    tracing::info!("local WAL ends at {end}: {reason}");
+    Ok((end, last_record))
+}
+
+type Held = BTreeMap<SegNo, Vec<TimelineId>>;
+
+/// Tells segments with WAL from files that were made ready or recycled for later.
+fn sort_segments(fs: &dyn Fs, wal_dir: &Path, control: &ControlFile, end: Lsn) -> io::Result<(Held, Vec<String>)> {
+    let size = control.segment_size;
+    let (mut held, mut spare) = (Held::new(), Vec::new());
+    let last = if size.offset(end) == 0 && end > control.start_lsn { SegNo::of_end(end, size) } else { SegNo::of_start(end, size) };
+    for entry in fs.list(wal_dir)? {
+        if entry.name == "xlogtemp" {
+            fs.remove(&wal_dir.join(&entry.name))?;
+            continue;
+        }
+        let Some((timeline, segno)) = SegNo::parse_file_name(&entry.name, size) else { continue };
+        if entry.len != size.bytes() {
+            tracing::warn!("file \"{}\" has the wrong size: {} instead of {}", entry.name, entry.len, size.bytes());
+        } else if segno <= last && timeline <= control.timeline {
+            held.entry(segno).or_default().push(timeline);
+        } else {
+            spare.push(entry.name);
+        }
+    }
+    // What can be served is what reaches the end without a hole.
+    let mut first = last;
+    while first.0 > 0 && held.contains_key(&SegNo(first.0 - 1)) {
+        first = SegNo(first.0 - 1);
+    }
+    let held = held.split_off(&first);
+    Ok((held, spare))
+}
+
+fn read_slots(fs: &dyn Fs, data_dir: &Path) -> Result<Vec<Slot>, RecoverError> {
+    let dir = data_dir.join("slots");
+    let mut slots = Vec::new();
+    for entry in fs.list(&dir)? {
+        let path = dir.join(&entry.name);
+        if entry.name.ends_with(".tmp") {
+            fs.remove(&path)?;
+            continue;
+        }
+        let content = fs.read(&path)?;
+        let slot = Slot::decode(&content, walhub_engine::crc::crc32c)
+            .map_err(|error| RecoverError::Slot { path, reason: error.to_string() })?;
+        slots.push(slot);
+    }
+    Ok(slots)
+}
+
+/// Makes the segment in which a new timeline begins: what the old one has before `start`, then
+/// zeros. PostgreSQL: `XLogFileCopy`.
+///
+/// # Errors
+/// As the operating system's.
+pub fn copy_segment_start(fs: &dyn Fs, from: &Path, to: &Path, size: SegmentSize, start: Lsn) -> io::Result<()> {
+    let temporary = to.with_file_name("xlogtemp");
+    let mut offset = 0;
+    let keep = size.offset(start);
+    while offset < size.bytes() {
+        let mut piece = vec![0; SCAN_LEN];
+        let copied = usize::try_from(keep.saturating_sub(offset)).unwrap_or(SCAN_LEN).min(SCAN_LEN);
+        if copied > 0 {
+            fs.read_at(from, offset, piece.get_mut(..copied).unwrap_or_default())?;
+        }
+        fs.write_at(&temporary, offset, &piece)?;
+        offset += u64::try_from(SCAN_LEN).unwrap_or(0);
+    }
+    fs.sync(&temporary)?;
+    fs.rename(&temporary, to)?;
+    match to.parent() {
+        Some(dir) => fs.sync_dir(dir),
+        None => Ok(()),
+    }
+}

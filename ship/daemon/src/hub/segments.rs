@@ -1,0 +1,294 @@
+//! Segment files of the hub's own `pg_wal`: the one being written, the next one made ready ahead of
+//! need, spare ones to rename, old ones to let go.
+//!
+//! A segment is zero-filled once and then renamed for ever: overwriting written blocks is the only
+//! durable write that needs no journal commit.
+//!
+//! Not here: what is in them (`local`), which may go (`walhub_proto::retention`).
+//!
+//! PostgreSQL: `XLogFileInitInternal`, `InstallXLogFileSegment`, `RemoveXlogFile`
+//! (src/backend/access/transam/xlog.c).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use walhub_engine::io::{FileId, Io, OpenMode};
+use walhub_proto::lsn::TimelineId;
+use walhub_proto::segment::{SegNo, SegmentSize};
+
+use super::jobs::{Finished, Jobs, Step};
+
+/// Bytes of zeros in one write of a new segment.
+pub const ZEROS_LEN: usize = 1 << 20;
+
+/// What a file job was for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FileJob {
+    /// Makes a segment ready for writing.
+    Prepare(SegNo),
+    /// Turns an old segment into a spare one of this name.
+    Recycle(String),
+    /// Removes old files.
+    Remove,
+    /// Closes a file.
+    Close,
+    /// Saves the control file.
+    Control,
+    /// Saves a slot.
+    Slot(String),
+}
+
+/// What came of preparing a segment.
+#[derive(Debug)]
+pub enum Prepared {
+    /// It can be written.
+    Ready,
+    /// There is no room for it now: try again.
+    Failed(super::jobs::JobError),
+}
+
+#[derive(Debug)]
+enum Next {
+    Unwanted,
+    Preparing(SegNo),
+    Ready(SegNo, FileId),
+}
+
+/// The segment files of one data directory.
+///
+/// Invariants:
+/// - `current` is the only file that is written;
+/// - a name in `spare` is no segment that anybody may read.
+#[derive(Debug)]
+pub struct Segments {
+    dir: PathBuf,
+    size: SegmentSize,
+    timeline: TimelineId,
+    direct: bool,
+    current: Option<(SegNo, FileId)>,
+    next: Next,
+    /// Segments with WAL, and the timelines under whose names there is a file.
+    held: BTreeMap<SegNo, Vec<TimelineId>>,
+    spare: VecDeque<String>,
+    spare_max: usize,
+    zeros: Bytes,
+}
+
+impl Segments {
+    /// Over what a start-up found: `held` files with WAL, and `spare` files without.
+    ///
+    /// # Panics
+    /// If `zeros` is not [`ZEROS_LEN`] long.
+    #[must_use]
+    pub fn new(
+        dir: PathBuf,
+        size: SegmentSize,
+        timeline: TimelineId,
+        direct: bool,
+        held: BTreeMap<SegNo, Vec<TimelineId>>,
+        spare: Vec<String>,
+        zeros: Bytes,
+    ) -> Self {
+        assert!(zeros.len() == ZEROS_LEN);
+        let spare = spare.into();
+        Self { dir, size, timeline, direct, current: None, next: Next::Unwanted, held, spare, spare_max: 2, zeros }
+    }
+
+    /// Size of every segment.
+    #[must_use]
+    pub fn size(&self) -> SegmentSize {
+        self.size
+    }
+
+    /// Timeline that new segments belong to.
+    #[must_use]
+    pub fn timeline(&self) -> TimelineId {
+        self.timeline
+    }
+
+    /// First segment that there is a file for.
+    #[must_use]
+    pub fn oldest(&self) -> Option<SegNo> {
+        self.held.keys().next().copied()
+    }
+
+    /// The open file of `segno`, moving on to it when it is the next one.
+    pub fn file_of<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>, segno: SegNo) -> Option<FileId> {
+        if let Some((current, file)) = self.current
+            && current == segno
+        {
+            return Some(file);
+        }
+        match self.next {
+            Next::Ready(ready, file) if ready == segno => {
+                self.close_current(io, jobs);
+                self.current = Some((segno, file));
+                self.hold(segno);
+                self.next = Next::Unwanted;
+                self.prepare(io, jobs, segno.next());
+                Some(file)
+            }
+            Next::Unwanted => {
+                self.prepare(io, jobs, segno);
+                None
+            }
+            Next::Ready(..) | Next::Preparing(_) => None,
+        }
+    }
+
+    /// Whether nothing is being made ready.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        !matches!(self.next, Next::Preparing(_))
+    }
+
+    fn hold(&mut self, segno: SegNo) {
+        let timelines = self.held.entry(segno).or_default();
+        if !timelines.contains(&self.timeline) {
+            timelines.push(self.timeline);
+        }
+    }
+
+    fn close_current<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>) {
+        if let Some((_, file)) = self.current.take() {
+            jobs.close(io, FileJob::Close, file);
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Path of a segment on the current timeline.
+    #[must_use]
+    pub fn segment_path(&self, segno: SegNo) -> PathBuf {
+        self.path(&segno.file_name(self.timeline, self.size))
+    }
+
+    fn is_held(&self, segno: SegNo) -> bool {
+        self.held.get(&segno).is_some_and(|timelines| timelines.contains(&self.timeline))
+    }
+
+    /// Starts to make `segno` ready.
+    pub fn prepare<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>, segno: SegNo) {
+        let path = self.segment_path(segno);
+        let open = Step::Open(path.clone(), OpenMode { create: false, direct: self.direct });
+        let name = segno.file_name(self.timeline, self.size);
+        let spare = self.spare.iter().position(|spare| *spare == name).unwrap_or(0);
+        let steps = if self.is_held(segno) {
+            vec![open]
+        } else if let Some(spare) = self.spare.remove(spare) {
+            let rename = Step::Rename(self.path(&spare), path);
+            if spare == name { vec![open] } else { vec![rename, Step::SyncDir(self.dir.clone()), open] }
+        } else {
+            self.create_steps(&path)
+        };
+        self.next = Next::Preparing(segno);
+        jobs.start(io, FileJob::Prepare(segno), steps);
+    }
+
+    fn create_steps(&self, path: &Path) -> Vec<Step> {
+        let temporary = self.path("xlogtemp");
+        let mut steps = vec![
+            Step::Unlink(temporary.clone()),
+            Step::Open(temporary.clone(), OpenMode { create: true, direct: self.direct }),
+        ];
+        let mut offset = 0;
+        while offset < self.size.bytes() {
+            steps.push(Step::Write { offset, data: self.zeros.clone(), durable: false });
+            offset += u64::try_from(ZEROS_LEN).unwrap_or(u64::MAX);
+        }
+        steps.push(Step::Sync);
+        steps.push(Step::Rename(temporary, path.to_path_buf()));
+        steps.push(Step::SyncDir(self.dir.clone()));
+        steps
+    }
+
+    /// Takes the end of a [`FileJob::Prepare`].
+    pub fn handle_prepared(&mut self, finished: Finished<FileJob>) -> Prepared {
+        let FileJob::Prepare(segno) = finished.kind else { return Prepared::Ready };
+        match finished.result {
+            Ok(Some(file)) => {
+                self.next = Next::Ready(segno, file);
+                Prepared::Ready
+            }
+            Ok(None) => unreachable!("a prepared segment is open"),
+            Err(error) => {
+                self.next = Next::Unwanted;
+                Prepared::Failed(error)
+            }
+        }
+    }
+
+    /// Lets go of every segment before `keep`: a few become spare files, the others are removed.
+    /// Nobody may be told afterwards that they can be read.
+    pub fn remove_before<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>, keep: SegNo) -> usize {
+        let kept = self.held.split_off(&keep);
+        let old = std::mem::replace(&mut self.held, kept);
+        let mut removed = Vec::new();
+        let mut count = 0;
+        for (segno, timelines) in old {
+            for timeline in timelines {
+                count += 1;
+                let path = self.path(&segno.file_name(timeline, self.size));
+                if self.spare.len() < self.spare_max {
+                    let name = self.spare_name();
+                    let steps = vec![Step::Rename(path, self.path(&name)), Step::SyncDir(self.dir.clone())];
+                    self.spare.push_back(name.clone());
+                    jobs.start(io, FileJob::Recycle(name), steps);
+                } else {
+                    removed.push(Step::Unlink(path));
+                }
+            }
+        }
+        if !removed.is_empty() {
+            removed.push(Step::SyncDir(self.dir.clone()));
+            jobs.start(io, FileJob::Remove, removed);
+        }
+        count
+    }
+
+    /// The first future name that no file has.
+    fn spare_name(&self) -> String {
+        let newest = match (&self.next, self.current) {
+            (Next::Preparing(segno) | Next::Ready(segno, _), _) => *segno,
+            (Next::Unwanted, Some((segno, _))) => segno,
+            (Next::Unwanted, None) => self.held.keys().next_back().copied().unwrap_or(SegNo(0)),
+        };
+        let mut segno = newest.next();
+        loop {
+            let name = segno.file_name(self.timeline, self.size);
+            if !self.spare.contains(&name) {
+                return name;
+            }
+            segno = segno.next();
+        }
+    }
+
+    /// A spare file could not be made.
+    pub fn forget_spare(&mut self, name: &str) {
+        self.spare.retain(|spare| spare != name);
+    }
+
+    /// Goes over to `timeline`: the segment that is written next has a file already, at
+    /// [`Segments::segment_path`]. What was made ready on the old timeline becomes spare.
+    pub fn switch_timeline<I: Io>(
+        &mut self,
+        io: &mut I,
+        jobs: &mut Jobs<FileJob>,
+        timeline: TimelineId,
+        copied: Option<SegNo>,
+    ) {
+        assert!(self.is_settled(), "a segment is being prepared");
+        self.close_current(io, jobs);
+        if let Next::Ready(segno, file) = std::mem::replace(&mut self.next, Next::Unwanted) {
+            jobs.close(io, FileJob::Close, file);
+            self.spare.push_back(segno.file_name(self.timeline, self.size));
+        }
+        self.timeline = timeline;
+        if let Some(segno) = copied {
+            self.hold(segno);
+        }
+    }
+}

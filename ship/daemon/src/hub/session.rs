@@ -1,0 +1,562 @@
+//! One standby's stream: the walsender machine, joined to a socket, the tail and segment files.
+//!
+//! Not here: what to send when (`walhub_proto::walsender`), which sessions there are (`ship_core`).
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use walhub_engine::buffer::{Buffer, BufferPool};
+use walhub_engine::io::{Done, FileId, Gather, Head, Io, Op, OpenMode, SocketId, Token};
+use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
+use walhub_proto::segment::{SegNo, SegmentSize};
+use walhub_proto::sqlstate::SqlState;
+use walhub_proto::time::Now;
+use walhub_proto::walsender::{SenderEvent, Transmit, WalSender, WalSenderState};
+use walhub_proto::wire::backend::{Encoder, Report};
+
+use super::handle::{Client, StreamEnd};
+use super::messages::Timelines;
+use super::shared::{LAG_UNKNOWN, Shared, Standby};
+use super::tail::TailView;
+use super::writer::drop_front;
+
+/// Bytes of a read from a socket; replies are 34 bytes.
+pub const REPLY_BUFFER_LEN: usize = 4096;
+/// Bytes that one message of a standby may have before it is complete.
+pub const UNREAD_BYTES_MAX: usize = 64 << 10;
+
+/// Which operation of a session completed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SessionOp {
+    /// Receive.
+    Recv,
+    /// Send.
+    Send,
+    /// Open a segment.
+    Open,
+    /// Read a segment.
+    Read,
+    /// Close a segment.
+    Close,
+}
+
+impl SessionOp {
+    /// By its number in a token.
+    #[must_use]
+    pub fn from_number(number: u64) -> Option<Self> {
+        [Self::Recv, Self::Send, Self::Open, Self::Read, Self::Close].into_iter().find(|op| op.number() == number)
+    }
+
+    fn number(self) -> u64 {
+        match self {
+            Self::Recv => 0,
+            Self::Send => 1,
+            Self::Open => 2,
+            Self::Read => 3,
+            Self::Close => 4,
+        }
+    }
+
+    /// The token of this operation of the session numbered `session`.
+    #[must_use]
+    pub fn token(self, tag: u64, session: u64) -> Token {
+        Token(tag | session << 3 | self.number())
+    }
+}
+
+/// What a session needs from its core.
+#[derive(Debug)]
+pub struct Surroundings<'a, I: Io> {
+    /// Disk and network.
+    pub io: &'a mut I,
+    /// Both clocks.
+    pub now: Now,
+    /// The newest WAL.
+    pub tail: &'a TailView,
+    /// Positions.
+    pub shared: &'a Shared,
+    /// The session's entry.
+    pub standby: &'a Standby,
+    /// Timelines that can be served.
+    pub timelines: &'a Timelines,
+    /// Where segments are.
+    pub wal_dir: &'a Path,
+    /// Memory for reads of segments.
+    pub reads: &'a BufferPool,
+    /// Memory for replies.
+    pub replies: &'a BufferPool,
+}
+
+#[derive(Debug)]
+struct Sending {
+    head: Head,
+    body: Gather,
+    rest: usize,
+    wal_to: Option<Lsn>,
+}
+
+/// A message whose WAL is being read from segments.
+#[derive(Debug)]
+struct Reading {
+    header: Head,
+    range: LsnRange,
+    next: Lsn,
+    body: Gather,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Streaming,
+    /// Both sides have sent CopyDone: hand the socket back once nothing is under way.
+    Finishing,
+    /// Send what is queued, then close.
+    LastWords,
+    /// The socket is shut down: wait for what is under way, then close.
+    Closing,
+}
+
+/// One standby's stream.
+///
+/// Invariants:
+/// - at most one send, one receive and one file operation are under way;
+/// - the socket leaves only when none is.
+#[derive(Debug)]
+pub struct Session<C> {
+    /// Its number on this core.
+    pub number: u64,
+    /// Its entry in the standby table.
+    pub standby: usize,
+    /// Who it is.
+    pub client: Client,
+    /// Where its end is told.
+    pub reply: Option<oneshot::Sender<StreamEnd<C>>>,
+    /// Timeline it streams.
+    pub timeline: TimelineId,
+    tag: u64,
+    socket: SocketId,
+    sender: WalSender,
+    phase: Phase,
+    unread: Vec<u8>,
+    queued: Vec<u8>,
+    sending: Option<Sending>,
+    reading: Option<Reading>,
+    receiving: bool,
+    file_busy: bool,
+    file: Option<(SegNo, FileId)>,
+    reached_end_of_timeline: bool,
+}
+
+/// How a session is begun.
+#[derive(Debug)]
+pub struct SessionStart<C> {
+    /// Its number on this core.
+    pub number: u64,
+    /// Upper bits of its tokens.
+    pub tag: u64,
+    /// Its entry in the standby table.
+    pub standby: usize,
+    /// Who it is.
+    pub client: Client,
+    /// Where its end is told.
+    pub reply: oneshot::Sender<StreamEnd<C>>,
+    /// Timeline it streams.
+    pub timeline: TimelineId,
+    /// The socket.
+    pub socket: SocketId,
+    /// The machine.
+    pub sender: WalSender,
+    /// Bytes that were read already.
+    pub unread: Vec<u8>,
+}
+
+impl<C> Session<C> {
+    /// Begins: CopyBothResponse is the first thing sent.
+    #[must_use]
+    pub fn new(start: SessionStart<C>) -> Self {
+        let mut encoder = Encoder::new();
+        encoder.copy_both_response();
+        Self {
+            number: start.number,
+            standby: start.standby,
+            client: start.client,
+            reply: Some(start.reply),
+            timeline: start.timeline,
+            tag: start.tag,
+            socket: start.socket,
+            sender: start.sender,
+            phase: Phase::Streaming,
+            unread: start.unread,
+            queued: encoder.take(),
+            sending: None,
+            reading: None,
+            receiving: false,
+            file_busy: false,
+            file: None,
+            reached_end_of_timeline: false,
+        }
+    }
+
+    /// The machine's state.
+    #[must_use]
+    pub fn state(&self) -> WalSenderState {
+        self.sender.state()
+    }
+
+    /// When [`Session::pump`] must be called next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<walhub_proto::time::Instant> {
+        match self.phase {
+            Phase::Streaming | Phase::Finishing | Phase::LastWords => self.sender.poll_timeout(),
+            Phase::Closing => None,
+        }
+    }
+
+    /// First position that this session may still need from disk.
+    #[must_use]
+    pub fn sent_lsn(&self) -> Lsn {
+        self.sender.sent_lsn()
+    }
+
+    /// Whether nothing is under way and the session is to end.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let idle = self.sending.is_none() && !self.receiving && !self.file_busy;
+        match self.phase {
+            Phase::Streaming | Phase::LastWords => false,
+            Phase::Finishing => idle && self.queued.is_empty(),
+            Phase::Closing => idle,
+        }
+    }
+
+    /// Ends the session once [`Session::is_over`]: closes its file and gives the socket back or
+    /// closes it.
+    pub fn finish<I: Io<Conn = C>>(mut self, io: &mut I, timelines: &Timelines) -> (StreamEnd<C>, Option<FileId>) {
+        let file = self.file.take().map(|(_, file)| file);
+        let end = match self.phase {
+            Phase::Finishing => {
+                let next = self
+                    .reached_end_of_timeline
+                    .then(|| timelines.history.switchpoint(self.timeline))
+                    .flatten()
+                    .map(|(switchpoint, next)| (next, switchpoint));
+                StreamEnd::Finished { conn: io.release(self.socket), unread: self.unread, next }
+            }
+            Phase::Streaming | Phase::LastWords | Phase::Closing => {
+                io.close_socket(self.socket);
+                StreamEnd::Closed
+            }
+        };
+        (end, file)
+    }
+
+    /// The timeline being streamed ended at `switchpoint`.
+    pub fn end_timeline(&mut self, switchpoint: Lsn) {
+        self.sender.handle_timeline_end(switchpoint);
+    }
+
+    /// The hub stops: everything up to `end` is sent, acknowledged, and the stream ended.
+    pub fn begin_stop(&mut self, now: Now, end: Lsn) {
+        self.sender.begin_stop(now, end);
+    }
+
+    /// Ends at once.
+    pub fn close<I: Io>(&mut self, io: &mut I) {
+        if self.phase != Phase::Closing {
+            self.phase = Phase::Closing;
+            io.shutdown(self.socket);
+        }
+    }
+
+    /// Tells the standby why, then ends.
+    pub fn fail<I: Io>(&mut self, around: &mut Surroundings<'_, I>, report: &Report) {
+        crate::logging::report(report);
+        if self.phase == Phase::Closing {
+            return;
+        }
+        let mut encoder = Encoder::new();
+        encoder.report(report);
+        self.queued.extend(encoder.take());
+        self.phase = Phase::LastWords;
+        self.reading = None;
+        self.pump(around);
+    }
+
+    /// Does everything that can be done now.
+    pub fn pump<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
+        if self.phase == Phase::Closing {
+            return;
+        }
+        self.sender.handle_timeout(around.now);
+        if self.sender.is_timed_out() {
+            tracing::info!("terminating walsender process due to replication timeout");
+            return self.close(around.io);
+        }
+        self.receive(around);
+        self.sender.handle_sendable(around.now, self.sendable(around));
+        self.transmit(around);
+        around.standby.set_state(self.sender.state());
+    }
+
+    fn sendable<I: Io>(&self, around: &Surroundings<'_, I>) -> Lsn {
+        // A historic timeline's end is the machine's own bound.
+        around.shared.sendable_lsn()
+    }
+
+    fn receive<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
+        if self.receiving || self.phase != Phase::Streaming {
+            return;
+        }
+        let buf = around.replies.take().unwrap_or_else(|| Buffer::with_capacity(REPLY_BUFFER_LEN));
+        let op = Op::Recv { socket: self.socket, buf };
+        around.io.submit(SessionOp::Recv.token(self.tag, self.number), op);
+        self.receiving = true;
+    }
+
+    fn transmit<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
+        if self.sending.is_some() || self.reading.is_some() {
+            return;
+        }
+        if !self.queued.is_empty() {
+            let body = Gather::from_iter([Bytes::from(std::mem::take(&mut self.queued))]);
+            return self.send(around, Head::new(&[]), body, None);
+        }
+        match self.phase {
+            Phase::Streaming | Phase::Finishing => {}
+            Phase::LastWords => return self.close(around.io),
+            Phase::Closing => return,
+        }
+        match self.sender.poll_transmit(around.now) {
+            None => {
+                if self.sender.is_drained() {
+                    self.phase = Phase::LastWords;
+                    self.close(around.io);
+                }
+            }
+            Some(Transmit::Message(message)) => {
+                self.reached_end_of_timeline |= message.first() == Some(&b'c');
+                let body = Gather::from_iter([Bytes::from(message)]);
+                self.send(around, Head::new(&[]), body, None);
+            }
+            Some(Transmit::Wal { header, range }) => {
+                let header = Head::new(&header);
+                let mut body = Gather::new();
+                if around.tail.gather(range, &mut body) {
+                    around.shared.sent_from_tail_bytes.fetch_add(range.len(), Ordering::Relaxed);
+                    self.send(around, header, body, Some(range.end));
+                } else {
+                    around.shared.sent_from_file_bytes.fetch_add(range.len(), Ordering::Relaxed);
+                    self.reading = Some(Reading { header, range, next: range.start, body });
+                    self.read_on(around);
+                }
+            }
+        }
+    }
+
+    fn send<I: Io>(&mut self, around: &mut Surroundings<'_, I>, head: Head, body: Gather, wal_to: Option<Lsn>) {
+        let rest = head.as_slice().len() + body.iter().map(Bytes::len).sum::<usize>();
+        let op = Op::Send { socket: self.socket, head, body: body.clone() };
+        self.sending = Some(Sending { head, body, rest, wal_to });
+        around.io.submit(SessionOp::Send.token(self.tag, self.number), op);
+    }
+
+    /// Takes the completion of one of the session's operations.
+    pub fn handle<I: Io>(&mut self, around: &mut Surroundings<'_, I>, op: SessionOp, result: io::Result<Done>) {
+        match op {
+            SessionOp::Recv => self.handle_received(around, result),
+            SessionOp::Send => self.handle_sent(around, result),
+            SessionOp::Open | SessionOp::Read => self.handle_file(around, op, result),
+            SessionOp::Close => self.file_busy = false,
+        }
+        self.pump(around);
+    }
+
+    fn handle_sent<I: Io>(&mut self, around: &mut Surroundings<'_, I>, result: io::Result<Done>) {
+        let Some(mut sending) = self.sending.take() else { return };
+        let Ok(Done::Sent(count)) = result else {
+            // The standby went away; its own log says why.
+            return self.close(around.io);
+        };
+        sending.rest -= count.min(sending.rest);
+        if sending.rest > 0 && self.phase != Phase::Closing {
+            let head_len = sending.head.as_slice().len();
+            let head = Head::new(sending.head.as_slice().get(count.min(head_len)..).unwrap_or_default());
+            drop_front(&mut sending.body, count.saturating_sub(head_len));
+            return self.send(around, head, sending.body, sending.wal_to);
+        }
+        if self.phase == Phase::LastWords {
+            return;
+        }
+        self.sender.handle_sent(around.now);
+        if let Some(lsn) = sending.wal_to {
+            around.standby.sent_lsn.store(lsn.0, Ordering::Relaxed);
+        }
+    }
+
+    fn handle_received<I: Io>(&mut self, around: &mut Surroundings<'_, I>, result: io::Result<Done>) {
+        self.receiving = false;
+        let Ok(Done::Received(buf)) = result else { return self.close(around.io) };
+        if buf.is_empty() {
+            return self.close(around.io);
+        }
+        self.unread.extend_from_slice(&buf);
+        drop(buf);
+        self.take_replies(around);
+    }
+
+    /// Feeds what was received to the machine.
+    pub fn take_replies<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
+        let unread = std::mem::take(&mut self.unread);
+        let mut rest = unread.as_slice();
+        while self.phase == Phase::Streaming {
+            match self.sender.handle_bytes(around.now, &mut rest) {
+                Ok(None) => break,
+                Ok(Some(event)) => self.handle_event(around, event),
+                Err(violation) => {
+                    let report = Report::fatal(violation.sqlstate(), violation.to_string());
+                    return self.fail(around, &report);
+                }
+            }
+        }
+        self.unread = rest.to_vec();
+        if self.unread.len() > UNREAD_BYTES_MAX {
+            self.close(around.io);
+        }
+    }
+
+    fn handle_event<I: Io>(&mut self, around: &mut Surroundings<'_, I>, event: SenderEvent) {
+        let standby = around.standby;
+        match event {
+            SenderEvent::Status(status) => {
+                standby.write_lsn.store(status.write.0, Ordering::Relaxed);
+                standby.flush_lsn.store(status.flush.0, Ordering::Relaxed);
+                standby.apply_lsn.store(status.apply.0, Ordering::Relaxed);
+                standby.reply_time.store(status.sent.0, Ordering::Relaxed);
+                let lag = self.sender.lag();
+                for (shown, lag) in standby.lag_us.iter().zip([lag.write, lag.flush, lag.apply]) {
+                    let us = lag.map_or(LAG_UNKNOWN, |lag| i64::try_from(lag.as_micros()).unwrap_or(i64::MAX));
+                    shown.store(us, Ordering::Relaxed);
+                }
+            }
+            SenderEvent::Feedback(feedback) => {
+                let full = |xid: u32, epoch: u32| if xid == 0 { 0 } else { u64::from(epoch) << 32 | u64::from(xid) };
+                standby.xmin.store(full(feedback.xmin, feedback.xmin_epoch), Ordering::Relaxed);
+                standby.catalog_xmin.store(full(feedback.catalog_xmin, feedback.catalog_xmin_epoch), Ordering::Relaxed);
+            }
+            SenderEvent::StreamEnded => self.phase = Phase::Finishing,
+            SenderEvent::Terminated => self.close(around.io),
+        }
+    }
+
+    /// Reads the next piece of the message from its segment, or sends the message.
+    fn read_on<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
+        let size = around.timelines.segment_size;
+        let Some(reading) = &mut self.reading else { return };
+        if around.tail.start().is_some_and(|start| start <= reading.next) {
+            let rest = LsnRange::new(reading.next, reading.range.end);
+            if around.tail.gather(rest, &mut reading.body) {
+                reading.next = rest.end;
+            }
+        }
+        if reading.next == reading.range.end {
+            let Some(reading) = self.reading.take() else { return };
+            return self.send(around, reading.header, reading.body, Some(reading.range.end));
+        }
+        if self.file_busy {
+            return;
+        }
+        let segno = SegNo::of_start(reading.next, size);
+        match self.file {
+            Some((open, file)) if open == segno => {
+                let end = reading.range.end.min(segno.end(size)).min(around.tail.start().unwrap_or(Lsn::MAX));
+                let want = usize::try_from(end - reading.next).unwrap_or(usize::MAX);
+                let buf = read_buffer(around.reads, want);
+                let offset = size.offset(reading.next);
+                let op = Op::Read { file, offset, buf };
+                around.io.submit(SessionOp::Read.token(self.tag, self.number), op);
+            }
+            Some((_, file)) => {
+                self.file = None;
+                around.io.submit(SessionOp::Close.token(self.tag, self.number), Op::Close { file });
+            }
+            None => {
+                let timeline = file_timeline(around.timelines, self.timeline, segno);
+                let path = around.wal_dir.join(segno.file_name(timeline, size));
+                let mode = OpenMode { create: false, direct: false };
+                around.io.submit(SessionOp::Open.token(self.tag, self.number), Op::Open { path, mode });
+            }
+        }
+        self.file_busy = true;
+    }
+
+    fn handle_file<I: Io>(&mut self, around: &mut Surroundings<'_, I>, op: SessionOp, result: io::Result<Done>) {
+        self.file_busy = false;
+        let size = around.timelines.segment_size;
+        let Some(next) = self.reading.as_ref().map(|reading| reading.next) else {
+            if let Ok(Done::Opened(file)) = result {
+                self.file = Some((SegNo(u64::MAX), file));
+            }
+            return;
+        };
+        let segno = SegNo::of_start(next, size);
+        let name = segno.file_name(file_timeline(around.timelines, self.timeline, segno), size);
+        // A segment may be recycled while it is read: what was read then is not this WAL.
+        // PostgreSQL: CheckXLogRemoved.
+        if segno.start(size) < around.shared.oldest_lsn.load() {
+            return self.fail(around, &removed(&name));
+        }
+        match (op, result) {
+            (_, Ok(Done::Opened(file))) => self.file = Some((segno, file)),
+            (_, Ok(Done::Read(buf))) if !buf.is_empty() => {
+                if let Some(reading) = &mut self.reading {
+                    reading.next = reading.next + u64::try_from(buf.len()).unwrap_or(0);
+                    reading.body.push(buf.freeze());
+                }
+            }
+            (SessionOp::Open, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                return self.fail(around, &removed(&name));
+            }
+            (_, result) => {
+                let reason = result.err().map_or_else(|| "unexpected end of file".to_owned(), |error| error.to_string());
+                let text = format!("could not read from WAL segment {name}, LSN {next}: {reason}");
+                return self.fail(around, &Report::error(SqlState::IO_ERROR, text));
+            }
+        }
+        self.read_on(around);
+    }
+}
+
+/// "requested WAL segment has already been removed". PostgreSQL: `WalSndSegmentOpen`.
+#[must_use]
+pub fn removed(name: &str) -> Report {
+    Report::error(SqlState::UNDEFINED_FILE, format!("requested WAL segment {name} has already been removed"))
+}
+
+/// A buffer that takes `want` bytes and no more: beyond them may lie the block that is being written,
+/// and a cached page of it would slow the next direct write.
+fn read_buffer(pool: &BufferPool, want: usize) -> Buffer {
+    let pooled = if want == pool.capacity_each() { pool.take() } else { None };
+    pooled.unwrap_or_else(|| Buffer::with_capacity(want))
+}
+
+/// The timeline under whose name a segment is kept: the newest one, up to `timeline`, that has WAL
+/// in it. PostgreSQL: `WalSndSegmentOpen` reads the segment of a switch from the next timeline.
+fn file_timeline(timelines: &Timelines, timeline: TimelineId, segno: SegNo) -> TimelineId {
+    let size = timelines.segment_size;
+    let mut found = timeline;
+    for entry in timelines.history.entries() {
+        let begins_by = SegNo::of_start(entry.begin, size) <= segno;
+        let asked = entry.tli <= timeline
+            || timelines.history.switchpoint(timeline).is_some_and(|(switchpoint, next)| {
+                next == entry.tli && SegNo::of_start(switchpoint, size) == segno
+            });
+        if begins_by && asked {
+            found = entry.tli;
+        }
+    }
+    found
+}
+

@@ -1,0 +1,342 @@
+//! What the cores publish: positions on cache lines of their own, and one entry per standby.
+//!
+//! Every field has one writing core; everyone may read. A reader that wants a position *and* the
+//! mail that was sent before it was published reads the position first and its mailbox second.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+use walhub_proto::lsn::{Lsn, TimelineId};
+use walhub_proto::time::Timestamp;
+use walhub_proto::walreceiver::WalReceiverState;
+use walhub_proto::walsender::WalSenderState;
+
+use super::handle::{Identity, Positions};
+
+/// A position that one core moves and all may read.
+#[derive(Debug, Default)]
+pub struct PublishedLsn(CachePadded<AtomicU64>);
+
+impl PublishedLsn {
+    /// Publishes everything that its writer did before.
+    pub fn store(&self, lsn: Lsn) {
+        self.0.store(lsn.0, Ordering::Release);
+    }
+
+    /// Reads the position.
+    #[must_use]
+    pub fn load(&self) -> Lsn {
+        Lsn(self.0.load(Ordering::Acquire))
+    }
+}
+
+/// Positions and facts of the whole hub. Written by the wal core only.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// Set once, at the first contact with the upstream or from the control file.
+    pub identity: OnceLock<Identity>,
+    /// End of what was received and verified; zero before the first WAL.
+    pub received_lsn: PublishedLsn,
+    /// End of what was written.
+    pub write_lsn: PublishedLsn,
+    /// End of what is durable.
+    pub flush_lsn: PublishedLsn,
+    /// First position whose segment is still on disk.
+    pub oldest_lsn: PublishedLsn,
+    /// Timeline of `received_lsn`.
+    pub timeline: AtomicU32,
+    /// Whether standbys get WAL only once it is durable here (`forward = flushed`).
+    pub forward_flushed: AtomicBool,
+    /// Set when the hub stops.
+    pub stopping: AtomicBool,
+    /// The walreceiver, for its view.
+    pub receiver: SharedReceiver,
+    /// Bytes that standbys got from the tail cache.
+    pub sent_from_tail_bytes: AtomicU64,
+    /// Bytes that standbys got from segment files.
+    pub sent_from_file_bytes: AtomicU64,
+}
+
+impl Shared {
+    /// End of what standbys may be sent now.
+    #[must_use]
+    pub fn sendable_lsn(&self) -> Lsn {
+        if self.forward_flushed.load(Ordering::Relaxed) {
+            self.flush_lsn.load()
+        } else {
+            self.received_lsn.load()
+        }
+    }
+
+    /// All positions, or `None` before the first WAL.
+    #[must_use]
+    pub fn positions(&self) -> Option<Positions> {
+        let received_lsn = self.received_lsn.load().valid()?;
+        Some(Positions {
+            timeline: TimelineId::new(self.timeline.load(Ordering::Acquire))?,
+            oldest_lsn: self.oldest_lsn.load(),
+            received_lsn,
+            sendable_lsn: self.sendable_lsn(),
+            write_lsn: self.write_lsn.load(),
+            flush_lsn: self.flush_lsn.load(),
+        })
+    }
+}
+
+/// Numbers behind `pg_stat_wal_receiver`. Written by the wal core only.
+#[derive(Debug, Default)]
+pub struct SharedReceiver {
+    /// `WalReceiverState` by its number.
+    pub status: AtomicU8,
+    /// First position of this streaming session.
+    pub start_lsn: AtomicU64,
+    /// Timeline it began on.
+    pub start_tli: AtomicU32,
+    /// Send time of the last message.
+    pub last_send_time: AtomicI64,
+    /// Receipt time of the last message.
+    pub last_receipt_time: AtomicI64,
+    /// Last end of WAL that the upstream told.
+    pub latest_end_lsn: AtomicU64,
+    /// When it told that.
+    pub latest_end_time: AtomicI64,
+}
+
+impl SharedReceiver {
+    /// Publishes the state.
+    pub fn set_state(&self, state: WalReceiverState) {
+        let number = RECEIVER_STATES.iter().position(|&known| known == state).unwrap_or(0);
+        self.status.store(u8::try_from(number).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The state's PostgreSQL name.
+    #[must_use]
+    pub fn state_name(&self) -> &'static str {
+        RECEIVER_STATES
+            .get(usize::from(self.status.load(Ordering::Relaxed)))
+            .copied()
+            .unwrap_or(WalReceiverState::Stopped)
+            .as_str()
+    }
+}
+
+const RECEIVER_STATES: [WalReceiverState; 6] = [
+    WalReceiverState::Stopped,
+    WalReceiverState::Starting,
+    WalReceiverState::Streaming,
+    WalReceiverState::Waiting,
+    WalReceiverState::Restarting,
+    WalReceiverState::Stopping,
+];
+
+/// Lag that is not known.
+pub const LAG_UNKNOWN: i64 = -1;
+
+/// One standby, as its ship core last saw it.
+///
+/// Written by the ship core that serves it; `in_use` is set by the control plane and cleared by the
+/// wal core. The positions are the standby's claims: data, never asserted.
+#[derive(Debug)]
+pub struct Standby {
+    /// Whether a session has this entry.
+    pub in_use: AtomicBool,
+    /// [`WalSenderState`] by its number.
+    pub state: AtomicU8,
+    /// Sent to it.
+    pub sent_lsn: AtomicU64,
+    /// Written by it.
+    pub write_lsn: AtomicU64,
+    /// Made durable by it.
+    pub flush_lsn: AtomicU64,
+    /// Replayed by it.
+    pub apply_lsn: AtomicU64,
+    /// Send time of its last reply; `i64::MIN` before the first.
+    pub reply_time: AtomicI64,
+    /// Lag of write, flush and apply in microseconds, or [`LAG_UNKNOWN`].
+    pub lag_us: [AtomicI64; 3],
+    /// Oldest transaction it needs, its epoch in the upper half; zero for none.
+    pub xmin: AtomicU64,
+    /// The same for catalogue rows.
+    pub catalog_xmin: AtomicU64,
+}
+
+impl Standby {
+    fn new() -> Self {
+        Self {
+            in_use: AtomicBool::new(false),
+            state: AtomicU8::new(0),
+            sent_lsn: AtomicU64::new(0),
+            write_lsn: AtomicU64::new(0),
+            flush_lsn: AtomicU64::new(0),
+            apply_lsn: AtomicU64::new(0),
+            reply_time: AtomicI64::new(i64::MIN),
+            lag_us: [const { AtomicI64::new(LAG_UNKNOWN) }; 3],
+            xmin: AtomicU64::new(0),
+            catalog_xmin: AtomicU64::new(0),
+        }
+    }
+
+    /// Forgets what an earlier session left.
+    pub fn reset(&self) {
+        let fresh = Self::new();
+        let number = |to: &AtomicU64, from: &AtomicU64| {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        };
+        self.state.store(0, Ordering::Relaxed);
+        number(&self.sent_lsn, &fresh.sent_lsn);
+        number(&self.write_lsn, &fresh.write_lsn);
+        number(&self.flush_lsn, &fresh.flush_lsn);
+        number(&self.apply_lsn, &fresh.apply_lsn);
+        number(&self.xmin, &fresh.xmin);
+        number(&self.catalog_xmin, &fresh.catalog_xmin);
+        self.reply_time.store(i64::MIN, Ordering::Relaxed);
+        for lag in &self.lag_us {
+            lag.store(LAG_UNKNOWN, Ordering::Relaxed);
+        }
+    }
+
+    /// The state's PostgreSQL name.
+    #[must_use]
+    pub fn state_name(&self) -> &'static str {
+        STATES
+            .get(usize::from(self.state.load(Ordering::Relaxed)))
+            .copied()
+            .unwrap_or(WalSenderState::Startup)
+            .as_str()
+    }
+
+    /// Publishes the state.
+    pub fn set_state(&self, state: WalSenderState) {
+        let number = STATES.iter().position(|&known| known == state).unwrap_or(0);
+        self.state.store(u8::try_from(number).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Send time of the last reply.
+    #[must_use]
+    pub fn reply_time(&self) -> Option<Timestamp> {
+        let time = self.reply_time.load(Ordering::Relaxed);
+        (time != i64::MIN).then_some(Timestamp(time))
+    }
+}
+
+const STATES: [WalSenderState; 5] = [
+    WalSenderState::Startup,
+    WalSenderState::Backup,
+    WalSenderState::Catchup,
+    WalSenderState::Streaming,
+    WalSenderState::Stopping,
+];
+
+/// The ack queue: one entry per standby, and one bit per entry that says "look again".
+///
+/// The latest value wins, so it can never overflow: a reply costs a few stores to its own cache
+/// lines and one bit; the wal core drains all replies of a moment in one pass over the bitmap.
+#[derive(Debug)]
+pub struct StandbyTable {
+    standbys: Box<[CachePadded<Standby>]>,
+    dirty: Box<[CachePadded<AtomicU64>]>,
+}
+
+impl StandbyTable {
+    /// Room for `standbys_max` sessions.
+    #[must_use]
+    pub fn new(standbys_max: usize) -> Self {
+        Self {
+            standbys: (0..standbys_max).map(|_| CachePadded::new(Standby::new())).collect(),
+            dirty: (0..standbys_max.div_ceil(64)).map(|_| CachePadded::default()).collect(),
+        }
+    }
+
+    /// How many sessions there can be.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.standbys.len()
+    }
+
+    /// Whether there can be none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.standbys.is_empty()
+    }
+
+    /// The entry of one session.
+    ///
+    /// # Panics
+    /// If `index` was not claimed from this table.
+    #[must_use]
+    pub fn standby(&self, index: usize) -> &Standby {
+        &self.standbys[index]
+    }
+
+    /// Claims a free entry. Called by the control plane only.
+    #[must_use]
+    pub fn claim(&self) -> Option<usize> {
+        let index = self.standbys.iter().position(|standby| {
+            standby.in_use.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        })?;
+        self.standbys[index].reset();
+        Some(index)
+    }
+
+    /// Frees an entry.
+    pub fn free(&self, index: usize) {
+        self.standbys[index].in_use.store(false, Ordering::Release);
+    }
+
+    /// Says that the entry has news.
+    pub fn mark(&self, index: usize) {
+        self.dirty[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
+    }
+
+    /// Calls `visit` for each entry with news, once.
+    pub fn drain(&self, mut visit: impl FnMut(usize, &Standby)) {
+        for (word, bits) in self.dirty.iter().enumerate() {
+            if bits.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let mut marked = bits.swap(0, Ordering::Acquire);
+            while marked != 0 {
+                let bit = marked.trailing_zeros();
+                marked &= marked - 1;
+                let index = word * 64 + usize::try_from(bit).unwrap_or(0);
+                visit(index, &self.standbys[index]);
+            }
+        }
+    }
+
+    /// The sessions there are.
+    pub fn in_use(&self) -> impl Iterator<Item = (usize, &Standby)> {
+        self.standbys
+            .iter()
+            .enumerate()
+            .filter(|(_, standby)| standby.in_use.load(Ordering::Acquire))
+            .map(|(index, standby)| (index, &**standby))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drain_visits_each_marked_entry_once() {
+        let table = StandbyTable::new(130);
+        for index in [0, 63, 64, 129, 64] {
+            table.mark(index);
+        }
+        let mut seen = Vec::new();
+        table.drain(|index, _| seen.push(index));
+        assert_eq!(seen, [0, 63, 64, 129]);
+        table.drain(|index, _| panic!("{index} twice"));
+    }
+
+    #[test]
+    fn entries_are_claimed_until_none_is_left() {
+        let table = StandbyTable::new(2);
+        let (first, second) = (table.claim(), table.claim());
+        assert_eq!((first, second, table.claim()), (Some(0), Some(1), None));
+        table.free(0);
+        assert_eq!(table.claim(), Some(0));
+    }
+}

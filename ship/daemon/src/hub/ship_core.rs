@@ -1,0 +1,256 @@
+//! A ship core: the standby sessions of one thread.
+//!
+//! Wakes once per flush or receipt, not once per record: it reads the published position, gives it
+//! to every session that is not busy sending, and submits all their sends in one go. A session whose
+//! send is under way takes everything that came meanwhile in one piece when it completes.
+//!
+//! Not here: one session's stream (`session`), who may have one (`wal_core`).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use walhub_engine::buffer::BufferPool;
+use walhub_engine::io::{Completion, Done, Io, Op, Token};
+use walhub_engine::mailbox::{Receiver, Sender};
+use walhub_proto::lsn::Lsn;
+use walhub_proto::sqlstate::SqlState;
+use walhub_proto::time::{Instant, Now};
+use walhub_proto::walsender::{WalSender, WalSenderConfig};
+use walhub_proto::wire::backend::Report;
+
+use super::handle::StreamEnd;
+use super::messages::{NewSession, Timelines, ToShip, ToWal};
+use super::session::{REPLY_BUFFER_LEN, Session, SessionOp, SessionStart, Surroundings};
+use super::shared::{Shared, StandbyTable};
+use super::tail::TailView;
+use crate::settings::Settings;
+
+/// Upper bits of a ship core's tokens.
+pub const SHIP_TAG: u64 = 1 << 62;
+/// Closes of files that no session waits for.
+const STRAY_CLOSE: u64 = SHIP_TAG | 1 << 61;
+/// Idle reply buffers kept per core.
+const REPLY_BUFFERS_MAX: usize = 1024;
+/// Idle read buffers kept per core.
+const READ_BUFFERS_MAX: usize = 64;
+
+/// What a ship core is made of.
+#[derive(Debug)]
+pub struct ShipConfig<C: Send> {
+    /// Positions.
+    pub shared: Arc<Shared>,
+    /// All standbys.
+    pub standbys: Arc<StandbyTable>,
+    /// Its mail.
+    pub mail: Receiver<ToShip<C>>,
+    /// The wal core's.
+    pub to_wal: Sender<ToWal<C>>,
+    /// Where segments are.
+    pub wal_dir: PathBuf,
+    /// Slabs of the tail.
+    pub slabs_max: usize,
+    /// Settings.
+    pub settings: Arc<Settings>,
+}
+
+/// The standby sessions of one thread.
+#[derive(Debug)]
+pub struct ShipCore<C: Send> {
+    config: ShipConfig<C>,
+    tail: TailView,
+    timelines: Option<Arc<Timelines>>,
+    sessions: BTreeMap<u64, Session<C>>,
+    next_number: u64,
+    seen_lsn: Lsn,
+    /// When some session must be looked at, at the latest.
+    deadline: Option<Instant>,
+    stop_at: Option<Lsn>,
+    drained: bool,
+    reads: BufferPool,
+    replies: BufferPool,
+}
+
+impl<C: Send + 'static> ShipCore<C> {
+    /// Without sessions.
+    #[must_use]
+    pub fn new(config: ShipConfig<C>) -> Self {
+        let read_len = usize::try_from(config.settings.wal_sender_message_size).unwrap_or(1 << 17);
+        Self {
+            config,
+            tail: TailView::default(),
+            timelines: None,
+            sessions: BTreeMap::new(),
+            next_number: 0,
+            seen_lsn: Lsn::INVALID,
+            deadline: None,
+            stop_at: None,
+            drained: false,
+            reads: BufferPool::new(read_len, READ_BUFFERS_MAX),
+            replies: BufferPool::new(REPLY_BUFFER_LEN, REPLY_BUFFERS_MAX),
+        }
+    }
+
+    /// When [`ShipCore::turn`] must be called next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Number of sessions.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Does everything that can be done now.
+    pub fn turn<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
+        // The position first, the mail second: slabs are mailed before positions in them are published.
+        let sendable = self.config.shared.sendable_lsn();
+        while let Some(mail) = self.config.mail.recv() {
+            self.handle_mail(io, now, mail);
+        }
+        let due = self.deadline.is_some_and(|deadline| deadline <= now.instant);
+        if sendable != self.seen_lsn || due {
+            self.seen_lsn = sendable;
+            self.pump_all(io, now);
+        }
+        self.tell_when_drained();
+    }
+
+    /// Takes a completion whose token carries [`SHIP_TAG`].
+    pub fn handle<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, completion: Completion) {
+        if completion.token.0 & STRAY_CLOSE == STRAY_CLOSE {
+            return;
+        }
+        let bits = completion.token.0 & !SHIP_TAG;
+        let Some(op) = SessionOp::from_number(bits & 7) else { return };
+        self.with_session(io, now, bits >> 3, |session, around| {
+            session.handle(around, op, completion.result);
+        });
+        self.tell_when_drained();
+    }
+
+    fn handle_mail<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, mail: ToShip<C>) {
+        match mail {
+            ToShip::Slab(slab) => self.tail.push(slab, self.config.slabs_max),
+            ToShip::Begin(timelines) => self.timelines = Some(timelines),
+            ToShip::Timelines(timelines) => self.switch_timeline(io, now, timelines),
+            ToShip::Start(session) => self.begin(io, now, session),
+            ToShip::Settings(settings) => self.config.settings = settings,
+            ToShip::Stop { end } => {
+                self.stop_at = Some(end);
+                for session in self.sessions.values_mut() {
+                    session.begin_stop(now, end);
+                }
+                self.pump_all(io, now);
+            }
+        }
+    }
+
+    fn switch_timeline<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, timelines: Arc<Timelines>) {
+        for session in self.sessions.values_mut() {
+            if let Some((switchpoint, _)) = timelines.history.switchpoint(session.timeline) {
+                session.end_timeline(switchpoint);
+            }
+        }
+        self.timelines = Some(timelines);
+        self.pump_all(io, now);
+    }
+
+    fn begin<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, new: NewSession<C>) {
+        let NewSession { start, standby, reply } = new;
+        let Some(timelines) = self.timelines.clone() else {
+            let report = Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up");
+            let end = StreamEnd::Refused { conn: start.conn, unread: start.unread, report };
+            return self.mail_end(standby, reply, end);
+        };
+        let settings = &self.config.settings;
+        let config = WalSenderConfig {
+            timeout: settings.wal_sender_timeout,
+            message_bytes_max: settings.wal_sender_message_size,
+        };
+        let end_of_timeline = timelines.history.switchpoint(start.timeline).map(|(switchpoint, _)| switchpoint);
+        let mut sender = WalSender::new(config, now, start.start, end_of_timeline);
+        if let Some(end) = self.stop_at {
+            sender.begin_stop(now, end);
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        let session = Session::new(SessionStart {
+            number,
+            tag: SHIP_TAG,
+            standby,
+            client: start.client,
+            reply,
+            timeline: start.timeline,
+            socket: io.adopt(start.conn),
+            sender,
+            unread: start.unread,
+        });
+        self.sessions.insert(number, session);
+        self.with_session(io, now, number, |session, around| {
+            session.take_replies(around);
+            session.pump(around);
+        });
+    }
+
+    fn pump_all<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
+        self.deadline = None;
+        let numbers: Vec<u64> = self.sessions.keys().copied().collect();
+        for number in numbers {
+            self.with_session(io, now, number, Session::pump);
+        }
+    }
+
+    /// Runs `act` on a session, notes when it is due next, and ends it when it is over.
+    fn with_session<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        now: Now,
+        number: u64,
+        act: impl FnOnce(&mut Session<C>, &mut Surroundings<'_, I>),
+    ) {
+        let Some(timelines) = &self.timelines else { return };
+        let Some(session) = self.sessions.get_mut(&number) else { return };
+        let standby = session.standby;
+        let mut around = Surroundings {
+            io,
+            now,
+            tail: &self.tail,
+            shared: &self.config.shared,
+            standby: self.config.standbys.standby(standby),
+            timelines,
+            wal_dir: &self.config.wal_dir,
+            reads: &self.reads,
+            replies: &self.replies,
+        };
+        act(session, &mut around);
+        self.config.standbys.mark(standby);
+        if !session.is_over() {
+            self.deadline = self.deadline.into_iter().chain(session.deadline()).min();
+            return;
+        }
+        let Some(mut session) = self.sessions.remove(&number) else { return };
+        let Some(reply) = session.reply.take() else { return };
+        let (end, file) = session.finish(io, timelines);
+        if let Some(file) = file {
+            io.submit(Token(STRAY_CLOSE), Op::Close { file });
+        }
+        self.mail_end(standby, reply, end);
+    }
+
+    fn mail_end(&self, standby: usize, reply: tokio::sync::oneshot::Sender<StreamEnd<C>>, end: StreamEnd<C>) {
+        let mail = ToWal::Ended { standby, reply, end };
+        assert!(self.config.to_wal.send(mail).is_ok(), "the wal core does not read its mail");
+    }
+
+    fn tell_when_drained(&mut self) {
+        if self.stop_at.is_some() && self.sessions.is_empty() && !self.drained {
+            self.drained = true;
+            assert!(self.config.to_wal.send(ToWal::Drained).is_ok(), "the wal core does not read its mail");
+        }
+    }
+}
+

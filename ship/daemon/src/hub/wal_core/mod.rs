@@ -1,0 +1,566 @@
+//! The wal core: receives WAL, makes it durable, acknowledges it, and decides who may have it.
+//!
+//! It alone writes segments, the control file, slots and every published position.
+//!
+//! Not here: what the upstream says (`upstream`), slots (`slots`), which segments may go (`keep`),
+//! what a start-up finds (`super::recover`).
+
+mod keep;
+mod slots;
+mod upstream;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use walhub_engine::buffer::{Buffer, BufferPool, SlabPool};
+use walhub_engine::io::{Completion, Io, Token, Waker};
+use walhub_engine::mailbox::{Receiver, Sender};
+use walhub_proto::lsn::Lsn;
+use walhub_proto::recovery::ControlFile;
+use walhub_proto::segment::SegNo;
+use walhub_proto::sqlstate::SqlState;
+use walhub_proto::time::{Instant, Now};
+use walhub_proto::wire::backend::Report;
+
+use super::handle::{StartStreaming, StreamEnd};
+use super::jobs::{Finished, Jobs, Step};
+use super::local::LocalWal;
+use super::messages::{NewSession, StopMode, Timelines, ToControl, ToShip, ToWal};
+use super::recover::Recovered;
+use super::segments::{FileJob, Prepared};
+use super::shared::{Shared, StandbyTable};
+use super::tail::{SLAB_LEN, TailSlab};
+use super::writer::{FlushMethod, Flushed};
+use crate::settings::{Forward, Settings};
+use slots::SlotTable;
+use upstream::Link;
+
+/// Upper bits of the wal core's tokens.
+pub const WAL_TAG: u64 = 1 << 63;
+const JOB_TAG: u64 = WAL_TAG | 1 << 60;
+const WRITE_TOKEN: Token = Token(WAL_TAG | 1 << 59);
+const LINK_RECV: Token = Token(WAL_TAG | 1 << 58);
+const LINK_SEND: Token = Token(WAL_TAG | 2 << 58);
+
+/// Bytes of one receive from the upstream.
+const RECEIVE_LEN: usize = 256 << 10;
+const RECEIVE_BUFFERS: usize = 4;
+/// How often a full disk is tried again.
+const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
+/// How often standbys' replies move slots, feedback and removal.
+const HOUSEKEEPING: Duration = Duration::from_millis(200);
+
+/// A ship core, as the wal core knows it.
+#[derive(Debug)]
+pub struct ShipLink<C: Send, W> {
+    /// Its mail.
+    pub mail: Sender<ToShip<C>>,
+    /// Wakes it when a position moved.
+    pub waker: W,
+    /// Sessions it has.
+    pub sessions: usize,
+}
+
+/// Tells the control plane something.
+pub type Control = Box<dyn Fn(ToControl) + Send>;
+
+/// What the wal core is made of.
+pub struct WalConfig<C: Send, W> {
+    /// Data directory.
+    pub data_dir: PathBuf,
+    /// Positions.
+    pub shared: Arc<Shared>,
+    /// All standbys.
+    pub standbys: Arc<StandbyTable>,
+    /// Its mail.
+    pub mail: Receiver<ToWal<C>>,
+    /// The ship cores.
+    pub ships: Vec<ShipLink<C, W>>,
+    /// The control plane.
+    pub control: Control,
+    /// Settings.
+    pub settings: Arc<Settings>,
+    /// Whether segments are written past the page cache.
+    pub direct: bool,
+    /// How they are made durable.
+    pub method: FlushMethod,
+}
+
+/// A session that a ship core has.
+#[derive(Debug)]
+struct Attached {
+    ship: usize,
+    slot: Option<String>,
+}
+
+/// Where stopping stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stopping {
+    No,
+    /// Receiving ends and what was received becomes durable.
+    Flushing,
+    /// The ship cores send it and wait for it to be acknowledged.
+    Draining { ships: usize },
+    Done,
+}
+
+/// The wal core of a hub.
+pub struct WalCore<C: Send, W> {
+    config: WalConfig<C, W>,
+    jobs: Jobs<FileJob>,
+    local: Option<LocalWal>,
+    timelines: Option<Arc<Timelines>>,
+    control: Option<ControlFile>,
+    control_saved: Option<ControlFile>,
+    control_saving: bool,
+    slots: SlotTable,
+    link: Link<C>,
+    attached: BTreeMap<usize, Attached>,
+    stopping: Stopping,
+    retry_disk_at: Option<Instant>,
+    disk_full_logged: bool,
+    housekeeping_at: Instant,
+    slabs: SlabPool,
+    slabs_max: usize,
+    receive_buffers: BufferPool,
+}
+
+/// Slabs that the tail may hold under these settings.
+#[must_use]
+pub fn slabs_max(settings: &Settings) -> usize {
+    usize::try_from(settings.tail_cache_size).unwrap_or(usize::MAX) / SLAB_LEN
+}
+
+impl<C: Send + 'static, W: Waker> WalCore<C, W> {
+    /// Takes over what start-up found.
+    pub fn new(config: WalConfig<C, W>, recovered: Recovered, now: Now) -> Self {
+        let slabs_max = slabs_max(&config.settings);
+        // Every standby may pin one message, which may lie on two slabs, while its socket is full.
+        let pinned_max = config.standbys.len() * 2;
+        let slabs = SlabPool::new(SLAB_LEN, slabs_max + pinned_max + 8);
+        let mut core = Self {
+            jobs: Jobs::new(JOB_TAG),
+            local: None,
+            timelines: None,
+            control: None,
+            control_saved: None,
+            control_saving: false,
+            slots: SlotTable::new(config.data_dir.join("slots"), recovered.slots),
+            link: Link::new(),
+            attached: BTreeMap::new(),
+            stopping: Stopping::No,
+            retry_disk_at: None,
+            disk_full_logged: false,
+            housekeeping_at: now.instant,
+            slabs,
+            slabs_max,
+            receive_buffers: BufferPool::new(RECEIVE_LEN, RECEIVE_BUFFERS),
+            config,
+        };
+        let forward_flushed = core.config.settings.forward == Forward::Flushed;
+        core.config.shared.forward_flushed.store(forward_flushed, Ordering::Relaxed);
+        if let Some(wal) = recovered.wal {
+            core.adopt_recovered(wal);
+        }
+        core
+    }
+
+    fn wal_dir(&self) -> PathBuf {
+        self.config.data_dir.join("pg_wal")
+    }
+
+    /// When [`WalCore::turn`] must be called next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let upstream = if self.stopping == Stopping::No { self.link.deadline() } else { None };
+        [upstream, self.retry_disk_at, Some(self.housekeeping_at)].into_iter().flatten().min()
+    }
+
+    /// Whether nothing is left to do but to end the process.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stopping == Stopping::Done
+    }
+
+    /// Does everything that can be done now.
+    pub fn turn<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
+        while let Some(mail) = self.config.mail.recv() {
+            self.handle_mail(io, now, mail);
+        }
+        if self.retry_disk_at.is_some_and(|at| at <= now.instant) {
+            self.retry_disk_at = None;
+            if let Some(local) = &mut self.local {
+                local.resume();
+            }
+        }
+        if self.housekeeping_at <= now.instant {
+            self.housekeeping_at = now.instant + HOUSEKEEPING;
+            self.housekeep(io, now);
+        }
+        self.turn_link(io, now);
+        self.pump(io);
+        self.turn_stopping(io, now);
+    }
+
+    /// Takes a completion whose token carries [`WAL_TAG`].
+    pub fn handle<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, completion: Completion) {
+        match completion.token {
+            WRITE_TOKEN => {
+                let Some(local) = &mut self.local else { return };
+                let flushed = local.handle_write(io, completion.result);
+                self.handle_flushed(io, now, flushed);
+            }
+            LINK_RECV => self.handle_link_received(io, now, completion.result),
+            LINK_SEND => self.handle_link_sent(io, now, completion.result),
+            token => {
+                if let Some(finished) = self.jobs.handle(io, token, completion.result) {
+                    self.handle_job(io, now, finished);
+                }
+            }
+        }
+        self.pump(io);
+    }
+
+    fn handle_mail<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, mail: ToWal<C>) {
+        match mail {
+            ToWal::Connected(upstream) => self.handle_connected(io, now, upstream),
+            ToWal::ConnectFailed(reason) => self.link.fail(now, &self.config.settings, &reason),
+            ToWal::Slot(request, reply) => self.handle_slot_request(io, request, reply),
+            ToWal::Start(session) => self.handle_start(io, session),
+            ToWal::Ended { standby, reply, end } => self.handle_ended(io, standby, reply, end),
+            ToWal::Settings(settings) => self.handle_settings(io, now, settings),
+            ToWal::Stop(mode) => self.handle_stop(io, mode),
+            ToWal::Drained => {
+                if let Stopping::Draining { ships } = &mut self.stopping {
+                    *ships = ships.saturating_sub(1);
+                }
+            }
+        }
+    }
+
+    fn handle_settings<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, settings: Arc<Settings>) {
+        let old = std::mem::replace(&mut self.config.settings, settings);
+        let new = Arc::clone(&self.config.settings);
+        self.config.shared.forward_flushed.store(new.forward == Forward::Flushed, Ordering::Relaxed);
+        self.mail_ships(|| ToShip::Settings(Arc::clone(&new)));
+        self.link.settings_changed(io, now, &old, &new);
+    }
+
+    /// Mails every ship core. They read their mail at each turn, so it is never full.
+    fn mail_ships(&self, mut mail: impl FnMut() -> ToShip<C>) {
+        for ship in &self.config.ships {
+            assert!(ship.mail.send(mail()).is_ok(), "a ship core does not read its mail");
+        }
+    }
+
+    fn publish_received(&self) {
+        let Some(local) = &self.local else { return };
+        let verified = local.verified_lsn();
+        if self.config.shared.received_lsn.load() != verified {
+            self.config.shared.received_lsn.store(verified);
+            self.wake_ships();
+        }
+    }
+
+    fn wake_ships(&self) {
+        for ship in &self.config.ships {
+            ship.waker.wake();
+        }
+    }
+
+    /// Starts whatever write is due.
+    fn pump<I: Io<Conn = C>>(&mut self, io: &mut I) {
+        if let Some(local) = &mut self.local {
+            local.pump(io, &mut self.jobs);
+        }
+    }
+
+    fn handle_flushed<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, flushed: Flushed) {
+        match flushed {
+            Flushed::NotYet => {}
+            Flushed::Done => {
+                self.note_disk_has_room();
+                let Some(local) = &self.local else { return };
+                let (before, flush_lsn) = (self.config.shared.flush_lsn.load(), local.flush_lsn());
+                self.config.shared.write_lsn.store(local.write_lsn());
+                self.config.shared.flush_lsn.store(flush_lsn);
+                if self.config.settings.forward == Forward::Flushed {
+                    self.wake_ships();
+                }
+                let size = local.segments.size();
+                if SegNo::of_start(before, size) != SegNo::of_start(flush_lsn, size) {
+                    self.note_segment_switch(io);
+                }
+                self.acknowledge(io, now);
+                self.resume_receiving(io, now);
+            }
+            Flushed::DiskFull(error) => self.pause_for_disk(now, &format!("could not write to WAL: {error}")),
+            Flushed::Failed(step, error) => {
+                let name = self.local.as_ref().map(|local| {
+                    let segno = SegNo::of_start(local.write_lsn(), local.segments.size());
+                    local.segments.segment_path(segno).display().to_string()
+                });
+                let text = format!("could not {step} file \"{}\": {error}", name.unwrap_or_default());
+                walhub_engine::fatal::fatal(walhub_engine::fatal::FatalReason::WalFlushFailed, &text);
+            }
+        }
+    }
+
+    fn pause_for_disk(&mut self, now: Now, what: &str) {
+        if let Some(local) = &mut self.local {
+            local.pause();
+        }
+        self.retry_disk_at = Some(now.instant + DISK_FULL_RETRY);
+        if !self.disk_full_logged {
+            self.disk_full_logged = true;
+            tracing::error!(
+                sqlstate = SqlState::DISK_FULL.0,
+                detail = "Receiving WAL is paused. What is durable is still served, and nothing more is acknowledged to the upstream.",
+                hint = "Free space on the file system of the data directory, or lower wal_keep_size or max_slot_wal_keep_size; receiving resumes by itself.",
+                "{what}"
+            );
+        }
+    }
+
+    fn note_disk_has_room(&mut self) {
+        if std::mem::take(&mut self.disk_full_logged) {
+            tracing::info!("there is room for WAL again, receiving resumes");
+        }
+    }
+
+    /// The durable WAL has reached a new segment: the control file's bound follows.
+    fn note_segment_switch<I: Io<Conn = C>>(&mut self, io: &mut I) {
+        self.move_control_bound();
+        self.save_control(io);
+    }
+
+    fn move_control_bound(&mut self) {
+        let (Some(control), Some(local)) = (&mut self.control, &self.local) else { return };
+        // A bound must be the end of a record whose start is known; within an open record there is none.
+        if local.flush_lsn() == local.verified_lsn() {
+            control.flush_lsn = local.flush_lsn();
+            control.last_record = local.last_record();
+        }
+    }
+
+    fn save_control<I: Io<Conn = C>>(&mut self, io: &mut I) {
+        let Some(control) = &mut self.control else { return };
+        if self.control_saving || self.control_saved.as_ref() == Some(control) {
+            return;
+        }
+        control.sequence += 1;
+        self.control_saving = true;
+        self.control_saved = Some(control.clone());
+        let (offset, block) = super::recover::control_block(control);
+        let path = self.config.data_dir.join(super::recover::CONTROL_FILE);
+        let mode = walhub_engine::io::OpenMode { create: true, direct: false };
+        let steps = vec![
+            Step::Open(path, mode),
+            Step::Write { offset, data: block.into(), durable: false },
+            Step::Sync,
+            Step::Close,
+        ];
+        self.jobs.start(io, FileJob::Control, steps);
+    }
+
+    /// Saves the control file and waits for it: for what must be durable before anything else is.
+    fn save_control_now<I: Io<Conn = C>>(&mut self, io: &I) {
+        let Some(control) = &mut self.control else { return };
+        control.sequence += 1;
+        if let Err(error) = super::recover::write_control(io.fs().as_ref(), &self.config.data_dir, control) {
+            let text = format!("could not write control file: {error}");
+            walhub_engine::fatal::fatal(walhub_engine::fatal::FatalReason::ControlFileFailed, &text);
+        }
+        self.control_saved = Some(control.clone());
+    }
+
+    fn handle_job<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, finished: Finished<FileJob>) {
+        match (&finished.kind, &finished.result) {
+            (FileJob::Prepare(_), _) => {
+                let Some(local) = &mut self.local else { return };
+                match local.segments.handle_prepared(finished) {
+                    Prepared::Ready => {
+                        self.note_disk_has_room();
+                        self.resume_receiving(io, now);
+                    }
+                    Prepared::Failed(error) if error.is_disk_full() => self.pause_for_disk(now, &error.to_string()),
+                    Prepared::Failed(error) => {
+                        tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
+                        self.retry_disk_at = Some(now.instant + DISK_FULL_RETRY);
+                        if let Some(local) = &mut self.local {
+                            local.pause();
+                        }
+                    }
+                }
+            }
+            (FileJob::Control, result) => {
+                self.control_saving = false;
+                if let Err(error) = result {
+                    tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
+                    self.control_saved = None;
+                }
+            }
+            (FileJob::Slot(name), result) => {
+                if let Err(error) = result {
+                    tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
+                }
+                let saved = result.is_ok();
+                let name = name.clone();
+                self.slots.handle_saved(&name, saved);
+            }
+            (FileJob::Recycle(name), Err(error)) => {
+                tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
+                let name = name.clone();
+                if let Some(local) = &mut self.local {
+                    local.segments.forget_spare(&name);
+                }
+            }
+            (FileJob::Remove | FileJob::Close, Err(error)) => {
+                tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
+            }
+            (FileJob::Recycle(_) | FileJob::Remove | FileJob::Close, Ok(_)) => {}
+        }
+    }
+
+    fn handle_start<I: Io<Conn = C>>(&mut self, io: &mut I, session: NewSession<C>) {
+        let NewSession { start, standby, reply } = session;
+        match self.admit(&start) {
+            Ok(Admitted::Stream) => {}
+            Ok(Admitted::AtEndOfTimeline(next)) => {
+                let end = StreamEnd::Finished { conn: start.conn, unread: start.unread, next: Some(next) };
+                self.config.standbys.free(standby);
+                return drop(reply.send(end));
+            }
+            Err(report) => {
+                self.config.standbys.free(standby);
+                let end = StreamEnd::Refused { conn: start.conn, unread: start.unread, report };
+                return drop(reply.send(end));
+            }
+        }
+        let entry = self.config.standbys.standby(standby);
+        entry.sent_lsn.store(start.start.0, Ordering::Release);
+        if let Some(slot) = &start.slot {
+            self.slots.acquire(slot, start.client.pid);
+        }
+        let Some((ship, link)) = self.config.ships.iter_mut().enumerate().min_by_key(|(_, link)| link.sessions) else {
+            return;
+        };
+        link.sessions += 1;
+        self.attached.insert(standby, Attached { ship, slot: start.slot.clone() });
+        let sent = link.mail.send(ToShip::Start(NewSession { start, standby, reply }));
+        assert!(sent.is_ok(), "a ship core does not read its mail");
+        let _ = io;
+    }
+
+    /// Whether a standby may stream what it asks for. PostgreSQL: `StartReplication`.
+    fn admit(&self, start: &StartStreaming<C>) -> Result<Admitted, Report> {
+        if self.stopping != Stopping::No {
+            return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is shutting down"));
+        }
+        let Some(timelines) = &self.timelines else {
+            return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up"));
+        };
+        if let Some(slot) = &start.slot {
+            self.slots.check_usable(slot)?;
+        }
+        if start.timeline == timelines.current {
+            return Ok(Admitted::Stream);
+        }
+        let Some((switchpoint, next)) = timelines.history.switchpoint(start.timeline) else {
+            let text = format!("requested timeline {} is not in this server's history", start.timeline);
+            return Err(Report::error(SqlState::INTERNAL_ERROR, text));
+        };
+        if switchpoint < start.start {
+            let text = format!(
+                "requested starting point {} on timeline {} is not in this server's history",
+                start.start, start.timeline
+            );
+            let detail = format!("This server's history forked from timeline {} at {switchpoint}.", start.timeline);
+            return Err(Report::error(SqlState::INTERNAL_ERROR, text).detail(detail));
+        }
+        if switchpoint == start.start { Ok(Admitted::AtEndOfTimeline((next, switchpoint))) } else { Ok(Admitted::Stream) }
+    }
+
+    fn handle_ended<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        standby: usize,
+        reply: oneshot::Sender<StreamEnd<C>>,
+        end: StreamEnd<C>,
+    ) {
+        self.take_reply(standby);
+        if let Some(attached) = self.attached.remove(&standby) {
+            if let Some(link) = self.config.ships.get_mut(attached.ship) {
+                link.sessions = link.sessions.saturating_sub(1);
+            }
+            if let Some(slot) = attached.slot {
+                self.slots.release(&slot);
+            }
+        }
+        self.config.standbys.free(standby);
+        self.save_slots(io);
+        drop(reply.send(end));
+    }
+
+    fn handle_stop<I: Io<Conn = C>>(&mut self, io: &mut I, mode: StopMode) {
+        if self.stopping != Stopping::No || mode == StopMode::Immediate {
+            return;
+        }
+        self.config.shared.stopping.store(true, Ordering::Release);
+        self.stopping = Stopping::Flushing;
+        self.link.stop(io);
+    }
+
+    fn turn_stopping<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
+        let _ = now;
+        match self.stopping {
+            Stopping::No | Stopping::Done => {}
+            Stopping::Flushing => {
+                let settled = self.local.as_ref().is_none_or(|local| local.is_flushed() || local.is_paused());
+                if !self.link.is_closed() || !settled {
+                    return;
+                }
+                let end = self.local.as_ref().map_or(Lsn::INVALID, LocalWal::flush_lsn);
+                self.stopping = Stopping::Draining { ships: self.config.ships.len() };
+                self.mail_ships(|| ToShip::Stop { end });
+            }
+            Stopping::Draining { ships: 0 } => {
+                if !self.jobs.is_idle() {
+                    return;
+                }
+                self.housekeep(io, now);
+                self.move_control_bound();
+                self.save_control_now(io);
+                if !self.jobs.is_idle() {
+                    return;
+                }
+                self.stopping = Stopping::Done;
+                (self.config.control)(ToControl::Stopped);
+            }
+            Stopping::Draining { .. } => {}
+        }
+    }
+
+    fn receive_buffer(&self) -> Buffer {
+        self.receive_buffers.take().unwrap_or_else(|| Buffer::with_capacity(RECEIVE_LEN))
+    }
+
+    fn announce_slabs(&self, slabs: impl IntoIterator<Item = TailSlab>) {
+        for slab in slabs {
+            self.mail_ships(|| ToShip::Slab(slab.clone()));
+        }
+    }
+}
+
+/// How a standby is admitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Admitted {
+    /// Streaming begins.
+    Stream,
+    /// It already has all of that timeline: this is the next one.
+    AtEndOfTimeline((walhub_proto::lsn::TimelineId, Lsn)),
+}

@@ -1,0 +1,701 @@
+//! The wal core's connection to the upstream: bytes in, events acted on, replies out.
+//!
+//! Not here: the replication protocol (`walhub_proto::walreceiver`), connecting (the control plane).
+//!
+//! PostgreSQL: `WalReceiverMain`, `WaitForWALToBecomeAvailable`.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use walhub_engine::io::{Done, Gather, Head, Io, Op, SocketId, Waker};
+use walhub_proto::history::TimelineHistory;
+use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::record::RecordReader;
+use walhub_proto::recovery::ControlFile;
+use walhub_proto::segment::{SegNo, SegmentSize};
+use walhub_proto::time::{Instant, Now};
+use walhub_proto::walreceiver::{
+    LocalWal as LocalState, ReceiverEvent, UpstreamViolation, WalReceiver, WalReceiverConfig, WalReceiverState,
+};
+
+use super::super::handle::Identity;
+use super::super::local::{AppendError, LocalWal};
+use super::super::messages::{Timelines, ToControl, ToShip, Upstream};
+use super::super::recover::RecoveredWal;
+use super::super::segments::Segments;
+use super::super::tail::Tail;
+use super::super::writer::Writer;
+use super::{LINK_RECV, LINK_SEND, Stopping, WRITE_TOKEN, WalCore};
+use crate::settings::Settings;
+
+/// Bad WAL at one position before it is no longer asked for again.
+const VIOLATIONS_MAX: u32 = 3;
+
+/// The connection to the upstream.
+#[derive(Debug)]
+pub(super) struct Link<C> {
+    state: State,
+    /// The reason that was logged last: each is logged once.
+    last_reason: Option<String>,
+    /// Bad WAL: where, and how often in a row.
+    violations: (Lsn, u32),
+    /// What was received after the last valid record must be forgotten before connecting again.
+    pub(super) rewind: bool,
+    marker: std::marker::PhantomData<fn(C)>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// No upstream, or none to be had until the settings change.
+    Off,
+    Waiting {
+        until: Instant,
+    },
+    Connecting,
+    Live(Box<Live>),
+    /// The socket is shut down; what is under way completes.
+    Closing {
+        socket: SocketId,
+        receiving: bool,
+        sending: bool,
+        retry_at: Option<Instant>,
+    },
+}
+
+#[derive(Debug)]
+struct Live {
+    socket: SocketId,
+    receiver: WalReceiver,
+    receiving: bool,
+    sending: Option<(Bytes, usize)>,
+    /// Received bytes that wait for room or for a timeline's last flush.
+    held: Bytes,
+    /// Between two timelines: where the old one ends. Nothing is taken before it is durable.
+    switchpoint: Option<Lsn>,
+    server_version: String,
+    server_version_num: u32,
+    identified: Option<SystemIdentifier>,
+    segment_size: Option<SegmentSize>,
+    history: Option<(TimelineId, TimelineHistory)>,
+}
+
+/// Why a connection ends.
+enum Drop {
+    /// The upstream or the network.
+    Reason { text: String, detail: Option<String>, hint: Option<String> },
+    /// WAL that is not valid.
+    BadWal(String),
+}
+
+impl From<UpstreamViolation> for Drop {
+    fn from(violation: UpstreamViolation) -> Self {
+        Self::Reason { text: violation.to_string(), detail: violation.detail(), hint: violation.hint() }
+    }
+}
+
+impl<C> Link<C> {
+    pub(super) fn new() -> Self {
+        Self {
+            state: State::Waiting { until: Instant(0) },
+            last_reason: None,
+            violations: (Lsn::INVALID, 0),
+            rewind: false,
+            marker: std::marker::PhantomData,
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Off | State::Connecting | State::Closing { .. } => None,
+            State::Waiting { until } => Some(*until),
+            State::Live(live) => live.receiver.poll_timeout(),
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        !matches!(self.state, State::Live(_) | State::Closing { .. })
+    }
+
+    /// The control plane could not connect.
+    pub(super) fn fail(&mut self, now: Now, settings: &Settings, reason: &str) {
+        if matches!(self.state, State::Connecting) {
+            self.log_once(reason, None, None);
+            self.state = State::Waiting { until: now.instant + settings.wal_retrieve_retry_interval };
+        }
+    }
+
+    fn log_once(&mut self, reason: &str, detail: Option<&str>, hint: Option<&str>) {
+        if self.last_reason.as_deref() == Some(reason) {
+            return;
+        }
+        self.last_reason = Some(reason.to_owned());
+        tracing::error!(detail, hint, "{reason}");
+    }
+
+    /// Ends receiving for good.
+    pub(super) fn stop<I: Io>(&mut self, io: &mut I) {
+        match &mut self.state {
+            State::Live(live) => {
+                let (socket, receiving, sending) = (live.socket, live.receiving, live.sending.is_some());
+                io.shutdown(socket);
+                self.state = State::Closing { socket, receiving, sending, retry_at: None };
+                self.finish_closing(io);
+            }
+            State::Closing { retry_at, .. } => *retry_at = None,
+            State::Off | State::Waiting { .. } | State::Connecting => self.state = State::Off,
+        }
+    }
+
+    fn finish_closing<I: Io>(&mut self, io: &mut I) {
+        if let State::Closing { socket, receiving: false, sending: false, retry_at } = self.state {
+            io.close_socket(socket);
+            self.state = retry_at.map_or(State::Off, |until| State::Waiting { until });
+        }
+    }
+
+    pub(super) fn settings_changed<I: Io>(&mut self, io: &mut I, now: Now, old: &Settings, new: &Settings) {
+        let elsewhere = old.primary_conninfo != new.primary_conninfo
+            || old.primary_slot_name != new.primary_slot_name
+            || old.primary_slot_create != new.primary_slot_create;
+        match &mut self.state {
+            State::Live(live) if !elsewhere => live.receiver.set_config(now, receiver_config(new)),
+            State::Live(live) => {
+                tracing::info!("WAL receiver process shutdown requested");
+                let (socket, receiving, sending) = (live.socket, live.receiving, live.sending.is_some());
+                io.shutdown(socket);
+                self.rewind = true;
+                self.state = State::Closing { socket, receiving, sending, retry_at: Some(now.instant) };
+                self.finish_closing(io);
+            }
+            // A reload is also how the operator says "try again".
+            State::Off | State::Waiting { .. } => {
+                self.violations = (Lsn::INVALID, 0);
+                self.last_reason = None;
+                self.state = State::Waiting { until: now.instant };
+            }
+            State::Connecting | State::Closing { .. } => {}
+        }
+    }
+}
+
+fn receiver_config(settings: &Settings) -> WalReceiverConfig {
+    WalReceiverConfig {
+        slot_name: settings.primary_slot_name.clone(),
+        slot_create: settings.primary_slot_create,
+        status_interval: settings.wal_receiver_status_interval,
+        timeout: settings.wal_receiver_timeout,
+        hot_standby_feedback: settings.hot_standby_feedback,
+    }
+}
+
+impl<C: Send + 'static, W: Waker> WalCore<C, W> {
+    /// Connects, keeps time, replies.
+    pub(super) fn turn_link<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
+        self.rewind_when_idle(io);
+        if self.stopping != Stopping::No {
+            return;
+        }
+        match &mut self.link.state {
+            State::Waiting { until } if *until <= now.instant && !self.link.rewind => {
+                let conninfo = self.config.settings.primary_conninfo.clone();
+                if conninfo.is_empty() {
+                    self.link.state = State::Off;
+                } else {
+                    self.link.state = State::Connecting;
+                    (self.config.control)(ToControl::Connect { conninfo });
+                }
+            }
+            State::Live(live) => {
+                if let Err(violation) = live.receiver.handle_timeout(now) {
+                    return self.drop_link(io, now, violation.into());
+                }
+                self.reply(io, now);
+                self.resume_receiving(io, now);
+            }
+            State::Off | State::Waiting { .. } | State::Connecting | State::Closing { .. } => {}
+        }
+    }
+
+    pub(super) fn handle_connected<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, upstream: Upstream<C>) {
+        let socket = io.adopt(upstream.conn);
+        if !matches!(self.link.state, State::Connecting) || self.stopping != Stopping::No {
+            return io.close_socket(socket);
+        }
+        let local = LocalState {
+            system_identifier: self.control.as_ref().map(|control| control.system_identifier),
+            segment_size: self.control.as_ref().map(|control| control.segment_size),
+            timeline: self.timelines.as_ref().map(|timelines| timelines.current),
+            next_lsn: self.local.as_ref().map(LocalWal::received_lsn),
+        };
+        let config = receiver_config(&self.config.settings);
+        let receiver = WalReceiver::new(config, now, local, upstream.server_version_num);
+        self.link.state = State::Live(Box::new(Live {
+            socket,
+            receiver,
+            receiving: false,
+            sending: None,
+            held: Bytes::from(upstream.unread),
+            switchpoint: None,
+            server_version: upstream.server_version,
+            server_version_num: upstream.server_version_num,
+            identified: None,
+            segment_size: None,
+            history: None,
+        }));
+        self.publish_receiver();
+        self.reply(io, now);
+        self.resume_receiving(io, now);
+    }
+
+    /// Tells the upstream how far the WAL is safe.
+    pub(super) fn acknowledge<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
+        let (State::Live(live), Some(local)) = (&mut self.link.state, &self.local) else { return };
+        // A relay replays nothing: apply is never invented from write or flush.
+        live.receiver.handle_progress(now, local.write_lsn(), local.flush_lsn(), Lsn::INVALID);
+        self.reply(io, now);
+    }
+
+    fn reply<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
+        let State::Live(live) = &mut self.link.state else { return };
+        if live.sending.is_some() {
+            return;
+        }
+        if let Some(bytes) = live.receiver.poll_transmit(now) {
+            live.sending = Some((Bytes::from(bytes), 0));
+            live.send(io);
+        }
+    }
+
+    pub(super) fn handle_link_sent<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, result: io::Result<Done>) {
+        match &mut self.link.state {
+            State::Live(live) => match result {
+                Ok(Done::Sent(count)) => {
+                    let finished = live.sending.as_mut().is_none_or(|(bytes, sent)| {
+                        *sent += count;
+                        *sent >= bytes.len()
+                    });
+                    if finished {
+                        live.sending = None;
+                        self.reply(io, now);
+                    } else {
+                        live.send(io);
+                    }
+                }
+                other => {
+                    live.sending = None;
+                    let why = other.err().map_or_else(String::new, |error| error.to_string());
+                    let text = format!("could not send data to WAL stream: {why}");
+                    self.drop_link(io, now, Drop::Reason { text, detail: None, hint: None });
+                }
+            },
+            State::Closing { sending, .. } => {
+                *sending = false;
+                self.link.finish_closing(io);
+            }
+            State::Off | State::Waiting { .. } | State::Connecting => {}
+        }
+    }
+
+    pub(super) fn handle_link_received<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, result: io::Result<Done>) {
+        match &mut self.link.state {
+            State::Live(live) => {
+                live.receiving = false;
+                match result {
+                    Ok(Done::Received(buf)) if !buf.is_empty() => {
+                        live.held = buf.freeze();
+                        self.resume_receiving(io, now);
+                    }
+                    other => {
+                        let text = match other {
+                            Err(error) => format!("could not receive data from WAL stream: {error}"),
+                            _ => "could not receive data from WAL stream: server closed the connection unexpectedly".to_owned(),
+                        };
+                        self.drop_link(io, now, Drop::Reason { text, detail: None, hint: None });
+                    }
+                }
+            }
+            State::Closing { receiving, .. } => {
+                *receiving = false;
+                self.link.finish_closing(io);
+            }
+            State::Off | State::Waiting { .. } | State::Connecting => {}
+        }
+    }
+
+    /// Takes what was received as far as there is room for it, and receives more.
+    pub(super) fn resume_receiving<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
+        if let Err(why) = self.take_held(io, now) {
+            return self.drop_link(io, now, why);
+        }
+        self.publish_received();
+        self.publish_receiver();
+        self.pump(io);
+        self.reply(io, now);
+        let buf = self.receive_buffer();
+        let State::Live(live) = &mut self.link.state else { return };
+        if !live.receiving && live.held.is_empty() {
+            live.receiving = true;
+            io.submit(LINK_RECV, Op::Recv { socket: live.socket, buf });
+        }
+    }
+
+    fn take_held<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) -> Result<(), Drop> {
+        loop {
+            let State::Live(live) = &mut self.link.state else { return Ok(()) };
+            if live.held.is_empty() || !ready_for(live, self.local.as_ref()) {
+                return Ok(());
+            }
+            live.switchpoint = None;
+            let held = std::mem::take(&mut live.held);
+            let mut rest: &[u8] = &held;
+            let event = live.receiver.handle_bytes(now, &mut rest);
+            let taken = held.len() - rest.len();
+            let result = match event {
+                Ok(None) => return Ok(()),
+                Ok(Some(event)) => self.handle_receiver_event(io, now, event),
+                Err(violation) => Err(violation.into()),
+            };
+            if let State::Live(live) = &mut self.link.state {
+                live.held = held.slice(taken..);
+            }
+            result?;
+        }
+    }
+
+    fn handle_receiver_event<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        now: Now,
+        event: ReceiverEvent<'_>,
+    ) -> Result<(), Drop> {
+        let receiver = &self.config.shared.receiver;
+        match event {
+            ReceiverEvent::Wal { start, bytes } => return self.append(io, start, bytes),
+            ReceiverEvent::Told { end, sent } => {
+                receiver.last_send_time.store(sent.0, Ordering::Relaxed);
+                receiver.last_receipt_time.store(now.wall.0, Ordering::Relaxed);
+                if receiver.latest_end_lsn.swap(end.0, Ordering::Relaxed) != end.0 {
+                    receiver.latest_end_time.store(sent.0, Ordering::Relaxed);
+                }
+            }
+            ReceiverEvent::Identified { system_identifier, .. } => {
+                if let State::Live(live) = &mut self.link.state {
+                    live.identified = Some(system_identifier);
+                }
+            }
+            ReceiverEvent::SegmentSize(size) => {
+                if let State::Live(live) = &mut self.link.state {
+                    live.segment_size = Some(size);
+                }
+            }
+            ReceiverEvent::SlotCreated => {
+                let slot = self.config.settings.primary_slot_name.as_deref().unwrap_or_default();
+                tracing::info!("created replication slot \"{slot}\" on the primary");
+            }
+            ReceiverEvent::TimelineHistory { timeline, content } => {
+                return self.keep_history(io, timeline, &content);
+            }
+            ReceiverEvent::Started { timeline, start } => return self.handle_started(io, timeline, start),
+            ReceiverEvent::EndOfTimeline { switchpoint, .. } => {
+                let timeline = self.config.shared.timeline.load(Ordering::Relaxed);
+                tracing::info!(
+                    detail = format!("End of WAL reached on timeline {timeline} at {switchpoint}."),
+                    "replication terminated by primary server"
+                );
+                if let State::Live(live) = &mut self.link.state {
+                    live.switchpoint = Some(switchpoint);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn append<I: Io<Conn = C>>(&mut self, io: &mut I, start: Lsn, bytes: &[u8]) -> Result<(), Drop> {
+        let Some(local) = &mut self.local else { return Ok(()) };
+        let mut opened = Vec::new();
+        let appended = local.append(start, bytes, &mut |slab| opened.push(slab));
+        let verified = local.verified_lsn();
+        self.announce_slabs(opened);
+        let _ = io;
+        match appended {
+            Ok(()) => {
+                if verified > self.link.violations.0 {
+                    self.link.violations = (Lsn::INVALID, 0);
+                }
+                Ok(())
+            }
+            Err(AppendError::Violation(violation)) => {
+                let text = violation.to_string();
+                self.link.violations = match self.link.violations {
+                    (lsn, count) if lsn == verified => (lsn, count + 1),
+                    _ => (verified, 1),
+                };
+                Err(Drop::BadWal(text))
+            }
+            Err(AppendError::Gap { got, want }) => {
+                let text = format!("WAL stream begins at {got}, expected {want}");
+                Err(Drop::Reason { text, detail: None, hint: None })
+            }
+            Err(AppendError::Full) => {
+                let text = "out of memory for the WAL tail".to_owned();
+                let hint = Some("Raise tail_cache_size, or lower max_wal_senders.".to_owned());
+                Err(Drop::Reason { text, detail: None, hint })
+            }
+        }
+    }
+
+    /// Keeps a history file, before any WAL of its timeline. PostgreSQL: `WalRcvFetchTimeLineHistoryFiles`.
+    fn keep_history<I: Io<Conn = C>>(&mut self, io: &mut I, timeline: TimelineId, content: &[u8]) -> Result<(), Drop> {
+        let fault = |text: String| Drop::Reason { text, detail: None, hint: None };
+        let name = TimelineHistory::file_name(timeline);
+        let text = std::str::from_utf8(content).map_err(|_| fault(format!("timeline history file {name} is not UTF-8")))?;
+        let history = TimelineHistory::parse(text, timeline)
+            .map_err(|error| fault(format!("invalid timeline history file {name}: {error}")))?;
+        tracing::info!("fetching timeline history file for timeline {timeline} from primary server");
+        io.fs()
+            .replace(&self.wal_dir().join(&name), content)
+            .map_err(|error| fault(format!("could not write timeline history file: {error}")))?;
+        if let State::Live(live) = &mut self.link.state {
+            live.history = Some((timeline, history));
+        }
+        Ok(())
+    }
+
+    fn handle_started<I: Io<Conn = C>>(&mut self, io: &mut I, timeline: TimelineId, start: Lsn) -> Result<(), Drop> {
+        if self.local.is_none() {
+            self.begin_first_wal(io, timeline, start)?;
+        } else if self.timelines.as_ref().is_some_and(|timelines| timelines.current != timeline) {
+            self.switch_timeline(io, timeline, start)?;
+        }
+        self.note_server_version();
+        self.link.last_reason = None;
+        let receiver = &self.config.shared.receiver;
+        receiver.start_lsn.store(start.0, Ordering::Relaxed);
+        receiver.start_tli.store(timeline.to_u32(), Ordering::Relaxed);
+        tracing::info!("started streaming WAL from primary at {start} on timeline {timeline}");
+        (self.config.control)(ToControl::Status);
+        Ok(())
+    }
+
+    /// The first contact: from now on this data directory belongs to that cluster.
+    fn begin_first_wal<I: Io<Conn = C>>(&mut self, io: &mut I, timeline: TimelineId, start: Lsn) -> Result<(), Drop> {
+        let State::Live(live) = &mut self.link.state else { return Ok(()) };
+        let (Some(system_identifier), Some(size)) = (live.identified, live.segment_size) else { return Ok(()) };
+        let history = match live.history.take() {
+            Some((of, history)) if of == timeline => history,
+            _ => TimelineHistory::single(timeline),
+        };
+        self.control = Some(ControlFile {
+            system_identifier,
+            segment_size: size,
+            server_version_num: live.server_version_num,
+            server_version: live.server_version.clone(),
+            wal_magic: 0,
+            timeline,
+            start_lsn: start,
+            flush_lsn: start,
+            last_record: None,
+            sequence: 0,
+        });
+        self.save_control_now(io);
+        self.adopt_recovered(RecoveredWal::fresh(system_identifier, size, timeline, history, start));
+        Ok(())
+    }
+
+    /// Takes up WAL that is on disk, or the place where the first will be.
+    pub(super) fn adopt_recovered(&mut self, wal: RecoveredWal) {
+        if let Some(control) = wal.control.clone() {
+            self.control_saved = Some(control.clone());
+            self.control = Some(control);
+        }
+        let Some(control) = &self.control else { return };
+        let identity = Identity {
+            system_identifier: control.system_identifier,
+            segment_size: control.segment_size,
+            server_version: control.server_version.clone(),
+            server_version_num: control.server_version_num,
+        };
+        let size = control.segment_size;
+        let reader = self.reader_at(wal.end, wal.last_record, wal.timelines.current);
+        let (tail, first) = Tail::new(self.slabs.clone(), self.slabs_max, wal.end, &wal.block);
+        let mut zeros = walhub_engine::buffer::Buffer::with_capacity(super::super::segments::ZEROS_LEN);
+        zeros.zero_pad_to(super::super::segments::ZEROS_LEN);
+        let segments = Segments::new(
+            self.wal_dir(),
+            size,
+            wal.timelines.current,
+            self.config.direct,
+            wal.held,
+            wal.spare,
+            zeros.freeze(),
+        );
+        let writer = Writer::new(WRITE_TOKEN, self.config.method, self.config.direct, wal.end);
+        let unverified_bytes_max = self.config.settings.tail_cache_size / 4;
+        let oldest = segments.oldest().map_or_else(|| size.start_of(wal.end), |segno| segno.start(size));
+        let local = LocalWal::new(tail, reader, segments, writer, unverified_bytes_max);
+        let shared = &self.config.shared;
+        let _ = shared.identity.set(identity);
+        shared.timeline.store(wal.timelines.current.to_u32(), Ordering::Release);
+        shared.oldest_lsn.store(oldest);
+        self.local = Some(local);
+        let timelines = Arc::new(wal.timelines);
+        self.timelines = Some(Arc::clone(&timelines));
+        self.mail_ships(|| ToShip::Begin(Arc::clone(&timelines)));
+        self.announce_slabs([first]);
+        let shared = &self.config.shared;
+        shared.write_lsn.store(wal.end);
+        shared.flush_lsn.store(wal.end);
+        shared.received_lsn.store(wal.end);
+        self.wake_ships();
+    }
+
+    fn reader_at(&self, lsn: Lsn, last_record: Option<Lsn>, timeline: TimelineId) -> RecordReader {
+        let size = self.control.as_ref().map_or(SegmentSize::DEFAULT, |control| control.segment_size);
+        let mut reader = RecordReader::new(lsn, size, walhub_engine::crc::crc32c).with_timeline(timeline);
+        if let Some(control) = &self.control {
+            reader = reader.with_system_identifier(control.system_identifier);
+        }
+        if let Some(last_record) = last_record {
+            reader = reader.with_prev(last_record);
+        }
+        reader
+    }
+
+    /// Goes over to the next timeline. Everything before `start` is durable on the old one.
+    fn switch_timeline<I: Io<Conn = C>>(&mut self, io: &mut I, timeline: TimelineId, start: Lsn) -> Result<(), Drop> {
+        let State::Live(live) = &mut self.link.state else { return Ok(()) };
+        let history = match live.history.take() {
+            Some((of, history)) if of == timeline => history,
+            _ => {
+                let text = format!("no history of timeline {timeline} was received");
+                return Err(Drop::Reason { text, detail: None, hint: None });
+            }
+        };
+        let Some(local) = &mut self.local else { return Ok(()) };
+        if local.flush_lsn() != start {
+            let text = format!("timeline {timeline} begins at {start}, but local WAL ends at {}", local.flush_lsn());
+            return Err(Drop::Reason { text, detail: None, hint: None });
+        }
+        let size = local.segments.size();
+        let mut copied = None;
+        if size.offset(start) > 0 {
+            let segno = SegNo::of_start(start, size);
+            let from = local.segments.segment_path(segno);
+            let to = self.config.data_dir.join("pg_wal").join(segno.file_name(timeline, size));
+            super::super::recover::copy_segment_start(io.fs().as_ref(), &from, &to, size, start)
+                .map_err(|error| Drop::Reason { text: error.to_string(), detail: None, hint: None })?;
+            copied = Some(segno);
+        }
+        local.segments.switch_timeline(io, &mut self.jobs, timeline, copied);
+        local.set_timeline(timeline);
+        if let Some(control) = &mut self.control {
+            control.timeline = timeline;
+        }
+        self.move_control_bound();
+        self.save_control_now(io);
+        if let Some(old) = &self.timelines {
+            let new = Arc::new(Timelines { current: timeline, history, ..(**old).clone() });
+            self.timelines = Some(Arc::clone(&new));
+            // Before any position of the new timeline is published.
+            self.mail_ships(|| ToShip::Timelines(Arc::clone(&new)));
+        }
+        self.config.shared.timeline.store(timeline.to_u32(), Ordering::Release);
+        tracing::info!("new target timeline is {timeline}");
+        Ok(())
+    }
+
+    fn note_server_version(&mut self) {
+        let State::Live(live) = &self.link.state else { return };
+        if let Some(control) = &mut self.control {
+            control.server_version.clone_from(&live.server_version);
+            control.server_version_num = live.server_version_num;
+        }
+    }
+
+    fn publish_receiver(&self) {
+        let state = match &self.link.state {
+            State::Live(live) => live.receiver.state(),
+            State::Connecting => WalReceiverState::Starting,
+            State::Off | State::Waiting { .. } | State::Closing { .. } => WalReceiverState::Stopped,
+        };
+        self.config.shared.receiver.set_state(state);
+    }
+
+    /// Ends the connection, says why once, and tries again later.
+    fn drop_link<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, why: Drop) {
+        let State::Live(live) = &self.link.state else { return };
+        let (socket, receiving, sending) = (live.socket, live.receiving, live.sending.is_some());
+        io.shutdown(socket);
+        let mut retry_at = Some(now.instant + self.config.settings.wal_retrieve_retry_interval);
+        match why {
+            Drop::Reason { text, detail, hint } => self.link.log_once(&text, detail.as_deref(), hint.as_deref()),
+            Drop::BadWal(text) if self.link.violations.1 >= VIOLATIONS_MAX => {
+                tracing::error!(
+                    sqlstate = "XX001",
+                    detail = format!("{text}. The WAL was requested {VIOLATIONS_MAX} times and was wrong each time."),
+                    hint = "Look at the WAL of the upstream with pg_waldump. What was received before is still served; \"walhub reload\" asks for it again.",
+                    "stopped receiving WAL after {}", self.link.violations.0
+                );
+                retry_at = None;
+            }
+            Drop::BadWal(text) => {
+                tracing::error!(
+                    sqlstate = "XX001",
+                    detail = format!("The WAL after {} is requested again.", self.link.violations.0),
+                    "received invalid WAL: {text}"
+                );
+            }
+        }
+        self.link.rewind = true;
+        self.link.state = State::Closing { socket, receiving, sending, retry_at };
+        self.link.finish_closing(io);
+        self.publish_received();
+        self.publish_receiver();
+        (self.config.control)(ToControl::Status);
+        self.rewind_when_idle(io);
+    }
+
+    /// Forgets what came after the last valid record: a new connection begins there.
+    fn rewind_when_idle<I: Io<Conn = C>>(&mut self, io: &mut I) {
+        if !self.link.rewind {
+            return;
+        }
+        let Some(local) = &mut self.local else {
+            self.link.rewind = false;
+            return;
+        };
+        if local.received_lsn() == local.verified_lsn() {
+            self.link.rewind = false;
+            return;
+        }
+        if !local.is_idle() {
+            return;
+        }
+        let (verified, last, timeline) = (local.verified_lsn(), local.last_record(), local.segments.timeline());
+        let reader = self.reader_at(verified, last, timeline);
+        let Some(local) = &mut self.local else { return };
+        if let Ok(slab) = local.rewind(reader) {
+            self.link.rewind = false;
+            self.announce_slabs([slab]);
+        }
+        let _ = io;
+    }
+}
+
+impl Live {
+    fn send<I: Io>(&self, io: &mut I) {
+        let Some((bytes, sent)) = &self.sending else { return };
+        let body = Gather::from_iter([bytes.slice(*sent..)]);
+        io.submit(LINK_SEND, Op::Send { socket: self.socket, head: Head::new(&[]), body });
+    }
+}
+
+/// Whether what was received can be taken now.
+fn ready_for(live: &Live, local: Option<&LocalWal>) -> bool {
+    let Some(local) = local else { return true };
+    let switching = live.switchpoint.is_some();
+    let settled = !switching || (local.is_flushed() && local.segments.is_settled());
+    settled && local.has_room(live.held.len())
+}
