@@ -14,4 +14,8 @@
 )]
 
 pub mod buffer;
+pub mod clock;
+pub mod files;
 pub mod io;
+pub mod mailbox;
+pub mod published;
