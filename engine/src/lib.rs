@@ -19,3 +19,4 @@ pub mod files;
 pub mod io;
 pub mod mailbox;
 pub mod published;
+pub mod uring;
