@@ -1,4 +1,321 @@
-//! Aligned memory for I/O.
-/// An owned, aligned buffer.
+//! Aligned memory for I/O: buffers with one owner, and slabs that grow while others read them.
+//!
+//! Invariants:
+//! - All memory is aligned to [`BLOCK_LEN`](crate::io::BLOCK_LEN) and initialized.
+//! - A pool never makes more than its maximum; memory returns when its last user drops it.
+//! - A byte that anybody else can read is never written again while they can.
+//!
+//! Not here: what the bytes mean.
+
+mod memory;
+mod slab;
+
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use crossbeam_queue::ArrayQueue;
+
+use memory::Memory;
+pub use slab::{Slab, SlabPool, SlabWriter};
+
+/// Memory that is lent and comes back; shared by all handles of one pool.
 #[derive(Debug)]
-pub struct Buffer(());
+struct Recycler {
+    free: ArrayQueue<Memory>,
+    made: AtomicUsize,
+    count_max: usize,
+    capacity_each: usize,
+}
+
+impl Recycler {
+    fn new(capacity_each: usize, count_max: usize) -> Self {
+        assert!(capacity_each > 0, "a pool of nothing");
+        Self {
+            free: ArrayQueue::new(count_max),
+            made: AtomicUsize::new(0),
+            count_max,
+            capacity_each,
+        }
+    }
+
+    /// Free memory, with whatever bytes its last user left, or new memory while under the maximum.
+    fn take(&self) -> Option<Memory> {
+        if let Some(memory) = self.free.pop() {
+            return Some(memory);
+        }
+        let under_max = |made| (made < self.count_max).then_some(made + 1);
+        self.made.fetch_update(Ordering::Relaxed, Ordering::Relaxed, under_max).ok()?;
+        Some(Memory::new(self.capacity_each))
+    }
+
+    fn give_back(&self, memory: Memory) {
+        // The queue has room for all that was ever made.
+        self.free.push(memory).expect("more memory came back than was lent");
+    }
+}
+
+/// Owned aligned memory of fixed capacity, of which the first `len` bytes are in use.
+pub struct Buffer {
+    /// Taken out by drop alone.
+    memory: ManuallyDrop<Memory>,
+    len: usize,
+    /// Where the memory came from; `None` when it is this buffer's own.
+    recycler: Option<Arc<Recycler>>,
+}
+
+impl Buffer {
+    /// An empty buffer that belongs to no pool.
+    ///
+    /// # Panics
+    /// If `capacity` is zero.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { memory: ManuallyDrop::new(Memory::new(capacity)), len: 0, recycler: None }
+    }
+
+    /// The most bytes it can hold.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.memory.capacity()
+    }
+
+    /// Forgets all bytes.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Keeps the first `len` bytes; no effect when there are fewer.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Replaces the content by `bytes`.
+    ///
+    /// # Panics
+    /// If `bytes` does not fit.
+    pub fn fill(&mut self, bytes: &[u8]) {
+        self.clear();
+        self.extend_from_slice(bytes);
+    }
+
+    /// Appends `bytes`.
+    ///
+    /// # Panics
+    /// If `bytes` does not fit.
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) {
+        let spare = self.spare();
+        assert!(bytes.len() <= spare.len(), "{} bytes into {}", bytes.len(), spare.len());
+        spare[..bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    /// Appends zeros until there are `len` bytes.
+    ///
+    /// # Panics
+    /// If there are more already, or `len` is over the capacity.
+    pub fn zero_pad_to(&mut self, len: usize) {
+        let pad = len.checked_sub(self.len).expect("padding does not shorten");
+        self.spare()[..pad].fill(0);
+        self.len = len;
+    }
+
+    /// Makes the content immutable and shareable; the memory goes back to its pool when the last
+    /// clone is dropped.
+    #[must_use]
+    pub fn freeze(self) -> Bytes {
+        if self.is_empty() { Bytes::new() } else { Bytes::from_owner(self) }
+    }
+
+    /// The bytes behind the content: initialized, with values that mean nothing.
+    pub(crate) fn spare(&mut self) -> &mut [u8] {
+        let len = self.len;
+        &mut self.whole_mut()[len..]
+    }
+
+    /// Says that the first `len` bytes are the content.
+    pub(crate) fn set_len(&mut self, len: usize) {
+        assert!(len <= self.capacity(), "length {len} over capacity {}", self.capacity());
+        self.len = len;
+    }
+
+    fn whole_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the memory is initialized, `capacity` bytes long and owned by this buffer alone,
+        // which is borrowed mutably for as long as the slice lives.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.ptr().as_ptr(), self.capacity()) }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `len <= capacity`, all of it initialized; writing needs `&mut self`.
+        unsafe { std::slice::from_raw_parts(self.memory.ptr().as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let len = self.len;
+        &mut self.whole_mut()[..len]
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: `memory` is taken only here, and a value is dropped once.
+        let memory = unsafe { ManuallyDrop::take(&mut self.memory) };
+        if let Some(recycler) = &self.recycler {
+            recycler.give_back(memory);
+        }
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (len, capacity) = (self.len, self.capacity());
+        f.debug_struct("Buffer").field("len", &len).field("capacity", &capacity).finish()
+    }
+}
+
+/// A bounded number of equal buffers that are used again and again, by any thread.
+#[derive(Clone, Debug)]
+pub struct BufferPool {
+    recycler: Arc<Recycler>,
+}
+
+impl BufferPool {
+    /// Memory is allocated when a buffer is first needed, and kept.
+    ///
+    /// # Panics
+    /// If either number is zero.
+    #[must_use]
+    pub fn new(capacity_each: usize, count_max: usize) -> Self {
+        Self { recycler: Arc::new(Recycler::new(capacity_each, count_max)) }
+    }
+
+    /// An empty buffer, or `None` when all are out.
+    #[must_use]
+    pub fn take(&self) -> Option<Buffer> {
+        let memory = ManuallyDrop::new(self.recycler.take()?);
+        Some(Buffer { memory, len: 0, recycler: Some(Arc::clone(&self.recycler)) })
+    }
+
+    /// Capacity of each buffer.
+    #[must_use]
+    pub fn capacity_each(&self) -> usize {
+        self.recycler.capacity_each
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::io::BLOCK_LEN;
+
+    #[test]
+    fn memory_is_aligned_and_capacity_is_exact() {
+        let buffer = Buffer::with_capacity(5);
+        assert_eq!(buffer.as_ptr().addr() % BLOCK_LEN, 0);
+        assert_eq!(buffer.capacity(), 5);
+        assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn content_is_what_was_put_in() {
+        let mut buffer = Buffer::with_capacity(8);
+        buffer.fill(b"abcdef");
+        buffer.fill(b"xy");
+        buffer.extend_from_slice(b"z");
+        assert_eq!(&*buffer, b"xyz");
+        buffer.zero_pad_to(6);
+        assert_eq!(&*buffer, b"xyz\0\0\0");
+        buffer[0] = b'X';
+        buffer.truncate(1);
+        buffer.truncate(4);
+        assert_eq!(&*buffer, b"X");
+    }
+
+    #[test]
+    #[should_panic(expected = "4 bytes into 3")]
+    fn overfilling_panics() {
+        Buffer::with_capacity(3).fill(b"abcd");
+    }
+
+    #[test]
+    #[should_panic(expected = "length 4 over capacity 3")]
+    fn length_over_capacity_panics() {
+        Buffer::with_capacity(3).set_len(4);
+    }
+
+    #[test]
+    fn pool_is_bounded_and_recycles() {
+        let pool = BufferPool::new(16, 2);
+        let first = pool.take().unwrap();
+        let second = pool.take().unwrap();
+        assert!(pool.take().is_none());
+        let address = first.as_ptr();
+        drop(first);
+        let third = pool.take().unwrap();
+        assert_eq!(third.as_ptr(), address);
+        assert!(third.is_empty());
+        drop(second);
+    }
+
+    #[test]
+    fn frozen_memory_returns_with_its_last_clone() {
+        let pool = BufferPool::new(16, 1);
+        let mut buffer = pool.take().unwrap();
+        buffer.fill(b"hello world");
+        let bytes = buffer.freeze();
+        let part = bytes.slice(6..);
+        drop(bytes);
+        assert!(pool.take().is_none());
+        assert_eq!(&part[..], b"world");
+        drop(part);
+        assert!(pool.take().is_some());
+        assert!(pool.take().unwrap().freeze().is_empty());
+        assert!(pool.take().is_some());
+    }
+
+    #[test]
+    fn pool_outlived_by_its_buffers() {
+        let pool = BufferPool::new(16, 1);
+        let mut buffer = pool.take().unwrap();
+        drop(pool);
+        buffer.fill(b"still here");
+        assert_eq!(&buffer.freeze()[..], b"still here");
+    }
+
+    #[test]
+    fn threads_share_a_pool() {
+        let pool = BufferPool::new(64, 3);
+        thread::scope(|scope| {
+            for id in 0..4_u8 {
+                let pool = pool.clone();
+                scope.spawn(move || {
+                    for _ in 0..500 {
+                        let Some(mut buffer) = pool.take() else { continue };
+                        buffer.fill(&[id; 64]);
+                        let bytes = buffer.freeze();
+                        assert!(bytes.iter().all(|&byte| byte == id));
+                    }
+                });
+            }
+        });
+        let all: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
+        assert_eq!(all.len(), 3);
+    }
+}

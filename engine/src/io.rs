@@ -35,7 +35,7 @@ pub const GATHER_PIECES_MAX: usize = 64;
 /// Small leading bytes of a send, kept inside the operation.
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
-    bytes: [u8; Head::LEN_MAX],
+    bytes: [u8; Self::LEN_MAX],
     len: u8,
 }
 

@@ -14,4 +14,13 @@
 )]
 
 pub mod buffer;
+pub mod clock;
+pub mod cpu;
+pub mod fatal;
+pub mod files;
 pub mod io;
+pub mod mailbox;
+pub mod probe;
+pub mod process_title;
+pub mod published;
+pub mod uring;

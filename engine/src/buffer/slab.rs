@@ -1,0 +1,324 @@
+//! Append-only memory with one writer and any number of readers.
+//!
+//! The writer touches only bytes at and after `filled`, readers only bytes before it, and `filled`
+//! only grows. So no byte is ever written while it can be read, and nobody needs a lock.
+//!
+//! Not here: which slab holds which stretch of a stream.
+
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+
+use super::Recycler;
+use super::memory::Memory;
+
+/// A bounded number of equal slabs that are used again and again, by any thread.
+#[derive(Clone, Debug)]
+pub struct SlabPool {
+    recycler: Arc<Recycler>,
+}
+
+impl SlabPool {
+    /// Memory is allocated when a slab is first needed, and kept.
+    ///
+    /// # Panics
+    /// If either number is zero.
+    #[must_use]
+    pub fn new(slab_len: usize, slabs_max: usize) -> Self {
+        Self { recycler: Arc::new(Recycler::new(slab_len, slabs_max)) }
+    }
+
+    /// The writer of an empty slab of zeros, or `None` when all are in use.
+    #[must_use]
+    pub fn take(&self) -> Option<SlabWriter> {
+        let shared = Arc::new(Shared {
+            memory: ManuallyDrop::new(self.recycler.take()?),
+            filled: AtomicUsize::new(0),
+            recycler: Arc::clone(&self.recycler),
+        });
+        Some(SlabWriter { slab: Slab { shared }, filled: 0 })
+    }
+
+    /// Length of each slab.
+    #[must_use]
+    pub fn slab_len(&self) -> usize {
+        self.recycler.capacity_each
+    }
+}
+
+/// One slab's memory and how far it may be read.
+///
+/// Invariants:
+/// - Bytes before `filled` are never written; bytes from `filled` on are never read, and are zero.
+/// - `filled` is stored by the one [`SlabWriter`] only, and never decreases.
+struct Shared {
+    /// Taken out by drop alone.
+    memory: ManuallyDrop<Memory>,
+    filled: AtomicUsize,
+    recycler: Arc<Recycler>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: `memory` is taken only here, and a value is dropped once.
+        let memory = unsafe { ManuallyDrop::take(&mut self.memory) };
+        let filled = *self.filled.get_mut();
+        // SAFETY: `filled <= capacity`, and the last handle is gone: nobody else sees the memory.
+        unsafe { memory.ptr().as_ptr().write_bytes(0, filled) };
+        self.recycler.give_back(memory);
+    }
+}
+
+/// The one writer of a slab.
+#[derive(Debug)]
+pub struct SlabWriter {
+    slab: Slab,
+    /// The writer's own copy of what it published.
+    filled: usize,
+}
+
+impl SlabWriter {
+    /// Leaves the bytes before `start_offset` unused: they read as zeros.
+    ///
+    /// # Panics
+    /// If something was appended already, or the offset is beyond the slab.
+    #[must_use]
+    pub fn with_prefix(mut self, start_offset: usize) -> Self {
+        assert_eq!(self.filled, 0, "a prefix comes before everything else");
+        assert!(start_offset <= self.len(), "prefix {start_offset} of a slab of {}", self.len());
+        self.publish(start_offset);
+        self
+    }
+
+    /// Appends as much of `bytes` as fits, shows it to the readers, and returns how much that was.
+    pub fn append(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.remaining());
+        // SAFETY: the target range is `filled..filled + count`, inside the memory. Readers only see
+        // bytes before `filled`, this is the only writer, and `bytes` cannot overlap the range since
+        // no reference into it was ever handed out.
+        unsafe {
+            let target = self.slab.shared.memory.ptr().as_ptr().add(self.filled);
+            target.copy_from_nonoverlapping(bytes.as_ptr(), count);
+        }
+        self.publish(self.filled + count);
+        count
+    }
+
+    /// Offset behind the last byte.
+    #[must_use]
+    pub fn filled(&self) -> usize {
+        self.filled
+    }
+
+    /// Number of bytes that still fit.
+    #[must_use]
+    pub fn remaining(&self) -> usize {
+        self.len() - self.filled
+    }
+
+    /// Bytes of the whole slab.
+    #[expect(clippy::len_without_is_empty, reason = "a slab has a length even without content")]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// A handle for readers.
+    #[must_use]
+    pub fn slab(&self) -> Slab {
+        self.slab.clone()
+    }
+
+    fn publish(&mut self, filled: usize) {
+        self.filled = filled;
+        // Release: who reads `filled` also sees the bytes before it.
+        self.slab.shared.filled.store(filled, Ordering::Release);
+    }
+}
+
+/// A shared handle for reading what the writer has appended so far.
+#[derive(Clone)]
+pub struct Slab {
+    shared: Arc<Shared>,
+}
+
+impl Slab {
+    /// Offset behind the last readable byte. It may grow at any time.
+    #[must_use]
+    pub fn filled(&self) -> usize {
+        self.shared.filled.load(Ordering::Acquire)
+    }
+
+    /// Bytes of the whole slab.
+    #[expect(clippy::len_without_is_empty, reason = "a slab has a length even without content")]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shared.memory.capacity()
+    }
+
+    /// Bytes that were appended, without a copy. They keep the whole slab from being used again.
+    ///
+    /// # Panics
+    /// If the range ends behind what is filled, or before it begins.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Bytes {
+        let filled = self.filled();
+        assert!(
+            range.start <= range.end && range.end <= filled,
+            "slice {range:?} of a slab filled to {filled}"
+        );
+        if range.is_empty() {
+            return Bytes::new();
+        }
+        Bytes::from_owner(Slice { slab: self.clone(), range })
+    }
+}
+
+impl fmt::Debug for Slab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (filled, len) = (self.filled(), self.len());
+        f.debug_struct("Slab").field("filled", &filled).field("len", &len).finish()
+    }
+}
+
+/// Keeps a slab alive for one [`Bytes`]. The range is inside what was filled.
+struct Slice {
+    slab: Slab,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Slice {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the range is below `filled`, which was loaded with Acquire when this slice was
+        // made: these bytes are initialized, and never written while the slab has a handle.
+        unsafe {
+            let start = self.slab.shared.memory.ptr().as_ptr().add(self.range.start);
+            std::slice::from_raw_parts(start, self.range.len())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn appends_what_fits() {
+        let mut writer = SlabPool::new(8, 1).take().unwrap();
+        assert_eq!(writer.append(b"hello"), 5);
+        assert_eq!((writer.filled(), writer.remaining()), (5, 3));
+        assert_eq!(writer.append(b" world"), 3);
+        assert_eq!(writer.append(b"!"), 0);
+        let slab = writer.slab();
+        assert_eq!((slab.filled(), slab.len()), (8, 8));
+        assert_eq!(&slab.slice(0..8)[..], b"hello wo");
+        assert_eq!(&slab.slice(4..6)[..], b"o ");
+        assert!(slab.slice(8..8).is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "slice 0..4 of a slab filled to 3")]
+    fn unfilled_bytes_cannot_be_read() {
+        let mut writer = SlabPool::new(8, 1).take().unwrap();
+        writer.append(b"abc");
+        let _ = writer.slab().slice(0..4);
+    }
+
+    #[test]
+    fn slices_survive_later_appends_and_the_writer() {
+        let mut writer = SlabPool::new(8, 1).take().unwrap();
+        writer.append(b"ab");
+        let early = writer.slab().slice(0..2);
+        writer.append(b"cd");
+        let late = writer.slab().slice(1..4);
+        drop(writer);
+        assert_eq!((&early[..], &late[..]), (&b"ab"[..], &b"bcd"[..]));
+    }
+
+    #[test]
+    fn memory_comes_back_zeroed_with_the_last_handle() {
+        let pool = SlabPool::new(8, 1);
+        let mut writer = pool.take().unwrap();
+        writer.append(&[0xFF; 8]);
+        let slab = writer.slab();
+        let bytes = slab.slice(2..4);
+        drop(writer);
+        drop(slab);
+        assert!(pool.take().is_none());
+        drop(bytes);
+        let writer = pool.take().unwrap().with_prefix(6);
+        assert_eq!(writer.filled(), 6);
+        assert_eq!(&writer.slab().slice(0..6)[..], [0; 6]);
+    }
+
+    #[test]
+    fn writer_continues_behind_a_prefix() {
+        let mut writer = SlabPool::new(8, 1).take().unwrap().with_prefix(6);
+        assert_eq!(writer.append(b"abc"), 2);
+        assert_eq!(&writer.slab().slice(4..8)[..], b"\0\0ab");
+    }
+
+    #[test]
+    #[should_panic(expected = "a prefix comes before everything else")]
+    fn prefix_after_an_append_panics() {
+        let mut writer = SlabPool::new(8, 1).take().unwrap();
+        writer.append(b"a");
+        let _ = writer.with_prefix(4);
+    }
+
+    #[test]
+    fn readers_on_other_threads_see_a_growing_prefix() {
+        let len = if cfg!(miri) { 300 } else { 100_000 };
+        let pool = SlabPool::new(len, 1);
+        let mut writer = pool.take().unwrap();
+        let pattern: Vec<u8> = (0..=250).collect();
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                let slab = writer.slab();
+                scope.spawn(move || {
+                    let mut seen = 0;
+                    while seen < len {
+                        let filled = slab.filled();
+                        assert!(filled >= seen);
+                        for (offset, &byte) in (seen..).zip(&slab.slice(seen..filled)) {
+                            assert_eq!(usize::from(byte), offset % 251);
+                        }
+                        seen = filled;
+                        thread::yield_now();
+                    }
+                });
+            }
+            while writer.remaining() > 0 {
+                let from = writer.filled() % pattern.len();
+                writer.append(&pattern[from..(from + 7).min(pattern.len())]);
+            }
+        });
+    }
+
+    #[test]
+    fn bytes_may_be_dropped_by_another_thread() {
+        let pool = SlabPool::new(64, 2);
+        let (send, receive) = mpsc::channel::<Bytes>();
+        let sum =
+            thread::spawn(move || receive.iter().map(|bytes| u64::from(bytes[0])).sum::<u64>());
+        let mut sent = 0;
+        while sent < 200 {
+            let Some(mut writer) = pool.take() else {
+                thread::yield_now();
+                continue;
+            };
+            writer.append(&[1; 64]);
+            send.send(writer.slab().slice(0..64)).unwrap();
+            sent += 1;
+        }
+        drop(send);
+        assert_eq!(sum.join().unwrap(), 200);
+    }
+}

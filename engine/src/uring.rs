@@ -1,0 +1,533 @@
+//! [`Io`] through io_uring: one ring, used by the thread that made it.
+//!
+//! Invariants:
+//! - Memory that the kernel was pointed to lives until the operation's CQE has come; dropping a
+//!   [`Uring`] ends all operations first, and leaks rather than frees when it cannot.
+//! - A submitted operation completes exactly once, whatever the sizes of the queues.
+//! - The waker's eventfd is being read in the ring whenever the owner sleeps.
+//!
+//! Not here: anything that knows what an operation is for.
+
+mod setup;
+mod slots;
+mod table;
+#[cfg(test)]
+mod tests;
+mod wake;
+
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::io;
+use std::marker::PhantomData;
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use io_uring::{IoUring, opcode, squeue, types};
+use socket2::SockRef;
+
+use crate::clock;
+use crate::files::OsFs;
+use crate::io::{Completion, Done, FileId, Fs, GATHER_PIECES_MAX, Io, Op, SocketId, Token};
+
+pub use setup::{KERNEL_MIN, UringUnavailable, io_uring_check};
+pub use slots::OPS_MAX;
+use slots::{Slots, Work};
+use table::Table;
+pub use wake::UringWaker;
+
+/// `user_data` of the eventfd's read; slots have small numbers.
+const WAKE_DATA: u64 = u64::MAX;
+
+/// `user_data` of a cancellation.
+const CANCEL_DATA: u64 = u64::MAX - 1;
+
+/// How long to wait before trying again what the kernel could not do.
+const RETRY_NS: u64 = 100_000_000;
+
+/// Sizes of a [`Uring`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UringConfig {
+    /// Submission queue entries: more operations than that in one batch cost one more system call.
+    pub entries: u32,
+    /// Most kernel workers for files: buffered writes and every fsync run on one.
+    pub file_workers_max: u32,
+    /// Most kernel workers for everything else; sockets are polled and need none.
+    pub other_workers_max: u32,
+}
+
+impl Default for UringConfig {
+    fn default() -> Self {
+        Self { entries: 256, file_workers_max: 8, other_workers_max: 4 }
+    }
+}
+
+/// Disk and network of one core through one io_uring.
+pub struct Uring {
+    ring: IoUring,
+    /// Descriptor for io_uring_enter, and the flag that goes with it.
+    enter_fd: (RawFd, u32),
+    slots: Slots,
+    files: Table,
+    sockets: Table,
+    waker: UringWaker,
+    /// What the eventfd's read writes to. Only the kernel looks at it.
+    wake_count: Box<[u8; 8]>,
+    wake_armed: bool,
+    /// Entries that found the submission queue full, in order.
+    backlog: VecDeque<squeue::Entry>,
+    /// Completions not handed out yet.
+    ready: Vec<Completion>,
+    /// CQEs taken from the ring and not looked at yet.
+    cqes: Vec<(u64, i32)>,
+    closing: bool,
+    fs: Arc<OsFs>,
+    /// The kernel takes submissions from the thread that made the ring only.
+    thread: PhantomData<*const ()>,
+}
+
+impl Uring {
+    /// Makes a ring for the calling thread.
+    ///
+    /// # Errors
+    /// [`UringUnavailable`] inside an [`io::Error`]: its message names the knob to turn.
+    pub fn new(config: UringConfig) -> io::Result<Self> {
+        let ring = setup::build(config.entries)?;
+        let mut workers = [config.file_workers_max, config.other_workers_max];
+        ring.submitter().register_iowq_max_workers(&mut workers)?;
+        Ok(Self {
+            enter_fd: enter_fd(&ring),
+            ring,
+            slots: Slots::new(),
+            files: Table::new("file"),
+            sockets: Table::new("socket"),
+            waker: UringWaker::new()?,
+            wake_count: Box::new([0; 8]),
+            wake_armed: false,
+            backlog: VecDeque::new(),
+            ready: Vec::new(),
+            cqes: Vec::new(),
+            closing: false,
+            fs: Arc::new(OsFs),
+            thread: PhantomData,
+        })
+    }
+
+    /// Turns an operation into work, or says why it can never run, with its descriptor claimed.
+    fn work(&mut self, op: Op) -> io::Result<(RawFd, Work)> {
+        Ok(match op {
+            Op::Open { path, mode } => {
+                let create = if mode.create { libc::O_CREAT } else { 0 };
+                let direct = if mode.direct { libc::O_DIRECT } else { 0 };
+                (-1, Work::Open { path: c_path(&path)?, flags: create | direct })
+            }
+            Op::Close { file } => (self.files.remove(file.0).into_raw_fd(), Work::Close),
+            Op::Read { file, offset, mut buf } => {
+                buf.clear();
+                (self.files.begin(file.0), Work::Read { file, offset, buf })
+            }
+            Op::Write { file, offset, data, durable } => {
+                assert!(data.len() <= GATHER_PIECES_MAX, "{} pieces in a write", data.len());
+                (self.files.begin(file.0), Work::Write { file, offset, data, durable })
+            }
+            Op::Sync { file } => (self.files.begin(file.0), Work::Sync { file }),
+            Op::SyncDir { path } => (-1, Work::SyncDir { path: c_path(&path)?, dir: None }),
+            Op::Rename { from, to } => {
+                (-1, Work::Rename { from: c_path(&from)?, to: c_path(&to)? })
+            }
+            Op::Unlink { path } => (-1, Work::Unlink { path: c_path(&path)? }),
+            Op::Recv { socket, mut buf } => {
+                buf.clear();
+                (self.sockets.begin(socket.0), Work::Recv { socket, buf })
+            }
+            Op::Send { socket, head, body } => {
+                assert!(body.len() <= GATHER_PIECES_MAX, "{} pieces in a send", body.len());
+                (self.sockets.begin(socket.0), Work::Send { socket, head, body })
+            }
+        })
+    }
+
+    /// Puts a slot's SQE into the submission queue.
+    fn push_slot(&mut self, index: usize) {
+        let user_data = u64::try_from(index).expect("an index fits 64 bits");
+        let entry = self.slots.slot(index).entry().user_data(user_data);
+        self.push(entry);
+    }
+
+    /// Puts an SQE into the submission queue, submitting what is in it when it is full.
+    fn push(&mut self, entry: squeue::Entry) {
+        if self.backlog.is_empty() {
+            if self.try_push(&entry) {
+                return;
+            }
+            // A refusal shows again in the next wait, which can report it.
+            let _ = self.enter(0, None);
+            if self.try_push(&entry) {
+                return;
+            }
+        }
+        self.backlog.push_back(entry);
+    }
+
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: what the entry points to is in a boxed slot, in `wake_count` or nowhere, and stays
+        // there untouched until its CQE was taken.
+        unsafe { self.ring.submission().push(entry).is_ok() }
+    }
+
+    /// Moves what found no room before into the submission queue, as far as there is room now.
+    fn push_backlog(&mut self) {
+        while let Some(entry) = self.backlog.pop_front() {
+            if !self.try_push(&entry) {
+                self.backlog.push_front(entry);
+                return;
+            }
+        }
+    }
+
+    fn arm_wake(&mut self) {
+        if self.wake_armed || self.closing {
+            return;
+        }
+        let fd = types::Fd(self.waker.eventfd());
+        let entry = opcode::Read::new(fd, self.wake_count.as_mut_ptr(), 8).build();
+        self.wake_armed = true;
+        self.push(entry.user_data(WAKE_DATA));
+    }
+
+    /// Submits the submission queue and waits for `want` completions, `timeout_ns` at most.
+    fn enter(&mut self, want: u32, timeout_ns: Option<u64>) -> io::Result<()> {
+        let (fd, mut flags) = self.enter_fd;
+        // Deferred work of the kernel runs, and overflown completions arrive, only with GETEVENTS.
+        flags |= ENTER_GETEVENTS;
+        let timeout = timeout_ns.map(KernelTimespec::from_ns);
+        let argument = timeout.as_ref().map(|timeout| EnterArgument {
+            sigmask: 0,
+            sigmask_len: 0,
+            min_wait_us: 0,
+            timeout,
+        });
+        let (pointer, len) = match &argument {
+            Some(argument) => {
+                flags |= ENTER_EXT_ARG;
+                (std::ptr::from_ref(argument), size_of::<EnterArgument<'_>>())
+            }
+            None => (std::ptr::null(), 0),
+        };
+        let count = self.ring.submission().len();
+        // SAFETY: the argument and the timespec in it are locals that outlive the call; what the
+        // entries submitted point to is said at `try_push`.
+        let result = unsafe {
+            libc::syscall(libc::SYS_io_uring_enter, fd, count, want, flags, pointer, len)
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Takes all CQEs out of the ring and turns them into completions.
+    fn reap(&mut self) {
+        let mut cqes = std::mem::take(&mut self.cqes);
+        cqes.extend(self.ring.completion().map(|cqe| (cqe.user_data(), cqe.result())));
+        for (user_data, result) in cqes.drain(..) {
+            match user_data {
+                WAKE_DATA => self.wake_armed = false,
+                CANCEL_DATA => {}
+                index => self.finish(usize::try_from(index).expect("a slot's number"), result),
+            }
+        }
+        self.cqes = cqes;
+    }
+
+    /// Ends a slot's operation, or starts it again, or starts its next step.
+    fn finish(&mut self, index: usize, result: i32) {
+        let interrupted = result == -libc::EINTR || result == -libc::EAGAIN;
+        // Closing is the exception: the descriptor is gone even after EINTR.
+        if interrupted && !self.closing && !matches!(self.slots.slot(index).work, Work::Close) {
+            return self.push_slot(index);
+        }
+        if let Work::SyncDir { dir: dir @ None, .. } = &mut self.slots.slot(index).work
+            && let Ok(fd) = check(result)
+        {
+            // SAFETY: the kernel has just opened this descriptor, and nobody else owns it.
+            *dir = Some(unsafe { OwnedFd::from_raw_fd(fd) });
+            return self.push_slot(index);
+        }
+        let (token, work) = self.slots.end(index);
+        let result = self.done(work, result);
+        self.ready.push(Completion { token, result });
+    }
+
+    fn done(&mut self, work: Work, result: i32) -> io::Result<Done> {
+        match &work {
+            Work::Read { file, .. } | Work::Write { file, .. } | Work::Sync { file } => {
+                self.files.end(file.0);
+            }
+            Work::Recv { socket, .. } | Work::Send { socket, .. } => self.sockets.end(socket.0),
+            Work::Free
+            | Work::Open { .. }
+            | Work::Close
+            | Work::SyncDir { .. }
+            | Work::Rename { .. }
+            | Work::Unlink { .. } => {}
+        }
+        let value = check(result)?;
+        let count = usize::try_from(value).expect("checked to be no error");
+        Ok(match work {
+            Work::Free => panic!("a free slot completed"),
+            Work::Open { .. } => {
+                // SAFETY: the kernel has just opened this descriptor, and nobody else owns it.
+                let fd = unsafe { OwnedFd::from_raw_fd(value) };
+                Done::Opened(FileId(self.files.insert(fd)))
+            }
+            Work::Close => Done::Closed,
+            Work::Read { mut buf, .. } => {
+                buf.set_len(count);
+                Done::Read(buf)
+            }
+            Work::Write { .. } => Done::Wrote(count),
+            Work::Sync { .. } | Work::SyncDir { .. } => Done::Synced,
+            Work::Rename { .. } => Done::Renamed,
+            Work::Unlink { .. } => Done::Unlinked,
+            Work::Recv { mut buf, .. } => {
+                buf.set_len(count);
+                Done::Received(buf)
+            }
+            Work::Send { .. } => Done::Sent(count),
+        })
+    }
+
+    /// Waits until an operation has completed, for an entry of the kernel that found no memory or
+    /// no room for more. An error when none is under way that could free some.
+    fn make_room(&mut self, refusal: io::Error) -> io::Result<()> {
+        let queued = self.ring.submission().len() + self.backlog.len();
+        if self.slots.under_way() <= queued {
+            return Err(refusal);
+        }
+        match self.enter(1, Some(RETRY_NS)) {
+            Ok(()) => Ok(()),
+            Err(error) if is_passing(&error) || is_room(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Cancels what can be cancelled and waits for everything under way.
+    fn end_all(&mut self) -> io::Result<()> {
+        let mut cancel = true;
+        loop {
+            self.reap();
+            if self.slots.under_way() == 0 && !self.wake_armed {
+                return Ok(());
+            }
+            self.push_backlog();
+            if cancel {
+                let all = types::CancelBuilder::any();
+                self.push(opcode::AsyncCancel2::new(all).build().user_data(CANCEL_DATA));
+            }
+            cancel = match self.enter(1, Some(RETRY_NS)) {
+                Ok(()) => false,
+                // What was queued behind the last cancellation is caught by another one.
+                Err(error) if error.raw_os_error() == Some(libc::ETIME) => true,
+                Err(error) if is_passing(&error) || is_room(&error) => false,
+                Err(error) => return Err(error),
+            };
+        }
+    }
+}
+
+impl Io for Uring {
+    type Conn = OwnedFd;
+    type Waker = UringWaker;
+
+    fn submit(&mut self, token: Token, op: Op) {
+        match self.work(op) {
+            Ok((fd, work)) => {
+                let index = self.slots.begin(token, fd, work);
+                self.push_slot(index);
+            }
+            Err(error) => self.ready.push(Completion { token, result: Err(error) }),
+        }
+    }
+
+    fn wait(
+        &mut self,
+        deadline_ns: Option<u64>,
+        completions: &mut Vec<Completion>,
+    ) -> io::Result<()> {
+        loop {
+            self.reap();
+            self.arm_wake();
+            self.push_backlog();
+            let left = deadline_ns.map(|deadline| deadline.saturating_sub(clock::monotonic_ns()));
+            let may_sleep = self.ready.is_empty() && self.backlog.is_empty() && left != Some(0);
+            let asleep = may_sleep && self.waker.fall_asleep();
+            let entered = self.enter(u32::from(asleep), if asleep { left } else { None });
+            let woken = self.waker.awake();
+            self.reap();
+            match entered {
+                Ok(()) => {}
+                Err(error) if is_passing(&error) => {}
+                Err(error) if is_room(&error) => {
+                    if self.ready.is_empty() {
+                        self.make_room(error)?;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            if woken || !self.ready.is_empty() || left == Some(0) {
+                completions.append(&mut self.ready);
+                return Ok(());
+            }
+        }
+    }
+
+    fn waker(&self) -> UringWaker {
+        self.waker.clone()
+    }
+
+    /// Makes the socket blocking: of a non-blocking one the ring would report EAGAIN instead of
+    /// waiting.
+    fn adopt(&mut self, conn: OwnedFd) -> SocketId {
+        SockRef::from(&conn).set_nonblocking(false).expect("a socket has file status flags");
+        SocketId(self.sockets.insert(conn))
+    }
+
+    /// Makes the socket non-blocking, as an event loop wants it.
+    fn release(&mut self, socket: SocketId) -> OwnedFd {
+        let conn = self.sockets.remove(socket.0);
+        SockRef::from(&conn).set_nonblocking(true).expect("a socket has file status flags");
+        conn
+    }
+
+    fn shutdown(&mut self, socket: SocketId) {
+        // An error means that the peer has already ended the connection: then nothing waits.
+        let _ = SockRef::from(self.sockets.peek(socket.0)).shutdown(Shutdown::Both);
+    }
+
+    fn close_socket(&mut self, socket: SocketId) {
+        drop(self.sockets.remove(socket.0));
+    }
+
+    fn now_ns(&self) -> u64 {
+        clock::monotonic_ns()
+    }
+
+    fn unix_micros(&self) -> i64 {
+        clock::unix_micros()
+    }
+
+    fn fs(&self) -> Arc<dyn Fs> {
+        Arc::<OsFs>::clone(&self.fs)
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        self.closing = true;
+        for socket in self.sockets.iter() {
+            let _ = SockRef::from(socket).shutdown(Shutdown::Both);
+        }
+        let ended = self.end_all();
+        unregister_enter_fd(self.enter_fd, &self.ring);
+        if ended.is_err() {
+            // The kernel may still write to this memory: better lost than reused.
+            std::mem::forget(std::mem::replace(&mut self.slots, Slots::new()));
+            std::mem::forget(std::mem::take(&mut self.wake_count));
+        }
+    }
+}
+
+/// IORING_ENTER_GETEVENTS.
+const ENTER_GETEVENTS: u32 = 1 << 0;
+/// IORING_ENTER_EXT_ARG.
+const ENTER_EXT_ARG: u32 = 1 << 3;
+/// IORING_ENTER_REGISTERED_RING.
+const ENTER_REGISTERED_RING: u32 = 1 << 4;
+/// IORING_REGISTER_RING_FDS.
+const REGISTER_RING_FDS: u32 = 20;
+/// IORING_UNREGISTER_RING_FDS.
+const UNREGISTER_RING_FDS: u32 = 21;
+
+/// struct io_uring_getevents_arg of the kernel.
+#[repr(C)]
+struct EnterArgument<'a> {
+    sigmask: u64,
+    sigmask_len: u32,
+    min_wait_us: u32,
+    timeout: &'a KernelTimespec,
+}
+
+/// struct __kernel_timespec of the kernel.
+#[repr(C)]
+struct KernelTimespec {
+    seconds: i64,
+    nanos: i64,
+}
+
+const _: () = assert!(size_of::<EnterArgument<'_>>() == 24 && size_of::<KernelTimespec>() == 16);
+
+impl KernelTimespec {
+    fn from_ns(ns: u64) -> Self {
+        let signed = |value| i64::try_from(value).expect("nanoseconds over a billion fit");
+        Self { seconds: signed(ns / 1_000_000_000), nanos: signed(ns % 1_000_000_000) }
+    }
+}
+
+/// struct io_uring_rsrc_update of the kernel.
+#[repr(C)]
+struct RingFdUpdate {
+    offset: u32,
+    reserved: u32,
+    data: u64,
+}
+
+/// Registers the ring's own descriptor with this thread, which spares every enter a reference count
+/// that all threads share. The io-uring crate keeps such a registration in a `Submitter` that
+/// borrows the ring, so it is made here.
+fn enter_fd(ring: &IoUring) -> (RawFd, u32) {
+    let fd = ring.as_raw_fd();
+    let Ok(data) = u64::try_from(fd) else { return (fd, 0) };
+    let mut update = RingFdUpdate { offset: u32::MAX, reserved: 0, data };
+    // SAFETY: the kernel reads and writes one struct, a local that outlives the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_io_uring_register, fd, REGISTER_RING_FDS, &raw mut update, 1)
+    };
+    match RawFd::try_from(update.offset) {
+        Ok(index) if result == 1 => (index, ENTER_REGISTERED_RING),
+        Ok(_) | Err(_) => (fd, 0),
+    }
+}
+
+/// The registration would keep the ring alive until the thread ends.
+fn unregister_enter_fd((index, flag): (RawFd, u32), ring: &IoUring) {
+    let Ok(offset) = u32::try_from(index) else { return };
+    if flag != ENTER_REGISTERED_RING {
+        return;
+    }
+    let update = RingFdUpdate { offset, reserved: 0, data: 0 };
+    let fd = ring.as_raw_fd();
+    // SAFETY: the kernel reads one struct, a local that outlives the call.
+    unsafe {
+        libc::syscall(libc::SYS_io_uring_register, fd, UNREGISTER_RING_FDS, &raw const update, 1)
+    };
+}
+
+/// Whether the call just has to be made again: a signal, or the timeout.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::ETIME))
+}
+
+/// Whether the kernel had no memory or no room for more operations.
+fn is_room(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY))
+}
+
+/// A CQE's result: a count or descriptor, or the negated error number.
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result) }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "path with a zero byte"))
+}

@@ -1,0 +1,209 @@
+//! Everything that the kernel reads or writes on behalf of an operation, at a stable address.
+//!
+//! Invariants:
+//! - A slot is boxed and never freed or moved while its operation is under way: `work` keeps every
+//!   buffer, piece and path that an SQE points to, and only the CQE takes it out.
+//! - Slots are used again, so in a steady state an operation allocates nothing.
+
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use io_uring::types::{Fd, FsyncFlags};
+use io_uring::{opcode, squeue};
+
+use crate::buffer::Buffer;
+use crate::io::{FileId, GATHER_PIECES_MAX, Gather, Head, SocketId, Token};
+
+/// The most operations that may be under way in one ring.
+pub const OPS_MAX: usize = 1 << 17;
+
+/// Mode of every file made: the owner's alone. PostgreSQL: `PG_FILE_MODE_OWNER`.
+const FILE_MODE: libc::mode_t = 0o600;
+
+/// Head and pieces of one send.
+const IOVECS_MAX: usize = GATHER_PIECES_MAX + 1;
+
+/// What an operation does, and all memory it does it with.
+#[derive(Debug)]
+pub(super) enum Work {
+    Free,
+    Open {
+        path: CString,
+        flags: i32,
+    },
+    Close,
+    Read {
+        file: FileId,
+        offset: u64,
+        buf: Buffer,
+    },
+    Write {
+        file: FileId,
+        offset: u64,
+        data: Gather,
+        durable: bool,
+    },
+    Sync {
+        file: FileId,
+    },
+    /// First opens the directory, then syncs it.
+    SyncDir {
+        path: CString,
+        dir: Option<OwnedFd>,
+    },
+    Rename {
+        from: CString,
+        to: CString,
+    },
+    Unlink {
+        path: CString,
+    },
+    Recv {
+        socket: SocketId,
+        buf: Buffer,
+    },
+    Send {
+        socket: SocketId,
+        head: Head,
+        body: Gather,
+    },
+}
+
+/// One operation under way.
+pub(super) struct Slot {
+    pub(super) token: Token,
+    /// Descriptor of the file or socket, where there is one.
+    pub(super) fd: RawFd,
+    pub(super) work: Work,
+    message: libc::msghdr,
+    iovecs: [libc::iovec; IOVECS_MAX],
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self {
+            token: Token(0),
+            fd: -1,
+            work: Work::Free,
+            // SAFETY: a msghdr of zeros is one without address, pieces or control data.
+            message: unsafe { std::mem::zeroed() },
+            iovecs: [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; IOVECS_MAX],
+        }
+    }
+
+    /// The SQE for this slot's work as it stands. Its pointers are good until `work` changes.
+    pub(super) fn entry(&mut self) -> squeue::Entry {
+        let fd = Fd(self.fd);
+        let cwd = Fd(libc::AT_FDCWD);
+        match &mut self.work {
+            Work::Free => panic!("a free slot has nothing to submit"),
+            Work::Open { path, flags } => opcode::OpenAt::new(cwd, path.as_ptr())
+                .flags(*flags | libc::O_RDWR | libc::O_CLOEXEC)
+                .mode(FILE_MODE)
+                .build(),
+            Work::Close => opcode::Close::new(fd).build(),
+            Work::Read { offset, buf, .. } => {
+                let whole = buf.spare();
+                let len = u32::try_from(whole.len()).unwrap_or(u32::MAX);
+                opcode::Read::new(fd, whole.as_mut_ptr(), len).offset(*offset).build()
+            }
+            Work::Write { offset, data, durable, .. } => {
+                let count = fill(&mut self.iovecs, data.iter().map(|piece| &piece[..]));
+                opcode::Writev::new(fd, self.iovecs.as_ptr(), to_u32(count))
+                    .offset(*offset)
+                    .rw_flags(if *durable { libc::RWF_DSYNC } else { 0 })
+                    .build()
+            }
+            Work::Sync { .. } => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
+            Work::SyncDir { path, dir: None } => opcode::OpenAt::new(cwd, path.as_ptr())
+                .flags(libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC)
+                .build(),
+            Work::SyncDir { dir: Some(dir), .. } => opcode::Fsync::new(Fd(dir.as_raw_fd())).build(),
+            Work::Rename { from, to } => {
+                opcode::RenameAt::new(cwd, from.as_ptr(), cwd, to.as_ptr()).build()
+            }
+            Work::Unlink { path } => opcode::UnlinkAt::new(cwd, path.as_ptr()).build(),
+            Work::Recv { buf, .. } => {
+                let whole = buf.spare();
+                let len = u32::try_from(whole.len()).unwrap_or(u32::MAX);
+                opcode::Recv::new(fd, whole.as_mut_ptr(), len).build()
+            }
+            Work::Send { head, body, .. } => {
+                let pieces = body.iter().map(|piece| &piece[..]);
+                let count = fill(&mut self.iovecs, std::iter::once(head.as_slice()).chain(pieces));
+                self.message.msg_iov = self.iovecs.as_mut_ptr();
+                self.message.msg_iovlen = count;
+                // MSG_WAITALL: the kernel goes on after a short send as long as the peer takes.
+                let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+                opcode::SendMsg::new(fd, &raw const self.message)
+                    .flags(flags.cast_unsigned())
+                    .build()
+            }
+        }
+    }
+}
+
+/// Points `iovecs` to all pieces that have bytes, and counts them.
+fn fill<'a>(
+    iovecs: &mut [libc::iovec; IOVECS_MAX],
+    pieces: impl Iterator<Item = &'a [u8]>,
+) -> usize {
+    let mut count = 0;
+    for piece in pieces.filter(|piece| !piece.is_empty()) {
+        // The kernel only reads through it.
+        let iov_base = piece.as_ptr().cast_mut().cast();
+        iovecs[count] = libc::iovec { iov_base, iov_len: piece.len() };
+        count += 1;
+    }
+    count
+}
+
+fn to_u32(count: usize) -> u32 {
+    u32::try_from(count).expect("a gather has few pieces")
+}
+
+/// All slots of a ring, by the number that is their SQE's `user_data`.
+pub(super) struct Slots {
+    #[expect(clippy::vec_box, reason = "a slot's address must survive a growing vector")]
+    slots: Vec<Box<Slot>>,
+    free: Vec<usize>,
+}
+
+impl Slots {
+    pub(super) fn new() -> Self {
+        Self { slots: Vec::new(), free: Vec::new() }
+    }
+
+    /// Takes a slot for `work` and returns its number.
+    ///
+    /// # Panics
+    /// If [`OPS_MAX`] operations are under way.
+    pub(super) fn begin(&mut self, token: Token, fd: RawFd, work: Work) -> usize {
+        let index = self.free.pop().unwrap_or_else(|| {
+            assert!(self.slots.len() < OPS_MAX, "{OPS_MAX} operations are under way");
+            self.slots.push(Box::new(Slot::new()));
+            self.slots.len() - 1
+        });
+        let slot = &mut self.slots[index];
+        (slot.token, slot.fd, slot.work) = (token, fd, work);
+        index
+    }
+
+    pub(super) fn slot(&mut self, index: usize) -> &mut Slot {
+        &mut self.slots[index]
+    }
+
+    /// Frees a slot whose CQE has come, and gives out what it held.
+    pub(super) fn end(&mut self, index: usize) -> (Token, Work) {
+        let slot = &mut self.slots[index];
+        let work = std::mem::replace(&mut slot.work, Work::Free);
+        assert!(!matches!(work, Work::Free), "operation {index} completed twice");
+        self.free.push(index);
+        (slot.token, work)
+    }
+
+    /// Number of operations under way.
+    pub(super) fn under_way(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+}

@@ -1,0 +1,121 @@
+//! Wakes a core loop out of its ring: an eventfd that is written only while the loop sleeps.
+//!
+//! The owner says that it will sleep before it does, and a wake leaves its mark before it looks
+//! whether anybody sleeps. Both are swaps of one word, so one of them comes first: either the owner
+//! sees the mark and stays awake, or the waker sees the sleeper and writes the eventfd.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+use crate::io::Waker;
+
+/// The owner runs, and has seen every wake.
+const AWAKE: u32 = 0;
+/// A wake came that the owner has not seen.
+const NOTIFIED: u32 = 1;
+/// The owner waits in the kernel, or is about to.
+const SLEEPING: u32 = 2;
+
+#[derive(Debug)]
+struct Shared {
+    state: CachePadded<AtomicU32>,
+    eventfd: OwnedFd,
+}
+
+/// Wakes the owner of a [`Uring`](super::Uring).
+#[derive(Clone, Debug)]
+pub struct UringWaker {
+    shared: Arc<Shared>,
+}
+
+impl UringWaker {
+    pub(super) fn new() -> io::Result<Self> {
+        // Not EFD_NONBLOCK: the ring would then give EAGAIN instead of waiting for a count.
+        // SAFETY: the call takes no memory.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
+        let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let state = CachePadded::new(AtomicU32::new(AWAKE));
+        Ok(Self { shared: Arc::new(Shared { state, eventfd }) })
+    }
+
+    pub(super) fn eventfd(&self) -> RawFd {
+        self.shared.eventfd.as_raw_fd()
+    }
+
+    /// Says that the owner is about to wait. False when a wake has come: it must not.
+    pub(super) fn fall_asleep(&self) -> bool {
+        let state = &self.shared.state;
+        state.compare_exchange(AWAKE, SLEEPING, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Says that the owner runs; true when a wake has come since it was last asked.
+    pub(super) fn awake(&self) -> bool {
+        self.shared.state.swap(AWAKE, Ordering::AcqRel) == NOTIFIED
+    }
+}
+
+impl Waker for UringWaker {
+    fn wake(&self) {
+        if self.shared.state.swap(NOTIFIED, Ordering::AcqRel) != SLEEPING {
+            return;
+        }
+        let one = 1_u64.to_ne_bytes();
+        loop {
+            let fd = self.shared.eventfd.as_raw_fd();
+            // SAFETY: eight bytes are read from a local that outlives the call.
+            let count = unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) };
+            if count == 8 {
+                return;
+            }
+            let error = io::Error::last_os_error();
+            assert_eq!(error.kind(), io::ErrorKind::Interrupted, "write to an eventfd: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(waker: &UringWaker) -> u64 {
+        let mut poll = libc::pollfd { fd: waker.eventfd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: the kernel writes one pollfd, into a local that outlives the call.
+        if unsafe { libc::poll(&raw mut poll, 1, 0) } == 0 {
+            return 0;
+        }
+        let mut bytes = [0; 8];
+        // SAFETY: the kernel writes eight bytes, into a local that outlives the call.
+        assert_eq!(unsafe { libc::read(poll.fd, bytes.as_mut_ptr().cast(), 8) }, 8);
+        u64::from_ne_bytes(bytes)
+    }
+
+    #[test]
+    fn wake_of_an_awake_owner_costs_no_system_call_and_prevents_sleep() {
+        let waker = UringWaker::new().unwrap();
+        waker.wake();
+        waker.wake();
+        assert_eq!(count(&waker), 0);
+        assert!(!waker.fall_asleep());
+        assert!(waker.awake());
+        assert!(waker.fall_asleep());
+    }
+
+    #[test]
+    fn wakes_of_a_sleeper_write_once() {
+        let waker = UringWaker::new().unwrap();
+        assert!(waker.fall_asleep());
+        waker.wake();
+        waker.wake();
+        assert_eq!(count(&waker), 1);
+        assert!(waker.awake());
+        assert!(!waker.awake());
+    }
+}
