@@ -25,6 +25,7 @@ pub mod conninfo;
 pub mod feedback;
 pub mod generate;
 pub mod history;
+pub mod lag;
 pub mod lsn;
 pub mod page;
 pub mod progress;

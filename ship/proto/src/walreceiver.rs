@@ -1,1 +1,0 @@
-//! One upstream session: identify, start, stream, end of timeline.

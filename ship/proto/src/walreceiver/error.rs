@@ -1,0 +1,379 @@
+//! What an upstream can do wrong, in PostgreSQL's words.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use core::fmt;
+
+use crate::lsn::{Lsn, SystemIdentifier, TimelineId};
+use crate::segment::SegmentSize;
+use crate::sqlstate::SqlState;
+use crate::wire::reader::{Malformed, Reader};
+
+/// An ErrorResponse of the upstream.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct UpstreamError {
+    /// Not localized when the server says so too (field `V`).
+    pub severity: String,
+    /// Five characters.
+    pub sqlstate: String,
+    /// Primary message.
+    pub message: String,
+    /// Secondary message with details.
+    pub detail: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl UpstreamError {
+    /// Decodes the body of an ErrorResponse or NoticeResponse. Text that is not UTF-8 is shown
+    /// with replacement characters: an error must not be lost for its encoding.
+    ///
+    /// # Errors
+    /// When a field does not end.
+    pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
+        let mut error = Self::default();
+        let mut reader = Reader::new(body);
+        loop {
+            let code = reader.u8()?;
+            if code == 0 {
+                return Ok(error);
+            }
+            let text = String::from_utf8_lossy(reader.cstr_bytes()?).into_owned();
+            match code {
+                b'S' if error.severity.is_empty() => error.severity = text,
+                b'V' => error.severity = text,
+                b'C' => error.sqlstate = text,
+                b'M' => error.message = text,
+                b'D' => error.detail = Some(text),
+                b'H' => error.hint = Some(text),
+                // The protocol asks to ignore fields that are not known.
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether it has this SQLSTATE.
+    #[must_use]
+    pub fn is(&self, sqlstate: SqlState) -> bool {
+        self.sqlstate == sqlstate.0
+    }
+
+    /// Whether the WAL that was asked for is gone: "requested WAL segment %s has already been
+    /// removed". Only a new base backup, or a slot kept from the start, helps.
+    #[must_use]
+    pub fn is_wal_removed(&self) -> bool {
+        self.is(SqlState::UNDEFINED_FILE)
+    }
+}
+
+impl fmt::Display for UpstreamError {
+    /// As libpq prints it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:  {}", self.severity, self.message)
+    }
+}
+
+/// What was asked of the upstream when something went wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Activity {
+    /// IDENTIFY_SYSTEM.
+    IdentifySystem,
+    /// SHOW wal_segment_size.
+    ShowSegmentSize,
+    /// READ_REPLICATION_SLOT.
+    ReadSlot,
+    /// CREATE_REPLICATION_SLOT.
+    CreateSlot,
+    /// TIMELINE_HISTORY.
+    TimelineHistory,
+    /// START_REPLICATION.
+    StartReplication,
+    /// The stream itself.
+    Streaming,
+    /// After CopyDone.
+    EndStreaming,
+}
+
+/// The upstream refused, or broke a rule; the connection is over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum UpstreamViolation {
+    /// It sent an error.
+    Server {
+        /// In answer to what.
+        during: Activity,
+        /// The error.
+        error: Box<UpstreamError>,
+    },
+    /// A result of the wrong shape.
+    ResultShape {
+        /// In answer to what.
+        during: Activity,
+        /// Rows that came.
+        rows: usize,
+        /// Columns that came.
+        fields: usize,
+    },
+    /// A value in a result that cannot be read.
+    ResultValue {
+        /// In answer to what.
+        during: Activity,
+        /// The value.
+        value: String,
+    },
+    /// It belongs to another cluster.
+    SystemIdentifier {
+        /// The upstream's.
+        upstream: SystemIdentifier,
+        /// Ours.
+        local: SystemIdentifier,
+    },
+    /// Its segments have another size.
+    SegmentSize {
+        /// The upstream's.
+        upstream: SegmentSize,
+        /// Ours.
+        local: SegmentSize,
+    },
+    /// It is on an older timeline than we are.
+    TimelineBehind {
+        /// The upstream's.
+        upstream: TimelineId,
+        /// Ours.
+        local: TimelineId,
+    },
+    /// The slot is not there and is not to be created.
+    SlotMissing {
+        /// Its name.
+        slot: String,
+    },
+    /// It left its timeline before a position that it had already sent.
+    ForkedBehind {
+        /// The timeline it went on to.
+        next: TimelineId,
+        /// Where it left.
+        switchpoint: Lsn,
+        /// The timeline it left.
+        timeline: TimelineId,
+        /// Where we are.
+        received: Lsn,
+    },
+    /// WAL that does not follow what came before.
+    Discontinuity {
+        /// Where it begins.
+        got: Lsn,
+        /// Where it had to begin.
+        want: Lsn,
+    },
+    /// An XLogData message too short for its header.
+    WalMessage,
+    /// A keepalive too short for its fields.
+    Keepalive,
+    /// A CopyData message of unknown type.
+    MessageType {
+        /// The byte.
+        got: u8,
+    },
+    /// A frame that has no place here.
+    UnexpectedFrame {
+        /// Type byte.
+        got: u8,
+        /// In answer to what.
+        during: Activity,
+    },
+    /// A length word below its minimum or above the maximum of its type.
+    FrameLength {
+        /// Type byte.
+        kind: u8,
+        /// What the length word said.
+        got: u32,
+    },
+    /// A message whose fields do not fit.
+    Body {
+        /// Type byte.
+        kind: u8,
+        /// What is wrong.
+        malformed: Malformed,
+    },
+    /// It ended the stream in good order, without a new timeline: it is stopping.
+    Terminated {
+        /// On this timeline.
+        timeline: TimelineId,
+        /// At this position.
+        end: Lsn,
+    },
+    /// It was silent for `wal_receiver_timeout`.
+    Timeout,
+}
+
+impl UpstreamViolation {
+    /// SQLSTATE of the report.
+    #[must_use]
+    pub const fn sqlstate(&self) -> SqlState {
+        match self {
+            Self::SystemIdentifier { .. } | Self::SegmentSize { .. } => {
+                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            Self::TimelineBehind { .. } | Self::ForkedBehind { .. } => {
+                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            Self::SlotMissing { .. } => SqlState::UNDEFINED_OBJECT,
+            Self::Timeout => SqlState::CONNECTION_FAILURE,
+            Self::Terminated { .. } => SqlState::SUCCESSFUL_COMPLETION,
+            Self::Server { .. }
+            | Self::ResultShape { .. }
+            | Self::ResultValue { .. }
+            | Self::Discontinuity { .. }
+            | Self::WalMessage
+            | Self::Keepalive
+            | Self::MessageType { .. }
+            | Self::UnexpectedFrame { .. }
+            | Self::FrameLength { .. }
+            | Self::Body { .. } => SqlState::PROTOCOL_VIOLATION,
+        }
+    }
+
+    /// Secondary message with details.
+    #[must_use]
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            Self::Server { error, .. } => error.detail.clone(),
+            Self::ResultShape { during, rows, fields } => {
+                Some(shape_detail(*during, *rows, *fields))
+            }
+            Self::SystemIdentifier { upstream, local } => Some(format!(
+                "The primary's identifier is {upstream}, the standby's identifier is {local}."
+            )),
+            Self::SegmentSize { upstream, local } => Some(format!(
+                "The primary's segment size is {upstream}, the standby's segment size is {local}."
+            )),
+            Self::Terminated { timeline, end } => {
+                Some(format!("End of WAL reached on timeline {timeline} at {end}."))
+            }
+            Self::ResultValue { .. }
+            | Self::TimelineBehind { .. }
+            | Self::SlotMissing { .. }
+            | Self::ForkedBehind { .. }
+            | Self::Discontinuity { .. }
+            | Self::WalMessage
+            | Self::Keepalive
+            | Self::MessageType { .. }
+            | Self::UnexpectedFrame { .. }
+            | Self::FrameLength { .. }
+            | Self::Body { .. }
+            | Self::Timeout => None,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Server { error, .. } => error.hint.clone(),
+            Self::SlotMissing { .. } => Some(
+                "Create it on the primary, or set \"primary_slot_create\" to have it created."
+                    .to_string(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// PostgreSQL: `libpqrcv_identify_system`, `libpqrcv_readtimelinehistoryfile`.
+fn shape_detail(during: Activity, rows: usize, fields: usize) -> String {
+    match during {
+        Activity::IdentifySystem => format!(
+            "Could not identify system: got {rows} rows and {fields} fields, \
+             expected 1 rows and 3 or more fields."
+        ),
+        Activity::TimelineHistory => {
+            format!("Expected 1 tuple with 2 fields, got {rows} tuples with {fields} fields.")
+        }
+        Activity::ShowSegmentSize => {
+            format!("Expected 1 tuple with 1 field, got {rows} tuples with {fields} fields.")
+        }
+        Activity::ReadSlot => {
+            format!("Expected 1 tuple with 3 fields, got {rows} tuples with {fields} fields.")
+        }
+        Activity::CreateSlot => {
+            format!("Expected 1 tuple with 4 fields, got {rows} tuples with {fields} fields.")
+        }
+        Activity::StartReplication | Activity::Streaming | Activity::EndStreaming => format!(
+            "Expected at most 1 tuple with 2 fields, got {rows} tuples with {fields} fields."
+        ),
+    }
+}
+
+impl fmt::Display for UpstreamViolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server { during, error } => write!(f, "{during}: {error}"),
+            Self::ResultShape { .. } => f.write_str("invalid response from primary server"),
+            Self::ResultValue { value, .. } => {
+                write!(f, "invalid response from primary server: \"{value}\"")
+            }
+            Self::SystemIdentifier { .. } => {
+                f.write_str("database system identifier differs between the primary and standby")
+            }
+            Self::SegmentSize { .. } => {
+                f.write_str("WAL segment size differs between the primary and standby")
+            }
+            Self::TimelineBehind { upstream, local } => write!(
+                f,
+                "highest timeline {upstream} of the primary is behind recovery timeline {local}"
+            ),
+            Self::SlotMissing { slot } => {
+                write!(f, "replication slot \"{slot}\" does not exist")
+            }
+            Self::ForkedBehind { next, timeline, received, .. } => write!(
+                f,
+                "new timeline {next} forked off current database system timeline {timeline} \
+                 before current recovery point {received}"
+            ),
+            Self::Discontinuity { got, want } => {
+                write!(f, "unexpected WAL position {got} from primary, expected {want}")
+            }
+            Self::WalMessage => f.write_str("invalid WAL message received from primary"),
+            Self::Keepalive => f.write_str("invalid keepalive message received from primary"),
+            Self::MessageType { got } => write!(f, "invalid replication message type {got}"),
+            Self::UnexpectedFrame { got, during } => write!(
+                f,
+                "{during}: unexpected response from server; first received character was \"{}\"",
+                got.escape_ascii()
+            ),
+            Self::FrameLength { kind, got } => write!(
+                f,
+                "lost synchronization with server: got message type \"{}\", length {got}",
+                kind.escape_ascii()
+            ),
+            Self::Body { kind, .. } => write!(
+                f,
+                "message contents do not agree with length in message type \"{}\"",
+                kind.escape_ascii()
+            ),
+            Self::Terminated { .. } => f.write_str("replication terminated by primary server"),
+            Self::Timeout => f.write_str("terminating walreceiver due to timeout"),
+        }
+    }
+}
+
+impl fmt::Display for Activity {
+    /// What libpqwalreceiver says could not be done.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::IdentifySystem => {
+                "could not receive database system identifier and timeline ID from the primary \
+                 server"
+            }
+            Self::ShowSegmentSize => "could not fetch WAL segment size from the primary server",
+            Self::ReadSlot => "could not read replication slot on the primary server",
+            Self::CreateSlot => "could not create replication slot on the primary server",
+            Self::TimelineHistory => {
+                "could not receive timeline history file from the primary server"
+            }
+            Self::StartReplication => "could not start WAL streaming",
+            Self::Streaming => "could not receive data from WAL stream",
+            Self::EndStreaming => "error reading result of streaming command",
+        })
+    }
+}

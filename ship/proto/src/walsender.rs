@@ -1,1 +1,0 @@
-//! One downstream session: startup, catchup, streaming, stopping.
