@@ -1,1 +1,511 @@
 //! Follows a WAL stream record by record and checks each.
+//!
+//! The bytes come in by reference, in any pieces, and are never copied except for a header that is
+//! split between two pieces or pages. Nothing is allocated: a record's checksum is carried along.
+//!
+//! Not here: what a record means. Block references inside a record are covered by its checksum.
+//!
+//! PostgreSQL: `XLogDecodeNextRecord`, `ValidXLogRecordHeader`, `ValidXLogRecord`
+//! (src/backend/access/transam/xlogreader.c).
+
+mod violation;
+
+pub use violation::{Numbers, WalViolation};
+
+use crate::lsn::{Lsn, SystemIdentifier, TimelineId};
+use crate::page::{
+    FIRST_IS_CONTRECORD, FIRST_IS_OVERWRITE_CONTRECORD, LONG_HEADER_LEN, PAGE_BYTES, PAGE_LEN,
+    PageHeader, PageWant, WalVersion, header_len,
+};
+use crate::segment::SegmentSize;
+
+/// Continues a CRC-32C over more bytes; the contract of `crc32c::crc32c_append`.
+pub type Crc32c = fn(u32, &[u8]) -> u32;
+
+/// Bytes of a record before its payload. PostgreSQL: `SizeOfXLogRecord`.
+pub const RECORD_HEADER_LEN: usize = 24;
+/// [`RECORD_HEADER_LEN`], as `xl_tot_len` counts.
+const RECORD_LEN_MIN: u32 = 24;
+/// The part of the header that the checksum covers, after the payload.
+pub(crate) const CHECKED_HEADER_LEN: usize = 20;
+/// The longest record. PostgreSQL: `XLogRecordMaxSize` is 1020 MiB since 16; before, a record had
+/// to fit an allocation of 1 GiB.
+pub const RECORD_LEN_MAX: u32 = 1 << 30;
+
+/// Resource manager of the log itself. PostgreSQL: `RM_XLOG_ID`.
+pub const RM_XLOG: u8 = 0;
+/// The rest of the segment is void. PostgreSQL: `XLOG_SWITCH`.
+pub const XLOG_SWITCH: u8 = 0x40;
+/// The part of `xl_info` that is the resource manager's. PostgreSQL: `~XLR_INFO_MASK`.
+pub const RMGR_INFO_MASK: u8 = 0xF0;
+
+const _: () = assert!(RECORD_HEADER_LEN == 4 + 4 + 8 + 1 + 1 + 2 + 4);
+const _: () = assert!(RECORD_LEN_MIN as usize == RECORD_HEADER_LEN);
+
+/// The header of a record that was found valid, and where the record lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordHeader {
+    /// First byte of the header.
+    pub start: Lsn,
+    /// One past the last byte, aligned: where the next record may begin (before a page header).
+    pub end: Lsn,
+    /// `xl_prev`: start of the record before; [`Lsn::INVALID`] in the first of all.
+    pub prev: Lsn,
+    /// `xl_tot_len`: bytes of header and payload.
+    pub len: u32,
+    /// `xl_xid`.
+    pub xid: u32,
+    /// `xl_rmid`.
+    pub rmid: u8,
+    /// `xl_info`.
+    pub info: u8,
+}
+
+impl RecordHeader {
+    /// Whether nothing but filling follows in the segment.
+    #[must_use]
+    pub const fn is_switch(&self) -> bool {
+        self.rmid == RM_XLOG && self.info & RMGR_INFO_MASK == XLOG_SWITCH
+    }
+}
+
+/// What the next byte is, page headers apart.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// Of a record header, `got` bytes of which are in `header`.
+    Header { got: usize },
+    /// Of the payload, `left` bytes of which are to come.
+    Payload { left: u32 },
+    /// Of the end of a record whose beginning was never seen.
+    Unseen { left: u32 },
+    /// Filling up to the next aligned position.
+    Padding { left: u32 },
+    /// Filling up to the end of the segment.
+    Switched,
+}
+
+/// Follows a stream of WAL and verifies every record.
+///
+/// Invariants:
+/// - `verified <= next`.
+/// - Every byte below `verified` belongs to a valid record, to a checked page header, to filling,
+///   or to the end of the record that was under way where reading began.
+#[derive(Clone, Debug)]
+pub struct RecordReader {
+    crc: Crc32c,
+    want: PageWant,
+    next: Lsn,
+    verified: Lsn,
+    last_record: Option<Lsn>,
+    /// Reading began on a page boundary, in what may be the middle of a record.
+    may_begin_inside: bool,
+    phase: Phase,
+    page_header: [u8; LONG_HEADER_LEN],
+    header: [u8; RECORD_HEADER_LEN],
+    /// The record that is under way; `end` is not yet known.
+    record: RecordHeader,
+    record_crc: u32,
+    failed: Option<WalViolation>,
+}
+
+impl RecordReader {
+    /// Begins at `start`: a record boundary, or the start of a page.
+    ///
+    /// At the start of a page the end of a record that began before is passed over unverified.
+    ///
+    /// # Panics
+    /// If `start` is not aligned or lies inside a page header.
+    #[must_use]
+    pub fn new(start: Lsn, segment_size: SegmentSize, crc: Crc32c) -> Self {
+        let on_page = offset_in_page(start);
+        let header = header_len(start.align_down(PAGE_BYTES), segment_size);
+        assert!(start == start.maxalign(), "{start} is not aligned");
+        assert!(on_page == 0 || on_page >= header, "{start} lies inside a page header");
+        Self {
+            crc,
+            want: PageWant::new(segment_size),
+            next: start,
+            verified: start,
+            last_record: None,
+            may_begin_inside: on_page == 0,
+            phase: Phase::Header { got: 0 },
+            page_header: [0; LONG_HEADER_LEN],
+            header: [0; RECORD_HEADER_LEN],
+            record: RecordHeader {
+                start,
+                end: start,
+                prev: Lsn::INVALID,
+                len: 0,
+                xid: 0,
+                rmid: 0,
+                info: 0,
+            },
+            record_crc: 0,
+            failed: None,
+        }
+    }
+
+    /// The record that ends where reading begins: the first record must point back to it.
+    #[must_use]
+    pub const fn with_prev(mut self, last_record: Lsn) -> Self {
+        self.last_record = Some(last_record);
+        self.may_begin_inside = false;
+        self
+    }
+
+    /// Whose WAL every segment must be.
+    #[must_use]
+    pub const fn with_system_identifier(mut self, system_identifier: SystemIdentifier) -> Self {
+        self.want.system_identifier = Some(system_identifier);
+        self
+    }
+
+    /// The version that every page must have; otherwise that of the first.
+    #[must_use]
+    pub const fn with_version(mut self, version: WalVersion) -> Self {
+        self.want.version = Some(version);
+        self
+    }
+
+    /// The timeline that is being read: see [`RecordReader::set_timeline`].
+    #[must_use]
+    pub const fn with_timeline(mut self, timeline: TimelineId) -> Self {
+        self.want.timeline = Some(timeline);
+        self
+    }
+
+    /// The timeline that is being read from now on: it names the files in errors, and pages of a
+    /// later one are refused. Pages of earlier ones precede the switchpoint and are welcome.
+    pub const fn set_timeline(&mut self, timeline: TimelineId) {
+        self.want.timeline = Some(timeline);
+    }
+
+    /// Position of the byte that must be fed next.
+    #[must_use]
+    pub const fn next_lsn(&self) -> Lsn {
+        self.next
+    }
+
+    /// End of the last whole valid record, aligned.
+    ///
+    /// An end on a page boundary stays before the next header, as `XLogBytePosToEndRecPtr` has it.
+    /// After a segment switch the filling counts as it arrives.
+    #[must_use]
+    pub const fn verified_lsn(&self) -> Lsn {
+        self.verified
+    }
+
+    /// Start of the last whole valid record.
+    #[must_use]
+    pub const fn last_record(&self) -> Option<Lsn> {
+        self.last_record
+    }
+
+    /// Version of the pages, once one was seen.
+    #[must_use]
+    pub const fn version(&self) -> Option<WalVersion> {
+        self.want.version
+    }
+
+    /// Verifies `bytes`, which begin at [`RecordReader::next_lsn`].
+    ///
+    /// # Errors
+    /// The first rule that the WAL breaks. Nothing after [`RecordReader::verified_lsn`] may be
+    /// trusted then, and every further call gives the same error.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), WalViolation> {
+        self.feed_with(bytes, |_| ())
+    }
+
+    /// As [`RecordReader::feed`], and shows every record once it is whole and valid.
+    ///
+    /// # Errors
+    /// As [`RecordReader::feed`].
+    pub fn feed_with(
+        &mut self,
+        mut bytes: &[u8],
+        mut record: impl FnMut(&RecordHeader),
+    ) -> Result<(), WalViolation> {
+        if let Some(violation) = self.failed {
+            return Err(violation);
+        }
+        while !bytes.is_empty() {
+            let result = if matches!(self.phase, Phase::Switched) {
+                self.skip_to_segment_end(&mut bytes);
+                Ok(())
+            } else if self.in_page_header() {
+                self.read_page_header(&mut bytes)
+            } else {
+                self.read_page_rest(&mut bytes, &mut record)
+            };
+            if let Err(violation) = result {
+                self.failed = Some(violation);
+                return Err(violation);
+            }
+        }
+        debug_assert!(self.verified <= self.next);
+        Ok(())
+    }
+
+    fn in_page_header(&self) -> bool {
+        let page = self.next.align_down(PAGE_BYTES);
+        offset_in_page(self.next) < header_len(page, self.want.segment_size)
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.next = self.next + len_u64(bytes);
+    }
+
+    /// PostgreSQL pretends that the switch record extends to the end of its segment.
+    fn skip_to_segment_end(&mut self, bytes: &mut &[u8]) {
+        let size = self.want.segment_size.bytes();
+        let left = size - self.want.segment_size.offset(self.next);
+        let taken = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
+        *bytes = bytes.split_at(taken).1;
+        self.advance(taken);
+        self.verified = self.next;
+        if self.want.segment_size.offset(self.next) == 0 {
+            self.phase = Phase::Header { got: 0 };
+        }
+    }
+
+    fn read_page_header(&mut self, bytes: &mut &[u8]) -> Result<(), WalViolation> {
+        let page = self.next.align_down(PAGE_BYTES);
+        let len = header_len(page, self.want.segment_size);
+        let got = offset_in_page(self.next);
+        let taken = fill(self.page_header.split_at_mut(len).0, got, bytes);
+        *bytes = bytes.split_at(taken).1;
+        self.advance(taken);
+        if got + taken < len {
+            return Ok(());
+        }
+        // Past `len` lies the long header of an older page, if anything. A short header that claims
+        // to be long is refused before that is looked at.
+        let Some(header) = PageHeader::decode(&self.page_header) else { return Ok(()) };
+        header.check(page, &self.want).map_err(WalViolation::Page)?;
+        self.want.version = WalVersion::from_magic(header.magic);
+        self.want.tli_min = TimelineId::new(header.tli).unwrap_or(TimelineId::FIRST);
+        self.enter_page(page, &header)
+    }
+
+    /// Relates what was under way at the end of the last page to how this page says it begins.
+    fn enter_page(&mut self, page: Lsn, header: &PageHeader) -> Result<(), WalViolation> {
+        let first = core::mem::replace(&mut self.may_begin_inside, false);
+        let left = match self.phase {
+            Phase::Header { got: 0 } if !header.has(FIRST_IS_CONTRECORD) => return Ok(()),
+            Phase::Header { got: 0 } if !first => {
+                return Err(WalViolation::ContrecordRequested { at: self.next });
+            }
+            Phase::Header { got: 0 } => {
+                self.record.start = page;
+                self.phase = Phase::Unseen { left: header.rem_len };
+                header.rem_len
+            }
+            // Pages and records are aligned, so the length is among the bytes that are there.
+            Phase::Header { got } => less(self.record_len()?, got),
+            Phase::Payload { left } | Phase::Unseen { left } => left,
+            Phase::Padding { .. } | Phase::Switched => unreachable!("filling crosses no page"),
+        };
+        if header.has(FIRST_IS_OVERWRITE_CONTRECORD) {
+            // The rest of the record was lost in a crash; this page begins with a new one, which
+            // points back to the last whole one.
+            self.phase = Phase::Header { got: 0 };
+            return Ok(());
+        }
+        let at = self.record.start;
+        if !header.has(FIRST_IS_CONTRECORD) {
+            return Err(WalViolation::NoContrecordFlag { at, page });
+        }
+        if header.rem_len == 0 || header.rem_len != left {
+            return Err(WalViolation::ContrecordLength {
+                at,
+                page,
+                got: header.rem_len,
+                want: left,
+            });
+        }
+        Ok(())
+    }
+
+    /// Reads one thing that ends on this page or goes on to its end.
+    fn read_page_rest(
+        &mut self,
+        bytes: &mut &[u8],
+        on_record: &mut impl FnMut(&RecordHeader),
+    ) -> Result<(), WalViolation> {
+        let room = PAGE_LEN - offset_in_page(self.next);
+        let on_page = bytes.split_at(room.min(bytes.len())).0;
+        let (taken, left) = match self.phase {
+            Phase::Header { got } => {
+                return self.read_record_header(got, on_page, bytes, on_record);
+            }
+            Phase::Payload { left } => {
+                let taken = at_most(left, on_page);
+                self.record_crc = (self.crc)(self.record_crc, taken);
+                (taken.len(), less(left, taken.len()))
+            }
+            Phase::Unseen { left } | Phase::Padding { left } => {
+                let taken = at_most(left, on_page).len();
+                (taken, less(left, taken))
+            }
+            Phase::Switched => unreachable!("skipped by the caller"),
+        };
+        *bytes = bytes.split_at(taken).1;
+        self.advance(taken);
+        match (&mut self.phase, left) {
+            (
+                Phase::Payload { left } | Phase::Unseen { left } | Phase::Padding { left },
+                rest @ 1..,
+            ) => *left = rest,
+            (Phase::Payload { .. }, 0) => self.finish_record(on_record)?,
+            (Phase::Unseen { .. }, 0) => self.pad(None, on_record),
+            (Phase::Padding { .. }, 0) => self.end_record(on_record),
+            (Phase::Header { .. } | Phase::Switched, _) => unreachable!("not read here"),
+        }
+        Ok(())
+    }
+
+    fn read_record_header(
+        &mut self,
+        got: usize,
+        on_page: &[u8],
+        bytes: &mut &[u8],
+        on_record: &mut impl FnMut(&RecordHeader),
+    ) -> Result<(), WalViolation> {
+        if got == 0 {
+            self.record.start = self.next;
+        }
+        let taken = fill(&mut self.header, got, on_page);
+        *bytes = bytes.split_at(taken).1;
+        self.advance(taken);
+        let got = got + taken;
+        if got >= 4 {
+            self.record_len()?;
+        }
+        if got < RECORD_HEADER_LEN {
+            self.phase = Phase::Header { got };
+            return Ok(());
+        }
+        self.begin_record()?;
+        let left = less(self.record.len, RECORD_HEADER_LEN);
+        self.phase = Phase::Payload { left };
+        if left == 0 { self.finish_record(on_record) } else { Ok(()) }
+    }
+
+    /// `xl_tot_len`, as soon as it is there.
+    fn record_len(&self) -> Result<u32, WalViolation> {
+        let len = self.header_u32::<0>();
+        let at = self.record.start;
+        if len < RECORD_LEN_MIN {
+            return Err(WalViolation::RecordLength { at, got: len, want: RECORD_LEN_MIN });
+        }
+        if len > RECORD_LEN_MAX {
+            return Err(WalViolation::RecordTooLong { at, got: len, max: RECORD_LEN_MAX });
+        }
+        Ok(len)
+    }
+
+    /// PostgreSQL: `ValidXLogRecordHeader`.
+    fn begin_record(&mut self) -> Result<(), WalViolation> {
+        let at = self.record.start;
+        // The last eight bytes: xl_info, xl_rmid, two unused, xl_crc.
+        let [.., info, rmid, _, _, _, _, _, _] = self.header;
+        let (low, high) = (self.header_u32::<8>(), self.header_u32::<12>());
+        let prev = Lsn(u64::from(high) << 32 | u64::from(low));
+        self.record = RecordHeader {
+            start: at,
+            end: at,
+            prev,
+            len: self.record_len()?,
+            xid: self.header_u32::<4>(),
+            rmid,
+            info,
+        };
+        if self.want.version.is_some_and(|version| !version.has_rmgr(rmid)) {
+            return Err(WalViolation::ResourceManager { at, got: rmid });
+        }
+        // Without the record before, all that is sure is that it lies before.
+        if self.last_record.map_or(prev >= at, |want| prev != want) {
+            return Err(WalViolation::PrevLink { at, got: prev, want: self.last_record });
+        }
+        self.record_crc = 0;
+        Ok(())
+    }
+
+    /// PostgreSQL: `ValidXLogRecord`: the payload first, the header last.
+    fn finish_record(
+        &mut self,
+        on_record: &mut impl FnMut(&RecordHeader),
+    ) -> Result<(), WalViolation> {
+        let (checked, _) = self.header.split_at(CHECKED_HEADER_LEN);
+        let got = (self.crc)(self.record_crc, checked);
+        let want = self.header_u32::<CHECKED_HEADER_LEN>();
+        if got != want {
+            return Err(WalViolation::Checksum { at: self.record.start, got, want });
+        }
+        self.pad(Some(self.record.len), on_record);
+        Ok(())
+    }
+
+    /// Goes on to the next aligned position. `len` is `None` for a record that was not verified.
+    fn pad(&mut self, len: Option<u32>, on_record: &mut impl FnMut(&RecordHeader)) {
+        self.record.len = len.unwrap_or(0);
+        self.record.end = self.next.maxalign();
+        if self.record.end == self.next {
+            self.end_record(on_record);
+        } else {
+            let left = u32::try_from(self.record.end - self.next).unwrap_or(0);
+            self.phase = Phase::Padding { left };
+        }
+    }
+
+    fn end_record(&mut self, on_record: &mut impl FnMut(&RecordHeader)) {
+        self.verified = self.next;
+        self.phase = Phase::Header { got: 0 };
+        if self.record.len == 0 {
+            return;
+        }
+        self.last_record = Some(self.record.start);
+        if self.record.is_switch() && self.want.segment_size.offset(self.next) != 0 {
+            self.phase = Phase::Switched;
+        }
+        on_record(&self.record);
+    }
+
+    fn header_u32<const AT: usize>(&self) -> u32 {
+        self.header
+            .get(AT..)
+            .and_then(|bytes| bytes.first_chunk())
+            .map_or(0, |bytes| u32::from_le_bytes(*bytes))
+    }
+}
+
+/// Where on its page `lsn` lies.
+fn offset_in_page(lsn: Lsn) -> usize {
+    usize::try_from(lsn.0 % PAGE_BYTES).unwrap_or(0)
+}
+
+fn len_u64(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
+}
+
+/// `left` less `bytes`, which is never more.
+fn less(left: u32, bytes: usize) -> u32 {
+    u32::try_from(bytes).map_or(0, |bytes| left.saturating_sub(bytes))
+}
+
+/// The first `max` bytes, or all when there are fewer.
+fn at_most(max: u32, bytes: &[u8]) -> &[u8] {
+    let max = usize::try_from(max).unwrap_or(usize::MAX);
+    bytes.split_at(max.min(bytes.len())).0
+}
+
+/// Fills `buffer` from its byte `got` on with the front of `bytes`; returns how many it took.
+fn fill(buffer: &mut [u8], got: usize, bytes: &[u8]) -> usize {
+    let room = buffer.split_at_mut(got).1;
+    let taken = room.len().min(bytes.len());
+    room.split_at_mut(taken).0.copy_from_slice(bytes.split_at(taken).0);
+    taken
+}
+
+#[cfg(test)]
+mod tests;

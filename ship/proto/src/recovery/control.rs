@@ -1,0 +1,404 @@
+//! The control file: what the hub knows about its WAL before it reads any.
+//!
+//! Two copies of one block each, written in turn, so that a torn write leaves the other whole.
+//! Layout, little-endian:
+//!
+//! ```text
+//!    0  8  "walhubCF"            44  8  flush_lsn
+//!    8  4  format                52  8  last_record, zero when none
+//!   12  8  system_identifier     60  8  sequence
+//!   20  4  segment_size          68  2  wal_version, zero when unknown
+//!   24  4  server_version_num    70  2  length of server_version
+//!   28  4  timeline              72  .. server_version, then zeros
+//!   32  4  zero                4092  4  CRC-32C of all before
+//!   36  8  start_lsn
+//! ```
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::lsn::{Lsn, SystemIdentifier, TimelineId};
+use crate::page::WalVersion;
+use crate::record::Crc32c;
+use crate::segment::SegmentSize;
+
+/// Bytes of a copy: one disk block.
+pub const CONTROL_COPY_LEN: usize = 4096;
+/// Bytes of the file.
+pub const CONTROL_FILE_LEN: usize = 2 * CONTROL_COPY_LEN;
+/// Bytes of [`ControlFile::server_version`] that are kept.
+pub const SERVER_VERSION_BYTES_MAX: usize = 256;
+
+const MAGIC: [u8; 8] = *b"walhubCF";
+const FORMAT: u32 = 1;
+const FIXED_LEN: usize = 72;
+const CRC_AT: usize = CONTROL_COPY_LEN - 4;
+const _: () = assert!(FIXED_LEN + SERVER_VERSION_BYTES_MAX <= CRC_AT);
+
+/// What is known about the hub's WAL without reading it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ControlFile {
+    /// The cluster whose WAL this is.
+    pub system_identifier: SystemIdentifier,
+    /// Size of its segments.
+    pub segment_size: SegmentSize,
+    /// `server_version_num` of the upstream.
+    pub server_version_num: u32,
+    /// `server_version` of the upstream; what exceeds [`SERVER_VERSION_BYTES_MAX`] is not kept.
+    pub server_version: String,
+    /// Version of the WAL, once some was seen.
+    pub wal_version: Option<WalVersion>,
+    /// Timeline of the newest WAL.
+    pub timeline: TimelineId,
+    /// Where local WAL begins: a page boundary or a record boundary.
+    pub start_lsn: Lsn,
+    /// A lower bound of what is durable; the reader has verified up to here.
+    pub flush_lsn: Lsn,
+    /// Start of the last record that ends at or before `flush_lsn`.
+    pub last_record: Option<Lsn>,
+    /// Greater by one with every write.
+    pub sequence: u64,
+}
+
+/// One of the two copies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ControlSlot {
+    /// At offset 0.
+    First,
+    /// At offset [`CONTROL_COPY_LEN`].
+    Second,
+}
+
+impl ControlSlot {
+    /// Where in the file the copy begins.
+    #[must_use]
+    pub const fn offset(self) -> u64 {
+        match self {
+            Self::First => 0,
+            Self::Second => 4096,
+        }
+    }
+
+    /// Where the next write goes.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+        }
+    }
+}
+
+/// A copy of the control file that cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ControlFileError {
+    /// It is not a whole block.
+    Length {
+        /// Bytes there are.
+        got: usize,
+    },
+    /// It does not begin as a control file does.
+    Magic {
+        /// How it begins.
+        got: u64,
+    },
+    /// The checksum does not fit.
+    Checksum {
+        /// Of what was read.
+        got: u32,
+        /// What the copy says.
+        want: u32,
+    },
+    /// It is whole, but of another format.
+    Format {
+        /// The copy's.
+        got: u32,
+        /// This program's.
+        want: u32,
+    },
+    /// It is whole, but a field has a value that it cannot have.
+    Field {
+        /// Which.
+        name: &'static str,
+    },
+}
+
+impl fmt::Display for ControlFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length { got } => {
+                write!(f, "control file is damaged: got {got} bytes, want {CONTROL_COPY_LEN}")
+            }
+            Self::Magic { got } => write!(
+                f,
+                "control file is damaged: got magic {got:016X}, want {:016X}",
+                u64::from_be_bytes(MAGIC)
+            ),
+            Self::Checksum { got, want } => {
+                write!(f, "incorrect checksum in control file: got {got:08X}, want {want:08X}")
+            }
+            Self::Format { got, want } => write!(
+                f,
+                "control file was written by an incompatible walhub: got format {got}, want {want}"
+            ),
+            Self::Field { name } => write!(f, "control file contains invalid {name}"),
+        }
+    }
+}
+
+impl ControlFile {
+    /// The block to write to a slot.
+    #[must_use]
+    pub fn encode(&self, crc: Crc32c) -> Vec<u8> {
+        let version = truncated(&self.server_version, SERVER_VERSION_BYTES_MAX);
+        let segment_size = u32::try_from(self.segment_size.bytes()).unwrap_or(0);
+        let last_record = self.last_record.unwrap_or(Lsn::INVALID);
+        let mut block = Vec::with_capacity(CONTROL_COPY_LEN);
+        block.extend_from_slice(&MAGIC);
+        block.extend_from_slice(&FORMAT.to_le_bytes());
+        block.extend_from_slice(&self.system_identifier.0.to_le_bytes());
+        block.extend_from_slice(&segment_size.to_le_bytes());
+        block.extend_from_slice(&self.server_version_num.to_le_bytes());
+        block.extend_from_slice(&self.timeline.to_u32().to_le_bytes());
+        block.extend_from_slice(&[0; 4]);
+        block.extend_from_slice(&self.start_lsn.0.to_le_bytes());
+        block.extend_from_slice(&self.flush_lsn.0.to_le_bytes());
+        block.extend_from_slice(&last_record.0.to_le_bytes());
+        block.extend_from_slice(&self.sequence.to_le_bytes());
+        block.extend_from_slice(&self.wal_version.map_or(0, WalVersion::magic).to_le_bytes());
+        block.extend_from_slice(&u16::try_from(version.len()).unwrap_or(0).to_le_bytes());
+        assert_eq!(block.len(), FIXED_LEN);
+        block.extend_from_slice(version.as_bytes());
+        block.resize(CRC_AT, 0);
+        let checksum = crc(0, &block);
+        block.extend_from_slice(&checksum.to_le_bytes());
+        block
+    }
+
+    /// Decodes one copy.
+    ///
+    /// # Errors
+    /// What makes the copy unusable.
+    pub fn decode(block: &[u8], crc: Crc32c) -> Result<Self, ControlFileError> {
+        let length = ControlFileError::Length { got: block.len() };
+        let block: &[u8; CONTROL_COPY_LEN] = block.try_into().map_err(|_| length)?;
+        let (checked, stored) = block.split_at(CRC_AT);
+        let mut fields = Fields(checked);
+        let magic = fields.take::<8>();
+        if magic != MAGIC {
+            return Err(ControlFileError::Magic { got: u64::from_be_bytes(magic) });
+        }
+        let (got, want) = (crc(0, checked), u32::from_le_bytes(Fields(stored).take()));
+        if got != want {
+            return Err(ControlFileError::Checksum { got, want });
+        }
+        let format = fields.u32();
+        if format != FORMAT {
+            return Err(ControlFileError::Format { got: format, want: FORMAT });
+        }
+        Self::decode_fields(fields)
+    }
+
+    fn decode_fields(mut fields: Fields<'_>) -> Result<Self, ControlFileError> {
+        let invalid = |name| ControlFileError::Field { name };
+        let system_identifier = SystemIdentifier(fields.u64());
+        let segment_size = SegmentSize::new(u64::from(fields.u32()));
+        let server_version_num = fields.u32();
+        let timeline = TimelineId::new(fields.u32());
+        fields.take::<4>();
+        let (start_lsn, flush_lsn) = (Lsn(fields.u64()), Lsn(fields.u64()));
+        let last_record = Lsn(fields.u64()).valid();
+        let sequence = fields.u64();
+        let wal_version = match u16::from_le_bytes(fields.take()) {
+            0 => None,
+            magic => Some(WalVersion::from_magic(magic).ok_or(invalid("WAL version"))?),
+        };
+        let version_len = usize::from(u16::from_le_bytes(fields.take()));
+        let server_version = fields
+            .0
+            .get(..version_len)
+            .and_then(|bytes| core::str::from_utf8(bytes).ok())
+            .ok_or(invalid("server version"))?;
+        if last_record.is_some_and(|record| record >= flush_lsn) {
+            return Err(invalid("last record"));
+        }
+        Ok(Self {
+            system_identifier,
+            segment_size: segment_size.ok_or(invalid("WAL segment size"))?,
+            server_version_num,
+            server_version: String::from(server_version),
+            wal_version,
+            timeline: timeline.ok_or(invalid("timeline"))?,
+            start_lsn,
+            flush_lsn,
+            last_record,
+            sequence,
+        })
+    }
+
+    /// The newest valid of the two copies, and the slot it is in; write the next to the other.
+    ///
+    /// `None` when neither was ever written: both are empty or nothing but zeros. A copy that is
+    /// damaged gives way to one that is whole; one of an unknown format does not, because it may be
+    /// the newer.
+    ///
+    /// # Errors
+    /// Why the first copy cannot be used (or the second, when the first was never written), when
+    /// neither can.
+    pub fn choose(
+        first: &[u8],
+        second: &[u8],
+        crc: Crc32c,
+    ) -> Result<Option<(Self, ControlSlot)>, ControlFileError> {
+        let blank = |copy: &[u8]| copy.iter().all(|&byte| byte == 0);
+        let first_blank = blank(first);
+        if first_blank && blank(second) {
+            return Ok(None);
+        }
+        let foreign = |error: &ControlFileError| match error {
+            ControlFileError::Format { .. } | ControlFileError::Field { .. } => true,
+            ControlFileError::Length { .. }
+            | ControlFileError::Magic { .. }
+            | ControlFileError::Checksum { .. } => false,
+        };
+        let choice = match (Self::decode(first, crc), Self::decode(second, crc)) {
+            (Err(error), _) | (_, Err(error)) if foreign(&error) => return Err(error),
+            (Ok(first), Ok(second)) if second.sequence > first.sequence => {
+                (second, ControlSlot::Second)
+            }
+            (Ok(first), _) => (first, ControlSlot::First),
+            (Err(_), Ok(second)) => (second, ControlSlot::Second),
+            (Err(_), Err(error)) if first_blank => return Err(error),
+            (Err(error), Err(_)) => return Err(error),
+        };
+        Ok(Some(choice))
+    }
+}
+
+/// Cuts fields off the front of a block that is long enough for all of them.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let Some((head, rest)) = self.0.split_first_chunk() else {
+            unreachable!("the block was measured")
+        };
+        self.0 = rest;
+        *head
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.take())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take())
+    }
+}
+
+/// The longest prefix of `text` of at most `bytes_max` bytes.
+fn truncated(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.split_at(end).0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec;
+
+    fn control(sequence: u64) -> ControlFile {
+        ControlFile {
+            system_identifier: SystemIdentifier(u64::MAX - 5),
+            segment_size: SegmentSize::DEFAULT,
+            server_version_num: 150_018,
+            server_version: String::from("15.18 (Debian 15.18-0+deb12u1)"),
+            wal_version: Some(WalVersion::PG15),
+            timeline: TimelineId::new(3).unwrap(),
+            start_lsn: Lsn(0x0100_0000),
+            flush_lsn: Lsn(0x0300_0028),
+            last_record: Some(Lsn(0x02FF_FF00)),
+            sequence,
+        }
+    }
+
+    const CRC: Crc32c = crc32c::crc32c_append;
+
+    #[test]
+    fn a_copy_round_trips() {
+        let without = ControlFile { wal_version: None, last_record: None, ..control(1) };
+        for control in [control(7), without] {
+            let block = control.encode(CRC);
+            assert_eq!(block.len(), CONTROL_COPY_LEN);
+            assert_eq!(ControlFile::decode(&block, CRC), Ok(control));
+        }
+        let long = ControlFile { server_version: "\u{e9}".repeat(300), ..control(1) };
+        let kept = ControlFile::decode(&long.encode(CRC), CRC).unwrap().server_version;
+        assert_eq!(kept, "\u{e9}".repeat(SERVER_VERSION_BYTES_MAX / 2));
+    }
+
+    #[test]
+    fn every_truncation_and_every_flipped_bit_is_noticed() {
+        let block = control(7).encode(CRC);
+        for cut in 0..CONTROL_COPY_LEN {
+            let error = ControlFile::decode(&block[..cut], CRC).unwrap_err();
+            assert_eq!(error, ControlFileError::Length { got: cut });
+        }
+        for byte in 0..CONTROL_COPY_LEN {
+            let mut flipped = block.clone();
+            flipped[byte] ^= 1 << (byte % 8);
+            assert!(ControlFile::decode(&flipped, CRC).is_err(), "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn the_newest_whole_copy_wins() {
+        let (old, new) = (control(7), control(8));
+        let (a, b) = (old.encode(CRC), new.encode(CRC));
+        let choose = |first: &[u8], second: &[u8]| ControlFile::choose(first, second, CRC);
+        let zeros = vec![0; CONTROL_COPY_LEN];
+        let mut torn = b.clone();
+        torn[512..].copy_from_slice(&a[512..]);
+
+        assert_eq!(choose(&a, &b), Ok(Some((new.clone(), ControlSlot::Second))));
+        assert_eq!(choose(&b, &a), Ok(Some((new, ControlSlot::First))));
+        assert_eq!(choose(&a, &torn), Ok(Some((old.clone(), ControlSlot::First))));
+        assert_eq!(choose(&torn, &a), Ok(Some((old.clone(), ControlSlot::Second))));
+        assert_eq!(choose(&a, &zeros), Ok(Some((old.clone(), ControlSlot::First))));
+        assert_eq!(choose(&zeros, &a), Ok(Some((old, ControlSlot::Second))));
+        assert_eq!(choose(&a[..100], &[]), Err(ControlFileError::Length { got: 100 }));
+        assert_eq!(choose(&[], &[]), Ok(None));
+        assert_eq!(choose(&zeros, &zeros), Ok(None));
+        assert!(matches!(choose(&zeros, &torn), Err(ControlFileError::Checksum { .. })));
+        assert!(matches!(choose(&torn, &torn), Err(ControlFileError::Checksum { .. })));
+    }
+
+    #[test]
+    fn a_torn_copy_at_any_sector_gives_way_to_the_other() {
+        let (old, newest) = (control(7), control(9));
+        let older = ControlFile { flush_lsn: Lsn(0x0300_0010), ..control(6) };
+        for sector in 1..8 {
+            // The slot held `older`; `newest` was written over it and arrived up to here.
+            let mut torn = newest.encode(CRC);
+            torn[sector * 512..].copy_from_slice(&older.encode(CRC)[sector * 512..]);
+            let chosen = ControlFile::choose(&torn, &old.encode(CRC), CRC);
+            assert_eq!(chosen, Ok(Some((old.clone(), ControlSlot::Second))), "sector {sector}");
+        }
+    }
+
+    #[test]
+    fn a_copy_of_another_format_is_refused_even_beside_a_good_one() {
+        let mut block = control(7).encode(CRC);
+        block[8] = 2;
+        let crc = CRC(0, &block[..CRC_AT]);
+        block[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+        let good = control(8).encode(CRC);
+        let want = Err(ControlFileError::Format { got: 2, want: FORMAT });
+        assert_eq!(ControlFile::choose(&block, &good, CRC), want);
+        assert_eq!(ControlFile::choose(&good, &block, CRC), want);
+    }
+}

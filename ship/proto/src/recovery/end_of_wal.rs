@@ -1,0 +1,207 @@
+//! Finds the end of the WAL by reading it.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use super::{ControlFile, RecoveryError, ScanPlan, SegmentPart};
+use crate::lsn::{Lsn, TimelineId};
+use crate::page::WalVersion;
+use crate::record::{Crc32c, RecordReader, WalViolation};
+use crate::segment::{SegNo, SegmentSize};
+
+/// Where the next bytes to hand in are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReadWant {
+    /// Timeline in the file's name.
+    pub tli: TimelineId,
+    /// Number in the file's name.
+    pub segno: SegNo,
+    /// Offset in the file.
+    pub offset: u64,
+    /// How many bytes are of use from there; any smaller number will do.
+    pub len_max: u64,
+}
+
+/// Why reading stopped. `Display` is for the log, in PostgreSQL's words where it has any.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StopReason {
+    /// What follows is no valid WAL: the usual way for WAL to end.
+    Violation(WalViolation),
+    /// A file ends before its segment does.
+    FileEnd {
+        /// Offset where it ends.
+        offset: u64,
+    },
+    /// The next segment does not exist.
+    SegmentsEnd,
+    /// The timeline of the last file was left here, and no file of the next one exists.
+    Switchpoint {
+        /// The next timeline.
+        next: TimelineId,
+    },
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Violation(violation) => fmt::Display::fmt(violation, f),
+            Self::FileEnd { offset } => write!(f, "file ends at offset {offset}"),
+            Self::SegmentsEnd => f.write_str("there is no next segment"),
+            Self::Switchpoint { next } => write!(f, "there is no segment of timeline {next}"),
+        }
+    }
+}
+
+/// Where the WAL ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WalEnd {
+    /// Timeline on which it goes on.
+    pub timeline: TimelineId,
+    /// End of the last valid record: where to go on.
+    pub end: Lsn,
+    /// Start of the last valid record, when one was read.
+    pub last_record: Option<Lsn>,
+    /// Version of the pages, when one was read.
+    pub version: Option<WalVersion>,
+    /// Why reading stopped.
+    pub reason: StopReason,
+}
+
+/// Reads the WAL of a [`ScanPlan`] to its end.
+///
+/// Ask [`EndOfWal::poll_read`] what to read, hand it to [`EndOfWal::handle_read`], and when nothing
+/// more is wanted take the answer from [`EndOfWal::finish`].
+#[derive(Clone, Debug)]
+pub struct EndOfWal {
+    plan: ScanPlan,
+    size: SegmentSize,
+    reader: RecordReader,
+    /// The part being read, an index into the plan's.
+    part: usize,
+    stopped: Option<StopReason>,
+}
+
+impl EndOfWal {
+    /// Begins where `plan`, made from `control`, says.
+    #[must_use]
+    pub fn new(plan: ScanPlan, control: &ControlFile, crc: Crc32c) -> Self {
+        let size = control.segment_size;
+        let mut reader = RecordReader::new(plan.start, size, crc)
+            .with_system_identifier(control.system_identifier);
+        if let Some(version) = control.wal_version {
+            reader = reader.with_version(version);
+        }
+        let mut scan = Self { plan, size, reader, part: 0, stopped: None };
+        scan.enter_part();
+        scan
+    }
+
+    /// What to read next; `None` when the end is found.
+    #[must_use]
+    pub fn poll_read(&self) -> Option<ReadWant> {
+        if self.stopped.is_some() {
+            return None;
+        }
+        let part = self.plan.parts.get(self.part)?;
+        let next = self.reader.next_lsn();
+        Some(ReadWant {
+            tli: part.tli,
+            segno: part.segno,
+            offset: self.size.offset(next),
+            len_max: part.end - next,
+        })
+    }
+
+    /// Takes what was read from where [`EndOfWal::poll_read`] said; no bytes mean that the file
+    /// ends there. Bytes beyond `len_max` are not looked at.
+    pub fn handle_read(&mut self, bytes: &[u8]) {
+        let Some(want) = self.poll_read() else { return };
+        if bytes.is_empty() {
+            self.stopped = Some(StopReason::FileEnd { offset: want.offset });
+            return;
+        }
+        let useful = usize::try_from(want.len_max).unwrap_or(usize::MAX).min(bytes.len());
+        let (bytes, _) = bytes.split_at(useful);
+        if let Err(violation) = self.reader.feed(bytes) {
+            self.stopped = Some(StopReason::Violation(violation));
+        } else if useful == usize::try_from(want.len_max).unwrap_or(usize::MAX) {
+            self.leave_part();
+        }
+    }
+
+    /// Goes on to the part that begins where this one ends.
+    fn leave_part(&mut self) {
+        let Some(&SegmentPart { tli, segno, end }) = self.plan.parts.get(self.part) else { return };
+        let left =
+            self.plan.history.switchpoint(tli).filter(|(switchpoint, _)| *switchpoint == end);
+        if let Some((_, next)) = left
+            && self.reader.next_lsn() < segno.end(self.size)
+        {
+            self.stopped = Some(StopReason::Switchpoint { next });
+        } else if end < segno.end(self.size) {
+            self.stopped = Some(StopReason::FileEnd { offset: self.size.offset(end) });
+        } else {
+            self.part += 1;
+            self.enter_part();
+        }
+    }
+
+    fn enter_part(&mut self) {
+        match self.plan.parts.get(self.part) {
+            None => self.stopped = Some(StopReason::SegmentsEnd),
+            Some(part) => {
+                self.reader.set_timeline(part.tli);
+                if part.end <= self.reader.next_lsn() {
+                    self.leave_part();
+                }
+            }
+        }
+    }
+
+    /// Where the WAL ends.
+    ///
+    /// # Errors
+    /// [`RecoveryError::Damaged`] when that is before what was durable.
+    ///
+    /// # Panics
+    /// If [`EndOfWal::poll_read`] still wants something.
+    pub fn finish(self) -> Result<WalEnd, RecoveryError> {
+        let Some(reason) = self.stopped else { panic!("the end of WAL is not found yet") };
+        let (end, bound) = (self.reader.verified_lsn(), self.plan.bound);
+        if end < bound {
+            return Err(self.damaged(end, reason));
+        }
+        Ok(WalEnd {
+            timeline: self.plan.history.timeline_of(end),
+            end,
+            last_record: self.reader.last_record(),
+            version: self.reader.version(),
+            reason,
+        })
+    }
+
+    /// Names the file that holds what is wrong; one that does not exist belongs to no part.
+    fn damaged(&self, end: Lsn, reason: StopReason) -> RecoveryError {
+        let at = match reason {
+            StopReason::Violation(violation) => violation.lsn(),
+            StopReason::FileEnd { .. }
+            | StopReason::SegmentsEnd
+            | StopReason::Switchpoint { .. } => self.reader.next_lsn(),
+        };
+        let segno = SegNo::of_start(at, self.size);
+        let parts: &Vec<SegmentPart> = &self.plan.parts;
+        let tli = match (reason, parts.iter().find(|part| part.segno == segno)) {
+            (StopReason::Switchpoint { next }, _) => next,
+            (_, Some(part)) => part.tli,
+            (_, None) => self.plan.history.timeline_of(segno.start(self.size)),
+        };
+        RecoveryError::Damaged {
+            tli,
+            segno,
+            segment_size: self.size,
+            end,
+            bound: self.plan.bound,
+            reason,
+        }
+    }
+}

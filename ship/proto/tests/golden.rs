@@ -1,0 +1,216 @@
+//! WAL of a real PostgreSQL 15, as tests/golden/make.sh keeps it, and generated WAL under
+//! PostgreSQL's own pg_waldump.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use walhub_proto::generate::{WalGenerator, WalShape};
+use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::page::{PAGE_BYTES, PAGE_LEN, WalVersion};
+use walhub_proto::record::{RecordHeader, RecordReader, WalViolation};
+use walhub_proto::segment::{SegNo, SegmentSize};
+
+const SIZE: SegmentSize = SegmentSize::MIN;
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")
+}
+
+/// Where the golden WAL begins, and its bytes.
+fn golden_wal() -> (Lsn, Vec<u8>) {
+    let mut names: Vec<_> = fs::read_dir(golden())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".gz"))
+        .collect();
+    names.sort();
+    let first = SegNo::parse_file_name(names[0].trim_end_matches(".gz"), SIZE).unwrap().1;
+    let mut wal = vec![];
+    for name in &names {
+        let file = fs::File::open(golden().join(name)).unwrap();
+        flate2::read::GzDecoder::new(file).read_to_end(&mut wal).unwrap();
+    }
+    (first.start(SIZE), wal)
+}
+
+/// A record: its start, the start of the one before, its length, its transaction.
+type Line = (Lsn, Lsn, u32, u32);
+
+fn line(record: &RecordHeader) -> Line {
+    (record.start, record.prev, record.len, record.xid)
+}
+
+fn golden_lines() -> Vec<Line> {
+    let text = fs::read_to_string(golden().join("records.txt")).unwrap();
+    text.lines()
+        .map(|line| {
+            let fields: Vec<_> = line.split(' ').collect();
+            let lsn = |i: usize| fields[i].parse().unwrap();
+            (lsn(0), lsn(1), fields[2].parse().unwrap(), fields[3].parse().unwrap())
+        })
+        .collect()
+}
+
+/// What the reader finds until the WAL ends, fed in pieces of these sizes.
+fn read(start: Lsn, wal: &[u8], pieces: &[usize]) -> (Vec<Line>, RecordReader, WalViolation) {
+    let mut reader = RecordReader::new(start, SIZE, crc32c::crc32c_append);
+    let mut lines = vec![];
+    let mut rest = wal;
+    for &piece in pieces.iter().cycle() {
+        let (now, later) = rest.split_at(piece.min(rest.len()));
+        if let Err(violation) = reader.feed_with(now, |record| lines.push(line(record))) {
+            return (lines, reader, violation);
+        }
+        rest = later;
+        assert!(!rest.is_empty(), "the golden WAL ends before the file");
+    }
+    unreachable!("pieces repeat");
+}
+
+#[test]
+fn golden_wal_reads_as_pg_waldump_reads_it_in_any_pieces() {
+    let (start, wal) = golden_wal();
+    let want = golden_lines();
+    assert!(want.len() > 500);
+    for pieces in [vec![wal.len()], vec![1], vec![PAGE_LEN], vec![24, 8191, 3], vec![131_072]] {
+        let (lines, reader, violation) = read(start, &wal, &pieces);
+        assert!(lines == want, "{pieces:?}");
+        assert_eq!(reader.version(), Some(WalVersion::PG15));
+        let end = reader.verified_lsn();
+        assert_eq!(violation, WalViolation::RecordLength { at: end, got: 0, want: 24 });
+        assert_eq!(reader.last_record(), want.last().map(|line| line.0));
+    }
+}
+
+#[test]
+fn golden_wal_holds_the_cases_it_was_made_for() {
+    let (start, wal) = golden_wal();
+    let mut reader = RecordReader::new(start, SIZE, crc32c::crc32c_append);
+    let mut records = vec![];
+    reader.feed_with(&wal, |record| records.push(*record)).unwrap_err();
+    let crosses = |unit: u64| {
+        records.iter().filter(|record| record.start.0 / unit != (record.end.0 - 1) / unit).count()
+    };
+    assert!(records.iter().any(RecordHeader::is_switch));
+    assert!(crosses(PAGE_BYTES) > 3);
+    assert!(crosses(SIZE.bytes()) > 0);
+}
+
+#[test]
+fn golden_wal_reads_on_from_every_page() {
+    let (start, wal) = golden_wal();
+    let want = golden_lines();
+    let mut reader = RecordReader::new(start, SIZE, crc32c::crc32c_append);
+    let mut switch = None;
+    let _end = reader.feed_with(&wal, |record| {
+        if record.is_switch() {
+            switch = Some(record.end);
+        }
+    });
+    let (end, switch) = (reader.verified_lsn(), switch.unwrap());
+    for page in (0..wal.len()).step_by(PAGE_LEN) {
+        let from = start + page as u64;
+        let filling = switch..SegNo::of_start(switch, SIZE).end(SIZE);
+        if from > end || filling.contains(&from) {
+            continue;
+        }
+        let (lines, reader, _) = read(from, &wal[page..], &[wal.len()]);
+        assert!(want.ends_with(&lines), "from {from}");
+        assert_eq!(reader.verified_lsn(), end, "from {from}");
+    }
+}
+
+#[test]
+fn every_corrupt_byte_of_a_golden_record_is_noticed() {
+    let (start, wal) = golden_wal();
+    let lines = golden_lines();
+    // Ends of records that follow without a page header between: not too long a test.
+    for (i, pair) in lines.windows(2).enumerate().step_by(5) {
+        let (lsn, prev, len, _) = pair[0];
+        if u64::from(len) > 8000 || (pair[1].0 - lsn) != u64::from(len).next_multiple_of(8) {
+            continue;
+        }
+        let from = (lsn - start) as usize;
+        for at in 0..len as usize {
+            let mut record = wal[from..(pair[1].0 - start) as usize].to_vec();
+            record[at] ^= 1 << (at % 8);
+            let mut reader = RecordReader::new(lsn, SIZE, crc32c::crc32c_append);
+            if i > 0 {
+                reader = reader.with_prev(prev);
+            }
+            let result = reader.feed(&record);
+            assert!(result.is_err() || at < 4, "byte {at} of the record at {lsn}");
+            assert_eq!(reader.verified_lsn(), lsn);
+        }
+    }
+}
+
+fn pg_waldump() -> PathBuf {
+    let bindir = Command::new("pg_config").arg("--bindir").output();
+    let bindir = bindir.expect("pg_config is needed: apt-get install postgresql postgresql-common");
+    Path::new(String::from_utf8(bindir.stdout).unwrap().trim()).join("pg_waldump")
+}
+
+#[test]
+fn pg_waldump_reads_generated_wal_as_it_was_made() {
+    let shape = WalShape {
+        system_identifier: SystemIdentifier(7_300_000_000_000_000_000),
+        segment_size: SIZE,
+        timeline: TimelineId::FIRST,
+        version: WalVersion::PG15,
+        crc: crc32c::crc32c_append,
+    };
+    let start = SegNo(3).start(SIZE);
+    let mut generator = WalGenerator::new(11, shape, start);
+    let mut wal = vec![];
+    generator.fill(1_200_000, &mut wal);
+    generator.switch_segment(&mut wal);
+    generator.fill(1_500_000, &mut wal);
+    let end = generator.lsn();
+    let mut lines = vec![];
+    let mut reader = RecordReader::new(start, SIZE, crc32c::crc32c_append);
+    reader.feed_with(&wal, |record| lines.push(line(record))).unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    wal.resize(wal.len().next_multiple_of(1 << 20), 0);
+    for (i, segment) in wal.chunks(1 << 20).enumerate() {
+        let name = SegNo(3 + i as u64).file_name(TimelineId::FIRST, SIZE);
+        fs::write(dir.path().join(name), segment).unwrap();
+    }
+    let out = Command::new(pg_waldump())
+        .arg("-p")
+        .arg(dir.path())
+        .args(["-s", &start.to_string(), "-e", &end.to_string()])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stderr), "");
+    assert!(out.status.success());
+    let text = String::from_utf8(out.stdout).unwrap();
+    let dumped: Vec<Line> = text.lines().map(parse_waldump).collect();
+    assert!(dumped == lines, "{} records against {}", dumped.len(), lines.len());
+    let mut kinds = text.lines();
+    let checkpoint = kinds.next().unwrap();
+    assert!(checkpoint.contains("CHECKPOINT_SHUTDOWN redo 0/300028; tli 1; prev tli 1; fpw true;"));
+    assert!(
+        checkpoint.contains("xid 0:750; oid 16384; multi 1; offset 0; oldest xid 717 in DB 1;")
+    );
+    let message = kinds.next().unwrap();
+    assert!(message.contains("MESSAGE non-transactional, prefix \"walhub\"; payload"), "{message}");
+}
+
+fn parse_waldump(line: &str) -> Line {
+    let field = |name: &str| {
+        let rest = line.split_once(name).unwrap().1.trim_start();
+        rest.split([',', ' ']).next().unwrap()
+    };
+    let lens = line.split_once("(rec/tot):").unwrap().1;
+    let len = lens.split_once('/').unwrap().1.trim_start().split(',').next().unwrap();
+    (
+        field("lsn:").parse().unwrap(),
+        field("prev ").parse().unwrap(),
+        len.parse().unwrap(),
+        field("tx:").parse().unwrap(),
+    )
+}
