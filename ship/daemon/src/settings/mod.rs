@@ -13,6 +13,8 @@ mod foreign;
 pub mod show;
 pub mod source;
 mod table;
+#[cfg(test)]
+mod tests;
 pub mod value;
 
 use std::collections::BTreeMap;

@@ -177,6 +177,10 @@ fn assign_file(
         let message = format!("syntax error: {}", error.message());
         errors.push(SettingError::new(SqlState::SYNTAX_ERROR, message).at(file, line));
     }
+    if !errors.is_empty() {
+        // What follows a syntax error may be anything.
+        return;
+    }
     for (key, value) in table.get_ref() {
         let name = key.get_ref().as_ref();
         let line = line_of(key.span().start);
