@@ -292,15 +292,11 @@ impl MessageLevel {
         })
     }
 
-    /// As a log line shows it.
+    /// As a log line shows it. PostgreSQL: `error_severity`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Debug5 => "DEBUG5",
-            Self::Debug4 => "DEBUG4",
-            Self::Debug3 => "DEBUG3",
-            Self::Debug2 => "DEBUG2",
-            Self::Debug1 => "DEBUG1",
+            Self::Debug5 | Self::Debug4 | Self::Debug3 | Self::Debug2 | Self::Debug1 => "DEBUG",
             Self::Info => "INFO",
             Self::Notice => "NOTICE",
             Self::Warning => "WARNING",
