@@ -1,1 +1,0 @@
-//! The data directory: its creation, permissions, lock and pid file.

@@ -1,1 +1,0 @@
-//! Log lines that a PostgreSQL DBA can read.

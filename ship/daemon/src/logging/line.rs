@@ -1,0 +1,142 @@
+//! Writes a message as text or as JSON.
+//!
+//! PostgreSQL: `send_message_to_server_log` (src/backend/utils/error/elog.c), `write_jsonlog`
+//! (src/backend/utils/error/jsonlog.c).
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::prefix::{self, with_milliseconds, without_milliseconds};
+use super::{Entry, LogConfig};
+use crate::settings::MessageLevel;
+
+/// When a message is written, and by which process.
+pub(super) struct Moment {
+    pub(super) now: Timestamp,
+    pub(super) started: Timestamp,
+    pub(super) pid: u32,
+    pub(super) line: u64,
+}
+
+impl Moment {
+    /// The process id that a message shows.
+    pub(super) fn pid_of(&self, entry: &Entry) -> u32 {
+        if entry.session.pid == 0 { self.pid } else { entry.session.pid }
+    }
+
+    /// When the session, or the server, started.
+    pub(super) fn started_at(&self, entry: &Entry) -> Timestamp {
+        let start = entry.session.session_start;
+        start.and_then(|micros| Timestamp::from_microsecond(micros).ok()).unwrap_or(self.started)
+    }
+
+    /// PostgreSQL's session id: start time and process id in hexadecimal.
+    pub(super) fn session_id(&self, entry: &Entry) -> String {
+        format!("{:x}.{:x}", self.started_at(entry).as_second(), self.pid_of(entry))
+    }
+}
+
+/// Kind of process, as `pg_stat_activity` calls it.
+pub(super) fn backend_type(entry: &Entry) -> &str {
+    match entry.session.backend_type.as_str() {
+        "" if entry.session.pid == 0 => "postmaster",
+        "" => "client backend",
+        backend_type => backend_type,
+    }
+}
+
+/// The message's SQLSTATE, or the one that PostgreSQL gives its level. PostgreSQL: `errstart`.
+pub(super) fn sqlstate(entry: &Entry) -> &str {
+    match &entry.sqlstate {
+        Some(sqlstate) => sqlstate,
+        None if entry.level == MessageLevel::Log => "00000",
+        None if entry.level >= MessageLevel::Error => "XX000",
+        None if entry.level == MessageLevel::Warning => "01000",
+        None => "00000",
+    }
+}
+
+/// Lines of text, each with the prefix.
+pub(super) fn text(config: &LogConfig, moment: &Moment, entry: &Entry) -> String {
+    let mut text = String::new();
+    let parts = [
+        (entry.level.as_str(), Some(&entry.message)),
+        ("DETAIL", entry.detail.as_ref()),
+        ("HINT", entry.hint.as_ref()),
+    ];
+    for (label, part) in parts {
+        let Some(part) = part else { continue };
+        text.push_str(&prefix::expand(config, moment, entry));
+        text.push_str(label);
+        text.push_str(":  ");
+        push_indented(&mut text, part);
+        text.push('\n');
+    }
+    text
+}
+
+/// A new line inside a message is indented, so that it cannot be taken for a message of its own.
+///
+/// PostgreSQL: `append_with_tabs`.
+fn push_indented(text: &mut String, part: &str) {
+    for c in part.chars() {
+        text.push(c);
+        if c == '\n' {
+            text.push('\t');
+        }
+    }
+}
+
+/// The fields of PostgreSQL's jsonlog that walhub has something for, in its order.
+#[derive(Serialize)]
+struct JsonLine<'a> {
+    timestamp: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    user: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    dbname: &'a str,
+    pid: u32,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    remote_host: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote_port: Option<u16>,
+    session_id: String,
+    line_num: u64,
+    session_start: String,
+    error_severity: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_code: Option<&'a str>,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    application_name: &'a str,
+    backend_type: &'a str,
+}
+
+/// One JSON object and a new line.
+pub(super) fn json(config: &LogConfig, moment: &Moment, entry: &Entry) -> String {
+    let session = &entry.session;
+    let line = JsonLine {
+        timestamp: with_milliseconds(moment.now, &config.time_zone),
+        user: &session.user,
+        dbname: &session.database,
+        pid: moment.pid_of(entry),
+        remote_host: &session.remote_host,
+        remote_port: session.remote_port.parse().ok(),
+        session_id: moment.session_id(entry),
+        line_num: moment.line,
+        session_start: without_milliseconds(moment.started_at(entry), &config.time_zone),
+        error_severity: entry.level.as_str(),
+        state_code: entry.sqlstate.as_deref(),
+        message: &entry.message,
+        detail: entry.detail.as_deref(),
+        hint: entry.hint.as_deref(),
+        application_name: &session.application_name,
+        backend_type: backend_type(entry),
+    };
+    // Strings and numbers always have a JSON form.
+    serde_json::to_string(&line).unwrap_or_default() + "\n"
+}
