@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 use walhub_engine::mailbox::Sender;
-use walhub_proto::history::TimelineHistory;
+use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
@@ -154,7 +154,7 @@ impl Hub<OwnedFd> for Front {
     }
 
     fn timeline_history(&self, timeline: TimelineId) -> io::Result<Option<Vec<u8>>> {
-        match std::fs::read(self.wal_dir.join(TimelineHistory::file_name(timeline))) {
+        match std::fs::read(self.wal_dir.join(history::file_name(timeline))) {
             Ok(content) => Ok(Some(content)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -165,7 +165,7 @@ impl Hub<OwnedFd> for Front {
         let timeline = self.positions()?.timeline;
         let content = self.timeline_history(timeline).ok()?;
         let Some(content) = content else { return Some(TimelineHistory::single(timeline)) };
-        TimelineHistory::parse(&String::from_utf8(content).ok()?, timeline).ok()
+        TimelineHistory::parse(content, timeline).ok()
     }
 
     fn slot(&self, request: SlotRequest) -> oneshot::Receiver<Result<Option<SlotRow>, Report>> {

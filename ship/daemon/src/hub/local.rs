@@ -9,7 +9,7 @@
 use std::io;
 
 use walhub_engine::io::{Done, Io};
-use walhub_proto::lsn::Lsn;
+use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::record::{RecordReader, WalViolation};
 use walhub_proto::segment::SegNo;
 
@@ -145,6 +145,11 @@ impl LocalWal {
         }
         self.reader = reader;
         Ok(slab)
+    }
+
+    /// The WAL goes on on another timeline.
+    pub fn set_timeline(&mut self, timeline: TimelineId) {
+        self.reader.set_timeline(timeline);
     }
 
     /// Whether the disk had no room at the last try.

@@ -138,6 +138,12 @@ impl<C: Send + 'static> ShipCore<C> {
             ToShip::Begin(timelines) => self.timelines = Some(timelines),
             ToShip::Timelines(timelines) => self.switch_timeline(io, now, timelines),
             ToShip::Start(session) => self.begin(io, now, session),
+            ToShip::End { standby } => {
+                let of_slot = |session: &&mut Session<C>| session.standby == standby;
+                if let Some(session) = self.sessions.values_mut().find(of_slot) {
+                    session.close(io);
+                }
+            }
             ToShip::Settings(settings) => self.config.settings = settings,
             ToShip::Stop { end } => {
                 self.stop_at = Some(end);

@@ -13,7 +13,7 @@ use std::io;
 use walhub_engine::buffer::BufferPool;
 use walhub_engine::io::{BLOCK_LEN, Done, FileId, GATHER_PIECES_MAX, Gather, Io, Op, Token};
 use walhub_proto::lsn::{Lsn, LsnRange};
-use walhub_proto::progress::WriteProgress;
+use walhub_proto::progress::{FlushTicket, WriteProgress};
 use walhub_proto::segment::SegmentSize;
 
 use super::tail::TailView;
@@ -54,7 +54,7 @@ struct Flight {
     data: Gather,
     offset: u64,
     taken: usize,
-    syncing: bool,
+    syncing: Option<FlushTicket>,
 }
 
 /// Writes the tail to its segment files, in order.
@@ -134,7 +134,7 @@ impl Writer {
             data.push(self.padded_block(LsnRange::new(whole, end), tail));
         }
         let (offset, range) = (size.offset(begin), LsnRange::new(written, end));
-        self.flight = Some(Flight { file, range, data, offset, taken: 0, syncing: false });
+        self.flight = Some(Flight { file, range, data, offset, taken: 0, syncing: None });
         self.submit(io);
     }
 
@@ -152,7 +152,7 @@ impl Writer {
 
     fn submit<I: Io>(&self, io: &mut I) {
         let Some(flight) = &self.flight else { return };
-        let op = if flight.syncing {
+        let op = if flight.syncing.is_some() {
             Op::Sync { file: flight.file }
         } else {
             let durable = self.method == FlushMethod::DurableWrite;
@@ -185,28 +185,30 @@ impl Writer {
                     self.submit(io);
                     return Flushed::NotYet;
                 }
-                self.progress.handle_written(flight.range);
                 if self.method == FlushMethod::WriteThenSync {
-                    flight.syncing = true;
-                    self.progress.begin_flush();
+                    self.progress.handle_written(flight.range);
+                    flight.syncing = Some(self.progress.begin_flush());
                     self.submit(io);
                     return Flushed::NotYet;
                 }
-                self.progress.begin_flush();
+                self.progress.handle_written_durably(flight.range);
             }
-            Ok(Done::Synced) => {}
+            Ok(Done::Synced) => {
+                if let Some(ticket) = flight.syncing {
+                    self.progress.handle_flushed(ticket);
+                }
+            }
             Ok(other) => unreachable!("{other:?} for a flush"),
-            Err(error) if !flight.syncing && is_disk_full(&error) => {
+            Err(error) if flight.syncing.is_none() && is_disk_full(&error) => {
                 self.flight = None;
                 return Flushed::DiskFull(error);
             }
             Err(error) => {
-                let step = if flight.syncing { "fdatasync" } else { "write to" };
+                let step = if flight.syncing.is_some() { "fdatasync" } else { "write to" };
                 self.flight = None;
                 return Flushed::Failed(step, error);
             }
         }
-        self.progress.handle_flushed();
         self.flight = None;
         Flushed::Done
     }

@@ -26,6 +26,7 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::{Instant, Now};
 use walhub_proto::wire::backend::Report;
 
+use super::front::PublishedSlots;
 use super::handle::{StartStreaming, StreamEnd};
 use super::jobs::{Finished, Jobs, Step};
 use super::local::LocalWal;
@@ -82,6 +83,8 @@ pub struct WalConfig<C: Send, W> {
     pub ships: Vec<ShipLink<C, W>>,
     /// The control plane.
     pub control: Control,
+    /// Rows of `pg_replication_slots`.
+    pub slots: PublishedSlots,
     /// Settings.
     pub settings: Arc<Settings>,
     /// Whether segments are written past the page cache.

@@ -10,7 +10,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use walhub_engine::io::{Done, Gather, Head, Io, Op, SocketId, Waker};
-use walhub_proto::history::TimelineHistory;
+use walhub_proto::feedback::Horizons;
+use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::record::RecordReader;
 use walhub_proto::recovery::ControlFile;
@@ -257,6 +258,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         self.reply(io, now);
     }
 
+    /// Tells the upstream what the standbys' transactions need.
+    pub(super) fn link_feedback(&mut self, now: Now, horizons: Horizons) {
+        if let State::Live(live) = &mut self.link.state {
+            live.receiver.handle_feedback(now, (!horizons.is_empty()).then_some(horizons));
+        }
+    }
+
     fn reply<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
         let State::Live(live) = &mut self.link.state else { return };
         if live.sending.is_some() {
@@ -449,9 +457,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Keeps a history file, before any WAL of its timeline. PostgreSQL: `WalRcvFetchTimeLineHistoryFiles`.
     fn keep_history<I: Io<Conn = C>>(&mut self, io: &mut I, timeline: TimelineId, content: &[u8]) -> Result<(), Drop> {
         let fault = |text: String| Drop::Reason { text, detail: None, hint: None };
-        let name = TimelineHistory::file_name(timeline);
-        let text = std::str::from_utf8(content).map_err(|_| fault(format!("timeline history file {name} is not UTF-8")))?;
-        let history = TimelineHistory::parse(text, timeline)
+        let name = history::file_name(timeline);
+        let history = TimelineHistory::parse(content, timeline)
             .map_err(|error| fault(format!("invalid timeline history file {name}: {error}")))?;
         tracing::info!("fetching timeline history file for timeline {timeline} from primary server");
         io.fs()
@@ -492,7 +499,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             segment_size: size,
             server_version_num: live.server_version_num,
             server_version: live.server_version.clone(),
-            wal_magic: 0,
+            wal_version: None,
             timeline,
             start_lsn: start,
             flush_lsn: start,
