@@ -280,7 +280,7 @@ fn switched() -> (Files, TimelineHistory, Lsn, Lsn, Lsn) {
 
 #[test]
 fn reading_follows_the_history_into_the_next_timeline() {
-    let (files, history, switchpoint, last, end) = switched();
+    let (mut files, history, switchpoint, last, end) = switched();
     let histories = [history];
     let on_second = ControlFile { timeline: tli(2), ..control(switchpoint, Some(last)) };
     let found = files.recover(&on_second, &histories, 8192).unwrap();
@@ -302,4 +302,26 @@ fn reading_follows_the_history_into_the_next_timeline() {
     let past = ControlFile { flush_lsn: switchpoint + 8, ..on_second };
     let error = lost.recover(&past, &histories, 8192).unwrap_err();
     assert_eq!(error.file_name(), "000000020000000000000005");
+
+    // What is wrong in a file of the new timeline is told with the name of that file.
+    let page = START + (2 * MIB - 8192);
+    *files.byte(2, page) ^= 1;
+    let found = files.recover(&past, &histories, 8192).unwrap();
+    let text = "invalid magic number D111 in log segment 000000020000000000000005, offset 1040384";
+    assert_eq!(found.reason.to_string(), text);
+}
+
+#[test]
+fn what_is_served_begins_where_the_hub_began_or_after_the_last_gap() {
+    let (wal, records) = wal();
+    let files = Files::default().with(1, START, &wal);
+    let last = records.last().unwrap();
+    let oldest = |files: &Files, start_lsn| {
+        let control = ControlFile { start_lsn, ..control(last.end, Some(last.start)) };
+        let Ok(RecoveryPlan::Scan(plan)) = files.plan(&control, &[]) else { panic!("no scan") };
+        plan.oldest_lsn
+    };
+    assert_eq!(oldest(&files, Lsn(MIB)), START);
+    assert_eq!(oldest(&files, START + 8192), START + 8192);
+    assert_eq!(oldest(&files.without(1, 4), START), START + MIB);
 }
