@@ -203,6 +203,10 @@ pub fn control_block(control: &ControlFile) -> (u64, Vec<u8>) {
 pub fn write_control(fs: &dyn Fs, data_dir: &Path, control: &ControlFile) -> io::Result<()> {
     let path = data_dir.join(CONTROL_FILE);
     let (offset, block) = control_block(control);
+    if matches!(fs.read(&path), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+        // The first copy has no other to fall back on.
+        return fs.replace(&path, &block.repeat(2));
+    }
     fs.write_at(&path, offset, &block)?;
     fs.sync(&path)?;
     fs.sync_dir(data_dir)

@@ -4,7 +4,6 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -12,7 +11,7 @@ use tokio::sync::oneshot;
 use walhub_engine::buffer::{Buffer, BufferPool};
 use walhub_engine::io::{Done, FileId, Gather, Head, Io, Op, OpenMode, SocketId, Token};
 use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
-use walhub_proto::segment::{SegNo, SegmentSize};
+use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Now;
 use walhub_proto::walsender::{SenderEvent, Transmit, WalSender, WalSenderState};
@@ -96,7 +95,20 @@ struct Sending {
     head: Head,
     body: Gather,
     rest: usize,
+    /// Whether the machine waits to hear that it was sent.
+    of_machine: bool,
     wal_to: Option<Lsn>,
+}
+
+impl Sending {
+    fn new(head: Head, body: Gather, wal_to: Option<Lsn>) -> Self {
+        let rest = head.as_slice().len() + body.iter().map(Bytes::len).sum::<usize>();
+        Self { head, body, rest, of_machine: true, wal_to }
+    }
+
+    fn not_of_machine(self) -> Self {
+        Self { of_machine: false, ..self }
+    }
 }
 
 /// A message whose WAL is being read from segments.
@@ -254,8 +266,8 @@ impl<C> Session<C> {
     }
 
     /// The timeline being streamed ended at `switchpoint`.
-    pub fn end_timeline(&mut self, switchpoint: Lsn) {
-        self.sender.handle_timeline_end(switchpoint);
+    pub fn end_timeline(&mut self, now: Now, switchpoint: Lsn) {
+        self.sender.handle_timeline_end(now, switchpoint);
     }
 
     /// The hub stops: everything up to `end` is sent, acknowledged, and the stream ended.
@@ -322,7 +334,7 @@ impl<C> Session<C> {
         }
         if !self.queued.is_empty() {
             let body = Gather::from_iter([Bytes::from(std::mem::take(&mut self.queued))]);
-            return self.send(around, Head::new(&[]), body, None);
+            return self.send(around, Sending::new(Head::new(&[]), body, None).not_of_machine());
         }
         match self.phase {
             Phase::Streaming | Phase::Finishing => {}
@@ -339,14 +351,14 @@ impl<C> Session<C> {
             Some(Transmit::Message(message)) => {
                 self.reached_end_of_timeline |= message.first() == Some(&b'c');
                 let body = Gather::from_iter([Bytes::from(message)]);
-                self.send(around, Head::new(&[]), body, None);
+                self.send(around, Sending::new(Head::new(&[]), body, None));
             }
             Some(Transmit::Wal { header, range }) => {
                 let header = Head::new(&header);
                 let mut body = Gather::new();
                 if around.tail.gather(range, &mut body) {
                     around.shared.sent_from_tail_bytes.fetch_add(range.len(), Ordering::Relaxed);
-                    self.send(around, header, body, Some(range.end));
+                    self.send(around, Sending::new(header, body, Some(range.end)));
                 } else {
                     around.shared.sent_from_file_bytes.fetch_add(range.len(), Ordering::Relaxed);
                     self.reading = Some(Reading { header, range, next: range.start, body });
@@ -356,10 +368,9 @@ impl<C> Session<C> {
         }
     }
 
-    fn send<I: Io>(&mut self, around: &mut Surroundings<'_, I>, head: Head, body: Gather, wal_to: Option<Lsn>) {
-        let rest = head.as_slice().len() + body.iter().map(Bytes::len).sum::<usize>();
-        let op = Op::Send { socket: self.socket, head, body: body.clone() };
-        self.sending = Some(Sending { head, body, rest, wal_to });
+    fn send<I: Io>(&mut self, around: &mut Surroundings<'_, I>, sending: Sending) {
+        let op = Op::Send { socket: self.socket, head: sending.head, body: sending.body.clone() };
+        self.sending = Some(sending);
         around.io.submit(SessionOp::Send.token(self.tag, self.number), op);
     }
 
@@ -385,12 +396,17 @@ impl<C> Session<C> {
             let head_len = sending.head.as_slice().len();
             let head = Head::new(sending.head.as_slice().get(count.min(head_len)..).unwrap_or_default());
             drop_front(&mut sending.body, count.saturating_sub(head_len));
-            return self.send(around, head, sending.body, sending.wal_to);
+            return self.send(around, Sending { head, ..sending });
         }
         if self.phase == Phase::LastWords {
             return;
         }
-        self.sender.handle_sent(around.now);
+        if sending.of_machine {
+            let event = self.sender.handle_sent(around.now);
+            if let Some(event) = event {
+                self.handle_event(around, event);
+            }
+        }
         if let Some(lsn) = sending.wal_to {
             around.standby.sent_lsn.store(lsn.0, Ordering::Relaxed);
         }
@@ -435,7 +451,7 @@ impl<C> Session<C> {
                 standby.flush_lsn.store(status.flush.0, Ordering::Relaxed);
                 standby.apply_lsn.store(status.apply.0, Ordering::Relaxed);
                 standby.reply_time.store(status.sent.0, Ordering::Relaxed);
-                let lag = self.sender.lag();
+                let lag = self.sender.lags();
                 for (shown, lag) in standby.lag_us.iter().zip([lag.write, lag.flush, lag.apply]) {
                     let us = lag.map_or(LAG_UNKNOWN, |lag| i64::try_from(lag.as_micros()).unwrap_or(i64::MAX));
                     shown.store(us, Ordering::Relaxed);
@@ -463,7 +479,7 @@ impl<C> Session<C> {
         }
         if reading.next == reading.range.end {
             let Some(reading) = self.reading.take() else { return };
-            return self.send(around, reading.header, reading.body, Some(reading.range.end));
+            return self.send(around, Sending::new(reading.header, reading.body, Some(reading.range.end)));
         }
         if self.file_busy {
             return;

@@ -7,12 +7,11 @@
 //! Not here: one session's stream (`session`), who may have one (`wal_core`).
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use walhub_engine::buffer::BufferPool;
-use walhub_engine::io::{Completion, Done, Io, Op, Token};
+use walhub_engine::io::{Completion, Io, Op, Token};
 use walhub_engine::mailbox::{Receiver, Sender};
 use walhub_proto::lsn::Lsn;
 use walhub_proto::sqlstate::SqlState;
@@ -158,7 +157,7 @@ impl<C: Send + 'static> ShipCore<C> {
     fn switch_timeline<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, timelines: Arc<Timelines>) {
         for session in self.sessions.values_mut() {
             if let Some((switchpoint, _)) = timelines.history.switchpoint(session.timeline) {
-                session.end_timeline(switchpoint);
+                session.end_timeline(now, switchpoint);
             }
         }
         self.timelines = Some(timelines);

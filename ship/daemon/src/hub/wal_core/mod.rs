@@ -43,9 +43,9 @@ use upstream::Link;
 /// Upper bits of the wal core's tokens.
 pub const WAL_TAG: u64 = 1 << 63;
 const JOB_TAG: u64 = WAL_TAG | 1 << 60;
-const WRITE_TOKEN: Token = Token(WAL_TAG | 1 << 59);
-const LINK_RECV: Token = Token(WAL_TAG | 1 << 58);
-const LINK_SEND: Token = Token(WAL_TAG | 2 << 58);
+const WRITE_TOKEN: Token = Token(WAL_TAG | 1);
+const LINK_RECV: Token = Token(WAL_TAG | 2);
+const LINK_SEND: Token = Token(WAL_TAG | 3);
 
 /// Bytes of one receive from the upstream.
 const RECEIVE_LEN: usize = 256 << 10;
