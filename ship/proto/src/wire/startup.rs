@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn parameters_and_protocol_options_are_kept_apart() {
-        let bytes = startup(PROTOCOL_VERSION | 2, b"user\0a\0_pq_.x\01\0user\0b\0database\0\0\0");
+        let bytes = startup(PROTOCOL_VERSION | 2, b"user\0a\0_pq_.x\x001\0user\0b\0database\0\0\0");
         let Some((FirstPacket::Startup(message), _)) = decode(&bytes).unwrap() else {
             panic!("not a startup message");
         };
