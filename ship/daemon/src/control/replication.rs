@@ -135,6 +135,7 @@ impl WalSender<'_> {
             let message = format!("{what} not supported in a replication connection");
             Report::error(SqlState::PROTOCOL_VIOLATION, message)
         };
+        let mut statement = None;
         let outcome = match request {
             Request::Terminate => return Err(Ended::Quietly),
             Request::Sync => {
@@ -151,11 +152,15 @@ impl WalSender<'_> {
             }
             Request::Ignored => return Ok(()),
             Request::Malformed(report) => Err(report),
-            Request::Query(text) => match self.query(connection, &text).await? {
-                Answered::Ready => return Ok(()),
-                Answered::Done => Ok(()),
-                Answered::Failed(report) => Err(report),
-            },
+            Request::Query(text) => {
+                let answered = self.query(connection, &text).await?;
+                statement = Some(text);
+                match answered {
+                    Answered::Ready => return Ok(()),
+                    Answered::Done => Ok(()),
+                    Answered::Failed(report) => Err(report),
+                }
+            }
             // PostgreSQL: `forbidden_in_wal_sender`.
             Request::Extended => {
                 self.ignore_till_sync = true;
@@ -165,7 +170,7 @@ impl WalSender<'_> {
         };
         let Some(connection) = connection.as_mut() else { return Ok(()) };
         if let Err(report) = outcome {
-            log_report(&report);
+            log_report(&report, statement.as_deref());
             connection.out.report(&report);
             if report.severity == Severity::Error {
                 // PostgreSQL: `WalSndErrorCleanup`.
@@ -269,9 +274,12 @@ impl WalSender<'_> {
         let positions = self.positions()?;
         let database =
             (self.session.mode == ReplicationMode::Database).then(|| self.session.database.clone());
+        // PostgreSQL 16 widened it; the answer looks like the upstream's own.
+        let wide = identity.server_version_num >= 160_000;
+        let timeline_type = if wide { ColumnType::INT8 } else { ColumnType::INT4 };
         connection.out.row_description(&[
             Column::text("systemid", ColumnType::TEXT),
-            Column::text("timeline", ColumnType::INT8),
+            Column::text("timeline", timeline_type),
             Column::text("xlogpos", ColumnType::TEXT),
             Column::text("dbname", ColumnType::TEXT),
         ]);
@@ -396,7 +404,7 @@ impl WalSender<'_> {
         if std::mem::take(&mut self.owns_temporary_slot) {
             let request = SlotRequest::DropTemporary { owner: self.session.client.pid };
             if let Err(report) = self.slot(request).await {
-                log_report(&report);
+                log_report(&report, None);
             }
         }
     }

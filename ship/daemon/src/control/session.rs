@@ -144,17 +144,17 @@ pub async fn serve_connection(stream: Stream, services: Arc<Services>) {
     }
 }
 
-/// Logs what was said to a client. How it looks is the log's affair.
-pub(super) fn log_report(report: &Report) {
+/// Logs what was said to a client, and what it had asked. How it looks is the log's affair.
+pub(super) fn log_report(report: &Report, statement: Option<&str>) {
     let (sqlstate, detail, hint) =
         (report.sqlstate.0, report.detail.as_deref(), report.hint.as_deref());
     match report.severity {
         Severity::Error | Severity::Fatal | Severity::Panic => {
             let severity = report.severity.as_str();
-            tracing::error!(severity, sqlstate, detail, hint, "{}", report.message);
+            tracing::error!(severity, sqlstate, detail, hint, statement, "{}", report.message);
         }
         Severity::Warning | Severity::Notice => {
-            tracing::warn!(sqlstate, detail, hint, "{}", report.message);
+            tracing::warn!(sqlstate, detail, hint, statement, "{}", report.message);
         }
     }
 }
@@ -163,7 +163,7 @@ async fn finish(connection: Option<Connection>, ended: Ended) {
     match ended {
         Ended::Quietly => {}
         Ended::Fatal(report) => {
-            log_report(&report);
+            log_report(&report, None);
             if let Some(mut connection) = connection {
                 connection.farewell(&report).await;
             }

@@ -235,7 +235,7 @@ fn commands_answer_as_a_walsender_does() {
             (
                 "IDENTIFY_SYSTEM",
                 &[
-                    "T systemid:25 timeline:20 xlogpos:25 dbname:25",
+                    "T systemid:25 timeline:23 xlogpos:25 dbname:25",
                     "D 7000000000000000001|2|0/3000100|-",
                     "C IDENTIFY_SYSTEM",
                 ][..],
