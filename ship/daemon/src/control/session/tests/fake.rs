@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::segment::SegmentSize;
+use walhub_proto::wire::backend::Encoder;
 use walhub_proto::wire::reader::decode_frame;
 
 use super::*;

@@ -1,4 +1,4 @@
-//! PostgreSQL's own clients against the session code, over TCP.
+//! PostgreSQL's own clients against the session code, over TCP, in the control plane's runtime.
 
 use std::process::{Command, Output};
 
@@ -37,7 +37,7 @@ const CONNINFO: &str = "host=127.0.0.1 port={port} user=u replication=true";
 
 #[test]
 fn psql_speaks_replication_commands() {
-    run(async {
+    tokio_uring::start(async {
         let (_harness, port) = listen(FakeHub::ready());
         let query = |command: &'static str| async move {
             let output = run_client(port, "psql", &[CONNINFO, "-XAtc", command]).await;
@@ -56,7 +56,7 @@ fn psql_speaks_replication_commands() {
 
 #[test]
 fn pg_receivewal_creates_and_drops_slots() {
-    run(async {
+    tokio_uring::start(async {
         let (harness, port) = listen(FakeHub::ready());
         for (action, slots) in [("--create-slot", &["s"][..]), ("--drop-slot", &[])] {
             let arguments = ["-d", CONNINFO, "--slot=s", action];
@@ -69,7 +69,7 @@ fn pg_receivewal_creates_and_drops_slots() {
 
 #[test]
 fn pg_isready_finds_the_server_with_and_without_an_upstream() {
-    run(async {
+    tokio_uring::start(async {
         for (hub, code) in [(FakeHub::ready(), 0), (FakeHub::default(), 0), (FakeHub::ready(), 1)] {
             *hub.stopping.lock().unwrap() = code == 1;
             let (_harness, port) = listen(hub);
