@@ -89,17 +89,10 @@ impl Listener {
     }
 }
 
-/// The items of a comma-separated list, quotes removed. PostgreSQL: `SplitGUCList`.
-fn list_items(list: &str) -> impl Iterator<Item = &str> {
-    list.split(',').map(|item| item.trim().trim_matches('"')).filter(|item| !item.is_empty())
-}
-
 fn bind_addresses(settings: &Settings) -> io::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     let mut port = settings.port;
-    let mut wanted = false;
-    for host in list_items(&settings.listen_addresses) {
-        wanted = true;
+    for host in &settings.listen_addresses {
         let before = listeners.len();
         match resolve(host, port) {
             Ok(addresses) => {
@@ -118,7 +111,7 @@ fn bind_addresses(settings: &Settings) -> io::Result<Vec<TcpListener>> {
             tracing::warn!("could not create listen socket for \"{host}\"");
         }
     }
-    if wanted && listeners.is_empty() {
+    if listeners.is_empty() && !settings.listen_addresses.is_empty() {
         return Err(io::Error::other("could not create any TCP/IP sockets"));
     }
     Ok(listeners)
@@ -177,9 +170,7 @@ fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 
 fn bind_directories(settings: &Settings, port: u16) -> io::Result<Vec<(UnixListener, SocketFile)>> {
     let mut listeners = Vec::new();
-    let mut wanted = false;
-    for directory in list_items(&settings.unix_socket_directories) {
-        wanted = true;
+    for directory in &settings.unix_socket_directories {
         match socket_file::bind(directory, port) {
             Ok((listener, file)) => {
                 tracing::info!("listening on Unix socket \"{}\"", file.path().display());
@@ -187,11 +178,12 @@ fn bind_directories(settings: &Settings, port: u16) -> io::Result<Vec<(UnixListe
             }
             Err(error) => {
                 tracing::info!("{error}");
+                let directory = directory.display();
                 tracing::warn!("could not create Unix-domain socket in directory \"{directory}\"");
             }
         }
     }
-    if wanted && listeners.is_empty() {
+    if listeners.is_empty() && !settings.unix_socket_directories.is_empty() {
         return Err(io::Error::other("could not create any Unix-domain sockets"));
     }
     Ok(listeners)
@@ -242,7 +234,8 @@ async fn accept_failed(error: &io::Error, exhausted: &mut bool) {
 /// not yet said what they want.
 fn spawn(stream: Stream, services: &Arc<Services>) {
     let settings = services.settings();
-    let open_max = 2 * (settings.max_connections + settings.max_wal_senders);
+    let open_max =
+        settings.max_connections.saturating_add(settings.max_wal_senders).saturating_mul(2);
     let Some(place) = Place::take(&services.open, open_max) else {
         let mut connection = Connection::new(stream, Vec::new());
         connection.refuse_at_once(&too_many_clients());
@@ -255,25 +248,24 @@ fn spawn(stream: Stream, services: &Arc<Services>) {
     });
 }
 
-/// PostgreSQL: `StreamConnection`, `pq_setkeepalivesidle` and its neighbours; zero leaves the
-/// kernel's value.
+/// PostgreSQL: `StreamConnection`, `pq_setkeepalivesidle` and its neighbours.
 fn set_options(stream: &tokio::net::TcpStream, settings: &Settings) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     let mut keepalive = TcpKeepalive::new();
-    if !settings.tcp_keepalives_idle.is_zero() {
-        keepalive = keepalive.with_time(settings.tcp_keepalives_idle);
+    if let Some(idle) = settings.tcp_keepalives_idle {
+        keepalive = keepalive.with_time(idle);
     }
-    if !settings.tcp_keepalives_interval.is_zero() {
-        keepalive = keepalive.with_interval(settings.tcp_keepalives_interval);
+    if let Some(interval) = settings.tcp_keepalives_interval {
+        keepalive = keepalive.with_interval(interval);
     }
-    if settings.tcp_keepalives_count > 0 {
-        keepalive = keepalive.with_retries(settings.tcp_keepalives_count);
+    if let Some(count) = settings.tcp_keepalives_count {
+        keepalive = keepalive.with_retries(count);
     }
     socket.set_keepalive(true)?;
     socket.set_tcp_keepalive(&keepalive)?;
-    if !settings.tcp_user_timeout.is_zero() {
-        socket.set_tcp_user_timeout(Some(settings.tcp_user_timeout))?;
+    if settings.tcp_user_timeout.is_some() {
+        socket.set_tcp_user_timeout(settings.tcp_user_timeout)?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Instant, SystemTime};
 
 use tokio::io::AsyncWriteExt;
@@ -41,9 +41,9 @@ pub struct Services {
     pub terminate: watch::Receiver<bool>,
     next_pid: AtomicU32,
     /// Connections accepted and not yet closed, whatever they are.
-    pub(super) open: Arc<AtomicUsize>,
-    wal_senders: Arc<AtomicUsize>,
-    others: Arc<AtomicUsize>,
+    pub(super) open: Arc<AtomicU32>,
+    wal_senders: Arc<AtomicU32>,
+    others: Arc<AtomicU32>,
 }
 
 impl Services {
@@ -71,11 +71,11 @@ impl Services {
 }
 
 /// One taken place among a limited number; given back on drop.
-pub(super) struct Place(Arc<AtomicUsize>);
+pub(super) struct Place(Arc<AtomicU32>);
 
 impl Place {
-    pub(super) fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
-        let one_more = |count: usize| (count < max).then_some(count + 1);
+    pub(super) fn take(taken: &Arc<AtomicU32>, max: u32) -> Option<Self> {
+        let one_more = |count: u32| (count < max).then_some(count + 1);
         taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
         Some(Self(Arc::clone(taken)))
     }

@@ -38,9 +38,9 @@ impl Drop for SocketFile {
 }
 
 /// Listens on `.s.PGSQL.<port>` in `directory`.
-pub(super) fn bind(directory: &str, port: u16) -> io::Result<(UnixListener, SocketFile)> {
-    let socket = Path::new(directory).join(format!(".s.PGSQL.{port}"));
-    let lock = Path::new(directory).join(format!(".s.PGSQL.{port}.lock"));
+pub(super) fn bind(directory: &Path, port: u16) -> io::Result<(UnixListener, SocketFile)> {
+    let socket = directory.join(format!(".s.PGSQL.{port}"));
+    let lock = directory.join(format!(".s.PGSQL.{port}.lock"));
     take_lock(&lock, &socket, directory, port)?;
     // From here on the files are ours to remove.
     let file = SocketFile { socket, lock };
@@ -56,7 +56,7 @@ pub(super) fn bind(directory: &str, port: u16) -> io::Result<(UnixListener, Sock
     Ok((listener, file))
 }
 
-fn take_lock(lock: &Path, socket: &Path, directory: &str, port: u16) -> io::Result<()> {
+fn take_lock(lock: &Path, socket: &Path, directory: &Path, port: u16) -> io::Result<()> {
     let shown = lock.display();
     for _ in 0..LOCK_ATTEMPTS_MAX {
         let created =
@@ -67,6 +67,7 @@ fn take_lock(lock: &Path, socket: &Path, directory: &str, port: u16) -> io::Resu
                 let started = started.unwrap_or_default().as_secs();
                 let pid = std::process::id();
                 // Line two is a server's data directory; the lock says as much without it.
+                let directory = directory.display();
                 let content = format!("{pid}\n\n{started}\n{port}\n{directory}\n");
                 return file.write_all(content.as_bytes()).inspect_err(|_| {
                     fs::remove_file(lock).ok();

@@ -2,21 +2,21 @@ use super::*;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
-fn settings(listen_addresses: &str, directory: &str) -> Settings {
-    Settings {
-        listen_addresses: listen_addresses.into(),
-        port: 0,
-        unix_socket_directories: directory.into(),
-        ..Settings::default()
-    }
+fn settings(addresses: &[&str], directories: &[&Path]) -> Settings {
+    let mut settings = Settings::default();
+    settings.listen_addresses = addresses.iter().map(ToString::to_string).collect();
+    settings.port = 0;
+    settings.unix_socket_directories = directories.iter().map(PathBuf::from).collect();
+    settings
 }
 
 #[test]
 fn the_kernel_chooses_one_port_for_all() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().to_str().unwrap();
-    let listener = Listener::bind(&settings("127.0.0.1, \"127.0.0.2\"", path)).unwrap();
+    let settings = settings(&["127.0.0.1", "127.0.0.2"], &[directory.path()]);
+    let listener = Listener::bind(&settings).unwrap();
     let addresses = listener.local_addrs();
     assert_eq!(addresses.len(), 2);
     assert_ne!(addresses[0].port(), 0);
@@ -37,21 +37,23 @@ fn the_kernel_chooses_one_port_for_all() {
 fn one_failing_address_is_forgiven_and_all_are_not() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let both = Settings { port, ..settings("127.0.0.1,127.0.0.2", "") };
+    let mut both = settings(&["127.0.0.1", "127.0.0.2"], &[]);
+    both.port = port;
     assert_eq!(Listener::bind(&both).unwrap().local_addrs().len(), 1);
-    let one = Settings { port, ..settings("127.0.0.1", "") };
+    let mut one = settings(&["127.0.0.1"], &[]);
+    one.port = port;
     let error = Listener::bind(&one).unwrap_err();
     assert_eq!(error.to_string(), "could not create any TCP/IP sockets");
-    let error = Listener::bind(&settings("", "/nonexistent")).unwrap_err();
+    let error = Listener::bind(&settings(&[], &[Path::new("/nonexistent")])).unwrap_err();
     assert_eq!(error.to_string(), "could not create any Unix-domain sockets");
-    let error = Listener::bind(&settings("", " ")).unwrap_err();
+    let error = Listener::bind(&settings(&[], &[])).unwrap_err();
     assert_eq!(error.to_string(), "no socket created for listening");
 }
 
 #[test]
 fn a_socket_in_use_is_kept_and_a_stale_lock_is_taken() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().to_str().unwrap();
+    let path = directory.path();
     let lock = directory.path().join(".s.PGSQL.7.lock");
     // Process ids stop at 2^22.
     fs::write(&lock, "4194305\n\n0\n7\n").unwrap();
@@ -76,13 +78,11 @@ fn localhost_means_every_family_that_it_has() {
 async fn keepalives_are_set_on_a_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let settings = Settings {
-        tcp_keepalives_idle: Duration::from_secs(11),
-        tcp_keepalives_interval: Duration::from_secs(12),
-        tcp_keepalives_count: 13,
-        tcp_user_timeout: Duration::from_secs(14),
-        ..Settings::default()
-    };
+    let mut settings = settings(&[], &[]);
+    settings.tcp_keepalives_idle = Some(Duration::from_secs(11));
+    settings.tcp_keepalives_interval = Some(Duration::from_secs(12));
+    settings.tcp_keepalives_count = Some(13);
+    settings.tcp_user_timeout = Some(Duration::from_secs(14));
     set_options(&stream, &settings).unwrap();
     let socket = SockRef::from(&stream);
     assert!(stream.nodelay().unwrap() && socket.keepalive().unwrap());

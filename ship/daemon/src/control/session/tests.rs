@@ -104,8 +104,10 @@ fn who_may_not_come_in_is_told_why() {
 #[test]
 fn places_are_limited_and_given_back() {
     run(async {
-        let settings = Settings { max_wal_senders: 1, max_connections: 1, ..Settings::default() };
-        let harness = Harness::with_settings(FakeHub::ready(), settings);
+        let harness = Harness::with_settings(FakeHub::ready(), |settings| {
+            settings.max_wal_senders = 1;
+            settings.max_connections = 1;
+        });
         let mut first = harness.connect(PHYSICAL).await;
         first.answer().await;
         let mut sql = harness.connect(SQL).await;
@@ -215,9 +217,9 @@ fn every_truncation_of_the_first_packet_ends_quietly() {
 #[test]
 fn a_silent_client_is_left_alone_after_a_while() {
     run(async {
-        let settings =
-            Settings { authentication_timeout: Duration::from_millis(20), ..Settings::default() };
-        let harness = Harness::with_settings(FakeHub::ready(), settings);
+        let harness = Harness::with_settings(FakeHub::ready(), |settings| {
+            settings.authentication_timeout = Duration::from_millis(20);
+        });
         let mut client = harness.open().await;
         assert_eq!(client.answer().await, [""; 0]);
     });
@@ -231,6 +233,8 @@ fn commands_answer_as_a_walsender_does() {
         client.answer().await;
         let sql = "E ERROR 0A000 cannot execute SQL commands in WAL sender for physical \
                    replication";
+        let max_wal_senders = Settings::default().show("max_wal_senders").unwrap();
+        let max_wal_senders = format!("D {max_wal_senders}");
         for (command, answer) in [
             (
                 "IDENTIFY_SYSTEM",
@@ -242,7 +246,7 @@ fn commands_answer_as_a_walsender_does() {
             ),
             ("SHOW wal_segment_size", &["T wal_segment_size:25", "D 16MB", "C SHOW"]),
             ("SHOW timezone", &["T TimeZone:25", "D UTC", "C SHOW"]),
-            ("SHOW max_wal_senders", &["T max_wal_senders:25", "D 10", "C SHOW"]),
+            ("SHOW max_wal_senders", &["T max_wal_senders:25", &max_wal_senders, "C SHOW"]),
             ("SHOW nosuch", &["E ERROR 42704 unrecognized configuration parameter \"nosuch\""]),
             (
                 "TIMELINE_HISTORY 2",

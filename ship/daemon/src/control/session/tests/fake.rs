@@ -171,10 +171,12 @@ pub(super) struct Harness {
 
 impl Harness {
     pub(super) fn new(hub: FakeHub) -> Self {
-        Self::with_settings(hub, Settings::default())
+        Self::with_settings(hub, |_| ())
     }
 
-    pub(super) fn with_settings(hub: FakeHub, settings: Settings) -> Self {
+    pub(super) fn with_settings(hub: FakeHub, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::default();
+        change(&mut settings);
         let hub = Arc::new(hub);
         let (settings, settings_read) = watch::channel(Arc::new(settings));
         let (terminate, terminate_read) = watch::channel(false);

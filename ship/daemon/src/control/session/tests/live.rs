@@ -21,12 +21,10 @@ async fn run_client(port: u16, program: &str, arguments: &[&str]) -> Output {
 /// A hub that listens on a port of its own.
 fn listen(hub: FakeHub) -> (Harness, u16) {
     let harness = Harness::new(hub);
-    let settings = Settings {
-        listen_addresses: "127.0.0.1".into(),
-        port: 0,
-        unix_socket_directories: String::new(),
-        ..Settings::default()
-    };
+    let mut settings = Settings::default();
+    settings.listen_addresses = vec!["127.0.0.1".into()];
+    settings.port = 0;
+    settings.unix_socket_directories = Vec::new();
     let listener = Listener::bind(&settings).unwrap();
     let port = listener.local_addrs()[0].port();
     tokio::task::spawn_local(listener.run(Arc::clone(&harness.services)));
