@@ -32,6 +32,7 @@ pub struct Settings {
     pub log_replication_commands: bool,
     /// authentication_timeout
     pub authentication_timeout: Duration,
+    _values: (),
 }
 
 impl Default for Settings {
@@ -50,6 +51,7 @@ impl Default for Settings {
             log_disconnections: false,
             log_replication_commands: false,
             authentication_timeout: Duration::from_secs(60),
+            _values: (),
         }
     }
 }
