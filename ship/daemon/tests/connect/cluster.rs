@@ -176,7 +176,10 @@ impl Cluster {
         });
         assert!(ready.is_some(), "the server ended before it was ready");
         // Somebody must go on reading, or the server would stop at a full pipe.
-        std::thread::spawn(move || log.for_each(drop));
+        std::thread::spawn(move || {
+            log.for_each(drop);
+            child.wait()
+        });
         Self { port, directory, _stop_when_closed: stdin }
     }
 }

@@ -229,9 +229,13 @@ async fn places(host: &HostSpec) -> Result<Vec<Place>, Cause> {
             "could not parse network address \"{name}\": Name or service not known"
         )));
     }
+    let failed = |error| Cause::Lookup { host: name.clone(), error };
     let lookup = tokio::net::lookup_host((name.as_str(), host.port)).await;
-    let addresses = lookup.map_err(|error| Cause::Lookup { host: name.clone(), error })?;
-    Ok(addresses.map(Place::Tcp).collect())
+    let places: Vec<_> = lookup.map_err(failed)?.map(Place::Tcp).collect();
+    if places.is_empty() {
+        return Err(failed(io::Error::other("No address associated with hostname")));
+    }
+    Ok(places)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -244,3 +244,125 @@ async fn show_transaction_read_only<S: AsyncRead + AsyncWrite + Unpin>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use walhub_proto::conninfo::Surroundings;
+    use walhub_proto::sqlstate::SqlState;
+    use walhub_proto::wire::backend::{Column, ColumnType, Encoder, Report};
+
+    use super::*;
+
+    const OK: &[u8] = b"R\0\0\0\x08\0\0\0\0";
+
+    /// Starts a session with a server that says `transcript` and closes.
+    fn start_with(transcript: &[u8], options: &str) -> Result<Session, String> {
+        let surroundings = Surroundings {
+            variable: &|_| None,
+            read_file: &|_| None,
+            os_user: Some("u"),
+            home: None,
+        };
+        let conninfo = ConnInfo::parse(options, &surroundings).unwrap();
+        let target = conninfo.target_session_attrs;
+        let password = conninfo.password.clone().map(|text| Password { text, file: None });
+        let request = Request {
+            conninfo: &conninfo,
+            application_name: "walhub",
+            password: password.as_ref(),
+            target,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (mut ours, theirs) = tokio::io::duplex(1 << 20);
+            let (mut reader, mut writer) = tokio::io::split(theirs);
+            writer.write_all(transcript).await.unwrap();
+            writer.shutdown().await.unwrap();
+            let result = start(&mut ours, &Channel::Plain, &request).await;
+            drop(ours);
+            let mut sent = Vec::new();
+            reader.read_to_end(&mut sent).await.unwrap();
+            assert!(sent.windows(17).any(|window| window == b"replication\0true\0"));
+            result.map_err(|cause| super::super::Failure { target: None, cause }.to_string())
+        })
+    }
+
+    fn ready(version: &str, more: impl FnOnce(&mut Encoder)) -> Vec<u8> {
+        let mut encoder = Encoder::new();
+        encoder.authentication_ok();
+        encoder.parameter_status("server_version", version);
+        encoder.backend_key_data(1, 2).ready_for_query(b'I');
+        more(&mut encoder);
+        encoder.take()
+    }
+
+    #[test]
+    fn every_prefix_of_a_good_start_is_a_closed_connection() {
+        let good = ready("13.4", |_| ());
+        for cut in 0..good.len() {
+            let error = start_with(&good[..cut], "").err().unwrap();
+            assert!(error.starts_with("server closed the connection unexpectedly"), "{error}");
+        }
+        let session = start_with(&[good.as_slice(), b"more"].concat(), "").unwrap();
+        assert_eq!(session.unread, b"more");
+        assert_eq!(session.parameters["server_version"], "13.4");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for (transcript, want) in [
+            (&b"Z\0\0\0\x05I"[..], "expected authentication request from server, but received Z"),
+            (b"R\0\0\0\x03", "lost synchronization with server: invalid message length"),
+            (b"R\0\xff\0\0", "lost synchronization with server: invalid message length"),
+            (b"R\0\0\0\x08\0\0\0\x07", "GSSAPI authentication not supported"),
+            (b"R\0\0\0\x08\0\0\0\x09", "SSPI authentication not supported"),
+            (b"R\0\0\0\x08\0\0\0\x63", "authentication method 99 not supported"),
+            (b"R\0\0\0\x08\0\0\0\x0b", "invalid SASL authentication state"),
+            (
+                b"R\0\0\0\x13\0\0\0\x0aSCRAM-NEW\0\0",
+                "none of the server's SASL authentication mechanisms are supported",
+            ),
+            (
+                b"R\0\0\0\x1c\0\0\0\x0aSCRAM-SHA-256-PLUS\0\0",
+                "server offered SCRAM-SHA-256-PLUS authentication over a non-SSL connection",
+            ),
+            (
+                b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0R\0\0\0\x08\0\0\0\0",
+                "AuthenticationOk received from server, but SASL authentication was not completed",
+            ),
+            (
+                b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0R\0\0\0\x0a\0\0\0\x0cv=",
+                "incorrect server signature",
+            ),
+        ] {
+            assert_eq!(start_with(transcript, "password=x").err().as_deref(), Some(want));
+        }
+    }
+
+    #[test]
+    fn an_error_after_authentication_says_so() {
+        let mut encoder = Encoder::new();
+        encoder.report(&Report::fatal(SqlState::CANNOT_CONNECT_NOW, "no").detail("d").hint("h"));
+        let error = start_with(&[OK, encoder.bytes()].concat(), "").err().unwrap();
+        assert_eq!(error, "FATAL:  no\nDETAIL:  d\nHINT:  h");
+    }
+
+    #[test]
+    fn a_server_before_14_is_asked_what_can_be_asked() {
+        let answer = |value: &'static str| {
+            ready("13.4", |encoder| {
+                let column = Column::text("transaction_read_only", ColumnType::TEXT);
+                encoder.row_description(&[column]).data_row(&[Some(value)]);
+                encoder.command_complete("SHOW").ready_for_query(b'I');
+            })
+        };
+        let outcome = |value, attrs: &str| {
+            start_with(&answer(value), &format!("target_session_attrs={attrs}")).map(|_| ())
+        };
+        assert_eq!(outcome("off", "read-write"), Ok(()));
+        assert_eq!(outcome("on", "read-only"), Ok(()));
+        assert_eq!(outcome("on", "read-write"), Err("session is read-only".into()));
+        assert_eq!(outcome("off", "read-only"), Err("session is not read-only".into()));
+        assert_eq!(outcome("on", "standby"), Err("\"SELECT pg_is_in_recovery()\" failed".into()));
+    }
+}

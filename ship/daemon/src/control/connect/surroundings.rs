@@ -91,3 +91,19 @@ pub(super) fn password(conninfo: &ConnInfo, host: &HostSpec) -> Option<Password>
     let text = find_password(&text, host, &port, &conninfo.user)?;
     Some(Password { text, file: Some(file) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operating_system_user_is_the_effective_one() {
+        let id = std::process::Command::new("id").arg("-un").output().unwrap();
+        let name = String::from_utf8(id.stdout).unwrap();
+        let user = os_user().unwrap();
+        assert_eq!(user.name, name.trim());
+        assert!(user.home.starts_with('/'));
+        assert_eq!(uid_of("root"), Some(0));
+        assert_eq!(uid_of("no such user"), None);
+    }
+}
