@@ -65,6 +65,12 @@ impl Services {
         })
     }
 
+    /// Connections that are no walsenders.
+    #[must_use]
+    pub fn sql_sessions(&self) -> u32 {
+        self.others.load(Ordering::Acquire)
+    }
+
     pub(super) fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.settings.borrow())
     }

@@ -47,7 +47,9 @@ impl SessionOp {
     /// By its number in a token.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
-        [Self::Recv, Self::Send, Self::Open, Self::Read, Self::Close].into_iter().find(|op| op.number() == number)
+        [Self::Recv, Self::Send, Self::Open, Self::Read, Self::Close]
+            .into_iter()
+            .find(|op| op.number() == number)
     }
 
     fn number(self) -> u64 {
@@ -246,7 +248,11 @@ impl<C> Session<C> {
 
     /// Ends the session once [`Session::is_over`]: closes its file and gives the socket back or
     /// closes it.
-    pub fn finish<I: Io<Conn = C>>(mut self, io: &mut I, timelines: &Timelines) -> (StreamEnd<C>, Option<FileId>) {
+    pub fn finish<I: Io<Conn = C>>(
+        mut self,
+        io: &mut I,
+        timelines: &Timelines,
+    ) -> (StreamEnd<C>, Option<FileId>) {
         let file = self.file.take().map(|(_, file)| file);
         let end = match self.phase {
             Phase::Finishing => {
@@ -375,7 +381,12 @@ impl<C> Session<C> {
     }
 
     /// Takes the completion of one of the session's operations.
-    pub fn handle<I: Io>(&mut self, around: &mut Surroundings<'_, I>, op: SessionOp, result: io::Result<Done>) {
+    pub fn handle<I: Io>(
+        &mut self,
+        around: &mut Surroundings<'_, I>,
+        op: SessionOp,
+        result: io::Result<Done>,
+    ) {
         match op {
             SessionOp::Recv => self.handle_received(around, result),
             SessionOp::Send => self.handle_sent(around, result),
@@ -394,7 +405,8 @@ impl<C> Session<C> {
         sending.rest -= count.min(sending.rest);
         if sending.rest > 0 && self.phase != Phase::Closing {
             let head_len = sending.head.as_slice().len();
-            let head = Head::new(sending.head.as_slice().get(count.min(head_len)..).unwrap_or_default());
+            let head =
+                Head::new(sending.head.as_slice().get(count.min(head_len)..).unwrap_or_default());
             drop_front(&mut sending.body, count.saturating_sub(head_len));
             return self.send(around, Sending { head, ..sending });
         }
@@ -412,7 +424,11 @@ impl<C> Session<C> {
         }
     }
 
-    fn handle_received<I: Io>(&mut self, around: &mut Surroundings<'_, I>, result: io::Result<Done>) {
+    fn handle_received<I: Io>(
+        &mut self,
+        around: &mut Surroundings<'_, I>,
+        result: io::Result<Done>,
+    ) {
         self.receiving = false;
         let Ok(Done::Received(buf)) = result else { return self.close(around.io) };
         if buf.is_empty() {
@@ -453,14 +469,21 @@ impl<C> Session<C> {
                 standby.reply_time.store(status.sent.0, Ordering::Relaxed);
                 let lag = self.sender.lags();
                 for (shown, lag) in standby.lag_us.iter().zip([lag.write, lag.flush, lag.apply]) {
-                    let us = lag.map_or(LAG_UNKNOWN, |lag| i64::try_from(lag.as_micros()).unwrap_or(i64::MAX));
+                    let us = lag.map_or(LAG_UNKNOWN, |lag| {
+                        i64::try_from(lag.as_micros()).unwrap_or(i64::MAX)
+                    });
                     shown.store(us, Ordering::Relaxed);
                 }
             }
             SenderEvent::Feedback(feedback) => {
-                let full = |xid: u32, epoch: u32| if xid == 0 { 0 } else { u64::from(epoch) << 32 | u64::from(xid) };
+                let full = |xid: u32, epoch: u32| {
+                    if xid == 0 { 0 } else { u64::from(epoch) << 32 | u64::from(xid) }
+                };
                 standby.xmin.store(full(feedback.xmin, feedback.xmin_epoch), Ordering::Relaxed);
-                standby.catalog_xmin.store(full(feedback.catalog_xmin, feedback.catalog_xmin_epoch), Ordering::Relaxed);
+                standby.catalog_xmin.store(
+                    full(feedback.catalog_xmin, feedback.catalog_xmin_epoch),
+                    Ordering::Relaxed,
+                );
             }
             SenderEvent::StreamEnded => self.phase = Phase::Finishing,
             SenderEvent::Terminated => self.close(around.io),
@@ -479,7 +502,8 @@ impl<C> Session<C> {
         }
         if reading.next == reading.range.end {
             let Some(reading) = self.reading.take() else { return };
-            return self.send(around, Sending::new(reading.header, reading.body, Some(reading.range.end)));
+            return self
+                .send(around, Sending::new(reading.header, reading.body, Some(reading.range.end)));
         }
         if self.file_busy {
             return;
@@ -487,7 +511,11 @@ impl<C> Session<C> {
         let segno = SegNo::of_start(reading.next, size);
         match self.file {
             Some((open, file)) if open == segno => {
-                let end = reading.range.end.min(segno.end(size)).min(around.tail.start().unwrap_or(Lsn::MAX));
+                let end = reading
+                    .range
+                    .end
+                    .min(segno.end(size))
+                    .min(around.tail.start().unwrap_or(Lsn::MAX));
                 let want = usize::try_from(end - reading.next).unwrap_or(usize::MAX);
                 let buf = read_buffer(around.reads, want);
                 let offset = size.offset(reading.next);
@@ -502,13 +530,20 @@ impl<C> Session<C> {
                 let timeline = file_timeline(around.timelines, self.timeline, segno);
                 let path = around.wal_dir.join(segno.file_name(timeline, size));
                 let mode = OpenMode { create: false, direct: false };
-                around.io.submit(SessionOp::Open.token(self.tag, self.number), Op::Open { path, mode });
+                around
+                    .io
+                    .submit(SessionOp::Open.token(self.tag, self.number), Op::Open { path, mode });
             }
         }
         self.file_busy = true;
     }
 
-    fn handle_file<I: Io>(&mut self, around: &mut Surroundings<'_, I>, op: SessionOp, result: io::Result<Done>) {
+    fn handle_file<I: Io>(
+        &mut self,
+        around: &mut Surroundings<'_, I>,
+        op: SessionOp,
+        result: io::Result<Done>,
+    ) {
         self.file_busy = false;
         let size = around.timelines.segment_size;
         let Some(next) = self.reading.as_ref().map(|reading| reading.next) else {
@@ -536,7 +571,9 @@ impl<C> Session<C> {
                 return self.fail(around, &removed(&name));
             }
             (_, result) => {
-                let reason = result.err().map_or_else(|| "unexpected end of file".to_owned(), |error| error.to_string());
+                let reason = result
+                    .err()
+                    .map_or_else(|| "unexpected end of file".to_owned(), |error| error.to_string());
                 let text = format!("could not read from WAL segment {name}, LSN {next}: {reason}");
                 return self.fail(around, &Report::error(SqlState::IO_ERROR, text));
             }
@@ -548,7 +585,10 @@ impl<C> Session<C> {
 /// "requested WAL segment has already been removed". PostgreSQL: `WalSndSegmentOpen`.
 #[must_use]
 pub fn removed(name: &str) -> Report {
-    Report::error(SqlState::UNDEFINED_FILE, format!("requested WAL segment {name} has already been removed"))
+    Report::error(
+        SqlState::UNDEFINED_FILE,
+        format!("requested WAL segment {name} has already been removed"),
+    )
 }
 
 /// A buffer that takes `want` bytes and no more: beyond them may lie the block that is being written,
@@ -575,4 +615,3 @@ fn file_timeline(timelines: &Timelines, timeline: TimelineId, segno: SegNo) -> T
     }
     found
 }
-
