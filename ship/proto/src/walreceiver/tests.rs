@@ -70,8 +70,13 @@ fn feed(
     mut bytes: &[u8],
 ) -> Result<Vec<Seen>, UpstreamViolation> {
     let mut events = vec![];
-    while let Some(event) = receiver.handle_bytes(now, &mut bytes)? {
-        events.push(own(event));
+    loop {
+        let event = receiver.handle_bytes(now, &mut bytes);
+        receiver.check();
+        match event? {
+            Some(event) => events.push(own(event)),
+            None => break,
+        }
     }
     assert!(bytes.is_empty());
     Ok(events)
