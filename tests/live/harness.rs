@@ -39,7 +39,7 @@ fn harness_sees_a_changed_byte_of_wal() {
     let scratch = Scratch::new();
     let primary = Postgres::primary("primary").segment_size_mb(1).start(&scratch);
     let mut receive = ReceiveWal::start(&primary, "received", &["--no-sync"], &scratch);
-    receive.wait_receiving();
+    receive.wait_receiving(&primary);
     primary.switch_wal(3);
     receive.finish_at(&primary.finish_segment());
     let end = primary.current_segment();

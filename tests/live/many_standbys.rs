@@ -22,7 +22,7 @@ fn sixty_four_standbys_all_reach_the_end() {
     };
     let mut receivers: Vec<_> = (0..STANDBYS).map(start).collect();
     for receiver in &mut receivers {
-        receiver.wait_receiving();
+        receiver.wait_receiving(&relay.primary);
     }
     relay.hub.wait_sql(
         "select count(*) from pg_stat_replication where application_name like 'receiver%'",
@@ -48,7 +48,7 @@ fn one_standby_too_many_is_refused() {
     let start = |name| ReceiveWal::start(&relay.hub, name, &["--no-sync"], &relay.scratch);
     let mut receivers = [start("one"), start("two")];
     for receiver in &mut receivers {
-        receiver.wait_receiving();
+        receiver.wait_receiving(&relay.primary);
     }
     let error = relay.hub.replication_error("IDENTIFY_SYSTEM");
     assert!(error.contains("number of requested standby connections exceeds"), "{error}");

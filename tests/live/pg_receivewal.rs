@@ -10,7 +10,7 @@ use walhub_tests::workload::{Pgbench, pgbench_initialize};
 fn receives_equal_segments(options: &[&str]) -> (Relay, ReceiveWal) {
     let relay = Relay::with(|primary| primary.segment_size_mb(1), |hub| hub);
     let mut receive = ReceiveWal::start(&relay.hub, "received", options, &relay.scratch);
-    receive.wait_receiving();
+    receive.wait_receiving(&relay.primary);
     pgbench_initialize(&relay.primary, 1);
     relay.primary.switch_wal(2);
     Pgbench::start(&relay.primary, 2, 200).wait();
@@ -45,7 +45,7 @@ fn pg_receivewal_with_a_slot_goes_on_where_it_was() {
     ReceiveWal::create_slot(&relay.hub, "archive");
     let slot = ["--slot", "archive"];
     let mut receive = ReceiveWal::start(&relay.hub, "received", &slot, &relay.scratch);
-    receive.wait_receiving();
+    receive.wait_receiving(&relay.primary);
     relay.primary.switch_wal(3);
     receive.finish_at(&relay.primary.finish_segment());
 

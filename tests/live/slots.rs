@@ -1,8 +1,11 @@
 //! Replication slots of the hub, and WAL that nobody holds.
 
+use std::fs;
+
 use walhub_tests::client::SqlServer;
-use walhub_tests::compare::assert_equal_tables;
+use walhub_tests::compare::{assert_equal_tables, segment_names};
 use walhub_tests::postgres::StopMode;
+use walhub_tests::receivewal::ReceiveWal;
 use walhub_tests::topology::Relay;
 use walhub_tests::wait::wait_until;
 
@@ -75,12 +78,18 @@ fn without_a_slot_wal_is_removed_and_a_late_standby_is_told() {
     standby.start();
     let line = standby.log().wait_for(mark, "has already been removed");
     assert!(line.contains("requested WAL segment 0000000100000000"), "{line}");
-    let error = relay.hub.replication_error("START_REPLICATION 0/200000 TIMELINE 1");
-    assert!(error.contains("58P01"), "{error}");
-    assert!(
-        error.contains("requested WAL segment 000000010000000000000002 has already been removed"),
-        "{error}"
-    );
+
+    // pg_receivewal goes on after the newest segment that it finds.
+    let dir = relay.scratch.path("late");
+    fs::create_dir(&dir).expect("a directory");
+    let oldest = segment_names(&relay.primary.pg_wal()).expect("pg_wal").remove(0);
+    assert!(oldest < needed);
+    fs::copy(relay.primary.pg_wal().join(&oldest), dir.join(&oldest)).expect("a segment");
+    let mut late = ReceiveWal::start(&relay.hub, "late", &["--no-sync"], &relay.scratch);
+    assert!(!late.wait().success());
+    let told = late.said();
+    assert!(told.contains("ERROR:  requested WAL segment 0000000100000000"), "{told}");
+    assert!(told.contains("has already been removed"), "{told}");
 }
 
 #[test]

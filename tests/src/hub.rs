@@ -1,5 +1,6 @@
 //! The program under test: `walhub serve` and its other commands.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -41,7 +42,7 @@ pub fn binary() -> &'static Path {
 
 /// Runs `walhub` with `arguments` to its end; a server that should have been refused is killed
 /// after a while.
-pub fn walhub<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
+pub fn walhub<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
     run(quick_command(binary()).args(arguments))
 }
 
@@ -51,6 +52,7 @@ pub struct HubBuilder {
     name: String,
     data: Option<PathBuf>,
     upstream: Option<String>,
+    config_file: Option<PathBuf>,
     settings: Vec<(String, String)>,
 }
 
@@ -69,6 +71,13 @@ impl HubBuilder {
         self
     }
 
+    /// `--config`.
+    #[must_use]
+    pub fn config_file(mut self, file: PathBuf) -> Self {
+        self.config_file = Some(file);
+        self
+    }
+
     /// `-c name=value`; the last one of a name wins.
     #[must_use]
     pub fn set(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -82,8 +91,8 @@ impl HubBuilder {
         let data = self.data.unwrap_or_else(|| scratch.path(&self.name));
         let endpoint = Endpoint { host: host(), port: free_port() };
         let log = Log::new(&self.name);
-        let Self { name, upstream, settings, .. } = self;
-        Hub { name, data, upstream, settings, endpoint, process: None, log }
+        let Self { name, upstream, config_file, settings, .. } = self;
+        Hub { name, data, upstream, config_file, settings, endpoint, process: None, log }
     }
 
     /// The hub, started.
@@ -105,6 +114,7 @@ pub struct Hub {
     name: String,
     data: PathBuf,
     upstream: Option<String>,
+    config_file: Option<PathBuf>,
     settings: Vec<(String, String)>,
     endpoint: Endpoint,
     process: Option<Process>,
@@ -130,23 +140,28 @@ impl Hub {
             name: name.to_owned(),
             data: None,
             upstream: None,
+            config_file: None,
             settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         }
     }
 
-    /// `walhub serve` for this hub, as a command.
+    /// The arguments of `walhub serve` for this hub.
     #[must_use]
-    pub fn serve_command(&self) -> Command {
-        let mut serve = command(binary());
-        serve.arg("serve").arg("-D").arg(&self.data);
-        serve.args(["--listen", &format!("{}:{}", self.endpoint.host, self.endpoint.port)]);
+    pub fn serve_arguments(&self) -> Vec<OsString> {
+        let listen = format!("{}:{}", self.endpoint.host, self.endpoint.port);
+        let mut arguments: Vec<OsString> =
+            vec!["serve".into(), "-D".into(), self.data.clone().into()];
+        arguments.extend(["--listen".into(), listen.into()]);
         if let Some(upstream) = &self.upstream {
-            serve.args(["--upstream", upstream]);
+            arguments.extend(["--upstream".into(), upstream.into()]);
+        }
+        if let Some(file) = &self.config_file {
+            arguments.extend(["--config".into(), file.into()]);
         }
         for (name, value) in &self.settings {
-            serve.args(["-c", &format!("{name}={value}")]);
+            arguments.extend(["-c".into(), format!("{name}={value}").into()]);
         }
-        serve
+        arguments
     }
 
     /// Starts the hub without waiting.
@@ -155,7 +170,9 @@ impl Hub {
     /// When it runs already.
     pub fn spawn(&mut self) {
         assert!(self.process.is_none(), "{} runs already", self.name);
-        self.process = Some(Process::spawn(&self.name, &mut self.serve_command(), &self.log));
+        let mut serve = command(binary());
+        serve.args(self.serve_arguments());
+        self.process = Some(Process::spawn(&self.name, &mut serve, &self.log));
     }
 
     /// Starts the hub and waits until it takes connections.

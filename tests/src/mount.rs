@@ -21,7 +21,7 @@ impl Mount {
     #[must_use]
     pub fn tmpfs(scratch: &Scratch, megabytes: u32) -> Self {
         let size = format!("size={megabytes}m,mode=0755");
-        Self::mount(scratch, "tmpfs", &["-t", "tmpfs", "-o", &size, "tmpfs"])
+        Self::at(scratch, "tmpfs", &["-t", "tmpfs", "-o", &size, "tmpfs"])
     }
 
     /// A ramfs, which knows no O_DIRECT.
@@ -30,7 +30,7 @@ impl Mount {
     /// When it cannot be mounted.
     #[must_use]
     pub fn ramfs(scratch: &Scratch) -> Self {
-        Self::mount(scratch, "ramfs", &["-t", "ramfs", "ramfs"])
+        Self::at(scratch, "ramfs", &["-t", "ramfs", "ramfs"])
     }
 
     /// An ext4 of `megabytes` in a file.
@@ -45,10 +45,10 @@ impl Mount {
         let mut mkfs = Command::new("mkfs.ext4");
         run_ok(mkfs.args(["-q", "-F", "-m", "0"]).arg(&image));
         let image = image.display().to_string();
-        Self::mount(scratch, "ext4", &["-t", "ext4", "-o", "loop", &image])
+        Self::at(scratch, "ext4", &["-t", "ext4", "-o", "loop", &image])
     }
 
-    fn mount(scratch: &Scratch, name: &str, arguments: &[&str]) -> Self {
+    fn at(scratch: &Scratch, name: &str, arguments: &[&str]) -> Self {
         let path = scratch.path(name);
         fs::create_dir(&path).expect("a mount point");
         run_ok(Command::new("mount").args(arguments).arg(&path));

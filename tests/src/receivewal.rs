@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::client::SqlServer;
 use crate::log::Log;
-use crate::postgres::program;
+use crate::postgres::{Postgres, program};
 use crate::process::{Process, command, quick_command, run_ok};
 use crate::scratch::Scratch;
 use crate::wait::wait_until;
@@ -51,14 +51,16 @@ impl ReceiveWal {
         run_ok(receive.args(["-d", &conninfo, "--create-slot", "--slot", slot]));
     }
 
-    /// Waits until the first WAL is in its directory.
+    /// Waits until the first WAL is in its directory. The primary has to write some, for the
+    /// position where it starts may be the end of WAL.
     ///
     /// # Panics
     /// When there is none in time.
     #[track_caller]
-    pub fn wait_receiving(&mut self) {
+    pub fn wait_receiving(&mut self, primary: &Postgres) {
         wait_until("pg_receivewal has opened a segment", || {
             assert!(self.process.is_running(), "pg_receivewal ended: {}", self.said());
+            primary.psql("select pg_logical_emit_message(true, 'walhub', 'something')");
             fs::read_dir(&self.dir).expect("its directory").next().is_some()
         });
     }

@@ -1,6 +1,7 @@
 //! What pg_waldump reads in a directory of segments.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 
 use crate::compare::segment_names;
@@ -48,7 +49,14 @@ impl Dump {
 pub fn waldump(dir: &Path, filters: &[&str]) -> Dump {
     let names = segment_names(dir).expect("a directory of segments");
     let first = names.first().unwrap_or_else(|| panic!("no segment in {}", dir.display()));
-    let output = run(quick_command(program("pg_waldump")).args(filters).arg(dir.join(first)));
+    // Given a file, pg_waldump would stop at its end; given a position, it goes on.
+    let size = fs::metadata(dir.join(first)).expect("the first segment").len();
+    let number = |range| u64::from_str_radix(&first[range], 16).expect("a segment's name");
+    let (timeline, high, low) = (number(0..8), number(8..16), number(16..24) * size);
+    let mut pg_waldump = quick_command(program("pg_waldump"));
+    pg_waldump.args(filters).arg("-p").arg(dir);
+    pg_waldump.args(["-t", &timeline.to_string(), "-s", &format!("{high:X}/{low:X}")]);
+    let output = run(&mut pg_waldump);
     Dump {
         records: String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect(),
         end: String::from_utf8_lossy(&output.stderr).into_owned(),
