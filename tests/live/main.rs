@@ -15,3 +15,4 @@ mod stop;
 mod synchronous;
 mod timeline;
 mod upstream;
+mod wire;

@@ -64,9 +64,6 @@ fn password_comes_from_the_passfile() {
     let port = primary.endpoint().port;
     let line = format!("{}:{port}:replication:walker:Crypt1c, \"quoted\"\n", host());
     let passfile = scratch.file("passfile", &line);
-    if std::env::var_os("WALHUB_BIN").is_some_and(|b| b.to_string_lossy().ends_with("stand-in")) {
-        walhub_tests::scratch::give_to_postgres(&passfile);
-    }
     streams(&primary, &scratch, &format!("passfile={}", passfile.display()));
 }
 

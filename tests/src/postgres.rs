@@ -47,7 +47,8 @@ impl StopMode {
     }
 }
 
-/// The directory of PostgreSQL's programs: `WALHUB_PG_BINDIR`, else what pg_config says.
+/// The directory of PostgreSQL's programs: `WALHUB_PG_BINDIR`, else what pg_config says, else
+/// Debian's newest.
 ///
 /// # Panics
 /// When there is no PostgreSQL.
@@ -55,22 +56,17 @@ impl StopMode {
 pub fn bindir() -> &'static Path {
     static BINDIR: OnceLock<PathBuf> = OnceLock::new();
     BINDIR.get_or_init(|| {
-        let dir = std::env::var_os("WALHUB_PG_BINDIR").map_or_else(
+        let candidates = std::env::var_os("WALHUB_PG_BINDIR").map_or_else(
             || {
                 let output = Command::new("pg_config").arg("--bindir").output();
-                let output = output.unwrap_or_else(|error| {
-                    panic!("pg_config: {error}; tests/run installs PostgreSQL")
-                });
-                PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+                let told = output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
+                let debian = (13..=18).rev().map(|v| format!("/usr/lib/postgresql/{v}/bin"));
+                told.into_iter().chain(debian).map(PathBuf::from).collect()
             },
-            PathBuf::from,
+            |dir| vec![PathBuf::from(dir)],
         );
-        assert!(
-            dir.join("initdb").exists(),
-            "{} holds no PostgreSQL server; tests/run installs it, or set WALHUB_PG_BINDIR",
-            dir.display()
-        );
-        dir
+        let found = candidates.into_iter().find(|dir| dir.join("initdb").exists());
+        found.expect("a PostgreSQL server: tests/run installs it, or set WALHUB_PG_BINDIR")
     })
 }
 
