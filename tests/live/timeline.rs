@@ -125,7 +125,7 @@ fn hub_follows_the_promotion_of_the_standby_that_it_streams_from() {
     let mut behind = old.standby("behind", &hub.endpoint().conninfo("behind"), &scratch);
     behind.start();
     hub.wait_streaming("behind");
-    Pgbench::start(&old, 2, 200).wait();
+    Pgbench::start(&old, 2, 100).wait();
     assert!(old.stop(StopMode::Fast).success());
     new.psql("select pg_promote()");
     after_failover(&Failover { hub, behind, old, new, scratch });

@@ -48,15 +48,15 @@ pub fn quick_command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// No setting of the person who runs the tests may decide what a client connects to.
+/// No setting, certificate or password file of the person who runs the tests may decide anything.
 fn plain_environment(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.as_encoded_bytes().starts_with(b"PG") {
             command.env_remove(name);
         }
     }
-    command.env("LC_ALL", "C.UTF-8").env("PGCONNECT_TIMEOUT", "60").current_dir("/");
-    command.stdin(Stdio::null());
+    command.env("LC_ALL", "C.UTF-8").env("HOME", "/nonexistent").env("PGCONNECT_TIMEOUT", "60");
+    command.current_dir("/").stdin(Stdio::null());
 }
 
 /// Runs `command` to its end.
