@@ -98,8 +98,8 @@ fn functions_answer() {
     assert_eq!(hub.psql("select pg_is_in_recovery()"), "t");
     assert_eq!(hub.psql("select pg_wal_lsn_diff('0/3000000', '0/2000001')"), "16777215");
     assert_eq!(hub.psql("select pg_wal_lsn_diff('0/2000000', '1/0')"), "-4261412864");
-    let behind = "select pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0') > 0";
-    assert_eq!(hub.psql(behind), "t");
+    let bytes = hub.psql("select pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0')");
+    assert!(bytes.parse().is_ok_and(|bytes: u64| bytes > 16 << 20), "{bytes}");
     assert!(hub.psql("select pg_last_wal_replay_lsn()").contains('/'));
     assert!(!hub.psql("select version()").is_empty());
     let server_version = relay.primary.psql("show server_version");
@@ -173,7 +173,7 @@ fn extended_protocol_and_prepared_statements_work() {
     let script = relay.scratch.path("console.sql");
     let text = "\\set n 1\nselect count(*) from pg_stat_replication;\n\
                 select pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0');\n\
-                select slot_name from pg_replication_slots limit :n;\n";
+                select slot_name from pg_replication_slots where active_pid = :n;\n";
     fs::write(&script, text).expect("a script");
     for protocol in ["simple", "extended", "prepared"] {
         let mut pgbench = quick_command(program("pgbench"));

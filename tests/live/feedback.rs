@@ -50,7 +50,9 @@ fn feedback_is_not_forwarded_when_the_hub_is_told_not_to() {
     let mut standby = relay.standby("standby");
     standby.configure("hot_standby_feedback = on");
     standby.start();
-    relay.hub.wait_sql("select backend_xmin is not null from pg_stat_replication", "t");
+    relay
+        .hub
+        .wait_sql("select count(*) from pg_stat_replication where backend_xmin is not null", "1");
     relay.primary.wait_acknowledged("hub", &relay.primary.flush_lsn());
     assert_eq!(relay.primary.psql("select backend_xmin from pg_stat_replication"), "");
 }

@@ -11,6 +11,7 @@ mod operating_system;
 mod pg_receivewal;
 mod restarts;
 mod slots;
+mod stalls;
 mod stop;
 mod synchronous;
 mod timeline;

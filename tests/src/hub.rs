@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use crate::client::{Endpoint, SqlServer};
 use crate::log::Log;
 use crate::postgres::{StopMode, program};
-use crate::process::{Process, command, quick_command, run, run_ok};
+use crate::process::{Process, command, quick_command, run, run_ok, said};
 use crate::scratch::{Scratch, free_port, host};
 use crate::wait::wait_until;
 
@@ -289,10 +289,11 @@ impl Hub {
     /// Waits until the hub has received everything before `lsn`.
     #[track_caller]
     pub fn wait_received(&self, lsn: &str) {
-        self.wait_sql(
-            &format!("select pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '{lsn}') >= 0"),
-            "t",
-        );
+        let distance = format!("select pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '{lsn}')");
+        wait_until(&format!("{} has received {lsn}", self.name), || {
+            let output = self.try_psql(&distance);
+            said(&output).trim().parse().is_ok_and(|bytes: i64| bytes >= 0)
+        });
     }
 
     /// Names of the complete or current segments in its pg_wal, oldest first.
