@@ -391,7 +391,10 @@ impl<C> Session<C> {
             SessionOp::Recv => self.handle_received(around, result),
             SessionOp::Send => self.handle_sent(around, result),
             SessionOp::Open | SessionOp::Read => self.handle_file(around, op, result),
-            SessionOp::Close => self.file_busy = false,
+            SessionOp::Close => {
+                self.file_busy = false;
+                self.read_on(around);
+            }
         }
         self.pump(around);
     }
