@@ -314,7 +314,8 @@ impl<C> Session<C> {
             return self.close(around.io);
         }
         self.receive(around);
-        self.sender.handle_sendable(around.now, self.sendable(around));
+        // A historic timeline's end is the machine's own bound.
+        self.sender.handle_sendable(around.now, around.sendable);
         self.transmit(around);
         around.standby.set_state(self.sender.state());
     }
