@@ -80,6 +80,9 @@ pub struct Surroundings<'a, I: Io> {
     pub tail: &'a TailView,
     /// Positions.
     pub shared: &'a Shared,
+    /// End of what may be sent, as it was before the core last read its mail: up to here, what is not
+    /// on disk is in `tail`.
+    pub sendable: Lsn,
     /// The session's entry.
     pub standby: &'a Standby,
     /// Timelines that can be served.
@@ -320,13 +323,9 @@ impl<C> Session<C> {
         around.standby.set_state(self.sender.state());
     }
 
-    fn sendable<I: Io>(&self, around: &Surroundings<'_, I>) -> Lsn {
-        // A historic timeline's end is the machine's own bound.
-        around.shared.sendable_lsn()
-    }
-
     fn receive<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
-        if self.receiving || self.phase != Phase::Streaming {
+        // What follows the standby's CopyDone is a command, and the control plane's to receive.
+        if self.receiving || self.phase != Phase::Streaming || !self.sender.takes_messages() {
             return;
         }
         let buf = around.replies.take().unwrap_or_else(|| Buffer::with_capacity(REPLY_BUFFER_LEN));

@@ -62,6 +62,7 @@ pub struct ShipCore<C: Send> {
     timelines: Option<Arc<Timelines>>,
     sessions: BTreeMap<u64, Session<C>>,
     next_number: u64,
+    /// End of what may be sent, read before the mail that has its slabs was.
     seen_lsn: Lsn,
     /// When some session must be looked at, at the latest.
     deadline: Option<Instant>,
@@ -232,6 +233,7 @@ impl<C: Send + 'static> ShipCore<C> {
             now,
             tail: &self.tail,
             shared: &self.config.shared,
+            sendable: self.seen_lsn,
             standby: self.config.standbys.standby(standby),
             timelines,
             wal_dir: &self.config.wal_dir,
@@ -273,3 +275,6 @@ impl<C: Send + 'static> ShipCore<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
