@@ -168,8 +168,8 @@ impl Retention {
     }
 
     /// Bytes that may still be written before `slot` may be lost; negative when that is overdue.
-    /// `None` without a limit, for a slot that keeps nothing, and for a lost one.
-    /// PostgreSQL: `pg_get_replication_slots`.
+    /// `None` without a limit and for a lost slot. One that keeps nothing is counted from the first
+    /// segment, as PostgreSQL 15 does. PostgreSQL: `pg_get_replication_slots`.
     #[must_use]
     pub fn safe_wal_size(
         &self,
@@ -178,10 +178,10 @@ impl Retention {
         write_lsn: Lsn,
     ) -> Option<i64> {
         let max = self.config.max_slot_wal_keep_size?;
-        if status? == WalStatus::Lost {
+        if status == Some(WalStatus::Lost) {
             return None;
         }
-        let target = SegNo::of_start(slot.restart_lsn?, self.size).0;
+        let target = SegNo::of_start(slot.restart_lsn.unwrap_or_default(), self.size).0;
         let keep = self.segments(max).max(self.segments(self.config.wal_keep_size));
         let fail = target.checked_add(keep)?.checked_add(1)?.checked_mul(self.size.bytes())?;
         i64::try_from(i128::from(fail) - i128::from(write_lsn.0)).ok()
@@ -299,6 +299,13 @@ mod tests {
         assert_eq!(size(320, Some(160), lsn(100)), Some((116 - 100) * (16 << 20) - 0x100));
         assert_eq!(size(0, Some(160), lsn(107)), Some(-(16 << 20) - 0x100));
         assert_eq!(size(0, None, lsn(100)), None);
+        // Values that PostgreSQL 15 shows with max_slot_wal_keep_size = 64MB.
+        let shown = |restart_lsn| {
+            let slot = Slot { restart_lsn, ..Slot::new("a".into(), false) };
+            retention(0, Some(64)).safe_wal_size(&slot, None, Lsn(0x150_0790))
+        };
+        assert_eq!(shown(Some(Lsn(0x150_0790))), Some(78_641_264));
+        assert_eq!(shown(None), Some(61_864_048));
         let lost = retention(0, Some(1)).safe_wal_size(&slot, Some(WalStatus::Lost), lsn(100));
         assert_eq!(lost, None);
     }

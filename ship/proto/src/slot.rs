@@ -147,8 +147,10 @@ impl Slot {
 
     /// Gives up the WAL that is kept. PostgreSQL: `InvalidatePossiblyObsoleteSlot`.
     pub const fn invalidate(&mut self) {
-        self.invalidated = self.restart_lsn.take();
-        self.restart_tli = None;
+        if let Some(restart_lsn) = self.restart_lsn.take() {
+            self.invalidated = Some(restart_lsn);
+            self.restart_tli = None;
+        }
     }
 }
 

@@ -19,8 +19,8 @@ use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::Report;
 
 use super::handle::{
-    Client, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd, WalReceiverRow,
-    WalSenderRow,
+    Client, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
+    WalReceiverRow, WalSenderRow,
 };
 use super::messages::{NewSession, ToWal};
 use super::shared::{LAG_UNKNOWN, Shared, StandbyTable};
@@ -79,6 +79,11 @@ impl Front {
         &self.shared
     }
 
+    /// No new connection is served from now on.
+    pub fn begin_stopping(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
+    }
+
     /// Number of standbys that are connected now.
     #[must_use]
     pub fn standbys(&self) -> usize {
@@ -97,7 +102,9 @@ impl Front {
             Some(WalSenderRow {
                 client: clients.get(&index)?.clone(),
                 state: standby.state_name(),
-                backend_xmin: u32::try_from(xmin & u64::from(u32::MAX)).ok().filter(|&xid| xid != 0),
+                backend_xmin: u32::try_from(xmin & u64::from(u32::MAX))
+                    .ok()
+                    .filter(|&xid| xid != 0),
                 sent_lsn: lsn(&standby.sent_lsn),
                 write_lsn: lsn(&standby.write_lsn),
                 flush_lsn: lsn(&standby.flush_lsn),
@@ -216,5 +223,8 @@ impl Hub<OwnedFd> for Front {
 }
 
 fn busy() -> Report {
-    Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is too busy to serve another request")
+    Report::fatal(
+        SqlState::CANNOT_CONNECT_NOW,
+        "the database system is too busy to serve another request",
+    )
 }

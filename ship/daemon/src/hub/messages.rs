@@ -132,4 +132,6 @@ pub enum ToControl {
     Status,
     /// Everything is durable and sent: the process can end.
     Stopped,
+    /// A core cannot go on: the process must end.
+    Failed(String),
 }

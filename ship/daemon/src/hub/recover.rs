@@ -12,7 +12,8 @@ use walhub_engine::io::{DirEntry, Fs};
 use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::recovery::{
-    self, CONTROL_COPY_LEN, ControlFile, ControlFileError, EndOfWal, FoundSegment, RecoveryError, RecoveryPlan, WalEnd,
+    self, CONTROL_COPY_LEN, ControlFile, ControlFileError, EndOfWal, FoundSegment, RecoveryError,
+    RecoveryPlan, WalEnd,
 };
 use walhub_proto::segment::{SegNo, SegmentSize};
 use walhub_proto::slot::{Slot, decode_slot};
@@ -126,14 +127,20 @@ impl fmt::Display for RecoverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(error) => write!(f, "{error}"),
-            Self::Control { path, error } => write!(f, "control file \"{}\": {error}", path.display()),
+            Self::Control { path, error } => {
+                write!(f, "control file \"{}\": {error}", path.display())
+            }
             Self::NoControl { dir } => write!(
                 f,
                 "there is WAL in \"{}\" but no control file \"{CONTROL_FILE}\" beside it",
                 dir.display()
             ),
-            Self::History { name, reason } => write!(f, "timeline history file \"{name}\": {reason}"),
-            Self::Slot { path, reason } => write!(f, "{reason} (replication slot file \"{}\")", path.display()),
+            Self::History { name, reason } => {
+                write!(f, "timeline history file \"{name}\": {reason}")
+            }
+            Self::Slot { path, reason } => {
+                write!(f, "{reason} (replication slot file \"{}\")", path.display())
+            }
             Self::Wal(error) => write!(f, "{error}"),
         }
     }
@@ -148,7 +155,10 @@ impl std::error::Error for RecoverError {}
 pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> {
     let wal_dir = data_dir.join("pg_wal");
     let Some(control) = read_control(fs, data_dir)? else {
-        let has_wal = fs.list(&wal_dir)?.iter().any(|entry| SegNo::parse_file_name(&entry.name, SegmentSize::MIN).is_some());
+        let has_wal = fs
+            .list(&wal_dir)?
+            .iter()
+            .any(|entry| SegNo::parse_file_name(&entry.name, SegmentSize::MIN).is_some());
         if has_wal {
             return Err(RecoverError::NoControl { dir: wal_dir });
         }
@@ -171,7 +181,8 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         current: control.timeline,
         history,
     };
-    let wal = RecoveredWal { control: Some(control), timelines, end, last_record, block, held, spare };
+    let wal =
+        RecoveredWal { control: Some(control), timelines, end, last_record, block, held, spare };
     Ok(Recovered { wal: Some(wal), slots: read_slots(fs, data_dir)? })
 }
 
@@ -203,6 +214,10 @@ pub fn control_block(control: &ControlFile) -> (u64, Vec<u8>) {
 pub fn write_control(fs: &dyn Fs, data_dir: &Path, control: &ControlFile) -> io::Result<()> {
     let path = data_dir.join(CONTROL_FILE);
     let (offset, block) = control_block(control);
+    if matches!(fs.read(&path), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+        // The first copy has no other to fall back on.
+        return fs.replace(&path, &block.repeat(2));
+    }
     fs.write_at(&path, offset, &block)?;
     fs.sync(&path)?;
     fs.sync_dir(data_dir)
@@ -212,7 +227,11 @@ pub fn write_control(fs: &dyn Fs, data_dir: &Path, control: &ControlFile) -> io:
 ///
 /// # Errors
 /// When the file is missing or wrong.
-pub fn read_history(fs: &dyn Fs, wal_dir: &Path, timeline: TimelineId) -> Result<TimelineHistory, RecoverError> {
+pub fn read_history(
+    fs: &dyn Fs,
+    wal_dir: &Path,
+    timeline: TimelineId,
+) -> Result<TimelineHistory, RecoverError> {
     if timeline == TimelineId::FIRST {
         return Ok(TimelineHistory::single(timeline));
     }
@@ -259,7 +278,12 @@ struct Found {
     history: TimelineHistory,
 }
 
-fn scan(fs: &dyn Fs, wal_dir: &Path, mut end_of_wal: EndOfWal, size: SegmentSize) -> Result<WalEnd, RecoverError> {
+fn scan(
+    fs: &dyn Fs,
+    wal_dir: &Path,
+    mut end_of_wal: EndOfWal,
+    size: SegmentSize,
+) -> Result<WalEnd, RecoverError> {
     let mut buf = vec![0; SCAN_LEN];
     while let Some(want) = end_of_wal.poll_read() {
         let path = wal_dir.join(want.segno.file_name(want.tli, size));
@@ -295,13 +319,22 @@ fn sort_segments(
         let Some((timeline, segno)) = SegNo::parse_file_name(&entry.name, size) else { continue };
         let ours = found.history.contains(timeline);
         if entry.len != size.bytes() {
-            tracing::warn!("file \"{}\" has the wrong size: {} instead of {}", entry.name, entry.len, size.bytes());
+            tracing::warn!(
+                "file \"{}\" has the wrong size: {} instead of {}",
+                entry.name,
+                entry.len,
+                size.bytes()
+            );
         } else if (first..=last).contains(&segno) && ours {
             held.entry(segno).or_default().push(timeline);
         } else if segno > last || timeline > control.timeline {
             spare.push(entry.name);
         } else {
-            tracing::warn!("file \"{}\" does not belong to the WAL that ends at {}", entry.name, found.end);
+            tracing::warn!(
+                "file \"{}\" does not belong to the WAL that ends at {}",
+                entry.name,
+                found.end
+            );
         }
     }
     Ok((held, spare))
@@ -331,7 +364,13 @@ fn read_slots(fs: &dyn Fs, data_dir: &Path) -> Result<Vec<Slot>, RecoverError> {
 ///
 /// # Errors
 /// As the operating system's.
-pub fn copy_segment_start(fs: &dyn Fs, from: &Path, to: &Path, size: SegmentSize, start: Lsn) -> io::Result<()> {
+pub fn copy_segment_start(
+    fs: &dyn Fs,
+    from: &Path,
+    to: &Path,
+    size: SegmentSize,
+    start: Lsn,
+) -> io::Result<()> {
     let temporary = to.with_file_name("xlogtemp");
     let mut offset = 0;
     let keep = size.offset(start);

@@ -103,7 +103,10 @@ impl Writer {
     /// First byte that the tail must keep: the block in which the written part ends.
     #[must_use]
     pub fn needed_from(&self) -> Lsn {
-        let unwritten = self.flight.as_ref().map_or(self.write_lsn(), |flight| flight.range.start.min(self.write_lsn()));
+        let unwritten = self
+            .flight
+            .as_ref()
+            .map_or(self.write_lsn(), |flight| flight.range.start.min(self.write_lsn()));
         unwritten.align_down(BLOCK_BYTES)
     }
 
@@ -120,7 +123,14 @@ impl Writer {
     ///
     /// # Panics
     /// If something is under way already, or the tail does not hold the range.
-    pub fn start<I: Io>(&mut self, io: &mut I, file: FileId, size: SegmentSize, target: Lsn, tail: &TailView) {
+    pub fn start<I: Io>(
+        &mut self,
+        io: &mut I,
+        file: FileId,
+        size: SegmentSize,
+        target: Lsn,
+        tail: &TailView,
+    ) {
         assert!(self.is_idle(), "one flush at a time");
         let written = self.write_lsn();
         let begin = if self.direct { written.align_down(BLOCK_BYTES) } else { written };
@@ -157,7 +167,8 @@ impl Writer {
         } else {
             let durable = self.method == FlushMethod::DurableWrite;
             // A short direct write may end inside a block; the next one may not begin there.
-            let taken = if self.direct { flight.taken - flight.taken % BLOCK_LEN } else { flight.taken };
+            let taken =
+                if self.direct { flight.taken - flight.taken % BLOCK_LEN } else { flight.taken };
             let mut data = flight.data.clone();
             drop_front(&mut data, taken);
             let offset = flight.offset + u64::try_from(taken).unwrap_or(0);
@@ -178,7 +189,11 @@ impl Writer {
                 return Flushed::Failed("write to", io::Error::from(io::ErrorKind::WriteZero));
             }
             Ok(Done::Wrote(count)) => {
-                let before = if self.direct { flight.taken - flight.taken % BLOCK_LEN } else { flight.taken };
+                let before = if self.direct {
+                    flight.taken - flight.taken % BLOCK_LEN
+                } else {
+                    flight.taken
+                };
                 flight.taken = before + count;
                 let len: usize = flight.data.iter().map(bytes::Bytes::len).sum();
                 if flight.taken < len {

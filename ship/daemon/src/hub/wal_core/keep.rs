@@ -16,8 +16,8 @@ use walhub_proto::slot::Slot;
 use walhub_proto::time::Now;
 
 use super::super::handle::SlotRow;
-use super::slots::standby_horizons;
 use super::WalCore;
+use super::slots::standby_horizons;
 
 /// WAL that connected standbys without a slot may hold back at most, and beyond which a slot is
 /// `extended`. PostgreSQL: the default of `max_wal_size`.
@@ -33,8 +33,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
         self.finish_drops(io);
         if self.config.settings.hot_standby_feedback {
-            let standbys = self.config.standbys.in_use().map(|(_, standby)| standby_horizons(standby));
-            let horizons = standbys.fold(self.slots.horizons(), walhub_proto::feedback::Horizons::oldest);
+            let standbys =
+                self.config.standbys.in_use().map(|(_, standby)| standby_horizons(standby));
+            let horizons =
+                standbys.fold(self.slots.horizons(), walhub_proto::feedback::Horizons::oldest);
             self.link_feedback(now, horizons);
         }
         self.remove_old_segments(io);
@@ -56,9 +58,20 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// PostgreSQL server keeps that much between two checkpoints.
     fn needed_lsn(&self, flush_lsn: Lsn) -> Lsn {
         let back = |bytes: u64| Lsn(flush_lsn.0.saturating_sub(bytes));
-        let standbys = self.config.standbys.in_use().map(|(_, standby)| Lsn(standby.sent_lsn.load(Ordering::Acquire)));
-        let slowest = standbys.filter(|lsn| lsn.is_valid()).min().unwrap_or(flush_lsn).max(back(MAX_WAL_SIZE));
-        let bound = self.control_saved.as_ref().map_or(flush_lsn, |control| control.last_record.unwrap_or(control.flush_lsn));
+        let standbys = self
+            .config
+            .standbys
+            .in_use()
+            .map(|(_, standby)| Lsn(standby.sent_lsn.load(Ordering::Acquire)));
+        let slowest = standbys
+            .filter(|lsn| lsn.is_valid())
+            .min()
+            .unwrap_or(flush_lsn)
+            .max(back(MAX_WAL_SIZE));
+        let bound = self
+            .control_saved
+            .as_ref()
+            .map_or(flush_lsn, |control| control.last_record.unwrap_or(control.flush_lsn));
         slowest.min(bound).min(back(self.config.settings.min_wal_size))
     }
 
@@ -114,7 +127,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             SegNo::of_start(self.config.shared.oldest_lsn.load(), local.segments.size())
         });
         let retention = self.retention();
-        let status = retention.as_ref().and_then(|retention| retention.wal_status(slot, slots, flush_lsn, oldest));
+        let status = retention
+            .as_ref()
+            .and_then(|retention| retention.wal_status(slot, slots, flush_lsn, oldest));
         SlotRow {
             slot_name: slot.name.clone(),
             temporary: slot.temporary,
@@ -124,7 +139,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             restart_lsn: slot.restart_lsn,
             restart_tli: slot.restart_tli,
             wal_status: status.map(walhub_proto::retention::WalStatus::as_str),
-            safe_wal_size: retention.and_then(|retention| retention.safe_wal_size(slot, status, flush_lsn)),
+            safe_wal_size: retention
+                .and_then(|retention| retention.safe_wal_size(slot, status, flush_lsn)),
         }
     }
 

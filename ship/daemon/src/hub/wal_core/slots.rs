@@ -48,7 +48,10 @@ impl SlotTable {
     pub(super) fn new(dir: PathBuf, slots: Vec<Slot>) -> Self {
         let entry = |slot: Slot| {
             let saved = Some(slot.clone());
-            (slot.name.clone(), Entry { slot, owner: None, saved, saving: None, drop_waiters: Vec::new() })
+            (
+                slot.name.clone(),
+                Entry { slot, owner: None, saved, saving: None, drop_waiters: Vec::new() },
+            )
         };
         Self { dir, entries: slots.into_iter().map(entry).collect() }
     }
@@ -74,8 +77,11 @@ impl SlotTable {
         }
         if entry.slot.invalidated.is_some() {
             let text = format!("can no longer get changes from replication slot \"{name}\"");
-            let detail = "This slot has been invalidated because it exceeded the maximum reserved size.";
-            return Err(Report::error(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, text).detail(detail));
+            let detail =
+                "This slot has been invalidated because it exceeded the maximum reserved size.";
+            return Err(
+                Report::error(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, text).detail(detail)
+            );
         }
         Ok(())
     }
@@ -113,18 +119,27 @@ impl SlotTable {
     pub(super) fn save<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>) {
         for (name, entry) in &mut self.entries {
             let current = durable_part(&entry.slot);
-            if entry.slot.temporary || entry.saving.is_some() || entry.saved.as_ref() == Some(&current) {
+            if entry.slot.temporary
+                || entry.saving.is_some()
+                || entry.saved.as_ref() == Some(&current)
+            {
                 continue;
             }
             let content = encode_slot(&current, walhub_engine::crc::crc32c);
             entry.saving = Some(current);
-            jobs.start(io, FileJob::Slot(name.clone()), replace_steps(&self.dir.join(name), content));
+            jobs.start(
+                io,
+                FileJob::Slot(name.clone()),
+                replace_steps(&self.dir.join(name), content),
+            );
         }
     }
 
     /// What the downstream standbys and idle slots need together.
     pub(super) fn horizons(&self) -> Horizons {
-        self.entries.values().fold(Horizons::default(), |oldest, entry| oldest.oldest(entry.slot.horizons()))
+        self.entries
+            .values()
+            .fold(Horizons::default(), |oldest, entry| oldest.oldest(entry.slot.horizons()))
     }
 }
 
@@ -155,7 +170,12 @@ pub(super) fn standby_horizons(standby: &Standby) -> Horizons {
 }
 
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
-    pub(super) fn handle_slot_request<I: Io<Conn = C>>(&mut self, io: &mut I, request: SlotRequest, reply: SlotReply) {
+    pub(super) fn handle_slot_request<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        request: SlotRequest,
+        reply: SlotReply,
+    ) {
         let answer = match request {
             SlotRequest::Create { name, temporary, reserve_wal, owner } => {
                 self.create_slot(io, &name, temporary, reserve_wal, owner).map(Some)
@@ -169,7 +189,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 },
             },
             SlotRequest::DropTemporary { owner } => {
-                let owned = self.slots.entries.iter().filter(|(_, entry)| entry.owner == Some(owner));
+                let owned =
+                    self.slots.entries.iter().filter(|(_, entry)| entry.owner == Some(owner));
                 let names: Vec<String> = owned.map(|(name, _)| name.clone()).collect();
                 for name in names {
                     self.slots.entries.remove(&name);
@@ -195,9 +216,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             let text = format!("replication slot \"{name}\" already exists");
             return Err(Report::error(SqlState::DUPLICATE_OBJECT, text));
         }
-        let slots_max = usize::try_from(self.config.settings.max_replication_slots).unwrap_or(usize::MAX);
+        let slots_max =
+            usize::try_from(self.config.settings.max_replication_slots).unwrap_or(usize::MAX);
         if self.slots.entries.len() >= slots_max {
-            let report = Report::error(SqlState::CONFIGURATION_LIMIT_EXCEEDED, "all replication slots are in use");
+            let report = Report::error(
+                SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+                "all replication slots are in use",
+            );
             return Err(report.hint("Free one or increase max_replication_slots."));
         }
         let mut slot = Slot::new(name.to_owned(), temporary);
@@ -223,7 +248,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     fn reserve_from(&self) -> (Option<Lsn>, Option<TimelineId>) {
         let Some(local) = &self.local else { return (None, None) };
-        let lsn = local.segments.size().start_of(local.flush_lsn()).max(self.config.shared.oldest_lsn.load());
+        let lsn = local
+            .segments
+            .size()
+            .start_of(local.flush_lsn())
+            .max(self.config.shared.oldest_lsn.load());
         (Some(lsn), Some(local.segments.timeline()))
     }
 
@@ -231,7 +260,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let path = self.slots.path(&slot.name);
         let content = encode_slot(slot, walhub_engine::crc::crc32c);
         let failed = |error: std::io::Error| {
-            Report::error(SqlState::IO_ERROR, format!("could not write to file \"{}\": {error}", path.display()))
+            Report::error(
+                SqlState::IO_ERROR,
+                format!("could not write to file \"{}\": {error}", path.display()),
+            )
         };
         io.fs().replace(&path, &content).map_err(failed)
     }
@@ -241,7 +273,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let temporary = self.slots.entries.get(name).is_some_and(|entry| entry.slot.temporary);
         if !temporary {
             remove_durably(io, &path, &self.slots.dir).map_err(|error| {
-                Report::error(SqlState::IO_ERROR, format!("could not remove file \"{}\": {error}", path.display()))
+                Report::error(
+                    SqlState::IO_ERROR,
+                    format!("could not remove file \"{}\": {error}", path.display()),
+                )
             })?;
         }
         self.slots.entries.remove(name);
@@ -250,9 +285,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Drops the slots that became free while somebody waited to drop them.
     pub(super) fn finish_drops<I: Io>(&mut self, io: &I) {
-        let free = self.slots.entries.iter().filter(|(_, entry)| {
-            entry.slot.active_pid.is_none() && !entry.drop_waiters.is_empty()
-        });
+        let free =
+            self.slots.entries.iter().filter(|(_, entry)| {
+                entry.slot.active_pid.is_none() && !entry.drop_waiters.is_empty()
+            });
         let names: Vec<String> = free.map(|(name, _)| name.clone()).collect();
         for name in names {
             let Some(entry) = self.slots.entries.get_mut(&name) else { continue };
@@ -271,8 +307,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Takes a standby's reply over into its slot. PostgreSQL: `PhysicalConfirmReceivedLocation`.
     pub(super) fn take_reply(&mut self, standby: usize) {
-        let Some(slot) = self.attached.get(&standby).and_then(|attached| attached.slot.as_ref()) else { return };
-        let Some(timeline) = self.local.as_ref().map(|local| local.segments.timeline()) else { return };
+        let Some(slot) = self.attached.get(&standby).and_then(|attached| attached.slot.as_ref())
+        else {
+            return;
+        };
+        let Some(timeline) = self.local.as_ref().map(|local| local.segments.timeline()) else {
+            return;
+        };
         let entry = self.config.standbys.standby(standby);
         let flush = Lsn(entry.flush_lsn.load(Ordering::Relaxed));
         if let Some(slot) = self.slots.get_mut(slot) {
