@@ -91,6 +91,13 @@ impl Sums {
         &self.finished
     }
 
+    /// Checksum of the segment with this number, counted from the first; of what there is of the
+    /// last one.
+    pub(super) fn sum_of(&self, index: usize) -> Option<u32> {
+        let is_last = index == self.finished.len();
+        self.finished.get(index).copied().or_else(|| is_last.then_some(self.current))
+    }
+
     /// Takes bytes that begin at `start`; what was taken before is passed over.
     ///
     /// # Panics

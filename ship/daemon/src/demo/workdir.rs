@@ -95,7 +95,8 @@ impl WorkDir {
 
 fn make_in(parent: &Path) -> anyhow::Result<PathBuf> {
     let made = tempfile::Builder::new().prefix("walhub-demo-").tempdir_in(parent);
-    let made = made.with_context(|| format!("could not make a directory in {}", parent.display()))?;
+    let made =
+        made.with_context(|| format!("could not make a directory in {}", parent.display()))?;
     let path = made.keep();
     leftovers::set_directory(&path);
     Ok(path)
