@@ -78,6 +78,8 @@ pub struct Surroundings<'a, I: Io> {
     pub now: Now,
     /// The newest WAL.
     pub tail: &'a TailView,
+    /// End of what may be sent; the tail reaches that far.
+    pub sendable: Lsn,
     /// Positions.
     pub shared: &'a Shared,
     /// The session's entry.
@@ -314,14 +316,10 @@ impl<C> Session<C> {
             return self.close(around.io);
         }
         self.receive(around);
-        self.sender.handle_sendable(around.now, self.sendable(around));
+        // A historic timeline's end is the machine's own bound.
+        self.sender.handle_sendable(around.now, around.sendable);
         self.transmit(around);
         around.standby.set_state(self.sender.state());
-    }
-
-    fn sendable<I: Io>(&self, around: &Surroundings<'_, I>) -> Lsn {
-        // A historic timeline's end is the machine's own bound.
-        around.shared.sendable_lsn()
     }
 
     fn receive<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {

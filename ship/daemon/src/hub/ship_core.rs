@@ -62,6 +62,7 @@ pub struct ShipCore<C: Send> {
     timelines: Option<Arc<Timelines>>,
     sessions: BTreeMap<u64, Session<C>>,
     next_number: u64,
+    /// How far the tail and the segments are known to go.
     seen_lsn: Lsn,
     /// When some session must be looked at, at the latest.
     deadline: Option<Instant>,
@@ -105,7 +106,9 @@ impl<C: Send + 'static> ShipCore<C> {
 
     /// Does everything that can be done now.
     pub fn turn<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        // The position first, the mail second: slabs are mailed before positions in them are published.
+        // The position first, the mail second: slabs are mailed before positions in them are
+        // published. Sessions never look at the published position themselves: between two turns it
+        // moves into slabs whose mail is not read yet.
         let sendable = self.config.shared.sendable_lsn();
         while let Some(mail) = self.config.mail.recv() {
             self.handle_mail(io, now, mail);
@@ -231,6 +234,7 @@ impl<C: Send + 'static> ShipCore<C> {
             io,
             now,
             tail: &self.tail,
+            sendable: self.seen_lsn,
             shared: &self.config.shared,
             standby: self.config.standbys.standby(standby),
             timelines,
