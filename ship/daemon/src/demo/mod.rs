@@ -5,13 +5,14 @@
 //! started again in the middle, and everything that arrived is compared with what was sent.
 //!
 //! [`wal`] is what the source sends, [`source`] and [`standby`] are the two ends of the protocol,
-//! [`hub`] is the process between them, [`screen`] is what the user sees, [`workdir`] chooses where
+//! [`hub`] is the process between them, [`programs`] finds and runs PostgreSQL's, [`screen`] is what the user sees, [`workdir`] chooses where
 //! files go and [`leftovers`] sees to it that none stays.
 
 mod embedded;
 mod hub;
 mod leftovers;
 mod postgres;
+mod programs;
 mod screen;
 mod source;
 mod standby;
@@ -28,9 +29,9 @@ use walhub_proto::time::{Instant, Now, Timestamp};
 /// What `walhub demo` takes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DemoArgs {
-    /// How much WAL to ship, as "512MB" or "4GB"; with --postgres, about how much.
-    #[arg(long, value_name = "SIZE", default_value = "2GB", value_parser = crate::cli::parse_size)]
-    pub size: u64,
+    /// How much WAL to ship, as "512MB" or "4GB" [default: 2GB; with --postgres, about 512MB].
+    #[arg(long, value_name = "SIZE", value_parser = crate::cli::parse_size)]
+    pub size: Option<u64>,
     /// How many standbys to attach; with --postgres it is one.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub standbys: u16,

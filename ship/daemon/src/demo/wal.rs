@@ -230,6 +230,23 @@ impl Wal {
         }
     }
 
+    /// End of the last record that ends at or before `lsn`. A flush may end inside a record, which
+    /// is nobody's commit before it is whole: recovery begins again at its start, as PostgreSQL's.
+    pub(super) fn last_record_end(&self, lsn: Lsn) -> Lsn {
+        let made = self.lock();
+        let mark = made.marks.iter().rev().find(|mark| mark.lsn() <= lsn);
+        let Some(mut stream) = mark.cloned() else { return START };
+        drop(made);
+        let mut end = stream.lsn();
+        let mut bytes = Vec::new();
+        while stream.lsn() <= lsn {
+            end = stream.lsn();
+            bytes.clear();
+            stream.append_next(&mut bytes);
+        }
+        end
+    }
+
     /// `bytes`, which begin at `start`, were made by a stream that then was `before`.
     pub(super) fn add(&self, before: WalStream, start: Lsn, bytes: &[u8]) {
         let mut made = self.lock();
@@ -281,6 +298,8 @@ mod tests {
             assert_eq!(stream.commits(), 3);
         }
         assert!(wal.stream_from(wal.lsn() + 1).is_none());
+        assert_eq!(wal.last_record_end(wal.lsn()), wal.lsn());
+        assert!(wal.last_record_end(Lsn(wal.lsn().0 - 1)) < wal.lsn());
         assert_eq!(wal.stream_from(wal.lsn()).unwrap().1, b"");
     }
 

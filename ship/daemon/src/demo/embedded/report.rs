@@ -9,6 +9,7 @@ use walhub_proto::segment::SegNo;
 
 use super::{Demo, STOP_TIMEOUT, Times};
 use crate::demo::screen;
+use crate::demo::source::Started;
 use crate::demo::standby::Received;
 use crate::demo::wal::{SEGMENT, SHAPE, START, Sums, len_u64};
 
@@ -36,11 +37,8 @@ impl Demo {
         self.hub.stop(STOP_TIMEOUT)?;
         let on_disk = self.check_disk(&sent)?;
         let heard = self.source.heard().clone();
-        for start in heard.starts.iter().filter(|start| start.lsn < start.acked) {
-            failures.push(format!(
-                "the hub had acknowledged {} and then asked for WAL from {}",
-                start.acked, start.lsn
-            ));
+        for start in &heard.starts {
+            failures.extend(self.lost(start));
         }
 
         for line in screen::table(&rows) {
@@ -52,14 +50,12 @@ impl Demo {
             "  hub       {bytes} durable in {} flushes, acknowledged up to {}",
             heard.acks, heard.acked
         ));
-        if let [_, restart, ..] = heard.starts.as_slice() {
-            self.screen.line(&format!(
-                "            before the kill it had acknowledged {}; it went on from\n            \
-                 {}, {} after the kill: nothing acknowledged was lost",
-                restart.acked,
-                restart.lsn,
-                screen::time(times.hub_back)
-            ));
+        if let Some(restart) = heard.starts.get(1) {
+            let (acked, lsn, back) = (restart.acked, restart.lsn, screen::time(times.hub_back));
+            self.screen.line(&format!("            killed at {acked}, back after {back} at {lsn}"));
+            if self.lost(restart).is_none() {
+                self.screen.line("            no acknowledged record was lost by the kill");
+            }
         }
         match on_disk {
             Ok(count) => self.screen.line(&format!(
@@ -69,13 +65,25 @@ impl Demo {
         }
         let pieces = sent.finished().len() + 1;
         self.screen.line(&format!(
-            "  checksum  {:08x}: CRC-32C over {pieces} pieces of {SEGMENT}, the same everywhere",
+            "  checksum  {:08x} of what was sent, CRC-32C in {pieces} pieces of {SEGMENT}",
             sent.digest()
         ));
+        if failures.is_empty() {
+            self.screen.line("\nEvery byte arrived everywhere, identical.");
+        }
         for failure in &failures {
             self.screen.line(&format!("  FAILED    {failure}"));
         }
         Ok(failures.is_empty())
+    }
+
+    /// What a hub that began to stream had acknowledged earlier and does not have.
+    fn lost(&self, start: &Started) -> Option<String> {
+        let whole = self.source.wal.last_record_end(start.acked.max(START));
+        (start.lsn < whole).then(|| {
+            let (acked, lsn) = (start.acked, start.lsn);
+            format!("the hub had acknowledged {acked} and then asked for WAL from {lsn}")
+        })
     }
 
     /// Compares the segments that the stopped hub has with what was sent; how many there are.
