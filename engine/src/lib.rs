@@ -16,6 +16,7 @@
 pub mod buffer;
 pub mod clock;
 pub mod cpu;
+pub mod crc;
 pub mod fatal;
 pub mod files;
 pub mod io;

@@ -12,4 +12,6 @@ pub mod datadir;
 pub mod demo;
 pub mod hub;
 pub mod logging;
+pub mod server;
 pub mod settings;
+pub mod signals;

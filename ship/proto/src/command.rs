@@ -1,1 +1,585 @@
 //! Replication commands: what a walsender is asked to do.
+//!
+//! The words are PostgreSQL's of every release from 13 to 18 at once, so the older spellings of
+//! slot and backup options are understood beside the newer ones. A keyword is taken in any case
+//! where a keyword is expected; PostgreSQL takes it in upper case only, so every command it
+//! accepts means the same here.
+//!
+//! Not here: carrying a command out (the daemon's `control::replication`).
+//!
+//! PostgreSQL: src/backend/replication/repl_gram.y, repl_scanner.l.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::lsn::{Lsn, TimelineId};
+use crate::sqlstate::SqlState;
+
+mod scan;
+
+use scan::{Scanner, Token};
+
+/// Bytes of a name, its terminating zero included. PostgreSQL: `NAMEDATALEN`.
+pub const NAME_DATA_LEN: usize = 64;
+
+/// A command that was understood.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// IDENTIFY_SYSTEM.
+    IdentifySystem,
+    /// SHOW name.
+    Show {
+        /// Setting, folded to lower case unless it was quoted.
+        name: String,
+    },
+    /// TIMELINE_HISTORY n.
+    TimelineHistory {
+        /// Which timeline.
+        timeline: TimelineId,
+    },
+    /// START_REPLICATION \[SLOT name\] \[PHYSICAL\] X/X \[TIMELINE n\].
+    StartReplication {
+        /// Slot to stream from.
+        slot: Option<String>,
+        /// First position wanted.
+        start: Lsn,
+        /// Timeline wanted.
+        timeline: Option<TimelineId>,
+    },
+    /// START_REPLICATION SLOT name LOGICAL X/X \[(options)\].
+    StartLogicalReplication {
+        /// Slot to decode from.
+        slot: String,
+        /// First position wanted.
+        start: Lsn,
+    },
+    /// CREATE_REPLICATION_SLOT name \[TEMPORARY\] PHYSICAL | LOGICAL plugin \[options\].
+    CreateReplicationSlot {
+        /// Name, not validated yet.
+        slot: String,
+        /// Dropped at the end of the session.
+        temporary: bool,
+        /// Output plugin of a logical slot; `None` for a physical one.
+        plugin: Option<String>,
+        /// Options, not checked yet.
+        options: Vec<CommandOption>,
+    },
+    /// DROP_REPLICATION_SLOT name \[WAIT\].
+    DropReplicationSlot {
+        /// Name.
+        slot: String,
+        /// Wait until the slot is free.
+        wait: bool,
+    },
+    /// READ_REPLICATION_SLOT name.
+    ReadReplicationSlot {
+        /// Name.
+        slot: String,
+    },
+    /// ALTER_REPLICATION_SLOT name (options).
+    AlterReplicationSlot {
+        /// Name.
+        slot: String,
+        /// Options, not checked yet.
+        options: Vec<CommandOption>,
+    },
+    /// UPLOAD_MANIFEST.
+    UploadManifest,
+    /// BASE_BACKUP \[options\].
+    BaseBackup {
+        /// Options, not checked yet.
+        options: Vec<CommandOption>,
+    },
+}
+
+impl Command {
+    /// The tag of its CommandComplete.
+    #[must_use]
+    pub const fn tag(&self) -> &'static str {
+        match self {
+            Self::IdentifySystem => "IDENTIFY_SYSTEM",
+            Self::Show { .. } => "SHOW",
+            Self::TimelineHistory { .. } => "TIMELINE_HISTORY",
+            Self::StartReplication { .. } | Self::StartLogicalReplication { .. } => {
+                "START_REPLICATION"
+            }
+            Self::CreateReplicationSlot { .. } => "CREATE_REPLICATION_SLOT",
+            Self::DropReplicationSlot { .. } => "DROP_REPLICATION_SLOT",
+            Self::ReadReplicationSlot { .. } => "READ_REPLICATION_SLOT",
+            Self::AlterReplicationSlot { .. } => "ALTER_REPLICATION_SLOT",
+            Self::UploadManifest => "UPLOAD_MANIFEST",
+            Self::BaseBackup { .. } => "BASE_BACKUP",
+        }
+    }
+}
+
+/// One option of a command.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CommandOption {
+    /// Name.
+    pub name: String,
+    /// Value.
+    pub value: OptionValue,
+}
+
+/// What was written after an option's name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OptionValue {
+    /// Nothing.
+    Absent,
+    /// A name or a quoted string.
+    Text(String),
+    /// A number.
+    Integer(u32),
+}
+
+/// A replication command that is wrong.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CommandError {
+    /// Words in an order that has no meaning.
+    Syntax,
+    /// A quote that is never closed.
+    UnterminatedQuotedString,
+    /// Timeline zero.
+    InvalidTimeline,
+    /// An option twice, or of the other kind of slot.
+    ConflictingOptions,
+    /// An option that CREATE_REPLICATION_SLOT does not have.
+    UnrecognizedOption(String),
+    /// An option whose value is not a boolean.
+    NotBoolean(String),
+    /// An empty slot name.
+    SlotNameTooShort(String),
+    /// A slot name of [`NAME_DATA_LEN`] bytes or more.
+    SlotNameTooLong(String),
+    /// A slot name with anything but lower-case letters, digits and underscores.
+    SlotNameCharacter(String),
+}
+
+impl CommandError {
+    /// PostgreSQL's code for it.
+    #[must_use]
+    pub const fn sqlstate(&self) -> SqlState {
+        match self {
+            Self::Syntax
+            | Self::UnterminatedQuotedString
+            | Self::InvalidTimeline
+            | Self::ConflictingOptions
+            | Self::NotBoolean(_) => SqlState::SYNTAX_ERROR,
+            Self::UnrecognizedOption(_) => SqlState::INTERNAL_ERROR,
+            Self::SlotNameTooShort(_) | Self::SlotNameCharacter(_) => SqlState::INVALID_NAME,
+            Self::SlotNameTooLong(_) => SqlState::NAME_TOO_LONG,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::SlotNameCharacter(_) => Some(
+                "Replication slot names may only contain lower case letters, numbers, and the \
+                 underscore character.",
+            ),
+            Self::Syntax
+            | Self::UnterminatedQuotedString
+            | Self::InvalidTimeline
+            | Self::ConflictingOptions
+            | Self::UnrecognizedOption(_)
+            | Self::NotBoolean(_)
+            | Self::SlotNameTooShort(_)
+            | Self::SlotNameTooLong(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax => f.write_str("syntax error"),
+            Self::UnterminatedQuotedString => f.write_str("unterminated quoted string"),
+            Self::InvalidTimeline => f.write_str("invalid timeline 0"),
+            Self::ConflictingOptions => f.write_str("conflicting or redundant options"),
+            Self::UnrecognizedOption(name) => write!(f, "unrecognized option: {name}"),
+            Self::NotBoolean(name) => write!(f, "{name} requires a Boolean value"),
+            Self::SlotNameTooShort(name) => {
+                write!(f, "replication slot name \"{name}\" is too short")
+            }
+            Self::SlotNameTooLong(name) => {
+                write!(f, "replication slot name \"{name}\" is too long")
+            }
+            Self::SlotNameCharacter(name) => {
+                write!(f, "replication slot name \"{name}\" contains invalid character")
+            }
+        }
+    }
+}
+
+/// Parses one command; `Ok(None)` when the text does not begin like one, so it may be SQL.
+///
+/// # Errors
+/// When it begins like a replication command and goes on wrong.
+pub fn parse(text: &str) -> Result<Option<Command>, CommandError> {
+    let mut parser = Parser { scanner: Scanner::new(text), peeked: None };
+    let Some(Token::Word(first)) = parser.next()? else { return Ok(None) };
+    let Some(verb) = Verb::of(first) else { return Ok(None) };
+    let command = parser.command(verb)?;
+    parser.accept(Token::Other(';'))?;
+    match parser.next()? {
+        None => Ok(Some(command)),
+        Some(_) => Err(CommandError::Syntax),
+    }
+}
+
+/// Checks a slot's name. PostgreSQL: `ReplicationSlotValidateName`.
+///
+/// # Errors
+/// [`CommandError::SlotNameTooShort`] and its neighbours.
+pub fn validate_slot_name(name: &str) -> Result<(), CommandError> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if name.is_empty() {
+        Err(CommandError::SlotNameTooShort(name.into()))
+    } else if name.len() >= NAME_DATA_LEN {
+        Err(CommandError::SlotNameTooLong(name.into()))
+    } else if name.bytes().all(allowed) {
+        Ok(())
+    } else {
+        Err(CommandError::SlotNameCharacter(name.into()))
+    }
+}
+
+/// Whether the options of a physical slot ask for RESERVE_WAL.
+///
+/// PostgreSQL: `parseCreateReplSlotOptions`.
+///
+/// # Errors
+/// When an option is unknown, given twice, or one of logical slots.
+pub fn physical_slot_reserves_wal(options: &[CommandOption]) -> Result<bool, CommandError> {
+    let mut reserve_wal = None;
+    for option in options {
+        match option.name.as_str() {
+            "reserve_wal" if reserve_wal.is_none() => reserve_wal = Some(option.boolean()?),
+            "reserve_wal" | "snapshot" | "two_phase" | "failover" => {
+                return Err(CommandError::ConflictingOptions);
+            }
+            _ => return Err(CommandError::UnrecognizedOption(option.name.clone())),
+        }
+    }
+    Ok(reserve_wal.unwrap_or(false))
+}
+
+impl CommandOption {
+    /// PostgreSQL: `defGetBoolean`.
+    fn boolean(&self) -> Result<bool, CommandError> {
+        let any =
+            |words: [&str; 2], text: &str| words.iter().any(|word| word.eq_ignore_ascii_case(text));
+        match &self.value {
+            OptionValue::Absent | OptionValue::Integer(1) => Ok(true),
+            OptionValue::Integer(0) => Ok(false),
+            OptionValue::Text(text) if any(["true", "on"], text) => Ok(true),
+            OptionValue::Text(text) if any(["false", "off"], text) => Ok(false),
+            OptionValue::Text(_) | OptionValue::Integer(_) => {
+                Err(CommandError::NotBoolean(self.name.clone()))
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Verb {
+    IdentifySystem,
+    Show,
+    TimelineHistory,
+    StartReplication,
+    CreateReplicationSlot,
+    DropReplicationSlot,
+    ReadReplicationSlot,
+    AlterReplicationSlot,
+    UploadManifest,
+    BaseBackup,
+}
+
+impl Verb {
+    /// PostgreSQL: `replication_scanner_is_replication_command`.
+    fn of(word: &str) -> Option<Self> {
+        const VERBS: [(&str, Verb); 10] = [
+            ("IDENTIFY_SYSTEM", Verb::IdentifySystem),
+            ("SHOW", Verb::Show),
+            ("TIMELINE_HISTORY", Verb::TimelineHistory),
+            ("START_REPLICATION", Verb::StartReplication),
+            ("CREATE_REPLICATION_SLOT", Verb::CreateReplicationSlot),
+            ("DROP_REPLICATION_SLOT", Verb::DropReplicationSlot),
+            ("READ_REPLICATION_SLOT", Verb::ReadReplicationSlot),
+            ("ALTER_REPLICATION_SLOT", Verb::AlterReplicationSlot),
+            ("UPLOAD_MANIFEST", Verb::UploadManifest),
+            ("BASE_BACKUP", Verb::BaseBackup),
+        ];
+        VERBS.iter().find(|(name, _)| name.eq_ignore_ascii_case(word)).map(|&(_, verb)| verb)
+    }
+}
+
+/// Words that are no names unless they are quoted or in lower case.
+const KEYWORDS: [&str; 21] = [
+    "BASE_BACKUP",
+    "IDENTIFY_SYSTEM",
+    "READ_REPLICATION_SLOT",
+    "SHOW",
+    "START_REPLICATION",
+    "CREATE_REPLICATION_SLOT",
+    "DROP_REPLICATION_SLOT",
+    "ALTER_REPLICATION_SLOT",
+    "TIMELINE_HISTORY",
+    "WAIT",
+    "TIMELINE",
+    "PHYSICAL",
+    "LOGICAL",
+    "SLOT",
+    "RESERVE_WAL",
+    "TEMPORARY",
+    "TWO_PHASE",
+    "EXPORT_SNAPSHOT",
+    "NOEXPORT_SNAPSHOT",
+    "USE_SNAPSHOT",
+    "UPLOAD_MANIFEST",
+];
+
+struct Parser<'a> {
+    scanner: Scanner<'a>,
+    peeked: Option<Option<Token<'a>>>,
+}
+
+impl<'a> Parser<'a> {
+    fn next(&mut self) -> Result<Option<Token<'a>>, CommandError> {
+        match self.peeked.take() {
+            Some(token) => Ok(token),
+            None => self.scanner.next(),
+        }
+    }
+
+    fn peek(&mut self) -> Result<Option<&Token<'a>>, CommandError> {
+        if self.peeked.is_none() {
+            self.peeked = Some(self.scanner.next()?);
+        }
+        Ok(self.peeked.as_ref().and_then(Option::as_ref))
+    }
+
+    fn accept(&mut self, wanted: Token<'_>) -> Result<bool, CommandError> {
+        let found = self.peek()? == Some(&wanted);
+        if found {
+            self.peeked = None;
+        }
+        Ok(found)
+    }
+
+    fn expect(&mut self, wanted: Token<'_>) -> Result<(), CommandError> {
+        if self.accept(wanted)? { Ok(()) } else { Err(CommandError::Syntax) }
+    }
+
+    fn accept_keyword(&mut self, keyword: &str) -> Result<bool, CommandError> {
+        let found =
+            matches!(self.peek()?, Some(Token::Word(word)) if word.eq_ignore_ascii_case(keyword));
+        if found {
+            self.peeked = None;
+        }
+        Ok(found)
+    }
+
+    fn name(&mut self) -> Result<String, CommandError> {
+        match self.next()? {
+            Some(Token::Word(word)) if !KEYWORDS.contains(&word) => Ok(scan::fold(word)),
+            Some(Token::QuotedName(name)) => Ok(name),
+            Some(
+                Token::Word(_)
+                | Token::Text(_)
+                | Token::Number(_)
+                | Token::Lsn(_)
+                | Token::Other(_),
+            )
+            | None => Err(CommandError::Syntax),
+        }
+    }
+
+    fn dotted_name(&mut self) -> Result<String, CommandError> {
+        let mut name = self.name()?;
+        while self.accept(Token::Other('.'))? {
+            name = format!("{name}.{}", self.name()?);
+        }
+        Ok(name)
+    }
+
+    fn lsn(&mut self) -> Result<Lsn, CommandError> {
+        if let Some(Token::Lsn(lsn)) = self.next()? { Ok(lsn) } else { Err(CommandError::Syntax) }
+    }
+
+    fn number(&mut self) -> Result<u32, CommandError> {
+        match self.next()? {
+            Some(Token::Number(number)) => Ok(number),
+            Some(_) | None => Err(CommandError::Syntax),
+        }
+    }
+
+    fn text(&mut self) -> Result<String, CommandError> {
+        match self.next()? {
+            Some(Token::Text(text)) => Ok(text),
+            Some(_) | None => Err(CommandError::Syntax),
+        }
+    }
+
+    fn timeline(&mut self) -> Result<TimelineId, CommandError> {
+        TimelineId::new(self.number()?).ok_or(CommandError::InvalidTimeline)
+    }
+
+    fn command(&mut self, verb: Verb) -> Result<Command, CommandError> {
+        Ok(match verb {
+            Verb::IdentifySystem => Command::IdentifySystem,
+            Verb::Show => Command::Show { name: self.dotted_name()? },
+            Verb::TimelineHistory => Command::TimelineHistory { timeline: self.timeline()? },
+            Verb::StartReplication => self.start_replication()?,
+            Verb::CreateReplicationSlot => self.create_replication_slot()?,
+            Verb::DropReplicationSlot => Command::DropReplicationSlot {
+                slot: self.name()?,
+                wait: self.accept_keyword("WAIT")?,
+            },
+            Verb::ReadReplicationSlot => Command::ReadReplicationSlot { slot: self.dotted_name()? },
+            Verb::AlterReplicationSlot => {
+                let slot = self.name()?;
+                self.expect(Token::Other('('))?;
+                Command::AlterReplicationSlot { slot, options: self.option_list()? }
+            }
+            Verb::UploadManifest => Command::UploadManifest,
+            Verb::BaseBackup => Command::BaseBackup {
+                options: if self.accept(Token::Other('('))? {
+                    self.option_list()?
+                } else {
+                    self.legacy_backup_options()?
+                },
+            },
+        })
+    }
+
+    fn start_replication(&mut self) -> Result<Command, CommandError> {
+        let slot = if self.accept_keyword("SLOT")? { Some(self.name()?) } else { None };
+        if self.accept_keyword("LOGICAL")? {
+            let slot = slot.ok_or(CommandError::Syntax)?;
+            let start = self.lsn()?;
+            if self.accept(Token::Other('('))? {
+                self.plugin_options()?;
+            }
+            return Ok(Command::StartLogicalReplication { slot, start });
+        }
+        self.accept_keyword("PHYSICAL")?;
+        let start = self.lsn()?;
+        let timeline = if self.accept_keyword("TIMELINE")? { Some(self.timeline()?) } else { None };
+        Ok(Command::StartReplication { slot, start, timeline })
+    }
+
+    fn create_replication_slot(&mut self) -> Result<Command, CommandError> {
+        let slot = self.name()?;
+        let temporary = self.accept_keyword("TEMPORARY")?;
+        let plugin = if self.accept_keyword("PHYSICAL")? {
+            None
+        } else if self.accept_keyword("LOGICAL")? {
+            Some(self.name()?)
+        } else {
+            return Err(CommandError::Syntax);
+        };
+        let options = if self.accept(Token::Other('('))? {
+            self.option_list()?
+        } else {
+            self.legacy_slot_options()?
+        };
+        Ok(Command::CreateReplicationSlot { slot, temporary, plugin, options })
+    }
+
+    /// Options in parentheses, the opening one read.
+    fn option_list(&mut self) -> Result<Vec<CommandOption>, CommandError> {
+        let mut options = Vec::new();
+        loop {
+            let name = match self.next()? {
+                // The grammar of PostgreSQL leaves this one keyword out of `ident_or_keyword`.
+                Some(Token::Word("READ_REPLICATION_SLOT")) => return Err(CommandError::Syntax),
+                Some(Token::Word(word)) => scan::fold(word),
+                Some(Token::QuotedName(name)) => name,
+                Some(Token::Text(_) | Token::Number(_) | Token::Lsn(_) | Token::Other(_))
+                | None => return Err(CommandError::Syntax),
+            };
+            let value = match self.peek()? {
+                Some(Token::Number(_)) => OptionValue::Integer(self.number()?),
+                Some(Token::Text(_)) => OptionValue::Text(self.text()?),
+                Some(Token::Word(_) | Token::QuotedName(_)) => OptionValue::Text(self.name()?),
+                Some(Token::Lsn(_) | Token::Other(_)) | None => OptionValue::Absent,
+            };
+            options.push(CommandOption { name, value });
+            if self.accept(Token::Other(')'))? {
+                return Ok(options);
+            }
+            self.expect(Token::Other(','))?;
+        }
+    }
+
+    /// Options for an output plugin, the opening parenthesis read; nothing here uses them.
+    fn plugin_options(&mut self) -> Result<(), CommandError> {
+        loop {
+            self.name()?;
+            if matches!(self.peek()?, Some(Token::Text(_))) {
+                self.text()?;
+            }
+            if self.accept(Token::Other(')'))? {
+                return Ok(());
+            }
+            self.expect(Token::Other(','))?;
+        }
+    }
+
+    /// PostgreSQL: `create_slot_legacy_opt_list`, the form before release 15.
+    fn legacy_slot_options(&mut self) -> Result<Vec<CommandOption>, CommandError> {
+        const WORDS: [(&str, &str, Option<&str>); 5] = [
+            ("EXPORT_SNAPSHOT", "snapshot", Some("export")),
+            ("NOEXPORT_SNAPSHOT", "snapshot", Some("nothing")),
+            ("USE_SNAPSHOT", "snapshot", Some("use")),
+            ("RESERVE_WAL", "reserve_wal", None),
+            ("TWO_PHASE", "two_phase", None),
+        ];
+        let mut options = Vec::new();
+        'option: loop {
+            for (word, name, value) in WORDS {
+                if self.accept_keyword(word)? {
+                    let value =
+                        value.map_or(OptionValue::Absent, |value| OptionValue::Text(value.into()));
+                    options.push(CommandOption { name: name.into(), value });
+                    continue 'option;
+                }
+            }
+            return Ok(options);
+        }
+    }
+
+    /// PostgreSQL: `base_backup_legacy_opt_list`, the form before release 15.
+    fn legacy_backup_options(&mut self) -> Result<Vec<CommandOption>, CommandError> {
+        const BARE: [&str; 6] =
+            ["PROGRESS", "FAST", "WAL", "NOWAIT", "TABLESPACE_MAP", "NOVERIFY_CHECKSUMS"];
+        const WITH_TEXT: [&str; 3] = ["LABEL", "MANIFEST", "MANIFEST_CHECKSUMS"];
+        let mut options = Vec::new();
+        while let Some(Token::Word(word)) = self.peek()? {
+            let is = |keyword: &&str| keyword.eq_ignore_ascii_case(word);
+            let name = scan::fold(word);
+            let (bare, with_text) = (BARE.iter().any(is), WITH_TEXT.iter().any(is));
+            self.peeked = None;
+            let value = if bare {
+                OptionValue::Absent
+            } else if with_text {
+                OptionValue::Text(self.text()?)
+            } else if name == "max_rate" {
+                OptionValue::Integer(self.number()?)
+            } else {
+                return Err(CommandError::Syntax);
+            };
+            options.push(CommandOption { name, value });
+        }
+        Ok(options)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -106,7 +106,7 @@ impl Horizons {
     }
 }
 
-impl FromIterator<Horizons> for Horizons {
+impl FromIterator<Self> for Horizons {
     /// The oldest of all.
     fn from_iter<I: IntoIterator<Item = Self>>(all: I) -> Self {
         all.into_iter().fold(Self::default(), Self::oldest)

@@ -97,6 +97,7 @@ pub struct RecordReader {
     next: Lsn,
     verified: Lsn,
     last_record: Option<Lsn>,
+    unseen_end: Option<Lsn>,
     /// Reading began on a page boundary, in what may be the middle of a record.
     may_begin_inside: bool,
     phase: Phase,
@@ -127,6 +128,7 @@ impl RecordReader {
             next: start,
             verified: start,
             last_record: None,
+            unseen_end: None,
             may_begin_inside: on_page == 0,
             phase: Phase::Header { got: 0 },
             page_header: [0; LONG_HEADER_LEN],
@@ -199,6 +201,12 @@ impl RecordReader {
     #[must_use]
     pub const fn last_record(&self) -> Option<Lsn> {
         self.last_record
+    }
+
+    /// End of the record that was under way where reading began, and was passed over unverified.
+    #[must_use]
+    pub const fn unseen_end(&self) -> Option<Lsn> {
+        self.unseen_end
     }
 
     /// Version of the pages, once one was seen.
@@ -462,6 +470,7 @@ impl RecordReader {
         self.verified = self.next;
         self.phase = Phase::Header { got: 0 };
         if self.record.len == 0 {
+            self.unseen_end = Some(self.next);
             return;
         }
         self.last_record = Some(self.record.start);

@@ -164,8 +164,10 @@ impl fmt::Display for RecoveryError {
                 )?;
                 match reason {
                     StopReason::Violation(violation) => write!(f, " ({})", violation.numbers()),
-                    StopReason::FileEnd { .. } | StopReason::SegmentsEnd => Ok(()),
-                    StopReason::Switchpoint { .. } => Ok(()),
+                    StopReason::FileEnd { .. }
+                    | StopReason::Unverifiable { .. }
+                    | StopReason::SegmentsEnd
+                    | StopReason::Switchpoint { .. } => Ok(()),
                 }
             }
         }

@@ -8,8 +8,9 @@ use std::process::Command;
 
 use walhub_proto::generate::{WalGenerator, WalShape};
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
-use walhub_proto::page::{PAGE_BYTES, PAGE_LEN, WalVersion};
+use walhub_proto::page::{PAGE_BYTES, PAGE_LEN, PageHeader, WalVersion};
 use walhub_proto::record::{RecordHeader, RecordReader, WalViolation};
+use walhub_proto::recovery::{self, ControlFile, EndOfWal, FoundSegment, RecoveryPlan};
 use walhub_proto::segment::{SegNo, SegmentSize};
 
 const SIZE: SegmentSize = SegmentSize::MIN;
@@ -213,4 +214,45 @@ fn parse_waldump(line: &str) -> Line {
         len.parse().unwrap(),
         field("tx:").parse().unwrap(),
     )
+}
+
+#[test]
+fn the_end_of_golden_wal_is_found_and_stale_pages_after_it_are_not() {
+    let (start, wal) = golden_wal();
+    let lines = golden_lines();
+    let last = lines.last().unwrap();
+    let control = ControlFile {
+        system_identifier: PageHeader::decode(&wal).unwrap().long.unwrap().system_identifier,
+        segment_size: SIZE,
+        server_version_num: 150_018,
+        server_version: "15.18".to_owned(),
+        wal_version: Some(WalVersion::PG15),
+        timeline: TimelineId::FIRST,
+        start_lsn: start,
+        flush_lsn: lines[10].0,
+        last_record: Some(lines[9].0),
+        sequence: 1,
+    };
+    let segments: Vec<_> = wal
+        .chunks(1 << 20)
+        .enumerate()
+        .map(|(i, file)| FoundSegment {
+            tli: TimelineId::FIRST,
+            segno: SegNo(SegNo::of_start(start, SIZE).0 + i as u64),
+            len: file.len() as u64,
+        })
+        .collect();
+    let Ok(RecoveryPlan::Scan(plan)) = recovery::plan(Some(&control), &segments, &[], SIZE) else {
+        panic!("nothing to scan")
+    };
+    let mut scan = EndOfWal::new(plan, &control, crc32c::crc32c_append);
+    while let Some(want) = scan.poll_read() {
+        let at = (want.segno.start(SIZE) + want.offset - start) as usize;
+        scan.handle_read(&wal[at..wal.len().min(at + 10_000)]);
+    }
+    let end = scan.finish().unwrap();
+    assert_eq!(end.last_record, Some(last.0));
+    assert_eq!(end.end, Lsn(last.0.0 + u64::from(last.2)).maxalign());
+    let text = format!("invalid record length at {}: wanted 24, got 0", end.end);
+    assert_eq!(end.reason.to_string(), text);
 }

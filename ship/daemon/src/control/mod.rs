@@ -6,3 +6,4 @@ pub mod console;
 pub mod listen;
 pub mod replication;
 pub mod session;
+pub mod stream;

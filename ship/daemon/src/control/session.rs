@@ -1,1 +1,454 @@
 //! One downstream connection from its first byte.
+//!
+//! Reads the first packet, decides who may come in, sends the start-up sequence, and hands the
+//! connection to the SQL console or to the replication command loop.
+//!
+//! PostgreSQL: `ProcessStartupPacket`, `canAcceptConnections`, `ClientAuthentication`,
+//! `InitPostgres`.
+
+mod greeting;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Instant, SystemTime};
+
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
+use walhub_proto::sqlstate::SqlState;
+use walhub_proto::time::Timestamp;
+use walhub_proto::wire::backend::{Report, Severity};
+use walhub_proto::wire::startup::{
+    self, FirstPacket, ReplicationMode, StartupMessage, StartupViolation,
+};
+
+pub(super) use self::greeting::canonical_name;
+use super::console::{self, ConsoleParams};
+use super::replication;
+use super::stream::{Connection, Stream};
+use crate::hub::handle::{Client, Hub};
+use crate::settings::Settings;
+
+/// What every connection needs.
+pub struct Services {
+    /// The hub.
+    pub hub: Arc<dyn Hub<OwnedFd>>,
+    /// The settings, as the last reload left them.
+    pub settings: watch::Receiver<Arc<Settings>>,
+    /// Turns true when sessions in command mode must end; streaming ones are the hub's.
+    pub terminate: watch::Receiver<bool>,
+    next_pid: AtomicU32,
+    /// Connections accepted and not yet closed, whatever they are.
+    pub(super) open: Arc<AtomicU32>,
+    wal_senders: Arc<AtomicU32>,
+    others: Arc<AtomicU32>,
+}
+
+impl Services {
+    /// Nothing is connected yet.
+    #[must_use]
+    pub fn new(
+        hub: Arc<dyn Hub<OwnedFd>>,
+        settings: watch::Receiver<Arc<Settings>>,
+        terminate: watch::Receiver<bool>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            hub,
+            settings,
+            terminate,
+            next_pid: AtomicU32::new(1),
+            open: Arc::default(),
+            wal_senders: Arc::default(),
+            others: Arc::default(),
+        })
+    }
+
+    /// Connections that are no walsenders.
+    #[must_use]
+    pub fn sql_sessions(&self) -> u32 {
+        self.others.load(Ordering::Acquire)
+    }
+
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.borrow())
+    }
+}
+
+/// One taken place among a limited number; given back on drop.
+pub(super) struct Place(Arc<AtomicU32>);
+
+impl Place {
+    pub(super) fn take(taken: &Arc<AtomicU32>, max: u32) -> Option<Self> {
+        let one_more = |count: u32| (count < max).then_some(count + 1);
+        taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
+        Some(Self(Arc::clone(taken)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Why a session is over.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The client left, or there is nobody worth an answer.
+    Quietly,
+    /// The client is told why.
+    Fatal(Report),
+    /// The socket failed.
+    Io(io::Error),
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// A session that was let in.
+pub(super) struct Session {
+    pub(super) services: Arc<Services>,
+    pub(super) client: Client,
+    pub(super) mode: ReplicationMode,
+    pub(super) database: String,
+    message: StartupMessage,
+}
+
+/// Serves one accepted connection to its end.
+pub async fn serve_connection(stream: Stream, services: Arc<Services>) {
+    let began = Instant::now();
+    let peer = peer_address(&stream);
+    let settings = services.settings();
+    if settings.log_connections {
+        tracing::info!("connection received: {}", host_and_port(peer));
+    }
+    let mut connection = Connection::new(stream, Vec::new());
+    let started =
+        tokio::time::timeout(settings.authentication_timeout, first_packet(&mut connection)).await;
+    let message = match started {
+        Ok(Ok(message)) => message,
+        Ok(Err(ended)) => return finish(Some(connection), ended).await,
+        // PostgreSQL leaves without a word. PostgreSQL: `StartupPacketTimeoutHandler`.
+        Err(_) => return,
+    };
+    let (session, _place) = match admit(&services, message, peer) {
+        Ok(admitted) => admitted,
+        Err(report) => return finish(Some(connection), Ended::Fatal(report)).await,
+    };
+    let user = session.client.user.clone();
+    let database = session.database.clone();
+    session.run(connection).await;
+    if settings.log_disconnections {
+        tracing::info!(
+            "disconnection: session time: {} user={user} database={database} {}",
+            session_time(began),
+            host_and_port(peer)
+        );
+    }
+}
+
+/// Logs what was said to a client, and what it had asked. How it looks is the log's affair.
+pub(super) fn log_report(report: &Report, statement: Option<&str>) {
+    let (sqlstate, detail, hint) =
+        (report.sqlstate.0, report.detail.as_deref(), report.hint.as_deref());
+    match report.severity {
+        Severity::Error | Severity::Fatal | Severity::Panic => {
+            let severity = report.severity.as_str();
+            tracing::error!(severity, sqlstate, detail, hint, statement, "{}", report.message);
+        }
+        Severity::Warning | Severity::Notice => {
+            tracing::warn!(sqlstate, detail, hint, statement, "{}", report.message);
+        }
+    }
+}
+
+async fn finish(connection: Option<Connection>, ended: Ended) {
+    match ended {
+        Ended::Quietly => {}
+        Ended::Fatal(report) => {
+            log_report(&report, None);
+            if let Some(mut connection) = connection {
+                connection.farewell(&report).await;
+            }
+        }
+        Ended::Io(error) => tracing::info!("could not exchange data with client: {error}"),
+    }
+}
+
+fn peer_address(stream: &Stream) -> Option<SocketAddr> {
+    match stream {
+        Stream::Tcp(stream) => stream.peer_addr().ok(),
+        Stream::Unix(_) => None,
+    }
+}
+
+fn host_and_port(peer: Option<SocketAddr>) -> String {
+    peer.map_or_else(
+        || "host=[local]".into(),
+        |peer| format!("host={} port={}", peer.ip().to_canonical(), peer.port()),
+    )
+}
+
+/// PostgreSQL: `log_disconnections`.
+fn session_time(began: Instant) -> String {
+    let elapsed = began.elapsed();
+    let seconds = elapsed.as_secs();
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    format!("{hours}:{minutes:02}:{:02}.{:03}", seconds % 60, elapsed.subsec_millis())
+}
+
+/// Reads packets up to the one that asks for a session. PostgreSQL: `ProcessStartupPacket`.
+async fn first_packet(connection: &mut Connection) -> Result<StartupMessage, Ended> {
+    let (mut ssl_done, mut gss_done) = (false, false);
+    loop {
+        let (packet, len) = match startup::decode(&connection.read) {
+            Ok(Some(decoded)) => decoded,
+            Ok(None) => {
+                if !connection.fill().await? {
+                    if !connection.read.is_empty() {
+                        tracing::info!("incomplete startup packet");
+                    }
+                    return Err(Ended::Quietly);
+                }
+                continue;
+            }
+            Err(violation @ StartupViolation::Length { .. }) => {
+                tracing::info!("{violation}");
+                return Err(Ended::Quietly);
+            }
+            Err(violation) => return Err(refuse(violation)),
+        };
+        connection.consume(len);
+        match packet {
+            FirstPacket::SslRequest if !ssl_done => {
+                ssl_done = true;
+                decline_encryption(connection, "SSL request").await?;
+            }
+            FirstPacket::GssEncRequest if !gss_done => {
+                gss_done = true;
+                decline_encryption(connection, "GSSAPI encryption request").await?;
+            }
+            FirstPacket::SslRequest => {
+                return Err(refuse(StartupViolation::Version { major: 1234, minor: 5679 }));
+            }
+            FirstPacket::GssEncRequest => {
+                return Err(refuse(StartupViolation::Version { major: 1234, minor: 5680 }));
+            }
+            // No query here runs long enough to be cancelled; PostgreSQL answers nothing either.
+            FirstPacket::CancelRequest { .. } => return Err(Ended::Quietly),
+            FirstPacket::Startup(message) => return Ok(message),
+        }
+    }
+}
+
+fn refuse(violation: StartupViolation) -> Ended {
+    Ended::Fatal(Report::fatal(violation.sqlstate(), violation.to_string()))
+}
+
+async fn decline_encryption(connection: &mut Connection, what: &str) -> Result<(), Ended> {
+    connection.stream.write_all(b"N").await?;
+    if connection.read.is_empty() {
+        return Ok(());
+    }
+    let message = format!("received unencrypted data after {what}");
+    Err(Ended::Fatal(Report::fatal(SqlState::PROTOCOL_VIOLATION, message).detail(
+        "This could be either a client-software bug or evidence of an attempted \
+         man-in-the-middle attack.",
+    )))
+}
+
+/// Decides whether the client may come in, and takes its place.
+fn admit(
+    services: &Arc<Services>,
+    message: StartupMessage,
+    peer: Option<SocketAddr>,
+) -> Result<(Session, Place), Report> {
+    let mode = replication_mode(&message)?;
+    let Some(user) = message.parameter("user").map(str::to_owned) else {
+        return Err(Report::fatal(
+            SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+            "no PostgreSQL user name specified in startup packet",
+        ));
+    };
+    let is_walsender = mode != ReplicationMode::Off;
+    // A physical walsender is connected to no database. PostgreSQL: `ProcessStartupPacket`.
+    let database = match mode {
+        ReplicationMode::Physical => String::new(),
+        ReplicationMode::Off | ReplicationMode::Database => {
+            message.parameter("database").unwrap_or(&user).to_owned()
+        }
+    };
+    if services.hub.is_stopping() {
+        let message = "the database system is shutting down";
+        return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message));
+    }
+    if is_walsender && services.hub.identity().is_none() {
+        let message = "the database system is starting up";
+        return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message)
+            .detail("walhub has not yet received WAL from its upstream."));
+    }
+    let place = take_place(services, is_walsender)?;
+    if !is_trusted(peer) {
+        return Err(no_hba_entry(peer, &user, &database, mode));
+    }
+    let client = Client {
+        pid: services.next_pid.fetch_add(1, Ordering::Relaxed),
+        application_name: startup::clean_ascii(
+            message.parameter("application_name").unwrap_or_default(),
+        ),
+        user,
+        address: peer,
+        backend_start: now(),
+    };
+    let session = Session { services: Arc::clone(services), client, mode, database, message };
+    Ok((session, place))
+}
+
+fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_micros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
+}
+
+fn replication_mode(message: &StartupMessage) -> Result<ReplicationMode, Report> {
+    let Some(value) = message.parameters.get("replication") else {
+        return Ok(ReplicationMode::Off);
+    };
+    ReplicationMode::parse(value).ok_or_else(|| {
+        Report::fatal(
+            SqlState::INVALID_PARAMETER_VALUE,
+            format!("invalid value for parameter \"replication\": \"{value}\""),
+        )
+        .hint("Valid values are: \"false\", 0, \"true\", 1, \"database\".")
+    })
+}
+
+/// PostgreSQL: `InitProcess`, which keeps the places of walsenders apart from the others.
+fn take_place(services: &Services, is_walsender: bool) -> Result<Place, Report> {
+    let settings = services.settings();
+    if is_walsender {
+        let max = settings.max_wal_senders;
+        Place::take(&services.wal_senders, max).ok_or_else(|| {
+            let message = format!(
+                "number of requested standby connections exceeds max_wal_senders (currently {max})"
+            );
+            Report::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
+        })
+    } else {
+        Place::take(&services.others, settings.max_connections).ok_or_else(too_many_clients)
+    }
+}
+
+pub(super) fn too_many_clients() -> Report {
+    Report::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
+}
+
+/// Until there is access control, whoever is on this machine is trusted and nobody else is.
+fn is_trusted(peer: Option<SocketAddr>) -> bool {
+    peer.is_none_or(|peer| peer.ip().to_canonical().is_loopback())
+}
+
+/// PostgreSQL: `ClientAuthentication`, case `uaImplicitReject`.
+fn no_hba_entry(
+    peer: Option<SocketAddr>,
+    user: &str,
+    database: &str,
+    mode: ReplicationMode,
+) -> Report {
+    let host = peer.map_or_else(String::new, |peer| {
+        let ip: IpAddr = peer.ip().to_canonical();
+        ip.to_string()
+    });
+    let message = match mode {
+        ReplicationMode::Physical => format!(
+            "no pg_hba.conf entry for replication connection from host \"{host}\", \
+             user \"{user}\", no encryption"
+        ),
+        ReplicationMode::Off | ReplicationMode::Database => format!(
+            "no pg_hba.conf entry for host \"{host}\", user \"{user}\", \
+             database \"{database}\", no encryption"
+        ),
+    };
+    Report::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message)
+}
+
+impl Session {
+    /// Sends the start-up sequence and serves commands to the end.
+    async fn run(self, mut connection: Connection) {
+        self.log_authorized();
+        if self.message.needs_negotiation() {
+            self.message.encode_negotiation(&mut connection.out);
+        }
+        self.encode_greeting(&mut connection.out);
+        if let Err(error) = connection.flush().await {
+            return finish(None, Ended::Io(error)).await;
+        }
+        match self.mode {
+            ReplicationMode::Off => {
+                let ended = self.serve_console(&mut connection).await;
+                finish(Some(connection), ended).await;
+            }
+            ReplicationMode::Physical | ReplicationMode::Database => {
+                let (connection, ended) = replication::serve(&self, connection).await;
+                finish(connection, ended).await;
+            }
+        }
+    }
+
+    async fn serve_console(&self, connection: &mut Connection) -> Ended {
+        let read = std::mem::take(&mut connection.read);
+        let serve = console::serve(&mut connection.stream, read, self.console_params());
+        tokio::select! {
+            served = serve => match served {
+                Ok(()) => Ended::Quietly,
+                Err(error) => Ended::Io(error),
+            },
+            ended = self.terminated() => ended,
+        }
+    }
+
+    pub(super) fn console_params(&self) -> ConsoleParams {
+        ConsoleParams {
+            client: self.client.clone(),
+            database: self.database.clone(),
+            startup_options: self.message.parameters.clone(),
+            hub: Arc::clone(&self.services.hub),
+            settings: self.services.settings.clone(),
+        }
+    }
+
+    /// Waits until sessions must end. PostgreSQL: `ProcessInterrupts`.
+    pub(super) async fn terminated(&self) -> Ended {
+        let mut terminate = self.services.terminate.clone();
+        // When nobody is left to say so, the process is on its way out as well.
+        terminate.wait_for(|&terminate| terminate).await.ok();
+        let message = "terminating connection due to administrator command";
+        Ended::Fatal(Report::fatal(SqlState::ADMIN_SHUTDOWN, message))
+    }
+
+    /// PostgreSQL: `PerformAuthentication`.
+    fn log_authorized(&self) {
+        if !self.services.settings().log_connections {
+            return;
+        }
+        let Client { user, application_name, .. } = &self.client;
+        let mut line = match self.mode {
+            ReplicationMode::Physical => format!("replication connection authorized: user={user}"),
+            ReplicationMode::Off | ReplicationMode::Database => {
+                format!("connection authorized: user={user} database={}", self.database)
+            }
+        };
+        if !application_name.is_empty() {
+            line.push_str(" application_name=");
+            line.push_str(application_name);
+        }
+        tracing::info!("{line}");
+    }
+}
+
+#[cfg(test)]
+mod tests;

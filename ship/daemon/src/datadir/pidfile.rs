@@ -123,7 +123,8 @@ impl PidFile {
             ..PidFileLines::default()
         };
         let this = Self { path, file, lines: Mutex::new(lines) };
-        this.update(|_| ()).map_err(|error| io_report("could not write lock file", &this.path, &error))?;
+        this.update(|_| ())
+            .map_err(|error| io_report("could not write lock file", &this.path, &error))?;
         Ok(this)
     }
 

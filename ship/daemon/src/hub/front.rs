@@ -12,15 +12,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 use walhub_engine::mailbox::Sender;
-use walhub_proto::history::TimelineHistory;
+use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::Report;
 
 use super::handle::{
-    Client, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd, WalReceiverRow,
-    WalSenderRow,
+    Client, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
+    WalReceiverRow, WalSenderRow,
 };
 use super::messages::{NewSession, ToWal};
 use super::shared::{LAG_UNKNOWN, Shared, StandbyTable};
@@ -79,6 +79,11 @@ impl Front {
         &self.shared
     }
 
+    /// No new connection is served from now on.
+    pub fn begin_stopping(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
+    }
+
     /// Number of standbys that are connected now.
     #[must_use]
     pub fn standbys(&self) -> usize {
@@ -97,7 +102,9 @@ impl Front {
             Some(WalSenderRow {
                 client: clients.get(&index)?.clone(),
                 state: standby.state_name(),
-                backend_xmin: u32::try_from(xmin & u64::from(u32::MAX)).ok().filter(|&xid| xid != 0),
+                backend_xmin: u32::try_from(xmin & u64::from(u32::MAX))
+                    .ok()
+                    .filter(|&xid| xid != 0),
                 sent_lsn: lsn(&standby.sent_lsn),
                 write_lsn: lsn(&standby.write_lsn),
                 flush_lsn: lsn(&standby.flush_lsn),
@@ -154,7 +161,7 @@ impl Hub<OwnedFd> for Front {
     }
 
     fn timeline_history(&self, timeline: TimelineId) -> io::Result<Option<Vec<u8>>> {
-        match std::fs::read(self.wal_dir.join(TimelineHistory::file_name(timeline))) {
+        match std::fs::read(self.wal_dir.join(history::file_name(timeline))) {
             Ok(content) => Ok(Some(content)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -165,7 +172,7 @@ impl Hub<OwnedFd> for Front {
         let timeline = self.positions()?.timeline;
         let content = self.timeline_history(timeline).ok()?;
         let Some(content) = content else { return Some(TimelineHistory::single(timeline)) };
-        TimelineHistory::parse(&String::from_utf8(content).ok()?, timeline).ok()
+        TimelineHistory::parse(content, timeline).ok()
     }
 
     fn slot(&self, request: SlotRequest) -> oneshot::Receiver<Result<Option<SlotRow>, Report>> {
@@ -216,5 +223,8 @@ impl Hub<OwnedFd> for Front {
 }
 
 fn busy() -> Report {
-    Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is too busy to serve another request")
+    Report::fatal(
+        SqlState::CANNOT_CONNECT_NOW,
+        "the database system is too busy to serve another request",
+    )
 }

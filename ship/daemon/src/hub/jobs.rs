@@ -136,7 +136,12 @@ impl<K> Jobs<K> {
     }
 
     /// Takes a completion whose token carries the tag; the job's end when it was the last.
-    pub fn handle<I: Io>(&mut self, io: &mut I, token: Token, result: io::Result<Done>) -> Option<Finished<K>> {
+    pub fn handle<I: Io>(
+        &mut self,
+        io: &mut I,
+        token: Token,
+        result: io::Result<Done>,
+    ) -> Option<Finished<K>> {
         let number = token.0 & !self.tag;
         let job = self.jobs.get_mut(&number)?;
         let step = job.steps.pop_front();
@@ -178,7 +183,9 @@ impl<K> Jobs<K> {
 /// Remembers what the step did, and puts the rest of a short write in front again.
 fn advance<K>(job: &mut Job<K>, step: Option<Step>, done: &Done) {
     match (step, done) {
-        (Some(Step::Write { offset, data, durable }), Done::Wrote(count)) if *count < data.len() => {
+        (Some(Step::Write { offset, data, durable }), Done::Wrote(count))
+            if *count < data.len() =>
+        {
             if *count == 0 {
                 let step = Some(Step::Write { offset, data, durable });
                 return fail(job, step, io::Error::from(io::ErrorKind::WriteZero));

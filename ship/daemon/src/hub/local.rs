@@ -9,7 +9,7 @@
 use std::io;
 
 use walhub_engine::io::{Done, Io};
-use walhub_proto::lsn::Lsn;
+use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::record::{RecordReader, WalViolation};
 use walhub_proto::segment::SegNo;
 
@@ -59,7 +59,13 @@ impl LocalWal {
     /// # Panics
     /// If they do not.
     #[must_use]
-    pub fn new(tail: Tail, reader: RecordReader, segments: Segments, writer: Writer, unverified_bytes_max: u64) -> Self {
+    pub fn new(
+        tail: Tail,
+        reader: RecordReader,
+        segments: Segments,
+        writer: Writer,
+        unverified_bytes_max: u64,
+    ) -> Self {
         assert!(tail.end() == reader.next_lsn() && writer.write_lsn() == tail.end());
         Self { tail, reader, segments, writer, unverified_bytes_max, paused: false }
     }
@@ -117,7 +123,12 @@ impl LocalWal {
     ///
     /// # Errors
     /// [`AppendError`]; after a violation the caller must [`LocalWal::rewind`].
-    pub fn append(&mut self, start: Lsn, bytes: &[u8], opened: &mut impl FnMut(TailSlab)) -> Result<(), AppendError> {
+    pub fn append(
+        &mut self,
+        start: Lsn,
+        bytes: &[u8],
+        opened: &mut impl FnMut(TailSlab),
+    ) -> Result<(), AppendError> {
         let want = self.received_lsn();
         if start != want {
             return Err(AppendError::Gap { got: start, want });
@@ -147,6 +158,11 @@ impl LocalWal {
         Ok(slab)
     }
 
+    /// The WAL goes on on another timeline.
+    pub fn set_timeline(&mut self, timeline: TimelineId) {
+        self.reader.set_timeline(timeline);
+    }
+
     /// Whether the disk had no room at the last try.
     #[must_use]
     pub fn is_paused(&self) -> bool {
@@ -169,13 +185,19 @@ impl LocalWal {
             return;
         }
         let unverified = self.received_lsn() - self.verified_lsn();
-        let target = if unverified > self.unverified_bytes_max { self.received_lsn() } else { self.verified_lsn() };
+        let target = if unverified > self.unverified_bytes_max {
+            self.received_lsn()
+        } else {
+            self.verified_lsn()
+        };
         let written = self.writer.write_lsn();
         if target <= written {
             return;
         }
         let size = self.segments.size();
-        let Some(file) = self.segments.file_of(io, jobs, SegNo::of_start(written, size)) else { return };
+        let Some(file) = self.segments.file_of(io, jobs, SegNo::of_start(written, size)) else {
+            return;
+        };
         self.writer.start(io, file, size, target, self.tail.view());
     }
 

@@ -93,6 +93,11 @@ pub enum ToShip<C> {
     Timelines(Arc<Timelines>),
     /// A session to serve.
     Start(NewSession<C>),
+    /// End the session of this entry: its slot was invalidated.
+    End {
+        /// Its entry in the standby table.
+        standby: usize,
+    },
     /// New settings.
     Settings(Arc<Settings>),
     /// Send everything up to `end`, wait for it to be acknowledged, end all sessions.
@@ -127,4 +132,6 @@ pub enum ToControl {
     Status,
     /// Everything is durable and sent: the process can end.
     Stopped,
+    /// A core cannot go on: the process must end.
+    Failed(String),
 }

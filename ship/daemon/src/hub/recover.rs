@@ -7,12 +7,16 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use walhub_engine::io::Fs;
-use walhub_proto::history::TimelineHistory;
+use walhub_engine::crc::crc32c;
+use walhub_engine::io::{DirEntry, Fs};
+use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
-use walhub_proto::recovery::{CONTROL_BLOCK_LEN, ControlFile, ControlFileError, EndOfWal, EndReason};
+use walhub_proto::recovery::{
+    self, CONTROL_COPY_LEN, ControlFile, ControlFileError, EndOfWal, FoundSegment, RecoveryError,
+    RecoveryPlan, WalEnd,
+};
 use walhub_proto::segment::{SegNo, SegmentSize};
-use walhub_proto::slot::Slot;
+use walhub_proto::slot::{Slot, decode_slot};
 
 use super::messages::Timelines;
 
@@ -103,17 +107,14 @@ pub enum RecoverError {
         /// What is wrong with it.
         reason: String,
     },
-    /// WAL that was durable cannot be read any more.
-    Damaged {
-        /// Which file.
-        path: PathBuf,
-        /// Where reading ended.
-        lsn: Lsn,
-        /// Up to where the control file says that WAL is durable.
-        bound: Lsn,
-        /// Why reading ended.
-        reason: String,
-    },
+    /// The WAL cannot be gone on with.
+    Wal(RecoveryError),
+}
+
+impl From<RecoveryError> for RecoverError {
+    fn from(error: RecoveryError) -> Self {
+        Self::Wal(error)
+    }
 }
 
 impl From<io::Error> for RecoverError {
@@ -126,19 +127,21 @@ impl fmt::Display for RecoverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(error) => write!(f, "{error}"),
-            Self::Control { path, error } => write!(f, "control file \"{}\": {error}", path.display()),
+            Self::Control { path, error } => {
+                write!(f, "control file \"{}\": {error}", path.display())
+            }
             Self::NoControl { dir } => write!(
                 f,
                 "there is WAL in \"{}\" but no control file \"{CONTROL_FILE}\" beside it",
                 dir.display()
             ),
-            Self::History { name, reason } => write!(f, "timeline history file \"{name}\": {reason}"),
-            Self::Slot { path, reason } => write!(f, "replication slot file \"{}\": {reason}", path.display()),
-            Self::Damaged { path, lsn, bound, reason } => write!(
-                f,
-                "WAL that was durable is damaged: file \"{}\" ends at {lsn}, expected at least {bound}: {reason}",
-                path.display()
-            ),
+            Self::History { name, reason } => {
+                write!(f, "timeline history file \"{name}\": {reason}")
+            }
+            Self::Slot { path, reason } => {
+                write!(f, "{reason} (replication slot file \"{}\")", path.display())
+            }
+            Self::Wal(error) => write!(f, "{error}"),
         }
     }
 }
@@ -152,28 +155,34 @@ impl std::error::Error for RecoverError {}
 pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> {
     let wal_dir = data_dir.join("pg_wal");
     let Some(control) = read_control(fs, data_dir)? else {
-        let has_wal = fs.list(&wal_dir)?.iter().any(|entry| SegNo::parse_file_name(&entry.name, SegmentSize::MIN).is_some());
+        let has_wal = fs
+            .list(&wal_dir)?
+            .iter()
+            .any(|entry| SegNo::parse_file_name(&entry.name, SegmentSize::MIN).is_some());
         if has_wal {
             return Err(RecoverError::NoControl { dir: wal_dir });
         }
         return Ok(Recovered { wal: None, slots: read_slots(fs, data_dir)? });
     };
     let size = control.segment_size;
-    let history = read_history(fs, &wal_dir, control.timeline)?;
-    let (end, last_record) = find_end(fs, &wal_dir, &control)?;
+    let listing = fs.list(&wal_dir)?;
+    let found = find_end(fs, &wal_dir, &control, &listing)?;
+    let (end, last_record) = (found.end, found.last_record);
     let mut block = vec![0; usize::try_from(end - end.align_down(BLOCK_BYTES)).unwrap_or(0)];
     if !block.is_empty() {
         let path = wal_dir.join(SegNo::of_start(end, size).file_name(control.timeline, size));
         fs.read_at(&path, size.offset(end.align_down(BLOCK_BYTES)), &mut block)?;
     }
-    let (held, spare) = sort_segments(fs, &wal_dir, &control, end)?;
+    let (held, spare) = sort_segments(fs, &wal_dir, &control, &found, listing)?;
+    let history = found.history;
     let timelines = Timelines {
         system_identifier: control.system_identifier,
         segment_size: size,
         current: control.timeline,
         history,
     };
-    let wal = RecoveredWal { control: Some(control), timelines, end, last_record, block, held, spare };
+    let wal =
+        RecoveredWal { control: Some(control), timelines, end, last_record, block, held, spare };
     Ok(Recovered { wal: Some(wal), slots: read_slots(fs, data_dir)? })
 }
 
@@ -184,9 +193,9 @@ fn read_control(fs: &dyn Fs, data_dir: &Path) -> Result<Option<ControlFile>, Rec
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let copy_b = bytes.get(CONTROL_BLOCK_LEN..).unwrap_or_default();
-    let copy_a = bytes.get(..CONTROL_BLOCK_LEN.min(bytes.len())).unwrap_or_default();
-    ControlFile::choose(copy_a, copy_b, walhub_engine::crc::crc32c)
+    let copy_b = bytes.get(CONTROL_COPY_LEN..).unwrap_or_default();
+    let copy_a = bytes.get(..CONTROL_COPY_LEN.min(bytes.len())).unwrap_or_default();
+    ControlFile::choose(copy_a, copy_b, crc32c)
         .map(|found| found.map(|(control, _)| control))
         .map_err(|error| RecoverError::Control { path, error })
 }
@@ -195,7 +204,7 @@ fn read_control(fs: &dyn Fs, data_dir: &Path) -> Result<Option<ControlFile>, Rec
 #[must_use]
 pub fn control_block(control: &ControlFile) -> (u64, Vec<u8>) {
     let offset = if control.sequence % 2 == 0 { 0 } else { BLOCK_BYTES };
-    (offset, control.encode(walhub_engine::crc::crc32c).to_vec())
+    (offset, control.encode(crc32c))
 }
 
 /// Saves the control file and waits until it is durable.
@@ -205,6 +214,10 @@ pub fn control_block(control: &ControlFile) -> (u64, Vec<u8>) {
 pub fn write_control(fs: &dyn Fs, data_dir: &Path, control: &ControlFile) -> io::Result<()> {
     let path = data_dir.join(CONTROL_FILE);
     let (offset, block) = control_block(control);
+    if matches!(fs.read(&path), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+        // The first copy has no other to fall back on.
+        return fs.replace(&path, &block.repeat(2));
+    }
     fs.write_at(&path, offset, &block)?;
     fs.sync(&path)?;
     fs.sync_dir(data_dir)
@@ -214,76 +227,116 @@ pub fn write_control(fs: &dyn Fs, data_dir: &Path, control: &ControlFile) -> io:
 ///
 /// # Errors
 /// When the file is missing or wrong.
-pub fn read_history(fs: &dyn Fs, wal_dir: &Path, timeline: TimelineId) -> Result<TimelineHistory, RecoverError> {
+pub fn read_history(
+    fs: &dyn Fs,
+    wal_dir: &Path,
+    timeline: TimelineId,
+) -> Result<TimelineHistory, RecoverError> {
     if timeline == TimelineId::FIRST {
         return Ok(TimelineHistory::single(timeline));
     }
-    let name = TimelineHistory::file_name(timeline);
+    let name = history::file_name(timeline);
     let fault = |reason: String| RecoverError::History { name: name.clone(), reason };
     let content = fs.read(&wal_dir.join(&name)).map_err(|error| fault(error.to_string()))?;
-    let text = String::from_utf8(content).map_err(|_| fault("it is not UTF-8".to_owned()))?;
-    TimelineHistory::parse(&text, timeline).map_err(|error| fault(error.to_string()))
+    TimelineHistory::parse(content, timeline).map_err(|error| fault(error.to_string()))
 }
 
-/// Reads records from the control file's bound to the last valid one.
-fn find_end(fs: &dyn Fs, wal_dir: &Path, control: &ControlFile) -> Result<(Lsn, Option<Lsn>), RecoverError> {
+/// Finds where the WAL ends and on which timeline it goes on.
+fn find_end(
+    fs: &dyn Fs,
+    wal_dir: &Path,
+    control: &ControlFile,
+    listing: &[DirEntry],
+) -> Result<Found, RecoverError> {
     let size = control.segment_size;
-    let mut end_of_wal = EndOfWal::new(control, walhub_engine::crc::crc32c);
-    let mut buf = vec![0; SCAN_LEN];
-    let mut why = None;
-    while why.is_none() {
-        let next = end_of_wal.next_lsn();
-        let path = wal_dir.join(SegNo::of_start(next, size).file_name(control.timeline, size));
-        let offset = size.offset(next);
-        let rest = usize::try_from(size.bytes() - offset).unwrap_or(SCAN_LEN).min(SCAN_LEN);
-        let piece = buf.get_mut(..rest).unwrap_or_default();
-        match fs.read_at(&path, offset, piece) {
-            Ok(count) if count == rest => why = end_of_wal.feed(piece),
-            Ok(count) => {
-                why = end_of_wal.feed(piece.get(..count).unwrap_or_default());
-                why = why.or(Some(EndReason::NoMoreWal));
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => why = Some(EndReason::NoMoreWal),
-            Err(error) => return Err(error.into()),
+    let segments: Vec<FoundSegment> = listing
+        .iter()
+        .filter_map(|entry| {
+            let (tli, segno) = SegNo::parse_file_name(&entry.name, size)?;
+            Some(FoundSegment { tli, segno, len: entry.len })
+        })
+        .collect();
+    let history = read_history(fs, wal_dir, control.timeline)?;
+    match recovery::plan(Some(control), &segments, &[history.clone()], size)? {
+        RecoveryPlan::Fresh | RecoveryPlan::NoWal { .. } => {
+            let oldest_lsn = size.start_of(control.start_lsn);
+            Ok(Found { end: control.start_lsn, last_record: None, oldest_lsn, history })
+        }
+        RecoveryPlan::Scan(plan) => {
+            let oldest_lsn = plan.oldest_lsn;
+            let end = scan(fs, wal_dir, EndOfWal::new(plan, control, crc32c), size)?;
+            Ok(Found { end: end.end, last_record: end.last_record, oldest_lsn, history })
         }
     }
-    let (end, last_record) = (end_of_wal.end(), end_of_wal.last_record());
-    let reason = why.map_or_else(String::new, |why| why.to_string());
-    if end < control.flush_lsn {
-        let path = wal_dir.join(SegNo::of_start(end, size).file_name(control.timeline, size));
-        return Err(RecoverError::Damaged { path, lsn: end, bound: control.flush_lsn, reason });
+}
+
+/// What is known about the local WAL.
+struct Found {
+    end: Lsn,
+    last_record: Option<Lsn>,
+    oldest_lsn: Lsn,
+    history: TimelineHistory,
+}
+
+fn scan(
+    fs: &dyn Fs,
+    wal_dir: &Path,
+    mut end_of_wal: EndOfWal,
+    size: SegmentSize,
+) -> Result<WalEnd, RecoverError> {
+    let mut buf = vec![0; SCAN_LEN];
+    while let Some(want) = end_of_wal.poll_read() {
+        let path = wal_dir.join(want.segno.file_name(want.tli, size));
+        let len = usize::try_from(want.len_max).unwrap_or(SCAN_LEN).min(SCAN_LEN);
+        let piece = buf.get_mut(..len).unwrap_or_default();
+        let count = fs.read_at(&path, want.offset, piece)?;
+        end_of_wal.handle_read(piece.get(..count).unwrap_or_default());
     }
-    tracing::info!("local WAL ends at {end}: {reason}");
-    Ok((end, last_record))
+    let end = end_of_wal.finish()?;
+    tracing::info!("local WAL ends at {}: {}", end.end, end.reason);
+    Ok(end)
 }
 
 type Held = BTreeMap<SegNo, Vec<TimelineId>>;
 
 /// Tells segments with WAL from files that were made ready or recycled for later.
-fn sort_segments(fs: &dyn Fs, wal_dir: &Path, control: &ControlFile, end: Lsn) -> io::Result<(Held, Vec<String>)> {
+fn sort_segments(
+    fs: &dyn Fs,
+    wal_dir: &Path,
+    control: &ControlFile,
+    found: &Found,
+    listing: Vec<DirEntry>,
+) -> io::Result<(Held, Vec<String>)> {
     let size = control.segment_size;
     let (mut held, mut spare) = (Held::new(), Vec::new());
-    let last = if size.offset(end) == 0 && end > control.start_lsn { SegNo::of_end(end, size) } else { SegNo::of_start(end, size) };
-    for entry in fs.list(wal_dir)? {
+    let first = SegNo::of_start(found.oldest_lsn, size);
+    let last = SegNo::of_end(found.end.max(control.start_lsn + 1), size);
+    for entry in listing {
         if entry.name == "xlogtemp" {
             fs.remove(&wal_dir.join(&entry.name))?;
             continue;
         }
         let Some((timeline, segno)) = SegNo::parse_file_name(&entry.name, size) else { continue };
+        let ours = found.history.contains(timeline);
         if entry.len != size.bytes() {
-            tracing::warn!("file \"{}\" has the wrong size: {} instead of {}", entry.name, entry.len, size.bytes());
-        } else if segno <= last && timeline <= control.timeline {
+            tracing::warn!(
+                "file \"{}\" has the wrong size: {} instead of {}",
+                entry.name,
+                entry.len,
+                size.bytes()
+            );
+        } else if (first..=last).contains(&segno) && ours {
             held.entry(segno).or_default().push(timeline);
-        } else {
+        } else if segno > last || timeline > control.timeline {
             spare.push(entry.name);
+        } else {
+            tracing::warn!(
+                "file \"{}\" does not belong to the WAL that ends at {}",
+                entry.name,
+                found.end
+            );
         }
     }
-    // What can be served is what reaches the end without a hole.
-    let mut first = last;
-    while first.0 > 0 && held.contains_key(&SegNo(first.0 - 1)) {
-        first = SegNo(first.0 - 1);
-    }
-    let held = held.split_off(&first);
     Ok((held, spare))
 }
 
@@ -297,8 +350,10 @@ fn read_slots(fs: &dyn Fs, data_dir: &Path) -> Result<Vec<Slot>, RecoverError> {
             continue;
         }
         let content = fs.read(&path)?;
-        let slot = Slot::decode(&content, walhub_engine::crc::crc32c)
-            .map_err(|error| RecoverError::Slot { path, reason: error.to_string() })?;
+        let slot = decode_slot(&content, crc32c).map_err(|error| RecoverError::Slot {
+            reason: error.message(&path.display().to_string()),
+            path,
+        })?;
         slots.push(slot);
     }
     Ok(slots)
@@ -309,7 +364,13 @@ fn read_slots(fs: &dyn Fs, data_dir: &Path) -> Result<Vec<Slot>, RecoverError> {
 ///
 /// # Errors
 /// As the operating system's.
-pub fn copy_segment_start(fs: &dyn Fs, from: &Path, to: &Path, size: SegmentSize, start: Lsn) -> io::Result<()> {
+pub fn copy_segment_start(
+    fs: &dyn Fs,
+    from: &Path,
+    to: &Path,
+    size: SegmentSize,
+    start: Lsn,
+) -> io::Result<()> {
     let temporary = to.with_file_name("xlogtemp");
     let mut offset = 0;
     let keep = size.offset(start);

@@ -92,7 +92,18 @@ impl Segments {
     ) -> Self {
         assert!(zeros.len() == ZEROS_LEN);
         let spare = spare.into();
-        Self { dir, size, timeline, direct, current: None, next: Next::Unwanted, held, spare, spare_max: 2, zeros }
+        Self {
+            dir,
+            size,
+            timeline,
+            direct,
+            current: None,
+            next: Next::Unwanted,
+            held,
+            spare,
+            spare_max: 2,
+            zeros,
+        }
     }
 
     /// Size of every segment.
@@ -114,7 +125,12 @@ impl Segments {
     }
 
     /// The open file of `segno`, moving on to it when it is the next one.
-    pub fn file_of<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>, segno: SegNo) -> Option<FileId> {
+    pub fn file_of<I: Io>(
+        &mut self,
+        io: &mut I,
+        jobs: &mut Jobs<FileJob>,
+        segno: SegNo,
+    ) -> Option<FileId> {
         if let Some((current, file)) = self.current
             && current == segno
         {
@@ -180,7 +196,11 @@ impl Segments {
             vec![open]
         } else if let Some(spare) = self.spare.remove(spare) {
             let rename = Step::Rename(self.path(&spare), path);
-            if spare == name { vec![open] } else { vec![rename, Step::SyncDir(self.dir.clone()), open] }
+            if spare == name {
+                vec![open]
+            } else {
+                vec![rename, Step::SyncDir(self.dir.clone()), open]
+            }
         } else {
             self.create_steps(&path)
         };
@@ -223,7 +243,12 @@ impl Segments {
 
     /// Lets go of every segment before `keep`: a few become spare files, the others are removed.
     /// Nobody may be told afterwards that they can be read.
-    pub fn remove_before<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>, keep: SegNo) -> usize {
+    pub fn remove_before<I: Io>(
+        &mut self,
+        io: &mut I,
+        jobs: &mut Jobs<FileJob>,
+        keep: SegNo,
+    ) -> usize {
         let kept = self.held.split_off(&keep);
         let old = std::mem::replace(&mut self.held, kept);
         let mut removed = Vec::new();
@@ -234,7 +259,8 @@ impl Segments {
                 let path = self.path(&segno.file_name(timeline, self.size));
                 if self.spare.len() < self.spare_max {
                     let name = self.spare_name();
-                    let steps = vec![Step::Rename(path, self.path(&name)), Step::SyncDir(self.dir.clone())];
+                    let steps =
+                        vec![Step::Rename(path, self.path(&name)), Step::SyncDir(self.dir.clone())];
                     self.spare.push_back(name.clone());
                     jobs.start(io, FileJob::Recycle(name), steps);
                 } else {

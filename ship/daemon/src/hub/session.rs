@@ -4,7 +4,6 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -12,7 +11,7 @@ use tokio::sync::oneshot;
 use walhub_engine::buffer::{Buffer, BufferPool};
 use walhub_engine::io::{Done, FileId, Gather, Head, Io, Op, OpenMode, SocketId, Token};
 use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
-use walhub_proto::segment::{SegNo, SegmentSize};
+use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Now;
 use walhub_proto::walsender::{SenderEvent, Transmit, WalSender, WalSenderState};
@@ -48,7 +47,9 @@ impl SessionOp {
     /// By its number in a token.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
-        [Self::Recv, Self::Send, Self::Open, Self::Read, Self::Close].into_iter().find(|op| op.number() == number)
+        [Self::Recv, Self::Send, Self::Open, Self::Read, Self::Close]
+            .into_iter()
+            .find(|op| op.number() == number)
     }
 
     fn number(self) -> u64 {
@@ -96,7 +97,20 @@ struct Sending {
     head: Head,
     body: Gather,
     rest: usize,
+    /// Whether the machine waits to hear that it was sent.
+    of_machine: bool,
     wal_to: Option<Lsn>,
+}
+
+impl Sending {
+    fn new(head: Head, body: Gather, wal_to: Option<Lsn>) -> Self {
+        let rest = head.as_slice().len() + body.iter().map(Bytes::len).sum::<usize>();
+        Self { head, body, rest, of_machine: true, wal_to }
+    }
+
+    fn not_of_machine(self) -> Self {
+        Self { of_machine: false, ..self }
+    }
 }
 
 /// A message whose WAL is being read from segments.
@@ -234,7 +248,11 @@ impl<C> Session<C> {
 
     /// Ends the session once [`Session::is_over`]: closes its file and gives the socket back or
     /// closes it.
-    pub fn finish<I: Io<Conn = C>>(mut self, io: &mut I, timelines: &Timelines) -> (StreamEnd<C>, Option<FileId>) {
+    pub fn finish<I: Io<Conn = C>>(
+        mut self,
+        io: &mut I,
+        timelines: &Timelines,
+    ) -> (StreamEnd<C>, Option<FileId>) {
         let file = self.file.take().map(|(_, file)| file);
         let end = match self.phase {
             Phase::Finishing => {
@@ -254,8 +272,8 @@ impl<C> Session<C> {
     }
 
     /// The timeline being streamed ended at `switchpoint`.
-    pub fn end_timeline(&mut self, switchpoint: Lsn) {
-        self.sender.handle_timeline_end(switchpoint);
+    pub fn end_timeline(&mut self, now: Now, switchpoint: Lsn) {
+        self.sender.handle_timeline_end(now, switchpoint);
     }
 
     /// The hub stops: everything up to `end` is sent, acknowledged, and the stream ended.
@@ -322,7 +340,7 @@ impl<C> Session<C> {
         }
         if !self.queued.is_empty() {
             let body = Gather::from_iter([Bytes::from(std::mem::take(&mut self.queued))]);
-            return self.send(around, Head::new(&[]), body, None);
+            return self.send(around, Sending::new(Head::new(&[]), body, None).not_of_machine());
         }
         match self.phase {
             Phase::Streaming | Phase::Finishing => {}
@@ -339,14 +357,14 @@ impl<C> Session<C> {
             Some(Transmit::Message(message)) => {
                 self.reached_end_of_timeline |= message.first() == Some(&b'c');
                 let body = Gather::from_iter([Bytes::from(message)]);
-                self.send(around, Head::new(&[]), body, None);
+                self.send(around, Sending::new(Head::new(&[]), body, None));
             }
             Some(Transmit::Wal { header, range }) => {
                 let header = Head::new(&header);
                 let mut body = Gather::new();
                 if around.tail.gather(range, &mut body) {
                     around.shared.sent_from_tail_bytes.fetch_add(range.len(), Ordering::Relaxed);
-                    self.send(around, header, body, Some(range.end));
+                    self.send(around, Sending::new(header, body, Some(range.end)));
                 } else {
                     around.shared.sent_from_file_bytes.fetch_add(range.len(), Ordering::Relaxed);
                     self.reading = Some(Reading { header, range, next: range.start, body });
@@ -356,15 +374,19 @@ impl<C> Session<C> {
         }
     }
 
-    fn send<I: Io>(&mut self, around: &mut Surroundings<'_, I>, head: Head, body: Gather, wal_to: Option<Lsn>) {
-        let rest = head.as_slice().len() + body.iter().map(Bytes::len).sum::<usize>();
-        let op = Op::Send { socket: self.socket, head, body: body.clone() };
-        self.sending = Some(Sending { head, body, rest, wal_to });
+    fn send<I: Io>(&mut self, around: &mut Surroundings<'_, I>, sending: Sending) {
+        let op = Op::Send { socket: self.socket, head: sending.head, body: sending.body.clone() };
+        self.sending = Some(sending);
         around.io.submit(SessionOp::Send.token(self.tag, self.number), op);
     }
 
     /// Takes the completion of one of the session's operations.
-    pub fn handle<I: Io>(&mut self, around: &mut Surroundings<'_, I>, op: SessionOp, result: io::Result<Done>) {
+    pub fn handle<I: Io>(
+        &mut self,
+        around: &mut Surroundings<'_, I>,
+        op: SessionOp,
+        result: io::Result<Done>,
+    ) {
         match op {
             SessionOp::Recv => self.handle_received(around, result),
             SessionOp::Send => self.handle_sent(around, result),
@@ -383,20 +405,30 @@ impl<C> Session<C> {
         sending.rest -= count.min(sending.rest);
         if sending.rest > 0 && self.phase != Phase::Closing {
             let head_len = sending.head.as_slice().len();
-            let head = Head::new(sending.head.as_slice().get(count.min(head_len)..).unwrap_or_default());
+            let head =
+                Head::new(sending.head.as_slice().get(count.min(head_len)..).unwrap_or_default());
             drop_front(&mut sending.body, count.saturating_sub(head_len));
-            return self.send(around, head, sending.body, sending.wal_to);
+            return self.send(around, Sending { head, ..sending });
         }
         if self.phase == Phase::LastWords {
             return;
         }
-        self.sender.handle_sent(around.now);
+        if sending.of_machine {
+            let event = self.sender.handle_sent(around.now);
+            if let Some(event) = event {
+                self.handle_event(around, event);
+            }
+        }
         if let Some(lsn) = sending.wal_to {
             around.standby.sent_lsn.store(lsn.0, Ordering::Relaxed);
         }
     }
 
-    fn handle_received<I: Io>(&mut self, around: &mut Surroundings<'_, I>, result: io::Result<Done>) {
+    fn handle_received<I: Io>(
+        &mut self,
+        around: &mut Surroundings<'_, I>,
+        result: io::Result<Done>,
+    ) {
         self.receiving = false;
         let Ok(Done::Received(buf)) = result else { return self.close(around.io) };
         if buf.is_empty() {
@@ -435,16 +467,23 @@ impl<C> Session<C> {
                 standby.flush_lsn.store(status.flush.0, Ordering::Relaxed);
                 standby.apply_lsn.store(status.apply.0, Ordering::Relaxed);
                 standby.reply_time.store(status.sent.0, Ordering::Relaxed);
-                let lag = self.sender.lag();
+                let lag = self.sender.lags();
                 for (shown, lag) in standby.lag_us.iter().zip([lag.write, lag.flush, lag.apply]) {
-                    let us = lag.map_or(LAG_UNKNOWN, |lag| i64::try_from(lag.as_micros()).unwrap_or(i64::MAX));
+                    let us = lag.map_or(LAG_UNKNOWN, |lag| {
+                        i64::try_from(lag.as_micros()).unwrap_or(i64::MAX)
+                    });
                     shown.store(us, Ordering::Relaxed);
                 }
             }
             SenderEvent::Feedback(feedback) => {
-                let full = |xid: u32, epoch: u32| if xid == 0 { 0 } else { u64::from(epoch) << 32 | u64::from(xid) };
+                let full = |xid: u32, epoch: u32| {
+                    if xid == 0 { 0 } else { u64::from(epoch) << 32 | u64::from(xid) }
+                };
                 standby.xmin.store(full(feedback.xmin, feedback.xmin_epoch), Ordering::Relaxed);
-                standby.catalog_xmin.store(full(feedback.catalog_xmin, feedback.catalog_xmin_epoch), Ordering::Relaxed);
+                standby.catalog_xmin.store(
+                    full(feedback.catalog_xmin, feedback.catalog_xmin_epoch),
+                    Ordering::Relaxed,
+                );
             }
             SenderEvent::StreamEnded => self.phase = Phase::Finishing,
             SenderEvent::Terminated => self.close(around.io),
@@ -463,7 +502,8 @@ impl<C> Session<C> {
         }
         if reading.next == reading.range.end {
             let Some(reading) = self.reading.take() else { return };
-            return self.send(around, reading.header, reading.body, Some(reading.range.end));
+            return self
+                .send(around, Sending::new(reading.header, reading.body, Some(reading.range.end)));
         }
         if self.file_busy {
             return;
@@ -471,7 +511,11 @@ impl<C> Session<C> {
         let segno = SegNo::of_start(reading.next, size);
         match self.file {
             Some((open, file)) if open == segno => {
-                let end = reading.range.end.min(segno.end(size)).min(around.tail.start().unwrap_or(Lsn::MAX));
+                let end = reading
+                    .range
+                    .end
+                    .min(segno.end(size))
+                    .min(around.tail.start().unwrap_or(Lsn::MAX));
                 let want = usize::try_from(end - reading.next).unwrap_or(usize::MAX);
                 let buf = read_buffer(around.reads, want);
                 let offset = size.offset(reading.next);
@@ -486,13 +530,20 @@ impl<C> Session<C> {
                 let timeline = file_timeline(around.timelines, self.timeline, segno);
                 let path = around.wal_dir.join(segno.file_name(timeline, size));
                 let mode = OpenMode { create: false, direct: false };
-                around.io.submit(SessionOp::Open.token(self.tag, self.number), Op::Open { path, mode });
+                around
+                    .io
+                    .submit(SessionOp::Open.token(self.tag, self.number), Op::Open { path, mode });
             }
         }
         self.file_busy = true;
     }
 
-    fn handle_file<I: Io>(&mut self, around: &mut Surroundings<'_, I>, op: SessionOp, result: io::Result<Done>) {
+    fn handle_file<I: Io>(
+        &mut self,
+        around: &mut Surroundings<'_, I>,
+        op: SessionOp,
+        result: io::Result<Done>,
+    ) {
         self.file_busy = false;
         let size = around.timelines.segment_size;
         let Some(next) = self.reading.as_ref().map(|reading| reading.next) else {
@@ -520,7 +571,9 @@ impl<C> Session<C> {
                 return self.fail(around, &removed(&name));
             }
             (_, result) => {
-                let reason = result.err().map_or_else(|| "unexpected end of file".to_owned(), |error| error.to_string());
+                let reason = result
+                    .err()
+                    .map_or_else(|| "unexpected end of file".to_owned(), |error| error.to_string());
                 let text = format!("could not read from WAL segment {name}, LSN {next}: {reason}");
                 return self.fail(around, &Report::error(SqlState::IO_ERROR, text));
             }
@@ -532,7 +585,10 @@ impl<C> Session<C> {
 /// "requested WAL segment has already been removed". PostgreSQL: `WalSndSegmentOpen`.
 #[must_use]
 pub fn removed(name: &str) -> Report {
-    Report::error(SqlState::UNDEFINED_FILE, format!("requested WAL segment {name} has already been removed"))
+    Report::error(
+        SqlState::UNDEFINED_FILE,
+        format!("requested WAL segment {name} has already been removed"),
+    )
 }
 
 /// A buffer that takes `want` bytes and no more: beyond them may lie the block that is being written,
@@ -559,4 +615,3 @@ fn file_timeline(timelines: &Timelines, timeline: TimelineId, segno: SegNo) -> T
     }
     found
 }
-

@@ -273,7 +273,10 @@ impl StandbyTable {
     #[must_use]
     pub fn claim(&self) -> Option<usize> {
         let index = self.standbys.iter().position(|standby| {
-            standby.in_use.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            standby
+                .in_use
+                .compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
         })?;
         self.standbys[index].reset();
         Some(index)

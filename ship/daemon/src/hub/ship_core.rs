@@ -7,12 +7,11 @@
 //! Not here: one session's stream (`session`), who may have one (`wal_core`).
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use walhub_engine::buffer::BufferPool;
-use walhub_engine::io::{Completion, Done, Io, Op, Token};
+use walhub_engine::io::{Completion, Io, Op, Token};
 use walhub_engine::mailbox::{Receiver, Sender};
 use walhub_proto::lsn::Lsn;
 use walhub_proto::sqlstate::SqlState;
@@ -138,6 +137,12 @@ impl<C: Send + 'static> ShipCore<C> {
             ToShip::Begin(timelines) => self.timelines = Some(timelines),
             ToShip::Timelines(timelines) => self.switch_timeline(io, now, timelines),
             ToShip::Start(session) => self.begin(io, now, session),
+            ToShip::End { standby } => {
+                let of_slot = |session: &&mut Session<C>| session.standby == standby;
+                if let Some(session) = self.sessions.values_mut().find(of_slot) {
+                    session.close(io);
+                }
+            }
             ToShip::Settings(settings) => self.config.settings = settings,
             ToShip::Stop { end } => {
                 self.stop_at = Some(end);
@@ -149,10 +154,15 @@ impl<C: Send + 'static> ShipCore<C> {
         }
     }
 
-    fn switch_timeline<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, timelines: Arc<Timelines>) {
+    fn switch_timeline<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        now: Now,
+        timelines: Arc<Timelines>,
+    ) {
         for session in self.sessions.values_mut() {
             if let Some((switchpoint, _)) = timelines.history.switchpoint(session.timeline) {
-                session.end_timeline(switchpoint);
+                session.end_timeline(now, switchpoint);
             }
         }
         self.timelines = Some(timelines);
@@ -162,7 +172,8 @@ impl<C: Send + 'static> ShipCore<C> {
     fn begin<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, new: NewSession<C>) {
         let NewSession { start, standby, reply } = new;
         let Some(timelines) = self.timelines.clone() else {
-            let report = Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up");
+            let report =
+                Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up");
             let end = StreamEnd::Refused { conn: start.conn, unread: start.unread, report };
             return self.mail_end(standby, reply, end);
         };
@@ -171,7 +182,8 @@ impl<C: Send + 'static> ShipCore<C> {
             timeout: settings.wal_sender_timeout,
             message_bytes_max: settings.wal_sender_message_size,
         };
-        let end_of_timeline = timelines.history.switchpoint(start.timeline).map(|(switchpoint, _)| switchpoint);
+        let end_of_timeline =
+            timelines.history.switchpoint(start.timeline).map(|(switchpoint, _)| switchpoint);
         let mut sender = WalSender::new(config, now, start.start, end_of_timeline);
         if let Some(end) = self.stop_at {
             sender.begin_stop(now, end);
@@ -241,7 +253,12 @@ impl<C: Send + 'static> ShipCore<C> {
         self.mail_end(standby, reply, end);
     }
 
-    fn mail_end(&self, standby: usize, reply: tokio::sync::oneshot::Sender<StreamEnd<C>>, end: StreamEnd<C>) {
+    fn mail_end(
+        &self,
+        standby: usize,
+        reply: tokio::sync::oneshot::Sender<StreamEnd<C>>,
+        end: StreamEnd<C>,
+    ) {
         let mail = ToWal::Ended { standby, reply, end };
         assert!(self.config.to_wal.send(mail).is_ok(), "the wal core does not read its mail");
     }
@@ -249,8 +266,10 @@ impl<C: Send + 'static> ShipCore<C> {
     fn tell_when_drained(&mut self) {
         if self.stop_at.is_some() && self.sessions.is_empty() && !self.drained {
             self.drained = true;
-            assert!(self.config.to_wal.send(ToWal::Drained).is_ok(), "the wal core does not read its mail");
+            assert!(
+                self.config.to_wal.send(ToWal::Drained).is_ok(),
+                "the wal core does not read its mail"
+            );
         }
     }
 }
-

@@ -83,7 +83,8 @@ impl TailView {
     pub fn gather(&self, range: LsnRange, gather: &mut Gather) -> bool {
         let mut next = range.start;
         // The newest slab that holds a position is the one to believe.
-        let first = self.slabs.iter().rposition(|slab| slab.valid_from <= next && next < slab.end());
+        let first =
+            self.slabs.iter().rposition(|slab| slab.valid_from <= next && next < slab.end());
         let Some(mut at) = first else { return range.is_empty() };
         while next < range.end {
             let Some(slab) = self.slabs.get(at) else { break };
@@ -127,7 +128,11 @@ impl Tail {
     #[must_use]
     pub fn new(pool: SlabPool, slabs_max: usize, end: Lsn, block: &[u8]) -> (Self, TailSlab) {
         let valid_from = end.align_down(BLOCK_BYTES);
-        assert!(u64::try_from(block.len()) == Ok(end - valid_from), "block of {} bytes at {end}", block.len());
+        assert!(
+            u64::try_from(block.len()) == Ok(end - valid_from),
+            "block of {} bytes at {end}",
+            block.len()
+        );
         let (current, first) = open_slab(&pool, valid_from, block).expect("a new tail has room");
         let mut view = TailView::default();
         view.push(first.clone(), slabs_max);
@@ -151,7 +156,9 @@ impl Tail {
     #[must_use]
     pub fn has_room(&self, bytes: usize, needed_from: Lsn) -> bool {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        let slabs_after = (self.end + bytes).align_up(SLAB_BYTES).saturating_bytes_since(self.current_base) / SLAB_BYTES;
+        let slabs_after =
+            (self.end + bytes).align_up(SLAB_BYTES).saturating_bytes_since(self.current_base)
+                / SLAB_BYTES;
         let slabs_needed = self.view.slabs.iter().filter(|slab| slab.end() > needed_from).count();
         let new = usize::try_from(slabs_after).unwrap_or(usize::MAX).saturating_sub(1);
         slabs_needed.saturating_add(new) <= self.slabs_max
@@ -189,7 +196,8 @@ impl Tail {
         let mut gather = Gather::new();
         let block = LsnRange::new(end.align_down(BLOCK_BYTES), end);
         assert!(self.view.gather(block, &mut gather), "{end} is no longer in memory");
-        let (current, slab) = open_slab(&self.pool, block.start, &gather.concat()).ok_or(TailFull)?;
+        let (current, slab) =
+            open_slab(&self.pool, block.start, &gather.concat()).ok_or(TailFull)?;
         self.current = current;
         self.current_base = slab.base;
         self.view.slabs.retain(|old| old.valid_from < block.start);
@@ -220,7 +228,9 @@ mod tests {
 
     fn bytes(tail: &Tail, start: u64, end: u64) -> Option<Vec<u8>> {
         let mut gather = Gather::new();
-        tail.view().gather(LsnRange::new(Lsn(start), Lsn(end)), &mut gather).then(|| gather.concat())
+        tail.view()
+            .gather(LsnRange::new(Lsn(start), Lsn(end)), &mut gather)
+            .then(|| gather.concat())
     }
 
     fn append_all(tail: &mut Tail, mut rest: &[u8]) {

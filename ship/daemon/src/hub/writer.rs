@@ -13,7 +13,7 @@ use std::io;
 use walhub_engine::buffer::BufferPool;
 use walhub_engine::io::{BLOCK_LEN, Done, FileId, GATHER_PIECES_MAX, Gather, Io, Op, Token};
 use walhub_proto::lsn::{Lsn, LsnRange};
-use walhub_proto::progress::WriteProgress;
+use walhub_proto::progress::{FlushTicket, WriteProgress};
 use walhub_proto::segment::SegmentSize;
 
 use super::tail::TailView;
@@ -54,7 +54,7 @@ struct Flight {
     data: Gather,
     offset: u64,
     taken: usize,
-    syncing: bool,
+    syncing: Option<FlushTicket>,
 }
 
 /// Writes the tail to its segment files, in order.
@@ -103,7 +103,10 @@ impl Writer {
     /// First byte that the tail must keep: the block in which the written part ends.
     #[must_use]
     pub fn needed_from(&self) -> Lsn {
-        let unwritten = self.flight.as_ref().map_or(self.write_lsn(), |flight| flight.range.start.min(self.write_lsn()));
+        let unwritten = self
+            .flight
+            .as_ref()
+            .map_or(self.write_lsn(), |flight| flight.range.start.min(self.write_lsn()));
         unwritten.align_down(BLOCK_BYTES)
     }
 
@@ -120,7 +123,14 @@ impl Writer {
     ///
     /// # Panics
     /// If something is under way already, or the tail does not hold the range.
-    pub fn start<I: Io>(&mut self, io: &mut I, file: FileId, size: SegmentSize, target: Lsn, tail: &TailView) {
+    pub fn start<I: Io>(
+        &mut self,
+        io: &mut I,
+        file: FileId,
+        size: SegmentSize,
+        target: Lsn,
+        tail: &TailView,
+    ) {
         assert!(self.is_idle(), "one flush at a time");
         let written = self.write_lsn();
         let begin = if self.direct { written.align_down(BLOCK_BYTES) } else { written };
@@ -134,7 +144,7 @@ impl Writer {
             data.push(self.padded_block(LsnRange::new(whole, end), tail));
         }
         let (offset, range) = (size.offset(begin), LsnRange::new(written, end));
-        self.flight = Some(Flight { file, range, data, offset, taken: 0, syncing: false });
+        self.flight = Some(Flight { file, range, data, offset, taken: 0, syncing: None });
         self.submit(io);
     }
 
@@ -152,12 +162,13 @@ impl Writer {
 
     fn submit<I: Io>(&self, io: &mut I) {
         let Some(flight) = &self.flight else { return };
-        let op = if flight.syncing {
+        let op = if flight.syncing.is_some() {
             Op::Sync { file: flight.file }
         } else {
             let durable = self.method == FlushMethod::DurableWrite;
             // A short direct write may end inside a block; the next one may not begin there.
-            let taken = if self.direct { flight.taken - flight.taken % BLOCK_LEN } else { flight.taken };
+            let taken =
+                if self.direct { flight.taken - flight.taken % BLOCK_LEN } else { flight.taken };
             let mut data = flight.data.clone();
             drop_front(&mut data, taken);
             let offset = flight.offset + u64::try_from(taken).unwrap_or(0);
@@ -178,35 +189,41 @@ impl Writer {
                 return Flushed::Failed("write to", io::Error::from(io::ErrorKind::WriteZero));
             }
             Ok(Done::Wrote(count)) => {
-                let before = if self.direct { flight.taken - flight.taken % BLOCK_LEN } else { flight.taken };
+                let before = if self.direct {
+                    flight.taken - flight.taken % BLOCK_LEN
+                } else {
+                    flight.taken
+                };
                 flight.taken = before + count;
                 let len: usize = flight.data.iter().map(bytes::Bytes::len).sum();
                 if flight.taken < len {
                     self.submit(io);
                     return Flushed::NotYet;
                 }
-                self.progress.handle_written(flight.range);
                 if self.method == FlushMethod::WriteThenSync {
-                    flight.syncing = true;
-                    self.progress.begin_flush();
+                    self.progress.handle_written(flight.range);
+                    flight.syncing = Some(self.progress.begin_flush());
                     self.submit(io);
                     return Flushed::NotYet;
                 }
-                self.progress.begin_flush();
+                self.progress.handle_written_durably(flight.range);
             }
-            Ok(Done::Synced) => {}
+            Ok(Done::Synced) => {
+                if let Some(ticket) = flight.syncing {
+                    self.progress.handle_flushed(ticket);
+                }
+            }
             Ok(other) => unreachable!("{other:?} for a flush"),
-            Err(error) if !flight.syncing && is_disk_full(&error) => {
+            Err(error) if flight.syncing.is_none() && is_disk_full(&error) => {
                 self.flight = None;
                 return Flushed::DiskFull(error);
             }
             Err(error) => {
-                let step = if flight.syncing { "fdatasync" } else { "write to" };
+                let step = if flight.syncing.is_some() { "fdatasync" } else { "write to" };
                 self.flight = None;
                 return Flushed::Failed(step, error);
             }
         }
-        self.progress.handle_flushed();
         self.flight = None;
         Flushed::Done
     }

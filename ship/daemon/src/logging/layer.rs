@@ -16,11 +16,14 @@ use super::line::{self, Moment};
 use super::{Entry, LogConfig, Session, is_logged};
 use crate::settings::{LogDestination, MessageLevel};
 
+/// Takes a whole line.
+type Sink = Box<dyn Fn(&[u8]) + Send + Sync>;
+
 /// Writes every event that `log_min_messages` admits as one line.
 pub struct LogLayer {
     config: Arc<RwLock<LogConfig>>,
     clock: fn() -> Timestamp,
-    sink: Box<dyn Fn(&[u8]) + Send + Sync>,
+    sink: Sink,
     started: Timestamp,
     pid: u32,
     lines: AtomicU64,
@@ -34,7 +37,14 @@ impl LogLayer {
         sink: impl Fn(&[u8]) + Send + Sync + 'static,
     ) -> Self {
         let pid = std::process::id();
-        Self { config, clock, sink: Box::new(sink), started: clock(), pid, lines: AtomicU64::new(0) }
+        Self {
+            config,
+            clock,
+            sink: Box::new(sink),
+            started: clock(),
+            pid,
+            lines: AtomicU64::new(0),
+        }
     }
 
     /// The same layer under another process id.

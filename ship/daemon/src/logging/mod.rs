@@ -124,7 +124,10 @@ pub fn init(config: LogConfig) {
     // Someone else's subscriber, as in a test, stays.
     let _ = tracing_subscriber::registry().with(layer).try_init();
     std::panic::set_hook(Box::new(|panic| {
-        let message = panic.payload_as_str().unwrap_or("unknown");
+        let payload = panic.payload();
+        let message = payload.downcast_ref::<&str>().copied();
+        let message = message.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let message = message.unwrap_or("unknown");
         let place = panic.location().map(|at| format!("{}:{}", at.file(), at.line()));
         tracing::error!(
             severity = "PANIC",

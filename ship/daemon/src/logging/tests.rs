@@ -77,10 +77,18 @@ fn every_escape_of_the_prefix() {
     };
     for (prefix, in_session, outside) in [
         ("%m|", "2026-11-21 23:59:01.123 UTC|", "2026-11-21 23:59:01.123 UTC|"),
-        ("%t|%n|", "2026-11-21 23:59:01 UTC|1795305541.123|", "2026-11-21 23:59:01 UTC|1795305541.123|"),
+        (
+            "%t|%n|",
+            "2026-11-21 23:59:01 UTC|1795305541.123|",
+            "2026-11-21 23:59:01 UTC|1795305541.123|",
+        ),
         ("%p %u@%d %a ", "99 repl@[unknown] standby1 ", "4321 @  "),
         ("%h %r %b ", "127.0.0.1 127.0.0.1(5001) walsender ", "  postmaster "),
-        ("%c %s ", "6553f100.63 2023-11-14 22:13:20 UTC ", "6a022a85.10e1 2026-11-21 23:59:01 UTC "),
+        (
+            "%c %s ",
+            "6553f100.63 2023-11-14 22:13:20 UTC ",
+            "6a022a85.10e1 2026-11-21 23:59:01 UTC ",
+        ),
         ("[%p] %q%u ", "[99] repl ", "[4321] "),
         ("%5p|%-6u|%e|", "   99|repl  |00000|", " 4321|      |00000|"),
         ("100%% %z%l ", "100% 1 ", "100% 1 "),
@@ -98,9 +106,8 @@ fn every_escape_of_the_prefix() {
 #[test]
 fn log_ranks_as_in_postgresql() {
     use MessageLevel::*;
-    let all = [
-        Debug5, Debug4, Debug3, Debug2, Debug1, Info, Notice, Warning, Error, Log, Fatal, Panic,
-    ];
+    let all =
+        [Debug5, Debug4, Debug3, Debug2, Debug1, Info, Notice, Warning, Error, Log, Fatal, Panic];
     for (index, min) in all.into_iter().enumerate() {
         for (level_index, level) in all.into_iter().enumerate() {
             let want = match (level, min) {
@@ -146,13 +153,16 @@ fn a_changed_configuration_holds_from_the_next_message() {
 
 #[test]
 fn json_has_the_fields_of_jsonlog() {
-    let config = LogConfig {
-        destination: LogDestination::Json,
-        ..config("ignored", MessageLevel::Warning)
-    };
+    let config =
+        LogConfig { destination: LogDestination::Json, ..config("ignored", MessageLevel::Warning) };
     let text = logged(config, |_| {
-        let span =
-            tracing::info_span!("session", pid = 7, user = "u", remote_host = "::1", remote_port = 5);
+        let span = tracing::info_span!(
+            "session",
+            pid = 7,
+            user = "u",
+            remote_host = "::1",
+            remote_port = 5
+        );
         let _guard = span.enter();
         report(&Report::error(SqlState::SYNTAX_ERROR, "say \"no\"\n").detail("d").hint("h"));
     });

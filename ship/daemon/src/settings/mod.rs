@@ -1,7 +1,7 @@
 //! Settings under their PostgreSQL names, parsed into types that cannot be wrong.
 //!
 //! A setting is defined once, in [`table`]. It takes its value from, in this order, its default,
-//! `walhub.toml`, and the command line; [`source`] reads them and reloads them. [`value`] is
+//! `walhub.toml`, and the command line; [`source`] reads them, [`Reloader`] reads them again. [`value`] is
 //! PostgreSQL's value grammar, [`show`] what `SHOW` and `pg_settings` tell.
 //!
 //! PostgreSQL: src/backend/utils/misc/guc.c.
@@ -10,6 +10,7 @@ mod check;
 pub mod definition;
 pub mod error;
 mod foreign;
+mod reloader;
 pub mod show;
 pub mod source;
 mod table;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 pub use error::SettingError;
+pub use reloader::Reloader;
 pub use show::SettingRow;
 pub use source::{Change, Sources};
 pub use table::DEFINITIONS;

@@ -199,9 +199,8 @@ fn a_file_may_use_tomls_own_types_and_the_command_line_wins() {
 
 #[test]
 fn every_error_of_a_file_is_told_with_its_line() {
-    let (dir, sources) = toml_file(
-        "port = 70000\n\nwal_keep_sise = 1\n[wal_keep_size]\nx = 1\n[max_connections]\n",
-    );
+    let (dir, sources) =
+        toml_file("port = 70000\n\nwal_keep_sise = 1\n[wal_keep_size]\nx = 1\n[max_connections]\n");
     let errors = sources.load().unwrap_err();
     let file = dir.path().join("walhub.toml");
     let file = file.display();
@@ -288,5 +287,8 @@ fn the_reference_lists_every_setting_once() {
         assert!(definition.description.ends_with(['.', ')']), "{}", definition.name);
         assert!(definition.context == Context::Sighup || text.contains("restart"));
     }
-    assert!(text.contains("| `wal_sender_timeout` | `1min` | 0 .. 2147483647ms | reload |"), "{text}");
+    assert!(
+        text.contains("| `wal_sender_timeout` | `1min` | 0 .. 2147483647ms | reload |"),
+        "{text}"
+    );
 }

@@ -1,5 +1,6 @@
 //! An endless stream of WAL from a seed.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::{WalShape, WalWriter};
@@ -22,18 +23,22 @@ const PREFIX: &[u8] = b"walhub\0";
 /// Bytes of a message before the prefix. PostgreSQL: `SizeOfLogicalMessage`.
 const MESSAGE_HEADER_LEN: usize = 24;
 /// The longest message that [`WalGenerator`] makes by itself.
-const MESSAGE_BYTES_MAX: u64 = 200_000;
+const MESSAGE_BYTES_MAX: usize = 200_000;
+/// Bytes that messages are cut from, each at a place of its own.
+const NOISE_LEN: usize = 1 << 18;
+const _: () = assert!(MESSAGE_BYTES_MAX < NOISE_LEN);
 /// Bytes of a checkpoint's body. PostgreSQL: `sizeof(CheckPoint)`, 13 to 18.
 const CHECKPOINT_LEN: usize = 88;
 
 /// An endless stream of logical messages, after one checkpoint record.
 ///
-/// A clone goes on as the original does, and weighs nothing beside the bytes it makes: keep one
-/// for each segment, and any position can be made again.
+/// A clone goes on as the original does and shares what is large: keep one for each segment, and
+/// any position can be made again.
 #[derive(Clone, Debug)]
 pub struct WalGenerator {
     writer: WalWriter,
     random: u64,
+    noise: Arc<[u8]>,
 }
 
 impl WalGenerator {
@@ -44,7 +49,10 @@ impl WalGenerator {
     #[must_use]
     pub fn new(seed: u64, shape: WalShape, start: Lsn) -> Self {
         assert!(shape.segment_size.offset(start) == 0, "{start} is inside a segment");
-        Self { writer: WalWriter::new(shape, start, None), random: seed }
+        let mut random = seed;
+        let noise = (0..NOISE_LEN / 8).flat_map(|_| next_random(&mut random).to_le_bytes());
+        let noise = noise.collect();
+        Self { writer: WalWriter::new(shape, start, None), random, noise }
     }
 
     /// End of what was made.
@@ -73,12 +81,10 @@ impl WalGenerator {
             return self.append_checkpoint(out);
         }
         let len = self.next_len();
-        let mut message = Vec::with_capacity(len.next_multiple_of(8));
-        while message.len() < len {
-            message.extend_from_slice(&self.next_random().to_le_bytes());
-        }
-        message.truncate(len);
-        self.append_message(&message, out)
+        let start = below(&mut self.random, NOISE_LEN - len);
+        let noise = Arc::clone(&self.noise);
+        let message = noise.get(start..start + len).unwrap_or_default();
+        self.append_message(message, out)
     }
 
     /// Appends a logical message with this content, as `pg_logical_emit_message(false, ..)` does.
@@ -127,23 +133,27 @@ impl WalGenerator {
 
     /// Mostly small changes, sometimes a full-page image, rarely a run of pages.
     fn next_len(&mut self) -> usize {
-        let len = match self.next_random() % 1000 {
-            0..=899 => 50 + self.next_random() % 450,
-            900..=989 => 500 + self.next_random() % 3_500,
+        match below(&mut self.random, 1000) {
+            0..=899 => 50 + below(&mut self.random, 450),
+            900..=989 => 500 + below(&mut self.random, 3_500),
             990..=998 => 8_192,
-            _ => 8_192 + self.next_random() % (MESSAGE_BYTES_MAX - 8_192),
-        };
-        usize::try_from(len).unwrap_or(0)
+            _ => 8_192 + below(&mut self.random, MESSAGE_BYTES_MAX - 8_192),
+        }
     }
+}
 
-    /// `SplitMix64`.
-    const fn next_random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
+/// A number below `bound`.
+fn below(random: &mut u64, bound: usize) -> usize {
+    usize::try_from(next_random(random) % len_u64(bound)).unwrap_or(0)
+}
+
+/// `SplitMix64`.
+const fn next_random(random: &mut u64) -> u64 {
+    *random = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mut z = *random;
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
 }
 
 /// What stands before the main data of a record without block references.

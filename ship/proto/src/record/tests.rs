@@ -328,3 +328,14 @@ fn an_unknown_version_is_followed_as_long_as_it_does_not_change() {
     assert!(reader(START).feed(&wal).is_err());
     assert!(reader(START).with_version(WalVersion::PG15).feed(&wal).is_err());
 }
+
+#[test]
+fn zeros_where_a_header_would_be_split_are_the_end_of_the_wal() {
+    let len = PAGE_LEN - LONG_HEADER_LEN - RECORD_HEADER_LEN - 8;
+    let (mut wal, _) = wal_of(&[len]);
+    wal.resize(2 * PAGE_LEN, 0);
+    let mut reader = reader(START);
+    let at = START + len_u64(PAGE_LEN - 8);
+    assert_eq!(reader.feed(&wal), Err(WalViolation::RecordLength { at, got: 0, want: 24 }));
+    assert_eq!(reader.verified_lsn(), at);
+}

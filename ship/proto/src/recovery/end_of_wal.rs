@@ -1,6 +1,5 @@
 //! Finds the end of the WAL by reading it.
 
-use alloc::vec::Vec;
 use core::fmt;
 
 use super::{ControlFile, RecoveryError, ScanPlan, SegmentPart};
@@ -32,6 +31,12 @@ pub enum StopReason {
         /// Offset where it ends.
         offset: u64,
     },
+    /// The record that was under way where reading began ends here. Its beginning is not there to
+    /// verify it by, and this much was not known to be durable.
+    Unverifiable {
+        /// End of the record.
+        end: Lsn,
+    },
     /// The next segment does not exist.
     SegmentsEnd,
     /// The timeline of the last file was left here, and no file of the next one exists.
@@ -46,6 +51,9 @@ impl fmt::Display for StopReason {
         match self {
             Self::Violation(violation) => fmt::Display::fmt(violation, f),
             Self::FileEnd { offset } => write!(f, "file ends at offset {offset}"),
+            Self::Unverifiable { end } => {
+                write!(f, "the record that ends at {end} cannot be verified without its beginning")
+            }
             Self::SegmentsEnd => f.write_str("there is no next segment"),
             Self::Switchpoint { next } => write!(f, "there is no segment of timeline {next}"),
         }
@@ -167,14 +175,21 @@ impl EndOfWal {
     /// If [`EndOfWal::poll_read`] still wants something.
     pub fn finish(self) -> Result<WalEnd, RecoveryError> {
         let Some(reason) = self.stopped else { panic!("the end of WAL is not found yet") };
-        let (end, bound) = (self.reader.verified_lsn(), self.plan.bound);
+        let bound = self.plan.bound;
+        let unverifiable = self.reader.unseen_end().filter(|&end| end > bound);
+        // A torn write may have left a hole in what no checksum covers, so all of it is fetched
+        // again.
+        let (end, last_record, reason) = match unverifiable {
+            Some(end) => (self.plan.start, None, StopReason::Unverifiable { end }),
+            None => (self.reader.verified_lsn(), self.reader.last_record(), reason),
+        };
         if end < bound {
             return Err(self.damaged(end, reason));
         }
         Ok(WalEnd {
             timeline: self.plan.history.timeline_of(end),
             end,
-            last_record: self.reader.last_record(),
+            last_record,
             version: self.reader.version(),
             reason,
         })
@@ -184,12 +199,13 @@ impl EndOfWal {
     fn damaged(&self, end: Lsn, reason: StopReason) -> RecoveryError {
         let at = match reason {
             StopReason::Violation(violation) => violation.lsn(),
+            StopReason::Unverifiable { .. } => end,
             StopReason::FileEnd { .. }
             | StopReason::SegmentsEnd
             | StopReason::Switchpoint { .. } => self.reader.next_lsn(),
         };
         let segno = SegNo::of_start(at, self.size);
-        let parts: &Vec<SegmentPart> = &self.plan.parts;
+        let parts: &[SegmentPart] = &self.plan.parts;
         let tli = match (reason, parts.iter().find(|part| part.segno == segno)) {
             (StopReason::Switchpoint { next }, _) => next,
             (_, Some(part)) => part.tli,

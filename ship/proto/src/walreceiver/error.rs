@@ -308,6 +308,10 @@ impl fmt::Display for UpstreamViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Server { during, error } => write!(f, "{during}: {error}"),
+            // PostgreSQL: libpqrcv_endstreaming.
+            Self::ResultShape { during: Activity::EndStreaming, .. } => {
+                f.write_str("unexpected result set after end-of-streaming")
+            }
             Self::ResultShape { .. } => f.write_str("invalid response from primary server"),
             Self::ResultValue { value, .. } => {
                 write!(f, "invalid response from primary server: \"{value}\"")

@@ -489,4 +489,17 @@ impl WalReceiver {
         self.out.clear();
         self.plan.clear();
     }
+
+    /// Asserts the invariants.
+    ///
+    /// # Panics
+    /// If one does not hold.
+    pub fn check(&self) {
+        let streams = self.state == WalReceiverState::Streaming;
+        assert!(streams == (self.step == Step::Streaming), "{:?} in {:?}", self.state, self.step);
+        let over = matches!(self.state, WalReceiverState::Stopping | WalReceiverState::Stopped);
+        assert!(over == (self.step == Step::Over), "{:?} in {:?}", self.state, self.step);
+        let settled = streams || over || self.step == Step::EndStreaming;
+        assert!(!settled || self.plan.is_empty(), "{:?} before {:?}", self.step, self.plan);
+    }
 }

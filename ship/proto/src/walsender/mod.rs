@@ -267,7 +267,8 @@ impl WalSender {
         self.config = config;
     }
 
-    /// Takes complete frames from the front of `bytes`, up to one that is an event.
+    /// Takes a complete frame from the front of `bytes`; each is an event, except a CopyDone that
+    /// is still to be answered.
     ///
     /// `Ok(None)` when the rest needs more bytes; the caller keeps it. Nothing is taken after the
     /// standby's CopyDone: what follows is a command, and not ours.
@@ -279,32 +280,32 @@ impl WalSender {
         now: Now,
         bytes: &mut &[u8],
     ) -> Result<Option<SenderEvent>, PeerViolation> {
-        while !self.copy_done_received && !self.terminated {
-            let Some(&kind) = bytes.first() else { break };
-            if ![COPY_DATA, COPY_DONE, b'X'].contains(&kind) {
-                return Err(PeerViolation::FrameType { got: kind });
-            }
-            let frame = decode_frame(bytes, STANDBY_MESSAGE_BYTES_MAX).map_err(violation)?;
-            let Some(frame) = frame else { break };
-            *bytes = bytes.get(frame.len..).unwrap_or_default();
-            // Any message is a sign of life. PostgreSQL: ProcessRepliesIfAny.
-            self.last_reply = now.instant;
-            self.waiting_for_ping_response = false;
-            self.ping_due = false;
-            if kind == COPY_DATA {
-                return self.handle_message(now, frame.body).map(Some);
-            }
-            if kind == COPY_DONE {
-                self.copy_done_received = true;
-                if self.copy_done == Farewell::Open {
-                    self.copy_done = Farewell::Due;
-                }
-                return Ok(self.is_ended().then_some(SenderEvent::StreamEnded));
-            }
-            self.terminated = true;
-            return Ok(Some(SenderEvent::Terminated));
+        let Some(&kind) = bytes.first().filter(|_| !self.copy_done_received && !self.terminated)
+        else {
+            return Ok(None);
+        };
+        if ![COPY_DATA, COPY_DONE, b'X'].contains(&kind) {
+            return Err(PeerViolation::FrameType { got: kind });
         }
-        Ok(None)
+        let frame = decode_frame(bytes, STANDBY_MESSAGE_BYTES_MAX).map_err(violation)?;
+        let Some(frame) = frame else { return Ok(None) };
+        *bytes = bytes.get(frame.len..).unwrap_or_default();
+        // Any message is a sign of life. PostgreSQL: ProcessRepliesIfAny.
+        self.last_reply = now.instant;
+        self.waiting_for_ping_response = false;
+        self.ping_due = false;
+        if kind == COPY_DATA {
+            return self.handle_message(now, frame.body).map(Some);
+        }
+        if kind == COPY_DONE {
+            self.copy_done_received = true;
+            if self.copy_done == Farewell::Open {
+                self.copy_done = Farewell::Due;
+            }
+            return Ok(self.is_ended().then_some(SenderEvent::StreamEnded));
+        }
+        self.terminated = true;
+        Ok(Some(SenderEvent::Terminated))
     }
 
     /// PostgreSQL: `ProcessStandbyMessage`.
@@ -356,8 +357,8 @@ impl WalSender {
     /// The timeline ends at `switchpoint`: WAL is sent up to there, then CopyDone. Whatever was
     /// sent past it stays sent, and CopyDone follows at once, as PostgreSQL does.
     pub fn handle_timeline_end(&mut self, now: Now, switchpoint: Lsn) {
-        let end = self.timeline_end.map_or(switchpoint, |end| end.min(switchpoint));
-        self.timeline_end = Some(end);
+        // Where a timeline was left never changes.
+        let end = *self.timeline_end.get_or_insert(switchpoint);
         self.lag.handle_wal(now.instant, end);
         self.advance();
     }

@@ -26,6 +26,7 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::{Instant, Now};
 use walhub_proto::wire::backend::Report;
 
+use super::front::PublishedSlots;
 use super::handle::{StartStreaming, StreamEnd};
 use super::jobs::{Finished, Jobs, Step};
 use super::local::LocalWal;
@@ -42,9 +43,9 @@ use upstream::Link;
 /// Upper bits of the wal core's tokens.
 pub const WAL_TAG: u64 = 1 << 63;
 const JOB_TAG: u64 = WAL_TAG | 1 << 60;
-const WRITE_TOKEN: Token = Token(WAL_TAG | 1 << 59);
-const LINK_RECV: Token = Token(WAL_TAG | 1 << 58);
-const LINK_SEND: Token = Token(WAL_TAG | 2 << 58);
+const WRITE_TOKEN: Token = Token(WAL_TAG | 1);
+const LINK_RECV: Token = Token(WAL_TAG | 2);
+const LINK_SEND: Token = Token(WAL_TAG | 3);
 
 /// Bytes of one receive from the upstream.
 const RECEIVE_LEN: usize = 256 << 10;
@@ -82,6 +83,8 @@ pub struct WalConfig<C: Send, W> {
     pub ships: Vec<ShipLink<C, W>>,
     /// The control plane.
     pub control: Control,
+    /// Rows of `pg_replication_slots`.
+    pub slots: PublishedSlots,
     /// Settings.
     pub settings: Arc<Settings>,
     /// Whether segments are written past the page cache.
@@ -104,7 +107,9 @@ enum Stopping {
     /// Receiving ends and what was received becomes durable.
     Flushing,
     /// The ship cores send it and wait for it to be acknowledged.
-    Draining { ships: usize },
+    Draining {
+        ships: usize,
+    },
     Done,
 }
 
@@ -245,7 +250,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     fn handle_settings<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, settings: Arc<Settings>) {
         let old = std::mem::replace(&mut self.config.settings, settings);
         let new = Arc::clone(&self.config.settings);
-        self.config.shared.forward_flushed.store(new.forward == Forward::Flushed, Ordering::Relaxed);
+        self.config
+            .shared
+            .forward_flushed
+            .store(new.forward == Forward::Flushed, Ordering::Relaxed);
         self.mail_ships(|| ToShip::Settings(Arc::clone(&new)));
         self.link.settings_changed(io, now, &old, &new);
     }
@@ -298,14 +306,20 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 self.acknowledge(io, now);
                 self.resume_receiving(io, now);
             }
-            Flushed::DiskFull(error) => self.pause_for_disk(now, &format!("could not write to WAL: {error}")),
+            Flushed::DiskFull(error) => {
+                self.pause_for_disk(now, &format!("could not write to WAL: {error}"))
+            }
             Flushed::Failed(step, error) => {
                 let name = self.local.as_ref().map(|local| {
                     let segno = SegNo::of_start(local.write_lsn(), local.segments.size());
                     local.segments.segment_path(segno).display().to_string()
                 });
-                let text = format!("could not {step} file \"{}\": {error}", name.unwrap_or_default());
-                walhub_engine::fatal::fatal(walhub_engine::fatal::FatalReason::WalFlushFailed, &text);
+                let text =
+                    format!("could not {step} file \"{}\": {error}", name.unwrap_or_default());
+                walhub_engine::fatal::fatal(
+                    walhub_engine::fatal::FatalReason::WalFlushFailed,
+                    &text,
+                );
             }
         }
     }
@@ -371,9 +385,14 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     fn save_control_now<I: Io<Conn = C>>(&mut self, io: &I) {
         let Some(control) = &mut self.control else { return };
         control.sequence += 1;
-        if let Err(error) = super::recover::write_control(io.fs().as_ref(), &self.config.data_dir, control) {
+        if let Err(error) =
+            super::recover::write_control(io.fs().as_ref(), &self.config.data_dir, control)
+        {
             let text = format!("could not write control file: {error}");
-            walhub_engine::fatal::fatal(walhub_engine::fatal::FatalReason::ControlFileFailed, &text);
+            walhub_engine::fatal::fatal(
+                walhub_engine::fatal::FatalReason::ControlFileFailed,
+                &text,
+            );
         }
         self.control_saved = Some(control.clone());
     }
@@ -387,7 +406,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                         self.note_disk_has_room();
                         self.resume_receiving(io, now);
                     }
-                    Prepared::Failed(error) if error.is_disk_full() => self.pause_for_disk(now, &error.to_string()),
+                    Prepared::Failed(error) if error.is_disk_full() => {
+                        self.pause_for_disk(now, &error.to_string())
+                    }
                     Prepared::Failed(error) => {
                         tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
                         self.retry_disk_at = Some(now.instant + DISK_FULL_RETRY);
@@ -431,7 +452,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         match self.admit(&start) {
             Ok(Admitted::Stream) => {}
             Ok(Admitted::AtEndOfTimeline(next)) => {
-                let end = StreamEnd::Finished { conn: start.conn, unread: start.unread, next: Some(next) };
+                let end = StreamEnd::Finished {
+                    conn: start.conn,
+                    unread: start.unread,
+                    next: Some(next),
+                };
                 self.config.standbys.free(standby);
                 return drop(reply.send(end));
             }
@@ -446,7 +471,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if let Some(slot) = &start.slot {
             self.slots.acquire(slot, start.client.pid);
         }
-        let Some((ship, link)) = self.config.ships.iter_mut().enumerate().min_by_key(|(_, link)| link.sessions) else {
+        let Some((ship, link)) =
+            self.config.ships.iter_mut().enumerate().min_by_key(|(_, link)| link.sessions)
+        else {
             return;
         };
         link.sessions += 1;
@@ -459,10 +486,16 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Whether a standby may stream what it asks for. PostgreSQL: `StartReplication`.
     fn admit(&self, start: &StartStreaming<C>) -> Result<Admitted, Report> {
         if self.stopping != Stopping::No {
-            return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is shutting down"));
+            return Err(Report::fatal(
+                SqlState::CANNOT_CONNECT_NOW,
+                "the database system is shutting down",
+            ));
         }
         let Some(timelines) = &self.timelines else {
-            return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up"));
+            return Err(Report::fatal(
+                SqlState::CANNOT_CONNECT_NOW,
+                "the database system is starting up",
+            ));
         };
         if let Some(slot) = &start.slot {
             self.slots.check_usable(slot)?;
@@ -471,7 +504,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             return Ok(Admitted::Stream);
         }
         let Some((switchpoint, next)) = timelines.history.switchpoint(start.timeline) else {
-            let text = format!("requested timeline {} is not in this server's history", start.timeline);
+            let text =
+                format!("requested timeline {} is not in this server's history", start.timeline);
             return Err(Report::error(SqlState::INTERNAL_ERROR, text));
         };
         if switchpoint < start.start {
@@ -479,10 +513,17 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 "requested starting point {} on timeline {} is not in this server's history",
                 start.start, start.timeline
             );
-            let detail = format!("This server's history forked from timeline {} at {switchpoint}.", start.timeline);
+            let detail = format!(
+                "This server's history forked from timeline {} at {switchpoint}.",
+                start.timeline
+            );
             return Err(Report::error(SqlState::INTERNAL_ERROR, text).detail(detail));
         }
-        if switchpoint == start.start { Ok(Admitted::AtEndOfTimeline((next, switchpoint))) } else { Ok(Admitted::Stream) }
+        if switchpoint == start.start {
+            Ok(Admitted::AtEndOfTimeline((next, switchpoint)))
+        } else {
+            Ok(Admitted::Stream)
+        }
     }
 
     fn handle_ended<I: Io<Conn = C>>(
@@ -520,7 +561,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         match self.stopping {
             Stopping::No | Stopping::Done => {}
             Stopping::Flushing => {
-                let settled = self.local.as_ref().is_none_or(|local| local.is_flushed() || local.is_paused());
+                let settled =
+                    self.local.as_ref().is_none_or(|local| local.is_flushed() || local.is_paused());
                 if !self.link.is_closed() || !settled {
                     return;
                 }

@@ -10,14 +10,16 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use walhub_engine::io::{Done, Gather, Head, Io, Op, SocketId, Waker};
-use walhub_proto::history::TimelineHistory;
+use walhub_proto::feedback::Horizons;
+use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::record::RecordReader;
 use walhub_proto::recovery::ControlFile;
 use walhub_proto::segment::{SegNo, SegmentSize};
 use walhub_proto::time::{Instant, Now};
 use walhub_proto::walreceiver::{
-    LocalWal as LocalState, ReceiverEvent, UpstreamViolation, WalReceiver, WalReceiverConfig, WalReceiverState,
+    LocalWal as LocalState, ReceiverEvent, UpstreamViolation, WalReceiver, WalReceiverConfig,
+    WalReceiverState,
 };
 
 use super::super::handle::Identity;
@@ -85,13 +87,19 @@ struct Live {
 enum Drop {
     /// The upstream or the network.
     Reason { text: String, detail: Option<String>, hint: Option<String> },
+    /// The upstream stops in order, and will be back.
+    Orderly { text: String, detail: Option<String> },
     /// WAL that is not valid.
     BadWal(String),
 }
 
 impl From<UpstreamViolation> for Drop {
     fn from(violation: UpstreamViolation) -> Self {
-        Self::Reason { text: violation.to_string(), detail: violation.detail(), hint: violation.hint() }
+        let (text, detail, hint) = (violation.to_string(), violation.detail(), violation.hint());
+        match violation {
+            UpstreamViolation::Terminated { .. } => Self::Orderly { text, detail },
+            _ => Self::Reason { text, detail, hint },
+        }
     }
 }
 
@@ -122,7 +130,8 @@ impl<C> Link<C> {
     pub(super) fn fail(&mut self, now: Now, settings: &Settings, reason: &str) {
         if matches!(self.state, State::Connecting) {
             self.log_once(reason, None, None);
-            self.state = State::Waiting { until: now.instant + settings.wal_retrieve_retry_interval };
+            self.state =
+                State::Waiting { until: now.instant + settings.wal_retrieve_retry_interval };
         }
     }
 
@@ -138,7 +147,8 @@ impl<C> Link<C> {
     pub(super) fn stop<I: Io>(&mut self, io: &mut I) {
         match &mut self.state {
             State::Live(live) => {
-                let (socket, receiving, sending) = (live.socket, live.receiving, live.sending.is_some());
+                let (socket, receiving, sending) =
+                    (live.socket, live.receiving, live.sending.is_some());
                 io.shutdown(socket);
                 self.state = State::Closing { socket, receiving, sending, retry_at: None };
                 self.finish_closing(io);
@@ -155,7 +165,13 @@ impl<C> Link<C> {
         }
     }
 
-    pub(super) fn settings_changed<I: Io>(&mut self, io: &mut I, now: Now, old: &Settings, new: &Settings) {
+    pub(super) fn settings_changed<I: Io>(
+        &mut self,
+        io: &mut I,
+        now: Now,
+        old: &Settings,
+        new: &Settings,
+    ) {
         let elsewhere = old.primary_conninfo != new.primary_conninfo
             || old.primary_slot_name != new.primary_slot_name
             || old.primary_slot_create != new.primary_slot_create;
@@ -163,10 +179,12 @@ impl<C> Link<C> {
             State::Live(live) if !elsewhere => live.receiver.set_config(now, receiver_config(new)),
             State::Live(live) => {
                 tracing::info!("WAL receiver process shutdown requested");
-                let (socket, receiving, sending) = (live.socket, live.receiving, live.sending.is_some());
+                let (socket, receiving, sending) =
+                    (live.socket, live.receiving, live.sending.is_some());
                 io.shutdown(socket);
                 self.rewind = true;
-                self.state = State::Closing { socket, receiving, sending, retry_at: Some(now.instant) };
+                self.state =
+                    State::Closing { socket, receiving, sending, retry_at: Some(now.instant) };
                 self.finish_closing(io);
             }
             // A reload is also how the operator says "try again".
@@ -218,7 +236,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
-    pub(super) fn handle_connected<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, upstream: Upstream<C>) {
+    pub(super) fn handle_connected<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        now: Now,
+        upstream: Upstream<C>,
+    ) {
         let socket = io.adopt(upstream.conn);
         if !matches!(self.link.state, State::Connecting) || self.stopping != Stopping::No {
             return io.close_socket(socket);
@@ -245,7 +268,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             history: None,
         }));
         self.publish_receiver();
-        self.reply(io, now);
+        self.acknowledge(io, now);
         self.resume_receiving(io, now);
     }
 
@@ -255,6 +278,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         // A relay replays nothing: apply is never invented from write or flush.
         live.receiver.handle_progress(now, local.write_lsn(), local.flush_lsn(), Lsn::INVALID);
         self.reply(io, now);
+    }
+
+    /// Tells the upstream what the standbys' transactions need.
+    pub(super) fn link_feedback(&mut self, now: Now, horizons: Horizons) {
+        if let State::Live(live) = &mut self.link.state {
+            live.receiver.handle_feedback(now, (!horizons.is_empty()).then_some(horizons));
+        }
     }
 
     fn reply<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
@@ -268,7 +298,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
-    pub(super) fn handle_link_sent<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, result: io::Result<Done>) {
+    pub(super) fn handle_link_sent<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        now: Now,
+        result: io::Result<Done>,
+    ) {
         match &mut self.link.state {
             State::Live(live) => match result {
                 Ok(Done::Sent(count)) => {
@@ -298,7 +333,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
-    pub(super) fn handle_link_received<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, result: io::Result<Done>) {
+    pub(super) fn handle_link_received<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        now: Now,
+        result: io::Result<Done>,
+    ) {
         match &mut self.link.state {
             State::Live(live) => {
                 live.receiving = false;
@@ -397,7 +437,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             ReceiverEvent::TimelineHistory { timeline, content } => {
                 return self.keep_history(io, timeline, &content);
             }
-            ReceiverEvent::Started { timeline, start } => return self.handle_started(io, timeline, start),
+            ReceiverEvent::Started { timeline, start } => {
+                return self.handle_started(io, timeline, start);
+            }
             ReceiverEvent::EndOfTimeline { switchpoint, .. } => {
                 let timeline = self.config.shared.timeline.load(Ordering::Relaxed);
                 tracing::info!(
@@ -412,7 +454,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         Ok(())
     }
 
-    fn append<I: Io<Conn = C>>(&mut self, io: &mut I, start: Lsn, bytes: &[u8]) -> Result<(), Drop> {
+    fn append<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        start: Lsn,
+        bytes: &[u8],
+    ) -> Result<(), Drop> {
         let Some(local) = &mut self.local else { return Ok(()) };
         let mut opened = Vec::new();
         let appended = local.append(start, bytes, &mut |slab| opened.push(slab));
@@ -447,13 +494,19 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     /// Keeps a history file, before any WAL of its timeline. PostgreSQL: `WalRcvFetchTimeLineHistoryFiles`.
-    fn keep_history<I: Io<Conn = C>>(&mut self, io: &mut I, timeline: TimelineId, content: &[u8]) -> Result<(), Drop> {
+    fn keep_history<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        timeline: TimelineId,
+        content: &[u8],
+    ) -> Result<(), Drop> {
         let fault = |text: String| Drop::Reason { text, detail: None, hint: None };
-        let name = TimelineHistory::file_name(timeline);
-        let text = std::str::from_utf8(content).map_err(|_| fault(format!("timeline history file {name} is not UTF-8")))?;
-        let history = TimelineHistory::parse(text, timeline)
+        let name = history::file_name(timeline);
+        let history = TimelineHistory::parse(content, timeline)
             .map_err(|error| fault(format!("invalid timeline history file {name}: {error}")))?;
-        tracing::info!("fetching timeline history file for timeline {timeline} from primary server");
+        tracing::info!(
+            "fetching timeline history file for timeline {timeline} from primary server"
+        );
         io.fs()
             .replace(&self.wal_dir().join(&name), content)
             .map_err(|error| fault(format!("could not write timeline history file: {error}")))?;
@@ -463,7 +516,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         Ok(())
     }
 
-    fn handle_started<I: Io<Conn = C>>(&mut self, io: &mut I, timeline: TimelineId, start: Lsn) -> Result<(), Drop> {
+    fn handle_started<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        timeline: TimelineId,
+        start: Lsn,
+    ) -> Result<(), Drop> {
         if self.local.is_none() {
             self.begin_first_wal(io, timeline, start)?;
         } else if self.timelines.as_ref().is_some_and(|timelines| timelines.current != timeline) {
@@ -480,9 +538,16 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     /// The first contact: from now on this data directory belongs to that cluster.
-    fn begin_first_wal<I: Io<Conn = C>>(&mut self, io: &mut I, timeline: TimelineId, start: Lsn) -> Result<(), Drop> {
+    fn begin_first_wal<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        timeline: TimelineId,
+        start: Lsn,
+    ) -> Result<(), Drop> {
         let State::Live(live) = &mut self.link.state else { return Ok(()) };
-        let (Some(system_identifier), Some(size)) = (live.identified, live.segment_size) else { return Ok(()) };
+        let (Some(system_identifier), Some(size)) = (live.identified, live.segment_size) else {
+            return Ok(());
+        };
         let history = match live.history.take() {
             Some((of, history)) if of == timeline => history,
             _ => TimelineHistory::single(timeline),
@@ -492,7 +557,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             segment_size: size,
             server_version_num: live.server_version_num,
             server_version: live.server_version.clone(),
-            wal_magic: 0,
+            wal_version: None,
             timeline,
             start_lsn: start,
             flush_lsn: start,
@@ -500,7 +565,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             sequence: 0,
         });
         self.save_control_now(io);
-        self.adopt_recovered(RecoveredWal::fresh(system_identifier, size, timeline, history, start));
+        self.adopt_recovered(RecoveredWal::fresh(
+            system_identifier,
+            size,
+            timeline,
+            history,
+            start,
+        ));
         Ok(())
     }
 
@@ -520,7 +591,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let size = control.segment_size;
         let reader = self.reader_at(wal.end, wal.last_record, wal.timelines.current);
         let (tail, first) = Tail::new(self.slabs.clone(), self.slabs_max, wal.end, &wal.block);
-        let mut zeros = walhub_engine::buffer::Buffer::with_capacity(super::super::segments::ZEROS_LEN);
+        let mut zeros =
+            walhub_engine::buffer::Buffer::with_capacity(super::super::segments::ZEROS_LEN);
         zeros.zero_pad_to(super::super::segments::ZEROS_LEN);
         let segments = Segments::new(
             self.wal_dir(),
@@ -533,7 +605,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         );
         let writer = Writer::new(WRITE_TOKEN, self.config.method, self.config.direct, wal.end);
         let unverified_bytes_max = self.config.settings.tail_cache_size / 4;
-        let oldest = segments.oldest().map_or_else(|| size.start_of(wal.end), |segno| segno.start(size));
+        let oldest =
+            segments.oldest().map_or_else(|| size.start_of(wal.end), |segno| segno.start(size));
         let local = LocalWal::new(tail, reader, segments, writer, unverified_bytes_max);
         let shared = &self.config.shared;
         let _ = shared.identity.set(identity);
@@ -552,8 +625,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     fn reader_at(&self, lsn: Lsn, last_record: Option<Lsn>, timeline: TimelineId) -> RecordReader {
-        let size = self.control.as_ref().map_or(SegmentSize::DEFAULT, |control| control.segment_size);
-        let mut reader = RecordReader::new(lsn, size, walhub_engine::crc::crc32c).with_timeline(timeline);
+        let size =
+            self.control.as_ref().map_or(SegmentSize::DEFAULT, |control| control.segment_size);
+        let mut reader =
+            RecordReader::new(lsn, size, walhub_engine::crc::crc32c).with_timeline(timeline);
         if let Some(control) = &self.control {
             reader = reader.with_system_identifier(control.system_identifier);
         }
@@ -564,7 +639,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     /// Goes over to the next timeline. Everything before `start` is durable on the old one.
-    fn switch_timeline<I: Io<Conn = C>>(&mut self, io: &mut I, timeline: TimelineId, start: Lsn) -> Result<(), Drop> {
+    fn switch_timeline<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        timeline: TimelineId,
+        start: Lsn,
+    ) -> Result<(), Drop> {
         let State::Live(live) = &mut self.link.state else { return Ok(()) };
         let history = match live.history.take() {
             Some((of, history)) if of == timeline => history,
@@ -575,7 +655,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         };
         let Some(local) = &mut self.local else { return Ok(()) };
         if local.flush_lsn() != start {
-            let text = format!("timeline {timeline} begins at {start}, but local WAL ends at {}", local.flush_lsn());
+            let text = format!(
+                "timeline {timeline} begins at {start}, but local WAL ends at {}",
+                local.flush_lsn()
+            );
             return Err(Drop::Reason { text, detail: None, hint: None });
         }
         let size = local.segments.size();
@@ -585,7 +668,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             let from = local.segments.segment_path(segno);
             let to = self.config.data_dir.join("pg_wal").join(segno.file_name(timeline, size));
             super::super::recover::copy_segment_start(io.fs().as_ref(), &from, &to, size, start)
-                .map_err(|error| Drop::Reason { text: error.to_string(), detail: None, hint: None })?;
+                .map_err(|error| Drop::Reason {
+                    text: error.to_string(),
+                    detail: None,
+                    hint: None,
+                })?;
             copied = Some(segno);
         }
         local.segments.switch_timeline(io, &mut self.jobs, timeline, copied);
@@ -630,20 +717,27 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         io.shutdown(socket);
         let mut retry_at = Some(now.instant + self.config.settings.wal_retrieve_retry_interval);
         match why {
-            Drop::Reason { text, detail, hint } => self.link.log_once(&text, detail.as_deref(), hint.as_deref()),
+            Drop::Reason { text, detail, hint } => {
+                self.link.log_once(&text, detail.as_deref(), hint.as_deref())
+            }
+            Drop::Orderly { text, detail } => tracing::info!(detail, "{text}"),
             Drop::BadWal(text) if self.link.violations.1 >= VIOLATIONS_MAX => {
                 tracing::error!(
                     sqlstate = "XX001",
-                    detail = format!("{text}. The WAL was requested {VIOLATIONS_MAX} times and was wrong each time."),
+                    detail = format!(
+                        "{text}. The WAL was requested {VIOLATIONS_MAX} times and was wrong each time."
+                    ),
                     hint = "Look at the WAL of the upstream with pg_waldump. What was received before is still served; \"walhub reload\" asks for it again.",
-                    "stopped receiving WAL after {}", self.link.violations.0
+                    "stopped receiving WAL after {}",
+                    self.link.violations.0
                 );
                 retry_at = None;
             }
             Drop::BadWal(text) => {
                 tracing::error!(
                     sqlstate = "XX001",
-                    detail = format!("The WAL after {} is requested again.", self.link.violations.0),
+                    detail =
+                        format!("The WAL after {} is requested again.", self.link.violations.0),
                     "received invalid WAL: {text}"
                 );
             }
@@ -673,7 +767,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if !local.is_idle() {
             return;
         }
-        let (verified, last, timeline) = (local.verified_lsn(), local.last_record(), local.segments.timeline());
+        let (verified, last, timeline) =
+            (local.verified_lsn(), local.last_record(), local.segments.timeline());
         let reader = self.reader_at(verified, last, timeline);
         let Some(local) = &mut self.local else { return };
         if let Ok(slab) = local.rewind(reader) {

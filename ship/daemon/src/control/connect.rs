@@ -1,1 +1,0 @@
-//! Connects to the upstream as libpq does: hosts, TLS, authentication.

@@ -1,0 +1,234 @@
+//! Why there is no connection, in libpq's words.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use walhub_proto::wire::reader::{Malformed, Reader};
+
+/// An ErrorResponse.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct ServerError {
+    /// `ERROR`, `FATAL` or `PANIC`, perhaps translated.
+    pub severity: String,
+    /// Five characters.
+    pub sqlstate: String,
+    /// Primary message.
+    pub message: String,
+    /// Detail.
+    pub detail: Option<String>,
+    /// Hint.
+    pub hint: Option<String>,
+}
+
+impl ServerError {
+    /// Decodes the body of an ErrorResponse or NoticeResponse.
+    ///
+    /// # Errors
+    /// When a field has no end.
+    pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
+        let mut error = Self::default();
+        let mut reader = Reader::new(body);
+        loop {
+            let code = reader.u8()?;
+            if code == 0 {
+                return Ok(error);
+            }
+            // A server may speak its locale's encoding before it knows ours.
+            let text = String::from_utf8_lossy(reader.cstr_bytes()?).into_owned();
+            match code {
+                b'S' => error.severity = text,
+                b'C' => error.sqlstate = text,
+                b'M' => error.message = text,
+                b'D' => error.detail = Some(text),
+                b'H' => error.hint = Some(text),
+                // Positions, source locations and fields yet to be invented.
+                _ => {}
+            }
+        }
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:  {}", self.severity, self.message)?;
+        if let Some(detail) = &self.detail {
+            write!(f, "\nDETAIL:  {detail}")?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "\nHINT:  {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A server that was tried.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// Over TCP.
+    Tcp {
+        /// As the connection string names it.
+        host: String,
+        /// Its address, where it is not the name.
+        address: Option<String>,
+        /// Port.
+        port: u16,
+    },
+    /// At a unix socket.
+    Socket {
+        /// The socket.
+        path: String,
+    },
+}
+
+/// What went wrong with one server.
+#[derive(Debug)]
+pub enum Cause {
+    /// Nobody answers there.
+    Connect(io::Error),
+    /// The host's name has no address.
+    Lookup {
+        /// The name.
+        host: String,
+        /// What the resolver says.
+        error: io::Error,
+    },
+    /// `connect_timeout` passed.
+    Timeout,
+    /// The server closed the connection without a word.
+    Closed,
+    /// The connection broke.
+    Io(io::Error),
+    /// The server refused.
+    Server {
+        /// Its words.
+        error: Box<ServerError>,
+        /// Where the password that it refused came from.
+        passfile: Option<PathBuf>,
+        /// Whether it had accepted who we are: then no other way to connect would help.
+        authenticated: bool,
+    },
+    /// TLS failed; the text is libpq's where libpq has one.
+    Tls(String),
+    /// This side refused: authentication, options, or a message that makes no sense.
+    Refused(String),
+    /// The session is not the one that `target_session_attrs` asks for.
+    Unwanted(&'static str),
+}
+
+impl Cause {
+    /// For a message that cannot be decoded.
+    pub(super) fn malformed(error: Malformed) -> Self {
+        Self::Refused(format!("lost synchronization with server: {error}"))
+    }
+}
+
+impl From<io::Error> for Cause {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::UnexpectedEof { Self::Closed } else { Self::Io(error) }
+    }
+}
+
+/// One server that could not be used, and why.
+#[derive(Debug)]
+pub struct Failure {
+    /// Which; `None` before an address was known.
+    pub target: Option<Target>,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// Every server that was tried.
+#[derive(Debug)]
+pub struct ConnectError {
+    /// In the order in which they were tried; never empty.
+    pub failures: Vec<Failure>,
+}
+
+impl ConnectError {
+    /// What the last server that spoke said.
+    #[must_use]
+    pub fn server_error(&self) -> Option<&ServerError> {
+        self.failures.iter().rev().find_map(|failure| match &failure.cause {
+            Cause::Server { error, .. } => Some(error.as_ref()),
+            Cause::Connect(_)
+            | Cause::Lookup { .. }
+            | Cause::Timeout
+            | Cause::Closed
+            | Cause::Io(_)
+            | Cause::Tls(_)
+            | Cause::Refused(_)
+            | Cause::Unwanted(_) => None,
+        })
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, failure) in self.failures.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            failure.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.target {
+            Some(Target::Tcp { host, address: Some(address), port }) => {
+                write!(f, "connection to server at \"{host}\" ({address}), port {port} failed: ")?;
+            }
+            Some(Target::Tcp { host, address: None, port }) => {
+                write!(f, "connection to server at \"{host}\", port {port} failed: ")?;
+            }
+            Some(Target::Socket { path }) => {
+                write!(f, "connection to server on socket \"{path}\" failed: ")?;
+            }
+            None => {}
+        }
+        let local = matches!(self.target, Some(Target::Socket { .. }));
+        match &self.cause {
+            Cause::Connect(error) => {
+                let hint = if local {
+                    "Is the server running locally and accepting connections on that socket?"
+                } else {
+                    "Is the server running on that host and accepting TCP/IP connections?"
+                };
+                write!(f, "{}\n\t{hint}", errno_text(error))
+            }
+            Cause::Lookup { host, error } => {
+                let text = errno_text(error);
+                let text = text.trim_start_matches("failed to lookup address information: ");
+                write!(f, "could not translate host name \"{host}\" to address: {text}")
+            }
+            Cause::Timeout => f.write_str("timeout expired"),
+            Cause::Closed => f.write_str(
+                "server closed the connection unexpectedly\n\tThis probably means the server \
+                 terminated abnormally\n\tbefore or while processing the request.",
+            ),
+            Cause::Io(error) => {
+                write!(f, "could not receive data from server: {}", errno_text(error))
+            }
+            Cause::Server { error, passfile: None, .. } => write!(f, "{error}"),
+            Cause::Server { error, passfile: Some(file), .. } => {
+                write!(f, "{error}\npassword retrieved from file \"{}\"", file.display())
+            }
+            Cause::Tls(text) | Cause::Refused(text) => f.write_str(text),
+            Cause::Unwanted(text) => f.write_str(text),
+        }
+    }
+}
+
+/// As C's strerror: without the number that Rust adds.
+pub(super) fn errno_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((text, _)) => text.to_string(),
+        None => text,
+    }
+}

@@ -1,0 +1,80 @@
+//! SQL inside a walsender connection: passes single queries to the console and its answers back.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use walhub_proto::wire::backend::Encoder;
+use walhub_proto::wire::frontend::LARGE_MESSAGE_LIMIT;
+use walhub_proto::wire::reader::decode_frame;
+
+use crate::control::console::{self, ConsoleParams};
+use crate::control::stream::Stream;
+
+/// Bytes in flight between the console and the client.
+const PIPE_BYTES_MAX: usize = 64 * 1024;
+
+/// A console that serves one walsender connection, between its replication commands.
+pub(super) struct Bridge {
+    console: Pin<Box<dyn Future<Output = io::Result<()>>>>,
+    ours: DuplexStream,
+}
+
+impl Bridge {
+    pub(super) fn new(params: ConsoleParams) -> Self {
+        let (ours, theirs) = tokio::io::duplex(PIPE_BYTES_MAX);
+        Self { console: Box::pin(console::serve(theirs, Vec::new(), params)), ours }
+    }
+
+    /// Has one query answered, ReadyForQuery included; `false` when the console ended the session.
+    pub(super) async fn query(&mut self, client: &mut Stream, text: &str) -> io::Result<bool> {
+        let mut encoder = Encoder::new();
+        encoder.frame(b'Q', |buf| {
+            buf.extend_from_slice(text.as_bytes());
+            buf.push(0);
+        });
+        let ours = &mut self.ours;
+        let relay = async {
+            ours.write_all(encoder.bytes()).await?;
+            pass_answer(ours, client).await
+        };
+        let mut relay = std::pin::pin!(relay);
+        let ended = tokio::select! {
+            biased;
+            answered = &mut relay => return answered,
+            ended = &mut self.console => ended,
+        };
+        // The console has closed its end of the pipe; its last words may still be in it.
+        match relay.await {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ended.map(|()| false),
+            Ok(_) => ended.map(|()| false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Passes frames on up to ReadyForQuery (`true`) or the end of the pipe (`false`).
+async fn pass_answer(from: &mut DuplexStream, to: &mut Stream) -> io::Result<bool> {
+    let mut buf = Vec::new();
+    loop {
+        let mut passed = 0;
+        let mut ready = false;
+        while let Some(frame) =
+            decode_frame(buf.get(passed..).unwrap_or_default(), LARGE_MESSAGE_LIMIT).map_err(
+                |malformed| io::Error::new(io::ErrorKind::InvalidData, malformed.to_string()),
+            )?
+        {
+            passed += frame.len;
+            ready = frame.kind == b'Z';
+        }
+        to.write_all(buf.get(..passed).unwrap_or_default()).await?;
+        buf.drain(..passed);
+        if ready {
+            return Ok(true);
+        }
+        if from.read_buf(&mut buf).await? == 0 {
+            return Ok(false);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Housekeeping of the wal core: replies into slots and feedback, old segments out, views up to date.
+//!
+//! Not here: the rules (`walhub_proto::retention`).
+//!
+//! PostgreSQL: `RemoveOldXlogFiles`, `InvalidateObsoleteReplicationSlots`,
+//! `XLogWalRcvSendHSFeedback`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use walhub_engine::io::{Io, Waker};
+use walhub_proto::lsn::Lsn;
+use walhub_proto::retention::{Retention, RetentionConfig};
+use walhub_proto::segment::SegNo;
+use walhub_proto::slot::Slot;
+use walhub_proto::time::Now;
+
+use super::super::handle::SlotRow;
+use super::WalCore;
+use super::slots::standby_horizons;
+
+/// WAL that connected standbys without a slot may hold back at most, and beyond which a slot is
+/// `extended`. PostgreSQL: the default of `max_wal_size`.
+const MAX_WAL_SIZE: u64 = 1 << 30;
+
+impl<C: Send + 'static, W: Waker> WalCore<C, W> {
+    /// What is done a few times a second.
+    pub(super) fn housekeep<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
+        let mut replied = Vec::new();
+        self.config.standbys.drain(|standby, _| replied.push(standby));
+        for standby in replied {
+            self.take_reply(standby);
+        }
+        self.finish_drops(io);
+        if self.config.settings.hot_standby_feedback {
+            let standbys =
+                self.config.standbys.in_use().map(|(_, standby)| standby_horizons(standby));
+            let horizons =
+                standbys.fold(self.slots.horizons(), walhub_proto::feedback::Horizons::oldest);
+            self.link_feedback(now, horizons);
+        }
+        self.remove_old_segments(io);
+        self.publish_slots();
+    }
+
+    fn retention(&self) -> Option<Retention> {
+        let settings = &self.config.settings;
+        let config = RetentionConfig {
+            wal_keep_size: settings.wal_keep_size,
+            max_slot_wal_keep_size: settings.max_slot_wal_keep_size,
+            max_wal_size: MAX_WAL_SIZE,
+        };
+        Some(Retention::new(config, self.local.as_ref()?.segments.size()))
+    }
+
+    /// First position that must stay whatever the slots say: what a restart reads, what connected
+    /// standbys have yet to get, and `min_wal_size` for those that will be back in a moment. A
+    /// PostgreSQL server keeps that much between two checkpoints.
+    fn needed_lsn(&self, flush_lsn: Lsn) -> Lsn {
+        let back = |bytes: u64| Lsn(flush_lsn.0.saturating_sub(bytes));
+        let standbys = self
+            .config
+            .standbys
+            .in_use()
+            .map(|(_, standby)| Lsn(standby.sent_lsn.load(Ordering::Acquire)));
+        let slowest = standbys
+            .filter(|lsn| lsn.is_valid())
+            .min()
+            .unwrap_or(flush_lsn)
+            .max(back(MAX_WAL_SIZE));
+        let bound = self
+            .control_saved
+            .as_ref()
+            .map_or(flush_lsn, |control| control.last_record.unwrap_or(control.flush_lsn));
+        slowest.min(bound).min(back(self.config.settings.min_wal_size))
+    }
+
+    fn remove_old_segments<I: Io<Conn = C>>(&mut self, io: &mut I) {
+        let (Some(retention), Some(local)) = (self.retention(), &self.local) else { return };
+        let (flush_lsn, size) = (local.flush_lsn(), local.segments.size());
+        let slots = self.slots.slots();
+        let plan = retention.plan(flush_lsn, self.needed_lsn(flush_lsn), &slots);
+        let oldest = local.segments.oldest();
+        if oldest.is_none_or(|oldest| oldest >= plan.oldest_kept) {
+            return;
+        }
+        for invalidation in &plan.invalidations {
+            tracing::info!("{}", invalidation.message());
+            if let Some(slot) = self.slots.get_mut(&invalidation.name) {
+                slot.invalidate();
+            }
+            self.end_sessions_of(&invalidation.name);
+        }
+        self.save_slots(io);
+        let start = plan.oldest_kept.start(size);
+        // A slot's file must not ask, after a crash, for a segment that is gone.
+        if !self.slots.is_saved_from(start) {
+            return;
+        }
+        // First nobody may begin to read them, then they go.
+        self.config.shared.oldest_lsn.store(start);
+        if let Some(local) = &mut self.local {
+            let count = local.segments.remove_before(io, &mut self.jobs, plan.oldest_kept);
+            tracing::debug!("removed or recycled {count} WAL segments before {start}");
+        }
+    }
+
+    fn end_sessions_of(&self, slot: &str) {
+        for (&standby, attached) in &self.attached {
+            if attached.slot.as_deref() == Some(slot)
+                && let Some(link) = self.config.ships.get(attached.ship)
+            {
+                let sent = link.mail.send(super::ToShip::End { standby });
+                assert!(sent.is_ok(), "a ship core does not read its mail");
+            }
+        }
+    }
+
+    pub(super) fn slot_rows(&self) -> Vec<SlotRow> {
+        let slots = self.slots.slots();
+        slots.iter().map(|slot| self.slot_row(slot, &slots)).collect()
+    }
+
+    fn slot_row(&self, slot: &Slot, slots: &[Slot]) -> SlotRow {
+        let flush_lsn = self.config.shared.flush_lsn.load();
+        let oldest = self.local.as_ref().map_or(SegNo(0), |local| {
+            SegNo::of_start(self.config.shared.oldest_lsn.load(), local.segments.size())
+        });
+        let retention = self.retention();
+        let status = retention
+            .as_ref()
+            .and_then(|retention| retention.wal_status(slot, slots, flush_lsn, oldest));
+        SlotRow {
+            slot_name: slot.name.clone(),
+            temporary: slot.temporary,
+            active_pid: slot.active_pid,
+            xmin: slot.xmin.map(walhub_proto::feedback::FullTransactionId::xid),
+            catalog_xmin: slot.catalog_xmin.map(walhub_proto::feedback::FullTransactionId::xid),
+            restart_lsn: slot.restart_lsn,
+            restart_tli: slot.restart_tli,
+            wal_status: status.map(walhub_proto::retention::WalStatus::as_str),
+            safe_wal_size: retention
+                .and_then(|retention| retention.safe_wal_size(slot, status, flush_lsn)),
+        }
+    }
+
+    /// Replaces the rows of the view when they changed.
+    pub(super) fn publish_slots(&self) {
+        let rows = self.slot_rows();
+        if **self.config.slots.load() != rows {
+            self.config.slots.store(Arc::new(rows));
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The hub's replication slots: created, used, advanced, saved.
+//!
+//! A slot's file is saved when it is made, and before any segment goes that the saved slot still
+//! asks for; in between, an older `restart_lsn` on disk only keeps more than is needed.
+//!
+//! Not here: what a slot is (`walhub_proto::slot`), what it keeps (`keep`).
+//!
+//! PostgreSQL: src/backend/replication/slot.c.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use walhub_engine::io::{Io, Waker};
+use walhub_proto::feedback::{FullTransactionId, Horizons};
+use walhub_proto::lsn::{Lsn, TimelineId};
+use walhub_proto::slot::{Slot, encode_slot, validate_name};
+use walhub_proto::sqlstate::SqlState;
+use walhub_proto::wire::backend::Report;
+
+use std::sync::atomic::Ordering;
+
+use super::super::handle::{SlotRequest, SlotRow};
+use super::super::jobs::{Jobs, replace_steps};
+use super::super::messages::SlotReply;
+use super::super::segments::FileJob;
+use super::super::shared::Standby;
+use super::WalCore;
+
+#[derive(Debug)]
+struct Entry {
+    slot: Slot,
+    /// Made by this session, when it is a temporary one.
+    owner: Option<u32>,
+    saved: Option<Slot>,
+    saving: Option<Slot>,
+    /// Told once the slot is free to be dropped.
+    drop_waiters: Vec<SlotReply>,
+}
+
+/// All slots, by name.
+#[derive(Debug)]
+pub(super) struct SlotTable {
+    dir: PathBuf,
+    entries: BTreeMap<String, Entry>,
+}
+
+impl SlotTable {
+    pub(super) fn new(dir: PathBuf, slots: Vec<Slot>) -> Self {
+        let entry = |slot: Slot| {
+            let saved = Some(slot.clone());
+            (
+                slot.name.clone(),
+                Entry { slot, owner: None, saved, saving: None, drop_waiters: Vec::new() },
+            )
+        };
+        Self { dir, entries: slots.into_iter().map(entry).collect() }
+    }
+
+    /// The slots, for decisions about all of them.
+    pub(super) fn slots(&self) -> Vec<Slot> {
+        self.entries.values().map(|entry| entry.slot.clone()).collect()
+    }
+
+    pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Slot> {
+        self.entries.get_mut(name).map(|entry| &mut entry.slot)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Whether a session may stream from it. PostgreSQL: `ReplicationSlotAcquire`.
+    pub(super) fn check_usable(&self, name: &str) -> Result<(), Report> {
+        let Some(entry) = self.entries.get(name) else { return Err(missing(name)) };
+        if let Some(pid) = entry.slot.active_pid {
+            return Err(active(name, pid));
+        }
+        if entry.slot.invalidated.is_some() {
+            let text = format!("can no longer get changes from replication slot \"{name}\"");
+            let detail =
+                "This slot has been invalidated because it exceeded the maximum reserved size.";
+            return Err(
+                Report::error(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, text).detail(detail)
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn acquire(&mut self, name: &str, pid: u32) {
+        if let Some(slot) = self.get_mut(name) {
+            slot.active_pid = Some(pid);
+        }
+    }
+
+    pub(super) fn release(&mut self, name: &str) {
+        if let Some(slot) = self.get_mut(name) {
+            slot.active_pid = None;
+        }
+    }
+
+    pub(super) fn handle_saved(&mut self, name: &str, saved: bool) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            let saving = entry.saving.take();
+            if saved {
+                entry.saved = saving;
+            }
+        }
+    }
+
+    /// Whether every slot's file asks for nothing before `lsn`.
+    pub(super) fn is_saved_from(&self, lsn: Lsn) -> bool {
+        self.entries.values().all(|entry| {
+            let saved = entry.saved.as_ref().and_then(|saved| saved.restart_lsn);
+            entry.slot.temporary || saved.is_none_or(|restart_lsn| restart_lsn >= lsn)
+        })
+    }
+
+    /// Saves what has changed.
+    pub(super) fn save<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>) {
+        for (name, entry) in &mut self.entries {
+            let current = durable_part(&entry.slot);
+            if entry.slot.temporary
+                || entry.saving.is_some()
+                || entry.saved.as_ref() == Some(&current)
+            {
+                continue;
+            }
+            let content = encode_slot(&current, walhub_engine::crc::crc32c);
+            entry.saving = Some(current);
+            jobs.start(
+                io,
+                FileJob::Slot(name.clone()),
+                replace_steps(&self.dir.join(name), content),
+            );
+        }
+    }
+
+    /// What the downstream standbys and idle slots need together.
+    pub(super) fn horizons(&self) -> Horizons {
+        self.entries
+            .values()
+            .fold(Horizons::default(), |oldest, entry| oldest.oldest(entry.slot.horizons()))
+    }
+}
+
+/// A slot as it is on disk: `active_pid` is not.
+fn durable_part(slot: &Slot) -> Slot {
+    Slot { active_pid: None, ..slot.clone() }
+}
+
+fn missing(name: &str) -> Report {
+    Report::error(SqlState::UNDEFINED_OBJECT, format!("replication slot \"{name}\" does not exist"))
+}
+
+fn active(name: &str, pid: u32) -> Report {
+    let text = format!("replication slot \"{name}\" is active for PID {pid}");
+    Report::error(SqlState::OBJECT_IN_USE, text)
+}
+
+/// What a standby said its transactions need.
+pub(super) fn standby_horizons(standby: &Standby) -> Horizons {
+    let part = |full: u64| {
+        let xid = u32::try_from(full & u64::from(u32::MAX)).unwrap_or(0);
+        FullTransactionId::new(u32::try_from(full >> 32).unwrap_or(0), xid)
+    };
+    Horizons {
+        xmin: part(standby.xmin.load(Ordering::Relaxed)),
+        catalog_xmin: part(standby.catalog_xmin.load(Ordering::Relaxed)),
+    }
+}
+
+impl<C: Send + 'static, W: Waker> WalCore<C, W> {
+    pub(super) fn handle_slot_request<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        request: SlotRequest,
+        reply: SlotReply,
+    ) {
+        let answer = match request {
+            SlotRequest::Create { name, temporary, reserve_wal, owner } => {
+                self.create_slot(io, &name, temporary, reserve_wal, owner).map(Some)
+            }
+            SlotRequest::Drop { name, wait } => match self.slots.entries.get_mut(&name) {
+                None => Err(missing(&name)),
+                Some(entry) => match entry.slot.active_pid {
+                    Some(_) if wait => return entry.drop_waiters.push(reply),
+                    Some(pid) => Err(active(&name, pid)),
+                    None => self.drop_slot(io, &name).map(|()| None),
+                },
+            },
+            SlotRequest::DropTemporary { owner } => {
+                let owned =
+                    self.slots.entries.iter().filter(|(_, entry)| entry.owner == Some(owner));
+                let names: Vec<String> = owned.map(|(name, _)| name.clone()).collect();
+                for name in names {
+                    self.slots.entries.remove(&name);
+                }
+                Ok(None)
+            }
+        };
+        self.publish_slots();
+        drop(reply.send(answer));
+    }
+
+    /// PostgreSQL: `ReplicationSlotCreate`, `ReplicationSlotReserveWal`.
+    fn create_slot<I: Io>(
+        &mut self,
+        io: &mut I,
+        name: &str,
+        temporary: bool,
+        reserve_wal: bool,
+        owner: u32,
+    ) -> Result<SlotRow, Report> {
+        validate_name(name).map_err(|error| error.report(name))?;
+        if self.slots.entries.contains_key(name) {
+            let text = format!("replication slot \"{name}\" already exists");
+            return Err(Report::error(SqlState::DUPLICATE_OBJECT, text));
+        }
+        let slots_max =
+            usize::try_from(self.config.settings.max_replication_slots).unwrap_or(usize::MAX);
+        if self.slots.entries.len() >= slots_max {
+            let report = Report::error(
+                SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+                "all replication slots are in use",
+            );
+            return Err(report.hint("Free one or increase max_replication_slots."));
+        }
+        let mut slot = Slot::new(name.to_owned(), temporary);
+        if reserve_wal {
+            // Where a standby made from a base backup of the primary would begin is not known here; a
+            // slot keeps WAL from the segment that is being written, as a primary's would from its
+            // last checkpoint.
+            let (lsn, timeline) = self.reserve_from();
+            (slot.restart_lsn, slot.restart_tli) = (lsn, timeline);
+        }
+        if !temporary {
+            self.write_slot(io, &slot)?;
+        }
+        let saved = (!temporary).then(|| slot.clone());
+        let owner = temporary.then_some(owner);
+        let entry = Entry { slot, owner, saved, saving: None, drop_waiters: Vec::new() };
+        self.slots.entries.insert(name.to_owned(), entry);
+        self.slot_rows()
+            .into_iter()
+            .find(|row| row.slot_name == name)
+            .ok_or_else(|| Report::error(SqlState::INTERNAL_ERROR, "the slot went away"))
+    }
+
+    fn reserve_from(&self) -> (Option<Lsn>, Option<TimelineId>) {
+        let Some(local) = &self.local else { return (None, None) };
+        let lsn = local
+            .segments
+            .size()
+            .start_of(local.flush_lsn())
+            .max(self.config.shared.oldest_lsn.load());
+        (Some(lsn), Some(local.segments.timeline()))
+    }
+
+    fn write_slot<I: Io>(&self, io: &I, slot: &Slot) -> Result<(), Report> {
+        let path = self.slots.path(&slot.name);
+        let content = encode_slot(slot, walhub_engine::crc::crc32c);
+        let failed = |error: std::io::Error| {
+            Report::error(
+                SqlState::IO_ERROR,
+                format!("could not write to file \"{}\": {error}", path.display()),
+            )
+        };
+        io.fs().replace(&path, &content).map_err(failed)
+    }
+
+    fn drop_slot<I: Io>(&mut self, io: &I, name: &str) -> Result<(), Report> {
+        let path = self.slots.path(name);
+        let temporary = self.slots.entries.get(name).is_some_and(|entry| entry.slot.temporary);
+        if !temporary {
+            remove_durably(io, &path, &self.slots.dir).map_err(|error| {
+                Report::error(
+                    SqlState::IO_ERROR,
+                    format!("could not remove file \"{}\": {error}", path.display()),
+                )
+            })?;
+        }
+        self.slots.entries.remove(name);
+        Ok(())
+    }
+
+    /// Drops the slots that became free while somebody waited to drop them.
+    pub(super) fn finish_drops<I: Io>(&mut self, io: &I) {
+        let free =
+            self.slots.entries.iter().filter(|(_, entry)| {
+                entry.slot.active_pid.is_none() && !entry.drop_waiters.is_empty()
+            });
+        let names: Vec<String> = free.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            let Some(entry) = self.slots.entries.get_mut(&name) else { continue };
+            let waiters = std::mem::take(&mut entry.drop_waiters);
+            let mut answer = self.drop_slot(io, &name);
+            for waiter in waiters {
+                drop(waiter.send(answer.map(|()| None)));
+                answer = Err(missing(&name));
+            }
+        }
+    }
+
+    pub(super) fn save_slots<I: Io>(&mut self, io: &mut I) {
+        self.slots.save(io, &mut self.jobs);
+    }
+
+    /// Takes a standby's reply over into its slot. PostgreSQL: `PhysicalConfirmReceivedLocation`.
+    pub(super) fn take_reply(&mut self, standby: usize) {
+        let Some(slot) = self.attached.get(&standby).and_then(|attached| attached.slot.as_ref())
+        else {
+            return;
+        };
+        let Some(timeline) = self.local.as_ref().map(|local| local.segments.timeline()) else {
+            return;
+        };
+        let entry = self.config.standbys.standby(standby);
+        let flush = Lsn(entry.flush_lsn.load(Ordering::Relaxed));
+        if let Some(slot) = self.slots.get_mut(slot) {
+            slot.confirm_received(flush, timeline);
+            slot.set_horizons(standby_horizons(entry));
+        }
+    }
+}
+
+fn remove_durably<I: Io>(io: &I, path: &Path, dir: &Path) -> std::io::Result<()> {
+    let fs = io.fs();
+    match fs.remove(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    fs.sync_dir(dir)
+}

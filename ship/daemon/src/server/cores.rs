@@ -1,0 +1,212 @@
+//! Starts the data plane: one thread a core, each with a ring of its own.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc as channel;
+use std::thread;
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+use walhub_engine::cpu;
+use walhub_engine::mailbox::{Receiver, Sender, mailbox};
+use walhub_engine::probe::probe_directory;
+use walhub_engine::uring::{Uring, UringConfig, UringWaker};
+
+use crate::hub::core_loop::{Core, now};
+use crate::hub::front::PublishedSlots;
+use crate::hub::messages::{MAILBOX_MESSAGES_MAX, ToControl, ToShip, ToWal};
+use crate::hub::recover::Recovered;
+use crate::hub::shared::{Shared, StandbyTable};
+use crate::hub::ship_core::{ShipConfig, ShipCore};
+use crate::hub::wal_core::{ShipLink, WalConfig, WalCore, slabs_max};
+use crate::hub::writer::FlushMethod;
+use crate::settings::{Cores as CoresSetting, Settings, WalSyncMethod};
+
+/// From this many CPUs on, each core loop has one of its own; below, the scheduler knows better.
+const PIN_CPUS_MIN: usize = 4;
+/// Core loops that `cores = auto` starts at most.
+const AUTO_CORES_MAX: usize = 8;
+/// fdatasync must be this much cheaper than a durable write to be chosen: the probe is noisy.
+const CLEARLY_CHEAPER: u64 = 3;
+
+/// How segments are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Disk {
+    direct: bool,
+    method: FlushMethod,
+}
+
+/// The running data plane, as the control plane holds it.
+pub(super) struct Cores {
+    pub(super) shared: Arc<Shared>,
+    pub(super) standbys: Arc<StandbyTable>,
+    pub(super) slots: PublishedSlots,
+    pub(super) to_wal: Sender<ToWal<OwnedFd>>,
+}
+
+/// Probes the data directory's file system and says what is used.
+pub(super) fn choose_disk(data_dir: &Path, settings: &Settings) -> anyhow::Result<Disk> {
+    let probe = probe_directory(data_dir)
+        .with_context(|| format!("could not probe data directory \"{}\"", data_dir.display()))?;
+    if !probe.direct {
+        tracing::warn!(
+            hint = "Put the data directory on a file system with direct I/O, such as ext4 or XFS.",
+            "data directory \"{}\" is on a file system without O_DIRECT, using buffered writes",
+            data_dir.display()
+        );
+        return Ok(Disk { direct: false, method: FlushMethod::WriteThenSync });
+    }
+    let method = match settings.wal_sync_method {
+        WalSyncMethod::OpenDatasync | WalSyncMethod::OpenSync => FlushMethod::DurableWrite,
+        WalSyncMethod::Fdatasync | WalSyncMethod::Fsync => FlushMethod::WriteThenSync,
+        // A write cache without FUA support can make a durable write far dearer than a flush.
+        WalSyncMethod::Auto if probe.fdatasync_us * CLEARLY_CHEAPER < probe.dsync_us * 2 => {
+            FlushMethod::WriteThenSync
+        }
+        WalSyncMethod::Auto => FlushMethod::DurableWrite,
+    };
+    let name = match method {
+        FlushMethod::DurableWrite => "open_datasync",
+        FlushMethod::WriteThenSync => "fdatasync",
+    };
+    tracing::info!(
+        "wal_sync_method is {name}: a durable 4 kB write takes {} us with open_datasync, {} us with fdatasync",
+        probe.dsync_us,
+        probe.fdatasync_us
+    );
+    Ok(Disk { direct: true, method })
+}
+
+/// Number of core loops.
+fn core_count(settings: &Settings, cpus: usize) -> usize {
+    match settings.cores {
+        CoresSetting::Count(count) => usize::from(count),
+        // On two CPUs or fewer one loop does everything: a second one would only compete with it.
+        CoresSetting::Auto if cpus <= 2 => 1,
+        CoresSetting::Auto => (cpus / 2).clamp(2, AUTO_CORES_MAX),
+    }
+}
+
+/// A core's thread that has its ring and waits for its work.
+struct Started {
+    waker: UringWaker,
+    work: channel::Sender<Work>,
+}
+
+/// What a core is to do; made on the thread that does it.
+type Work = Box<dyn FnOnce(&Uring) -> Core<OwnedFd, UringWaker> + Send>;
+
+impl Cores {
+    /// Starts all threads.
+    pub(super) fn start(
+        data_dir: &Path,
+        settings: &Arc<Settings>,
+        disk: Disk,
+        recovered: Recovered,
+        to_control: mpsc::UnboundedSender<ToControl>,
+    ) -> anyhow::Result<Self> {
+        let cpus = cpu::allowed_cpus();
+        let count = core_count(settings, cpus.len());
+        let pinned = cpus.len() >= PIN_CPUS_MIN;
+        let mut threads = Vec::new();
+        for index in 0..count {
+            let cpu = pinned.then(|| cpus.get(index % cpus.len()).copied()).flatten();
+            threads.push(start_thread(index, cpu, to_control.clone())?);
+        }
+        let shared = Arc::new(Shared::default());
+        let standbys_max = usize::try_from(settings.max_wal_senders).unwrap_or(usize::MAX);
+        let standbys = Arc::new(StandbyTable::new(standbys_max));
+        let slots = PublishedSlots::default();
+        let wal_waker = threads[0].waker.clone();
+        let (to_wal, wal_mail) = mailbox(MAILBOX_MESSAGES_MAX, wal_waker);
+        // One core does both; with more, core 0 is the wal core alone.
+        let ship_threads = if count == 1 { 0..1 } else { 1..count };
+        let (mut ships, mut ship_mails) = (Vec::new(), Vec::new());
+        for thread in &threads[ship_threads.clone()] {
+            let (mail, receiver) = mailbox(MAILBOX_MESSAGES_MAX, thread.waker.clone());
+            ships.push(ShipLink { mail, waker: thread.waker.clone(), sessions: 0 });
+            ship_mails.push(receiver);
+        }
+        let ship = |mail: Receiver<ToShip<OwnedFd>>| {
+            ShipCore::new(ShipConfig {
+                shared: Arc::clone(&shared),
+                standbys: Arc::clone(&standbys),
+                mail,
+                to_wal: to_wal.clone(),
+                wal_dir: data_dir.join("pg_wal"),
+                slabs_max: slabs_max(settings),
+                settings: Arc::clone(settings),
+            })
+        };
+        let mut ship_cores: Vec<_> = ship_mails.into_iter().map(ship).collect();
+        let control = to_control.clone();
+        let config = WalConfig {
+            data_dir: data_dir.to_path_buf(),
+            shared: Arc::clone(&shared),
+            standbys: Arc::clone(&standbys),
+            mail: wal_mail,
+            ships,
+            control: Box::new(move |ask| {
+                // The control plane ends only with the process.
+                let _ = control.send(ask);
+            }),
+            slots: Arc::clone(&slots),
+            settings: Arc::clone(settings),
+            direct: disk.direct,
+            method: disk.method,
+        };
+        let own_ship = if count == 1 { ship_cores.pop() } else { None };
+        let mut threads = threads.into_iter();
+        let wal_thread = threads.next().context("no core to run on")?;
+        let wal_work: Work = Box::new(move |io| {
+            let wal = WalCore::new(config, recovered, now(io));
+            Core { wal: Some(wal), ship: own_ship }
+        });
+        hand_over(&wal_thread, wal_work)?;
+        for (thread, ship) in threads.zip(ship_cores) {
+            hand_over(&thread, Box::new(move |_| Core { wal: None, ship: Some(ship) }))?;
+        }
+        Ok(Self { shared, standbys, slots, to_wal })
+    }
+}
+
+fn hand_over(thread: &Started, work: Work) -> anyhow::Result<()> {
+    thread.work.send(work).map_err(|_| anyhow::anyhow!("a core ended before it began"))
+}
+
+/// Starts a core's thread; it makes its ring there, because a ring has one owner for life.
+fn start_thread(
+    index: usize,
+    cpu: Option<usize>,
+    to_control: mpsc::UnboundedSender<ToControl>,
+) -> anyhow::Result<Started> {
+    let (ready, is_ready) = channel::channel();
+    let (work, has_work) = channel::channel::<Work>();
+    let body = move || {
+        if let Some(cpu) = cpu
+            && let Err(error) = cpu::pin_current_thread(cpu)
+        {
+            tracing::warn!("could not pin core {index} to CPU {cpu}: {error}");
+        }
+        let mut io = match Uring::new(UringConfig::default()) {
+            Ok(io) => io,
+            Err(error) => return drop(ready.send(Err(error))),
+        };
+        if ready.send(Ok(walhub_engine::io::Io::waker(&io))).is_err() {
+            return;
+        }
+        let Ok(work) = has_work.recv() else { return };
+        let mut core = work(&io);
+        if let Err(error) = core.run(&mut io) {
+            let _ = to_control
+                .send(ToControl::Failed(format!("core {index} could not wait for I/O: {error}")));
+        }
+    };
+    thread::Builder::new()
+        .name(format!("walhub-core-{index}"))
+        .spawn(body)
+        .context("could not start a thread")?;
+    let waker = is_ready.recv().context("a core ended before it began")??;
+    Ok(Started { waker, work })
+}

@@ -1,0 +1,168 @@
+//! The command as a user meets it: exit codes and words.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn walhub(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_walhub"));
+    command.args(args).env_remove("WALHUB_DATA").env("TZ", "UTC").stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    walhub(args).output().unwrap()
+}
+
+/// Log lines without their prefix.
+fn lines(output: &Output) -> Vec<String> {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    text.lines()
+        .map(|line| line.split_once("] ").map_or(line, |(_, rest)| rest).to_owned())
+        .collect()
+}
+
+#[test]
+fn a_wrong_setting_of_the_command_line_is_fatal() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("hub");
+    let dir = dir.to_str().unwrap();
+    for (setting, want) in [
+        (
+            "port=70000",
+            vec!["FATAL:  70000 is outside the valid range for parameter \"port\" (1 .. 65535)"],
+        ),
+        (
+            "wal_keep_sise=1",
+            vec![
+                "FATAL:  unrecognized configuration parameter \"wal_keep_sise\"",
+                "HINT:  Perhaps you meant \"wal_keep_size\".",
+            ],
+        ),
+        (
+            "wal_keep_size=1gb",
+            vec![
+                "FATAL:  invalid value for parameter \"wal_keep_size\": \"1gb\"",
+                "HINT:  Valid units for this parameter are \"B\", \"kB\", \"MB\", \"GB\", and \"TB\".",
+            ],
+        ),
+    ] {
+        let output = run(&["serve", "-D", dir, "-c", setting]);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(lines(&output), want);
+    }
+    assert!(!Path::new(dir).exists(), "a server that cannot start makes nothing");
+}
+
+#[test]
+fn every_error_of_the_file_is_logged_before_the_end() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("my.toml");
+    fs::write(&file, "port = 'abc'\nshared_buffers = '1GB'\n").unwrap();
+    let file = file.to_str().unwrap();
+    let output = run(&["serve", "-D", root.path().to_str().unwrap(), "--config", file]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        lines(&output),
+        [
+            format!(
+                "LOG:  invalid value for parameter \"port\": \"abc\" in file \"{file}\" line 1"
+            ),
+            format!(
+                "LOG:  unrecognized configuration parameter \"shared_buffers\" in file \"{file}\" line 2"
+            ),
+            "DETAIL:  PostgreSQL has this parameter, but walhub does not use it.".to_owned(),
+            "HINT:  Remove it from walhub's configuration.".to_owned(),
+            format!("FATAL:  configuration file \"{file}\" contains errors"),
+        ]
+    );
+}
+
+#[test]
+fn a_data_directory_of_postgresql_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("pg");
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    fs::write(dir.join("PG_VERSION"), "15\n").unwrap();
+    let output = run(&["serve", "-D", dir.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let dir = fs::canonicalize(&dir).unwrap();
+    assert_eq!(
+        lines(&output)[0],
+        format!("FATAL:  directory \"{}\" is a PostgreSQL data directory", dir.display())
+    );
+}
+
+#[test]
+fn json_is_used_as_soon_as_the_settings_are_known() {
+    let root = tempfile::tempdir().unwrap();
+    fs::set_permissions(root.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let dir = root.path().to_str().unwrap();
+    let output = run(&["serve", "-D", dir, "-c", "log_destination=json", "-c", "log_timezone=UTC"]);
+    assert_eq!(output.status.code(), Some(1));
+    let line: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(line["error_severity"], "FATAL");
+    assert_eq!(line["detail"], "Permissions should be u=rwx (0700).");
+    assert!(line["timestamp"].as_str().unwrap().ends_with(" UTC"));
+}
+
+#[test]
+fn a_log_that_cannot_be_written_changes_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut command = walhub(&["serve", "-D", root.path().to_str().unwrap(), "-c", "port=x"]);
+    assert_eq!(command.stderr(full).status().unwrap().code(), Some(1));
+}
+
+#[test]
+fn status_stop_and_reload_without_a_server_answer_as_pg_ctl() {
+    let root = tempfile::tempdir().unwrap();
+    let missing = root.path().join("none");
+    let missing = missing.to_str().unwrap();
+    for (command, code) in [("status", 4), ("stop", 1), ("reload", 1)] {
+        let output = run(&[command, "-D", missing]);
+        assert_eq!(output.status.code(), Some(code), "{command}");
+        assert_eq!(lines(&output), [format!("walhub: directory \"{missing}\" does not exist")]);
+    }
+    let dir = root.path().join("hub");
+    drop(walhub::datadir::DataDir::open_or_create(&dir).unwrap());
+    let output = walhub(&["status"]).env("WALHUB_DATA", &dir).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(output.stdout, b"walhub: no server running\n");
+    let output = run(&["stop", "-m", "smart", "-D", dir.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let file = dir.join("walhub.pid");
+    assert_eq!(
+        lines(&output),
+        [
+            format!("walhub: PID file \"{}\" does not exist", file.display()),
+            "Is server running?".into()
+        ]
+    );
+}
+
+#[test]
+fn wrong_usage_ends_with_two() {
+    for args in
+        [&["serve"][..], &["stop", "-D", "d", "-m", "gentle"], &["launch"], &[], &["status"]]
+    {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(!output.stderr.is_empty());
+    }
+    let output = run(&["status"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("environment variable WALHUB_DATA unset"), "{text}");
+}
+
+#[test]
+fn version_and_settings_are_printed() {
+    let output = run(&["--version"]);
+    assert_eq!(output.stdout, format!("walhub {}\n", env!("CARGO_PKG_VERSION")).as_bytes());
+    let output = run(&["settings"]);
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("| setting | default |"), "{text}");
+    assert!(text.contains("| `wal_keep_size` | `0` |"), "{text}");
+}

@@ -1,1 +1,0 @@
-//! libpq connection strings and URIs.
