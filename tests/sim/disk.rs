@@ -347,6 +347,24 @@ impl Disk {
         self.crash_in = None;
     }
 
+    /// The process is killed; the machine goes on. Writes under way are done or not.
+    pub(crate) fn kill(&mut self) {
+        for (number, (file, offset, data)) in std::mem::take(&mut self.under_way) {
+            let len = data.iter().map(Bytes::len).sum();
+            let done = self.rng.chance(500);
+            if let Some(file) = self.files.get_mut(&file).filter(|_| done) {
+                write_at(&mut file.data, offset, &data, len);
+                file.dirty.push(Dirty { start: offset, end: offset + len, number });
+            }
+        }
+        for file in self.files.values_mut() {
+            file.opens = 0;
+        }
+        self.drop_unnamed();
+        self.dead = false;
+        self.crash_in = None;
+    }
+
     fn settle_names(&mut self) {
         let mut lost: BTreeSet<PathBuf> = BTreeSet::new();
         // Most journals keep a prefix; some keep each directory entry on its own.
@@ -366,14 +384,6 @@ impl Disk {
     /// The whole content of a file as programs see it.
     pub(crate) fn content(&self, path: &Path) -> Option<&[u8]> {
         Some(&self.files.get(self.names.get(path)?)?.data)
-    }
-
-    /// Changes one byte behind everybody's back. Outside the fault model.
-    pub(crate) fn flip(&mut self, path: &Path, offset: usize) {
-        if let Some(file) = self.names.get(path).and_then(|file| self.files.get_mut(file)) {
-            file.data[offset] ^= 1;
-            file.durable[offset] ^= 1;
-        }
     }
 }
 

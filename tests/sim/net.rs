@@ -128,6 +128,8 @@ pub(crate) struct Net {
     /// Pairs of machines that do not reach each other, and until when.
     partitions: BTreeMap<(usize, usize), u64>,
     pub(crate) effects: Vec<Effect>,
+    /// Transfers from a core to an actor with a wrong bit, in cases of a thousand.
+    pub(crate) damage: u64,
     pub(crate) dropped: Dropped,
 }
 
@@ -144,6 +146,7 @@ impl Net {
             next: 0,
             partitions: BTreeMap::new(),
             effects: Vec::new(),
+            damage: 0,
             dropped: Dropped::default(),
         }
     }
@@ -219,6 +222,8 @@ impl Net {
             return None;
         }
         let (latency, ns_per_kib, window) = (conn.latency, conn.ns_per_kib, conn.window);
+        let from_core = matches!(conn.ends[end.side].owner, Owner::Core(_));
+        let damaged = from_core && self.damage > 0 && self.rng.chance(self.damage);
         let to = &mut conn.ends[1 - end.side];
         if to.closed {
             return Some(data.len());
@@ -232,7 +237,11 @@ impl Net {
         }
         let at = (now + latency).max(to.arrives_last) + bytes(count) * ns_per_kib / 1024;
         to.arrives_last = at;
-        to.wire.push_back((at, Bytes::copy_from_slice(&data[..count])));
+        let mut chunk = data[..count].to_vec();
+        if damaged && count > 1000 {
+            chunk[count / 2] ^= 1;
+        }
+        to.wire.push_back((at, Bytes::from(chunk)));
         to.wire_len += count;
         self.effects.push(Effect::Arrival(at, end.other()));
         Some(count)
