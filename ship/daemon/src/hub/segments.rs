@@ -73,6 +73,8 @@ pub struct Segments {
     spare: VecDeque<String>,
     spare_max: usize,
     zeros: Bytes,
+    /// The last try to make a segment ready failed: none is made before [`Segments::retry`].
+    blocked: bool,
 }
 
 impl Segments {
@@ -92,6 +94,7 @@ impl Segments {
     ) -> Self {
         assert!(zeros.len() == ZEROS_LEN);
         let spare = spare.into();
+        let blocked = false;
         Self {
             dir,
             size,
@@ -103,6 +106,7 @@ impl Segments {
             spare,
             spare_max: 2,
             zeros,
+            blocked,
         }
     }
 
@@ -187,7 +191,10 @@ impl Segments {
     }
 
     /// Starts to make `segno` ready.
-    pub fn prepare<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>, segno: SegNo) {
+    fn prepare<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>, segno: SegNo) {
+        if self.blocked {
+            return;
+        }
         let path = self.segment_path(segno);
         let open = Step::Open(path.clone(), OpenMode { create: false, direct: self.direct });
         let name = segno.file_name(self.timeline, self.size);
@@ -236,8 +243,18 @@ impl Segments {
             Ok(None) => unreachable!("a prepared segment is open"),
             Err(error) => {
                 self.next = Next::Unwanted;
+                self.blocked = true;
                 Prepared::Failed(error)
             }
+        }
+    }
+
+    /// Tries again what failed.
+    pub fn retry<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>) {
+        if std::mem::take(&mut self.blocked)
+            && let (Next::Unwanted, Some((current, _))) = (&self.next, self.current)
+        {
+            self.prepare(io, jobs, current.next());
         }
     }
 

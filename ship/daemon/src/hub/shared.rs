@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
+use walhub_engine::published::Published;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::time::Timestamp;
 use walhub_proto::walreceiver::WalReceiverState;
@@ -14,20 +15,20 @@ use walhub_proto::walsender::WalSenderState;
 
 use super::handle::{Identity, Positions};
 
-/// A position that one core moves and all may read.
+/// A position that one core moves and all may read, on a cache line of its own.
 #[derive(Debug, Default)]
-pub struct PublishedLsn(CachePadded<AtomicU64>);
+pub struct PublishedLsn(Published);
 
 impl PublishedLsn {
-    /// Publishes everything that its writer did before.
+    /// Publishes the position, and with it everything that its writer did before.
     pub fn store(&self, lsn: Lsn) {
-        self.0.store(lsn.0, Ordering::Release);
+        self.0.publish(lsn.0);
     }
 
     /// Reads the position.
     #[must_use]
     pub fn load(&self) -> Lsn {
-        Lsn(self.0.load(Ordering::Acquire))
+        Lsn(self.0.load())
     }
 }
 

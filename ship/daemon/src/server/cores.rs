@@ -28,7 +28,7 @@ const PIN_CPUS_MIN: usize = 4;
 /// Core loops that `cores = auto` starts at most.
 const AUTO_CORES_MAX: usize = 8;
 /// fdatasync must be this much cheaper than a durable write to be chosen: the probe is noisy.
-const CLEARLY_CHEAPER: u64 = 3;
+const CLEARLY_CHEAPER: u64 = 2;
 
 /// How segments are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,7 +61,7 @@ pub(super) fn choose_disk(data_dir: &Path, settings: &Settings) -> anyhow::Resul
         WalSyncMethod::OpenDatasync | WalSyncMethod::OpenSync => FlushMethod::DurableWrite,
         WalSyncMethod::Fdatasync | WalSyncMethod::Fsync => FlushMethod::WriteThenSync,
         // A write cache without FUA support can make a durable write far dearer than a flush.
-        WalSyncMethod::Auto if probe.fdatasync_us * CLEARLY_CHEAPER < probe.dsync_us * 2 => {
+        WalSyncMethod::Auto if probe.fdatasync_us * CLEARLY_CHEAPER < probe.dsync_us => {
             FlushMethod::WriteThenSync
         }
         WalSyncMethod::Auto => FlushMethod::DurableWrite,

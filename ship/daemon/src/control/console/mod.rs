@@ -1,57 +1,127 @@
 //! The SQL console: monitoring views and functions over the hub.
+//!
+//! A session speaks PostgreSQL's protocol, simple and extended, and answers what psql, drivers and
+//! monitoring tools ask of a server's WAL. From text to rows: `parse` and `utility` read it,
+//! `bind` and `select` resolve names and types into a `plan`, `expr` and `aggregate` evaluate it
+//! over the rows of `catalog`. Everything is bounded: text, tokens, depth, steps, bytes.
+//!
+//! Not here: start-up and authentication, which come before; replication commands.
+
+mod aggregate;
+mod binary;
+mod bind;
+mod catalog;
+mod context;
+mod datetime;
+mod expr;
+mod failure;
+mod functions;
+mod messages;
+mod numeric;
+mod parameters;
+mod parse;
+mod plan;
+mod select;
+mod server_settings;
+mod session;
+mod statement;
+#[cfg(test)]
+mod tests;
+mod transaction;
+mod types;
+mod utility;
+mod value;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use walhub_proto::sqlstate::SqlState;
-use walhub_proto::wire::backend::{Encoder, Report};
-use walhub_proto::wire::frontend::{self, Frontend};
+use walhub_proto::time::Timestamp;
 
 use crate::hub::handle::{Client, Hub};
 use crate::settings::Settings;
 
-/// What the console needs to know about its session.
-pub struct ConsoleParams {
-    /// Who asks.
-    pub client: Client,
-    /// `database` of the startup packet, or the user's name.
-    pub database: String,
-    /// Every parameter of the startup packet.
-    pub startup_options: BTreeMap<String, String>,
-    /// The hub.
-    pub hub: Arc<dyn Hub<OwnedFd>>,
-    /// The settings.
-    pub settings: watch::Receiver<Arc<Settings>>,
+/// A row of `pg_settings`.
+#[derive(Clone, Default, Debug)]
+pub struct SettingRow {
+    /// Name.
+    pub name: String,
+    /// Value, in `unit`.
+    pub setting: Option<String>,
+    /// Unit of the value.
+    pub unit: Option<String>,
+    /// Group.
+    pub category: String,
+    /// What it is.
+    pub short_desc: String,
+    /// `internal`, `postmaster`, `sighup` or `user`: when it may change.
+    pub context: String,
+    /// `bool`, `integer`, `real`, `string` or `enum`.
+    pub vartype: String,
+    /// Where the value comes from.
+    pub source: String,
+    /// Smallest value.
+    pub min_val: Option<String>,
+    /// Largest value.
+    pub max_val: Option<String>,
+    /// The values of an enum.
+    pub enumvals: Option<Vec<String>>,
+    /// Value before anything was read.
+    pub boot_val: Option<String>,
+    /// Value that RESET goes back to.
+    pub reset_val: Option<String>,
+    /// Whether the file has a value that waits for a restart.
+    pub pending_restart: bool,
 }
 
-/// Serves queries until the client goes away.
+/// The server's settings, as SHOW and pg_settings see them.
+pub trait SettingsView: Send + Sync + 'static {
+    /// A setting as SHOW prints it, with its unit; the name is in lower case.
+    fn show(&self, name: &str) -> Option<String>;
+
+    /// Every setting.
+    fn all(&self) -> Vec<SettingRow>;
+}
+
+/// What a console session needs.
+pub struct ConsoleParams<V = Settings> {
+    /// Who is connected.
+    pub client: Client,
+    /// `database` of the startup packet.
+    pub database: String,
+    /// Parameters of the startup packet other than user, database, replication and options, and
+    /// those that `options` sets with `-c`. What is no session parameter is ignored.
+    pub startup_options: BTreeMap<String, String>,
+    /// What is shown.
+    pub hub: Arc<dyn Hub<OwnedFd>>,
+    /// The server's settings now.
+    pub settings: watch::Receiver<Arc<V>>,
+}
+
+/// Serves a client from after its first ReadyForQuery until it leaves.
+///
+/// `read_buffer` is what was read from the stream after the startup packet.
 ///
 /// # Errors
-/// When the connection fails.
-pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
-    mut stream: S,
-    mut read_buffer: Vec<u8>,
-    _params: ConsoleParams,
-) -> io::Result<()> {
-    let mut out = Encoder::new();
-    loop {
-        let done = match frontend::decode(&read_buffer) {
-            Ok(None) => {
-                if stream.read_buf(&mut read_buffer).await? == 0 {
-                    return Ok(());
-                }
-                continue;
-            }
-            Ok(Some((Frontend::Terminate, _))) | Err(_) => return Ok(()),
-            Ok(Some((_, len))) => len,
-        };
-        read_buffer.drain(..done);
-        out.report(&Report::error(SqlState::FEATURE_NOT_SUPPORTED, "SQL is not supported"));
-        out.ready_for_query(b'I');
-        stream.write_all(&out.take()).await?;
-    }
+/// When the stream fails.
+pub async fn serve<S, V>(
+    stream: S,
+    read_buffer: Vec<u8>,
+    params: ConsoleParams<V>,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    V: SettingsView,
+{
+    session::run(stream, read_buffer, params).await
+}
+
+/// The wall clock.
+fn clock() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

@@ -50,8 +50,8 @@ const LINK_SEND: Token = Token(WAL_TAG | 3);
 /// Bytes of one receive from the upstream.
 const RECEIVE_LEN: usize = 256 << 10;
 const RECEIVE_BUFFERS: usize = 4;
-/// How often a full disk is tried again.
-const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
+/// How often a full or failing disk is tried again.
+const DISK_RETRY: Duration = Duration::from_secs(1);
 /// How often standbys' replies move slots, feedback and removal.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
 
@@ -127,7 +127,7 @@ pub struct WalCore<C: Send, W> {
     attached: BTreeMap<usize, Attached>,
     stopping: Stopping,
     retry_disk_at: Option<Instant>,
-    disk_full_logged: bool,
+    disk_trouble_logged: bool,
     housekeeping_at: Instant,
     slabs: SlabPool,
     slabs_max: usize,
@@ -159,7 +159,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             attached: BTreeMap::new(),
             stopping: Stopping::No,
             retry_disk_at: None,
-            disk_full_logged: false,
+            disk_trouble_logged: false,
             housekeeping_at: now.instant,
             slabs,
             slabs_max,
@@ -200,6 +200,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.retry_disk_at = None;
             if let Some(local) = &mut self.local {
                 local.resume();
+                local.segments.retry(io, &mut self.jobs);
             }
         }
         if self.housekeeping_at <= now.instant {
@@ -307,7 +308,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 self.resume_receiving(io, now);
             }
             Flushed::DiskFull(error) => {
-                self.pause_for_disk(now, &format!("could not write to WAL: {error}"))
+                if let Some(local) = &mut self.local {
+                    local.pause();
+                }
+                self.wait_for_disk(now, true, &format!("could not write to WAL: {error}"));
             }
             Flushed::Failed(step, error) => {
                 let name = self.local.as_ref().map(|local| {
@@ -324,24 +328,29 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
-    fn pause_for_disk(&mut self, now: Now, what: &str) {
-        if let Some(local) = &mut self.local {
-            local.pause();
+    /// Tries again in a moment, and says once why.
+    fn wait_for_disk(&mut self, now: Now, full: bool, what: &str) {
+        self.retry_disk_at = Some(now.instant + DISK_RETRY);
+        if std::mem::replace(&mut self.disk_trouble_logged, true) {
+            return;
         }
-        self.retry_disk_at = Some(now.instant + DISK_FULL_RETRY);
-        if !self.disk_full_logged {
-            self.disk_full_logged = true;
+        let detail = "Receiving WAL pauses when memory is full. What is durable is still served, and nothing more \
+                      is acknowledged to the upstream.";
+        if full {
             tracing::error!(
                 sqlstate = SqlState::DISK_FULL.0,
-                detail = "Receiving WAL is paused. What is durable is still served, and nothing more is acknowledged to the upstream.",
-                hint = "Free space on the file system of the data directory, or lower wal_keep_size or max_slot_wal_keep_size; receiving resumes by itself.",
+                detail,
+                hint = "Free space on the file system of the data directory, or lower wal_keep_size or \
+                        max_slot_wal_keep_size; receiving resumes by itself.",
                 "{what}"
             );
+        } else {
+            tracing::error!(sqlstate = SqlState::IO_ERROR.0, detail, "{what}");
         }
     }
 
     fn note_disk_has_room(&mut self) {
-        if std::mem::take(&mut self.disk_full_logged) {
+        if std::mem::take(&mut self.disk_trouble_logged) {
             tracing::info!("there is room for WAL again, receiving resumes");
         }
     }
@@ -350,6 +359,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     fn note_segment_switch<I: Io<Conn = C>>(&mut self, io: &mut I) {
         self.move_control_bound();
         self.save_control(io);
+        self.remove_old_segments(io);
     }
 
     fn move_control_bound(&mut self) {
@@ -406,15 +416,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                         self.note_disk_has_room();
                         self.resume_receiving(io, now);
                     }
-                    Prepared::Failed(error) if error.is_disk_full() => {
-                        self.pause_for_disk(now, &error.to_string())
-                    }
+                    // The current segment is still written to its end.
                     Prepared::Failed(error) => {
-                        tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
-                        self.retry_disk_at = Some(now.instant + DISK_FULL_RETRY);
-                        if let Some(local) = &mut self.local {
-                            local.pause();
-                        }
+                        self.wait_for_disk(now, error.is_disk_full(), &error.to_string())
                     }
                 }
             }

@@ -107,22 +107,21 @@ impl SlotTable {
         }
     }
 
-    /// Whether every slot's file asks for nothing before `lsn`.
-    pub(super) fn is_saved_from(&self, lsn: Lsn) -> bool {
-        self.entries.values().all(|entry| {
-            let saved = entry.saved.as_ref().and_then(|saved| saved.restart_lsn);
-            entry.slot.temporary || saved.is_none_or(|restart_lsn| restart_lsn >= lsn)
-        })
+    /// First position that some slot's file asks for.
+    pub(super) fn saved_restart_lsn(&self) -> Option<Lsn> {
+        let durable = self.entries.values().filter(|entry| !entry.slot.temporary);
+        durable.filter_map(|entry| entry.saved.as_ref()?.restart_lsn).min()
     }
 
-    /// Saves what has changed.
-    pub(super) fn save<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>) {
+    /// Saves the slots that have changed and whose file asks for something before `lsn`.
+    pub(super) fn save<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>, lsn: Lsn) {
         for (name, entry) in &mut self.entries {
             let current = durable_part(&entry.slot);
-            if entry.slot.temporary
-                || entry.saving.is_some()
-                || entry.saved.as_ref() == Some(&current)
-            {
+            let saved = entry.saved.as_ref();
+            let asks = saved
+                .and_then(|saved| saved.restart_lsn)
+                .is_none_or(|restart_lsn| restart_lsn < lsn);
+            if entry.slot.temporary || entry.saving.is_some() || !asks || saved == Some(&current) {
                 continue;
             }
             let content = encode_slot(&current, walhub_engine::crc::crc32c);
@@ -302,7 +301,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     pub(super) fn save_slots<I: Io>(&mut self, io: &mut I) {
-        self.slots.save(io, &mut self.jobs);
+        self.slots.save(io, &mut self.jobs, Lsn::MAX);
     }
 
     /// Takes a standby's reply over into its slot. PostgreSQL: `PhysicalConfirmReceivedLocation`.

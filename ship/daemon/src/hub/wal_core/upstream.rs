@@ -226,6 +226,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 }
             }
             State::Live(live) => {
+                if !live.held.is_empty() {
+                    live.receiver.handle_backpressure(now);
+                }
                 if let Err(violation) = live.receiver.handle_timeout(now) {
                     return self.drop_link(io, now, violation.into());
                 }

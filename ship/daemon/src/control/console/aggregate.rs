@@ -1,0 +1,214 @@
+//! Aggregate functions.
+//!
+//! PostgreSQL: src/include/catalog/pg_aggregate.dat.
+
+use std::cmp::Ordering;
+
+use super::context::Context;
+use super::datetime::Interval;
+use super::expr::Expr;
+use super::failure::{Result, out_of_range};
+use super::numeric::Numeric;
+use super::plan::{Direction, compare_rows};
+use super::types::Type;
+use super::value::Value;
+
+/// Which aggregate it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Aggregate {
+    /// `count(*)` and `count(x)`.
+    Count,
+    Sum,
+    Avg,
+    Min,
+    Max,
+    StringAgg,
+    ArrayAgg,
+    BoolAnd,
+    BoolOr,
+}
+
+impl Aggregate {
+    /// The aggregate of that name.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "count" => Self::Count,
+            "sum" => Self::Sum,
+            "avg" => Self::Avg,
+            "min" => Self::Min,
+            "max" => Self::Max,
+            "string_agg" => Self::StringAgg,
+            "array_agg" => Self::ArrayAgg,
+            "bool_and" | "every" => Self::BoolAnd,
+            "bool_or" => Self::BoolOr,
+            _ => return None,
+        })
+    }
+
+    /// The type that its first argument is cast to and the type of its result, for an argument of
+    /// type `arg`; `None` when there is no such aggregate.
+    pub(super) fn signature(self, arg: Type) -> Option<(Type, Type)> {
+        match (self, arg) {
+            (Self::Count, Type::Unknown) => Some((Type::Text, Type::Int8)),
+            (Self::Count, arg) => Some((arg, Type::Int8)),
+            (Self::Sum, Type::Int2 | Type::Int4) => Some((arg, Type::Int8)),
+            (Self::Sum | Self::Avg, Type::Int2 | Type::Int4 | Type::Int8 | Type::Numeric) => {
+                Some((Type::Numeric, Type::Numeric))
+            }
+            (Self::Sum | Self::Avg, Type::Float8 | Type::Interval) => Some((arg, arg)),
+            (Self::Min | Self::Max, Type::Unknown | Type::Name) => Some((Type::Text, Type::Text)),
+            (Self::Min | Self::Max, Type::Bool | Type::Void | Type::Xid) => None,
+            (Self::Min | Self::Max, arg) => Some((arg, arg)),
+            (Self::StringAgg, arg) => {
+                arg.implicit_cost(Type::Text).map(|_| (Type::Text, Type::Text))
+            }
+            (Self::ArrayAgg, Type::Text | Type::Unknown) => Some((Type::Text, Type::TextArray)),
+            (Self::BoolAnd | Self::BoolOr, Type::Bool | Type::Unknown) => {
+                Some((Type::Bool, Type::Bool))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// One aggregate of a query.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct AggregateCall {
+    pub(super) aggregate: Aggregate,
+    /// `None` for `count(*)`.
+    pub(super) argument: Option<Expr>,
+    /// Of string_agg.
+    pub(super) delimiter: Option<Expr>,
+    pub(super) distinct: bool,
+    pub(super) order: Vec<(Expr, Direction)>,
+    pub(super) filter: Option<Expr>,
+    pub(super) ty: Type,
+}
+
+/// One input row of an aggregate.
+struct Input {
+    value: Value,
+    delimiter: Value,
+    sort: Vec<Value>,
+}
+
+impl AggregateCall {
+    /// The aggregate over the rows of a group.
+    pub(super) fn run<'a>(
+        &self,
+        rows: impl Iterator<Item = &'a [Value]>,
+        ctx: &Context<'_>,
+    ) -> Result<Value> {
+        let mut inputs = Vec::new();
+        for row in rows {
+            if let Some(filter) = &self.filter
+                && !filter.holds(row, ctx)?
+            {
+                continue;
+            }
+            let eval = |expr: &Option<Expr>| match expr {
+                Some(expr) => expr.eval(row, ctx),
+                None => Ok(Value::Bool(true)),
+            };
+            let value = eval(&self.argument)?;
+            // All but array_agg are blind to NULL.
+            if value.is_null() && self.aggregate != Aggregate::ArrayAgg {
+                continue;
+            }
+            let sort: Result<Vec<Value>> =
+                self.order.iter().map(|(expr, _)| expr.eval(row, ctx)).collect();
+            inputs.push(Input { value, delimiter: eval(&self.delimiter)?, sort: sort? });
+        }
+        if self.distinct {
+            let key = |input: &Input| [input.value.clone(), input.delimiter.clone()];
+            inputs.sort_by(|left, right| compare_rows(&key(left), &key(right)));
+            inputs.dedup_by(|left, right| compare_rows(&key(left), &key(right)).is_eq());
+        }
+        inputs.sort_by(|left, right| self.compare(left, right));
+        self.fold(inputs)
+    }
+
+    fn compare(&self, left: &Input, right: &Input) -> Ordering {
+        left.sort
+            .iter()
+            .zip(&right.sort)
+            .zip(&self.order)
+            .map(|((left, right), (_, direction))| direction.compare(left, right))
+            .find(|ordering| ordering.is_ne())
+            .unwrap_or(Ordering::Equal)
+    }
+
+    fn fold(&self, inputs: Vec<Input>) -> Result<Value> {
+        let count = i64::try_from(inputs.len()).unwrap_or(i64::MAX);
+        if self.aggregate == Aggregate::Count {
+            return Ok(Value::Int(count));
+        }
+        if self.aggregate == Aggregate::StringAgg {
+            return Ok(join(inputs));
+        }
+        let mut values = inputs.into_iter().map(|input| input.value);
+        if self.aggregate == Aggregate::ArrayAgg {
+            let items: Vec<Option<String>> = values
+                .map(|value| if let Value::Text(text) = value { Some(text) } else { None })
+                .collect();
+            return Ok(if items.is_empty() { Value::Null } else { Value::Array(items) });
+        }
+        let Some(first) = values.next() else { return Ok(Value::Null) };
+        let total = values.try_fold(first, |total, value| self.combine(total, value))?;
+        if self.aggregate == Aggregate::Avg { divide(total, count) } else { Ok(total) }
+    }
+
+    fn combine(&self, total: Value, value: Value) -> Result<Value> {
+        Ok(match self.aggregate {
+            Aggregate::Min if value.compare(&total).is_lt() => value,
+            Aggregate::Max if value.compare(&total).is_gt() => value,
+            Aggregate::Min | Aggregate::Max => total,
+            Aggregate::BoolAnd => Value::Bool(total == Value::Bool(true) && value == total),
+            Aggregate::BoolOr => {
+                Value::Bool(total == Value::Bool(true) || value == Value::Bool(true))
+            }
+            Aggregate::Sum | Aggregate::Avg => add(total, value)?,
+            Aggregate::Count | Aggregate::StringAgg | Aggregate::ArrayAgg => total,
+        })
+    }
+}
+
+fn join(inputs: Vec<Input>) -> Value {
+    let mut joined: Option<String> = None;
+    for input in inputs {
+        let Value::Text(text) = input.value else { continue };
+        match &mut joined {
+            None => joined = Some(text),
+            Some(joined) => {
+                if let Value::Text(delimiter) = &input.delimiter {
+                    joined.push_str(delimiter);
+                }
+                joined.push_str(&text);
+            }
+        }
+    }
+    Value::or_null(joined, Value::Text)
+}
+
+fn add(left: Value, right: Value) -> Result<Value> {
+    Ok(match (left, right) {
+        (Value::Int(left), Value::Int(right)) => {
+            Value::Int(left.checked_add(right).ok_or_else(|| out_of_range("bigint"))?)
+        }
+        (Value::Numeric(left), Value::Numeric(right)) => Value::Numeric(left.add(right)?),
+        (Value::Float(left), Value::Float(right)) => Value::Float(left + right),
+        (Value::Interval(left), Value::Interval(right)) => Value::Interval(left.add(right)?),
+        (left, right) => unreachable!("sum of {left:?} and {right:?}: not in the signatures"),
+    })
+}
+
+fn divide(total: Value, count: i64) -> Result<Value> {
+    // Zero rows have no average: the caller has answered NULL.
+    let float = || count.to_string().parse().unwrap_or(f64::NAN);
+    Ok(match total {
+        Value::Numeric(total) => Value::Numeric(total.divide(Numeric::from(count))?),
+        Value::Float(total) => Value::Float(total / float()),
+        Value::Interval(total) => Value::Interval(Interval::scale(total, 1.0 / float())?),
+        other => other,
+    })
+}

@@ -1,0 +1,392 @@
+//! The relations: PostgreSQL 15's columns, in its order and with its types.
+//!
+//! A live test compares them with a real server, so they cannot drift.
+//!
+//! PostgreSQL: src/backend/catalog/system_views.sql.
+
+use walhub_proto::lsn::{Lsn, TimelineId};
+use walhub_proto::time::Timestamp;
+
+use super::context::Context;
+use super::datetime::Interval;
+use super::parameters;
+use super::plan::Rows;
+use super::types::Type;
+use super::value::Value;
+use crate::hub::handle::{Client, SlotRow, WalReceiverRow, WalSenderRow};
+
+/// A relation of the console.
+#[derive(Debug)]
+pub(super) struct Relation {
+    pub(super) name: &'static str,
+    pub(super) columns: &'static [(&'static str, Type)],
+    /// Its rows now; each has as many values as there are columns.
+    pub(super) rows: fn(&Context<'_>) -> Rows,
+}
+
+impl PartialEq for Relation {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+/// The relation of that name.
+pub(super) fn relation(name: &str) -> Option<&'static Relation> {
+    RELATIONS.iter().find(|relation| relation.name == name)
+}
+
+/// Every relation.
+pub(super) static RELATIONS: &[Relation] = &[
+    Relation {
+        name: "pg_stat_replication",
+        columns: &[
+            ("pid", Type::Int4),
+            ("usesysid", Type::Oid),
+            ("usename", Type::Name),
+            ("application_name", Type::Text),
+            ("client_addr", Type::Inet),
+            ("client_hostname", Type::Text),
+            ("client_port", Type::Int4),
+            ("backend_start", Type::TimestampTz),
+            ("backend_xmin", Type::Xid),
+            ("state", Type::Text),
+            ("sent_lsn", Type::Lsn),
+            ("write_lsn", Type::Lsn),
+            ("flush_lsn", Type::Lsn),
+            ("replay_lsn", Type::Lsn),
+            ("write_lag", Type::Interval),
+            ("flush_lag", Type::Interval),
+            ("replay_lag", Type::Interval),
+            ("sync_priority", Type::Int4),
+            ("sync_state", Type::Text),
+            ("reply_time", Type::TimestampTz),
+        ],
+        rows: |ctx| ctx.snapshot().wal_senders.iter().map(stat_replication).collect(),
+    },
+    Relation {
+        name: "pg_stat_wal_receiver",
+        columns: &[
+            ("pid", Type::Int4),
+            ("status", Type::Text),
+            ("receive_start_lsn", Type::Lsn),
+            ("receive_start_tli", Type::Int4),
+            ("written_lsn", Type::Lsn),
+            ("flushed_lsn", Type::Lsn),
+            ("received_tli", Type::Int4),
+            ("last_msg_send_time", Type::TimestampTz),
+            ("last_msg_receipt_time", Type::TimestampTz),
+            ("latest_end_lsn", Type::Lsn),
+            ("latest_end_time", Type::TimestampTz),
+            ("slot_name", Type::Text),
+            ("sender_host", Type::Text),
+            ("sender_port", Type::Int4),
+            ("conninfo", Type::Text),
+        ],
+        rows: |ctx| ctx.snapshot().wal_receiver.iter().map(stat_wal_receiver).collect(),
+    },
+    Relation {
+        name: "pg_replication_slots",
+        columns: &[
+            ("slot_name", Type::Name),
+            ("plugin", Type::Name),
+            ("slot_type", Type::Text),
+            ("datoid", Type::Oid),
+            ("database", Type::Name),
+            ("temporary", Type::Bool),
+            ("active", Type::Bool),
+            ("active_pid", Type::Int4),
+            ("xmin", Type::Xid),
+            ("catalog_xmin", Type::Xid),
+            ("restart_lsn", Type::Lsn),
+            ("confirmed_flush_lsn", Type::Lsn),
+            ("wal_status", Type::Text),
+            ("safe_wal_size", Type::Int8),
+            ("two_phase", Type::Bool),
+        ],
+        rows: |ctx| ctx.snapshot().slots.iter().map(replication_slot).collect(),
+    },
+    Relation {
+        name: "pg_stat_activity",
+        columns: &[
+            ("datid", Type::Oid),
+            ("datname", Type::Name),
+            ("pid", Type::Int4),
+            ("leader_pid", Type::Int4),
+            ("usesysid", Type::Oid),
+            ("usename", Type::Name),
+            ("application_name", Type::Text),
+            ("client_addr", Type::Inet),
+            ("client_hostname", Type::Text),
+            ("client_port", Type::Int4),
+            ("backend_start", Type::TimestampTz),
+            ("xact_start", Type::TimestampTz),
+            ("query_start", Type::TimestampTz),
+            ("state_change", Type::TimestampTz),
+            ("wait_event_type", Type::Text),
+            ("wait_event", Type::Text),
+            ("state", Type::Text),
+            ("backend_xid", Type::Xid),
+            ("backend_xmin", Type::Xid),
+            ("query_id", Type::Int8),
+            ("query", Type::Text),
+            ("backend_type", Type::Text),
+        ],
+        rows: stat_activity,
+    },
+    Relation {
+        name: "pg_settings",
+        columns: &[
+            ("name", Type::Text),
+            ("setting", Type::Text),
+            ("unit", Type::Text),
+            ("category", Type::Text),
+            ("short_desc", Type::Text),
+            ("extra_desc", Type::Text),
+            ("context", Type::Text),
+            ("vartype", Type::Text),
+            ("source", Type::Text),
+            ("min_val", Type::Text),
+            ("max_val", Type::Text),
+            ("enumvals", Type::TextArray),
+            ("boot_val", Type::Text),
+            ("reset_val", Type::Text),
+            ("sourcefile", Type::Text),
+            ("sourceline", Type::Int4),
+            ("pending_restart", Type::Bool),
+        ],
+        rows: |ctx| parameters::all(ctx).into_iter().map(setting).collect(),
+    },
+    Relation {
+        name: "pg_database",
+        columns: &[
+            ("oid", Type::Oid),
+            ("datname", Type::Name),
+            ("datdba", Type::Oid),
+            ("encoding", Type::Int4),
+            ("datlocprovider", Type::Char),
+            ("datistemplate", Type::Bool),
+            ("datallowconn", Type::Bool),
+            ("datconnlimit", Type::Int4),
+            ("datfrozenxid", Type::Xid),
+            ("datminmxid", Type::Xid),
+            ("dattablespace", Type::Oid),
+            ("datcollate", Type::Text),
+            ("datctype", Type::Text),
+            ("daticulocale", Type::Text),
+            ("datcollversion", Type::Text),
+            // aclitem[] in PostgreSQL; always NULL here, and shown alike.
+            ("datacl", Type::TextArray),
+        ],
+        rows: database,
+    },
+];
+
+fn lsn(lsn: Option<Lsn>) -> Value {
+    Value::or_null(lsn.and_then(Lsn::valid), Value::Lsn)
+}
+
+fn time(time: Option<Timestamp>) -> Value {
+    Value::or_null(time, Value::Timestamp)
+}
+
+fn uint(value: Option<u32>) -> Value {
+    Value::or_null(value, |value| Value::Int(i64::from(value)))
+}
+
+fn text(value: Option<&str>) -> Value {
+    Value::or_null(value, Value::text_of)
+}
+
+/// A process id, which is int4 in PostgreSQL.
+pub(super) fn pid(pid: u32) -> Value {
+    Value::Int(i64::from(pid & 0x7FFF_FFFF))
+}
+
+fn timeline(tli: Option<TimelineId>) -> Value {
+    Value::or_null(tli, |tli| Value::Int(i64::from(tli.to_u32().cast_signed())))
+}
+
+/// `client_addr` and `client_port`; a unix socket has no address and port -1.
+fn address(client: &Client) -> (Value, Value) {
+    client.address.map_or((Value::Null, Value::Int(-1)), |address| {
+        (
+            Value::text_of(address.ip().to_canonical().to_string()),
+            Value::Int(i64::from(address.port())),
+        )
+    })
+}
+
+/// PostgreSQL: `pg_stat_get_wal_senders`.
+fn stat_replication(sender: &WalSenderRow) -> Vec<Value> {
+    let (client_addr, client_port) = address(&sender.client);
+    let lag = |us: Option<i64>| Value::or_null(us, |us| Value::Interval(Interval::from_micros(us)));
+    vec![
+        pid(sender.client.pid),
+        // walhub's users are in a file, and have no OID.
+        Value::Null,
+        Value::text_of(&sender.client.user),
+        Value::text_of(&sender.client.application_name),
+        client_addr,
+        Value::Null,
+        client_port,
+        Value::Timestamp(sender.client.backend_start),
+        uint(sender.backend_xmin),
+        Value::text_of(sender.state),
+        lsn(sender.sent_lsn),
+        lsn(sender.write_lsn),
+        lsn(sender.flush_lsn),
+        lsn(sender.replay_lsn),
+        lag(sender.write_lag_us),
+        lag(sender.flush_lag_us),
+        lag(sender.replay_lag_us),
+        // Without synchronous_standby_names every standby is asynchronous.
+        Value::Int(0),
+        Value::text_of("async"),
+        time(sender.reply_time),
+    ]
+}
+
+/// PostgreSQL: `pg_stat_get_wal_receiver`.
+fn stat_wal_receiver(receiver: &WalReceiverRow) -> Vec<Value> {
+    vec![
+        pid(receiver.pid),
+        Value::text_of(receiver.status),
+        lsn(receiver.receive_start_lsn),
+        timeline(receiver.receive_start_tli),
+        lsn(receiver.written_lsn),
+        lsn(receiver.flushed_lsn),
+        timeline(receiver.received_tli),
+        time(receiver.last_msg_send_time),
+        time(receiver.last_msg_receipt_time),
+        lsn(receiver.latest_end_lsn),
+        time(receiver.latest_end_time),
+        text(receiver.slot_name.as_deref()),
+        text(receiver.sender_host.as_deref()),
+        Value::or_null(receiver.sender_port, |port| Value::Int(i64::from(port))),
+        Value::text_of(&receiver.conninfo),
+    ]
+}
+
+/// PostgreSQL: `pg_get_replication_slots`.
+fn replication_slot(slot: &SlotRow) -> Vec<Value> {
+    vec![
+        Value::text_of(&slot.slot_name),
+        Value::Null,
+        Value::text_of("physical"),
+        Value::Null,
+        Value::Null,
+        Value::Bool(slot.temporary),
+        Value::Bool(slot.active_pid.is_some()),
+        Value::or_null(slot.active_pid, pid),
+        uint(slot.xmin),
+        uint(slot.catalog_xmin),
+        lsn(slot.restart_lsn),
+        Value::Null,
+        text(slot.wal_status),
+        Value::or_null(slot.safe_wal_size, Value::Int),
+        Value::Bool(false),
+    ]
+}
+
+/// The walreceiver, the walsenders and the asking session itself.
+fn stat_activity(ctx: &Context<'_>) -> Rows {
+    let row = |client: Option<&Client>, process: u32, kind: &str| {
+        let (client_addr, client_port) = client.map_or((Value::Null, Value::Null), address);
+        vec![
+            Value::Null,
+            Value::Null,
+            pid(process),
+            Value::Null,
+            Value::Null,
+            text(client.map(|client| &*client.user)),
+            text(Some(client.map_or("", |client| &client.application_name))),
+            client_addr,
+            Value::Null,
+            client_port,
+            time(client.map(|client| client.backend_start)),
+            Value::Null,
+            Value::Null,
+            Value::Null,
+            Value::Null,
+            Value::Null,
+            text(client.map(|_| "active")),
+            Value::Null,
+            Value::Null,
+            Value::Null,
+            Value::text_of(""),
+            Value::text_of(kind),
+        ]
+    };
+    let snapshot = ctx.snapshot();
+    let mut rows: Rows = Vec::new();
+    rows.extend(snapshot.wal_receiver.iter().map(|it| row(None, it.pid, "walreceiver")));
+    rows.extend(snapshot.wal_senders.iter().map(|sender| {
+        let mut values = row(Some(&sender.client), sender.client.pid, "walsender");
+        set(&mut values, "backend_xmin", uint(sender.backend_xmin));
+        values
+    }));
+    let mut own = row(Some(ctx.client), ctx.client.pid, "client backend");
+    set(&mut own, "datname", Value::text_of(ctx.database));
+    set(&mut own, "application_name", text(ctx.show_opt("application_name").as_deref()));
+    set(&mut own, "xact_start", Value::Timestamp(ctx.transaction_start));
+    set(&mut own, "query_start", Value::Timestamp(ctx.statement_start));
+    set(&mut own, "state_change", Value::Timestamp(ctx.statement_start));
+    set(&mut own, "query", Value::text_of(ctx.query));
+    rows.push(own);
+    rows
+}
+
+fn set(values: &mut [Value], column: &str, value: Value) {
+    let columns = relation("pg_stat_activity").map_or(&[][..], |relation| relation.columns);
+    let index = columns.iter().position(|(name, _)| *name == column);
+    if let Some(slot) = index.and_then(|index| values.get_mut(index)) {
+        *slot = value;
+    }
+}
+
+fn setting(row: super::SettingRow) -> Vec<Value> {
+    let optional = |value: Option<String>| Value::or_null(value, Value::Text);
+    vec![
+        Value::Text(row.name),
+        optional(row.setting),
+        optional(row.unit),
+        Value::Text(row.category),
+        Value::Text(row.short_desc),
+        Value::Null,
+        Value::Text(row.context),
+        Value::Text(row.vartype),
+        Value::Text(row.source),
+        optional(row.min_val),
+        optional(row.max_val),
+        Value::or_null(row.enumvals, |values| Value::Array(values.into_iter().map(Some).collect())),
+        optional(row.boot_val),
+        optional(row.reset_val),
+        Value::Null,
+        Value::Null,
+        Value::Bool(row.pending_restart),
+    ]
+}
+
+/// walhub has no databases; a client must name one, and finds the one that it named.
+fn database(ctx: &Context<'_>) -> Rows {
+    vec![vec![
+        // PostgreSQL's Template1DbOid, the first database of every cluster.
+        Value::Int(1),
+        Value::text_of(ctx.database),
+        Value::Int(10),
+        // PG_UTF8.
+        Value::Int(6),
+        Value::text_of("c"),
+        Value::Bool(false),
+        Value::Bool(true),
+        Value::Int(-1),
+        Value::Null,
+        Value::Null,
+        Value::Null,
+        Value::text_of("C"),
+        Value::text_of("C"),
+        Value::Null,
+        Value::Null,
+        Value::Null,
+    ]]
+}

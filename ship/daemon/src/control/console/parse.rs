@@ -1,0 +1,263 @@
+//! From query text to statements: tokens first, then the grammar.
+//!
+//! The text is cut at semicolons and its size is bounded in tokens before any tree is built, so
+//! that no text, however crooked, can make a deep or a large one.
+
+use sqlparser::ast;
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::keywords::Keyword;
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
+use walhub_proto::sqlstate::SqlState;
+
+use super::failure::{
+    Failure, PROGRAM_LIMIT_EXCEEDED, Result, STATEMENT_TOO_COMPLEX, fail, unsupported,
+};
+use super::utility::{self, Utility};
+
+/// Bytes of one query text.
+const QUERY_LEN_MAX: usize = 256 << 10;
+/// Tokens of one statement: bounds the depth of its tree, whose drop is recursive.
+const TOKENS_MAX: usize = 4000;
+/// Nesting of parentheses and the like.
+const NESTING_MAX: usize = 64;
+
+/// A statement as it was written.
+#[derive(Debug)]
+pub(super) enum Parsed {
+    Query(Box<ast::Query>),
+    Utility(Utility),
+    /// A command that PostgreSQL has and the console has not.
+    Unsupported(String),
+}
+
+/// The statements of a query text. PostgreSQL: `pg_parse_query`.
+pub(super) fn parse(sql: &str) -> Result<Vec<Parsed>> {
+    if sql.len() > QUERY_LEN_MAX {
+        return Err(fail(
+            PROGRAM_LIMIT_EXCEEDED,
+            format!("query text of {} bytes is longer than {QUERY_LEN_MAX}", sql.len()),
+        ));
+    }
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql)
+        .tokenize_with_location()
+        .map_err(|error| unterminated(sql, &error.message, error.location))?;
+    let significant: Vec<TokenWithSpan> = tokens
+        .into_iter()
+        .filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF))
+        .collect();
+    significant
+        .split(|token| token.token == Token::SemiColon)
+        .filter(|statement| !statement.is_empty())
+        .map(|statement| parse_statement(sql, statement))
+        .collect()
+}
+
+fn parse_statement(sql: &str, tokens: &[TokenWithSpan]) -> Result<Parsed> {
+    if tokens.len() > TOKENS_MAX {
+        return Err(fail(
+            STATEMENT_TOO_COMPLEX,
+            format!("statement of {} tokens is longer than {TOKENS_MAX}", tokens.len()),
+        ));
+    }
+    if let Some(utility) = utility::parse(sql, tokens)? {
+        return Ok(Parsed::Utility(utility));
+    }
+    let dialect = PostgreSqlDialect {};
+    let mut parser = Parser::new(&dialect)
+        .with_recursion_limit(NESTING_MAX)
+        .with_tokens_with_locations(tokens.to_vec());
+    let first = tokens.first().map(|token| token.token.to_string().to_ascii_uppercase());
+    match parser.parse_statement() {
+        Ok(statement) => {
+            let rest = parser.peek_token();
+            if rest.token != Token::EOF {
+                return Err(syntax_error(sql, Some(&rest)));
+            }
+            Ok(match statement {
+                ast::Statement::Query(query) => Parsed::Query(query),
+                _ => Parsed::Unsupported(first.unwrap_or_default()),
+            })
+        }
+        Err(sqlparser::parser::ParserError::RecursionLimitExceeded) => {
+            Err(fail(STATEMENT_TOO_COMPLEX, "stack depth limit exceeded"))
+        }
+        Err(error) => match (is_command(tokens), first) {
+            (true, Some(first)) => Ok(Parsed::Unsupported(first)),
+            _ => {
+                // The parser tells where it stopped only inside its message.
+                let at = error_location(&error.to_string());
+                let found = at.and_then(|at| tokens.iter().find(|token| token.span.start == at));
+                Err(syntax_error(sql, found))
+            }
+        },
+    }
+}
+
+/// Whether the statement begins like a command that PostgreSQL has.
+fn is_command(tokens: &[TokenWithSpan]) -> bool {
+    let Some(Token::Word(word)) = tokens.first().map(|token| &token.token) else { return false };
+    let name = word.value.to_ascii_lowercase();
+    word.quote_style.is_none()
+        && [
+            "alter",
+            "analyze",
+            "call",
+            "checkpoint",
+            "cluster",
+            "comment",
+            "copy",
+            "create",
+            "declare",
+            "delete",
+            "do",
+            "drop",
+            "execute",
+            "explain",
+            "fetch",
+            "grant",
+            "import",
+            "insert",
+            "load",
+            "lock",
+            "merge",
+            "move",
+            "notify",
+            "prepare",
+            "reassign",
+            "refresh",
+            "reindex",
+            "revoke",
+            "security",
+            "truncate",
+            "update",
+            "vacuum",
+            "values",
+            "table",
+        ]
+        .contains(&name.as_str())
+}
+
+/// Reads `Line: 1, Column: 8` at the end of a parser's message.
+fn error_location(message: &str) -> Option<Location> {
+    let (line, column) = message.rsplit_once("Line: ")?.1.split_once(", Column: ")?;
+    Some(Location { line: line.parse().ok()?, column: column.trim().parse().ok()? })
+}
+
+/// PostgreSQL: `scanner_yyerror`.
+pub(super) fn syntax_error(sql: &str, found: Option<&TokenWithSpan>) -> Failure {
+    match found {
+        Some(token) if token.token != Token::EOF => {
+            let text = text_of(sql, token);
+            let message = format!("syntax error at or near \"{text}\"");
+            at(fail(SqlState::SYNTAX_ERROR, message), sql, token.span.start)
+        }
+        _ => {
+            let mut failure = fail(SqlState::SYNTAX_ERROR, "syntax error at end of input");
+            failure.position = Some(sql.chars().count() + 1);
+            failure
+        }
+    }
+}
+
+fn unterminated(sql: &str, message: &str, location: Location) -> Failure {
+    let what = match message {
+        _ if message.contains("comment") => "unterminated /* comment",
+        _ if message.contains("dollar") => "unterminated dollar-quoted string",
+        _ if message.contains("close delimiter") => "unterminated quoted identifier",
+        _ if message.contains("string literal") => "unterminated quoted string",
+        _ => "syntax error",
+    };
+    let rest = byte_offset(sql, location).and_then(|at| sql.get(at..)).unwrap_or_default();
+    at(fail(SqlState::SYNTAX_ERROR, format!("{what} at or near \"{rest}\"")), sql, location)
+}
+
+/// The text of a token as it was written.
+pub(super) fn text_of<'a>(sql: &'a str, token: &TokenWithSpan) -> &'a str {
+    let (start, end) = (byte_offset(sql, token.span.start), byte_offset(sql, token.span.end));
+    start.zip(end).and_then(|(start, end)| sql.get(start..end)).unwrap_or_default()
+}
+
+/// Says where in the query text the failure is.
+pub(super) fn at(mut failure: Failure, sql: &str, location: Location) -> Failure {
+    let characters = byte_offset(sql, location).and_then(|at| sql.get(..at));
+    failure.position = characters.map(|before| before.chars().count() + 1);
+    failure
+}
+
+/// Lines and columns count from one, columns in characters; line zero is nowhere.
+fn byte_offset(sql: &str, location: Location) -> Option<usize> {
+    let line = usize::try_from(location.line.checked_sub(1)?).ok()?;
+    let column = usize::try_from(location.column.checked_sub(1)?).ok()?;
+    let start = match line.checked_sub(1) {
+        None => 0,
+        Some(newlines) => sql.match_indices('\n').nth(newlines)?.0 + 1,
+    };
+    let rest = sql.get(start..)?;
+    let offset = rest.char_indices().map(|(at, _)| at).chain([rest.len()]).nth(column)?;
+    Some(start + offset)
+}
+
+/// The error for a statement that is parsed and not run.
+pub(super) fn unsupported_command(name: &str) -> Failure {
+    unsupported(format_args!("command {name}"))
+}
+
+/// Whether a token is that keyword, unquoted.
+pub(super) fn is_keyword(token: &TokenWithSpan, keyword: Keyword) -> bool {
+    matches!(&token.token, Token::Word(word) if word.quote_style.is_none() && word.keyword == keyword)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(sql: &str) -> (String, Option<usize>) {
+        let failure = parse(sql).unwrap_err();
+        assert_eq!(failure.sqlstate.0, "42601");
+        (failure.message.clone(), failure.position)
+    }
+
+    /// Each was answered so by PostgreSQL 15.
+    #[test]
+    fn syntax_errors_point_where_postgres_points() {
+        let near = |text: &str| format!("syntax error at or near \"{text}\"");
+        assert_eq!(error("SELEC 1"), (near("SELEC"), Some(1)));
+        assert_eq!(error("select 1 from"), ("syntax error at end of input".to_owned(), Some(14)));
+        assert_eq!(error("select '\u{e9}',\n  from x where )").0, near("from"));
+        assert_eq!(error("select 1 1"), (near("1"), Some(10)));
+        assert_eq!(
+            error("select 'abc"),
+            ("unterminated quoted string at or near \"'abc\"".to_owned(), Some(8))
+        );
+    }
+
+    #[test]
+    fn statements_are_split_at_semicolons() {
+        assert_eq!(parse("").unwrap().len(), 0);
+        assert_eq!(parse(" ; -- nothing\n;").unwrap().len(), 0);
+        assert_eq!(parse("select ';'; begin; select 2;").unwrap().len(), 3);
+    }
+
+    #[test]
+    fn trees_are_bounded() {
+        for sql in [
+            format!("select 1{}", "+1".repeat(100_000)),
+            format!("select {}1{}", "(".repeat(5000), ")".repeat(5000)),
+            format!("select 1{}", " is null".repeat(1999)),
+            format!("select {}1", "- ".repeat(3000)),
+            format!("select 1{}", "::text".repeat(1300)),
+            format!("select {}1{}", "abs(".repeat(900), ")".repeat(900)),
+            format!("select {}1{}", "(select ".repeat(900), ")".repeat(900)),
+            format!("select 1{}", " notnull".repeat(3900)),
+            format!("select {}1", "not ".repeat(3900)),
+            format!("select {}1", "case when ".repeat(1900)),
+        ] {
+            // Whatever the answer is, it is one.
+            let _ = parse(&sql);
+        }
+        let failure = parse(&format!("select 1{}", "+1".repeat(2000))).unwrap_err();
+        assert_eq!(failure.sqlstate.0, "54001");
+        assert_eq!(parse(&" ".repeat(300_000)).unwrap_err().sqlstate.0, "54000");
+    }
+}

@@ -1,0 +1,125 @@
+//! A statement from its text to its result.
+//!
+//! Not here: the messages around it (`session`), what transactions are (`transaction`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use walhub_proto::sqlstate::SqlState;
+
+use super::bind::Binder;
+use super::context::Context;
+use super::failure::{Result, fail};
+use super::parameters;
+use super::parse::{self, Parsed};
+use super::plan::{Plan, Rows};
+use super::types::Type;
+use super::utility::Utility;
+use super::value::Value;
+
+/// A statement whose names and types are resolved.
+#[derive(Clone, Debug)]
+pub(super) enum Statement {
+    /// Nothing but space and comments.
+    Empty,
+    Query(Arc<Plan>),
+    Utility(Utility),
+}
+
+/// A statement, its parameters and its text.
+#[derive(Clone, Debug)]
+pub(super) struct Prepared {
+    pub(super) statement: Statement,
+    pub(super) sql: Arc<str>,
+    /// Declared OID and type of each parameter.
+    pub(super) parameters: Vec<(u32, Type)>,
+}
+
+/// Resolves a statement. `declared` are the parameter types that the client gave, 0 for none.
+pub(super) fn prepare(
+    parsed: Option<Parsed>,
+    sql: &Arc<str>,
+    declared: &[u32],
+) -> Result<Prepared> {
+    let mut types = Vec::with_capacity(declared.len());
+    for oid in declared {
+        types.push(Type::from_oid(*oid).ok_or_else(|| {
+            super::failure::unsupported(format_args!("a parameter of the type with OID {oid}"))
+        })?);
+    }
+    let mut binder = Binder { sql, params: types, ctes: BTreeMap::new(), depth: 0 };
+    let statement = match parsed {
+        None => Statement::Empty,
+        Some(Parsed::Query(query)) => Statement::Query(Arc::new(binder.bind_query(&query)?)),
+        Some(Parsed::Utility(utility)) => Statement::Utility(utility),
+        Some(Parsed::Unsupported(name)) => return Err(parse::unsupported_command(&name)),
+    };
+    let parameters = binder.params.iter().enumerate().map(|(index, ty)| {
+        let ty = if *ty == Type::Unknown { Type::Text } else { *ty };
+        let oid = declared.get(index).copied().filter(|oid| *oid != 0 && *oid != 705);
+        (oid.unwrap_or_else(|| ty.oid()), ty)
+    });
+    Ok(Prepared { parameters: parameters.collect(), statement, sql: sql.clone() })
+}
+
+impl Prepared {
+    /// Names and types of the result's columns; `None` when there is no result.
+    pub(super) fn columns(&self) -> Option<Vec<(String, Type)>> {
+        match &self.statement {
+            Statement::Query(plan) => {
+                Some(plan.columns().map(|(name, ty)| (name.to_owned(), ty)).collect())
+            }
+            Statement::Utility(Utility::Show(Some(name))) => {
+                Some(vec![(parameters::canonical_name(name), Type::Text)])
+            }
+            Statement::Utility(Utility::Show(None)) => {
+                let columns = ["name", "setting", "description"];
+                Some(columns.map(|name| (name.to_owned(), Type::Text)).to_vec())
+            }
+            Statement::Utility(_) | Statement::Empty => None,
+        }
+    }
+
+    /// Whether it may run in a failed transaction. PostgreSQL: `IsTransactionExitStmt`.
+    pub(super) const fn ends_transaction(&self) -> bool {
+        matches!(
+            self.statement,
+            Statement::Utility(
+                Utility::Commit { .. } | Utility::Rollback { .. } | Utility::RollbackTo(_)
+            )
+        )
+    }
+}
+
+/// Whether a parsed statement may run in a failed transaction.
+pub(super) const fn may_end_transaction(parsed: Option<&Parsed>) -> bool {
+    matches!(
+        parsed,
+        None | Some(Parsed::Utility(
+            Utility::Commit { .. } | Utility::Rollback { .. } | Utility::RollbackTo(_)
+        ))
+    )
+}
+
+/// The rows of SHOW.
+pub(super) fn show(ctx: &Context<'_>, name: Option<&str>) -> Result<Rows> {
+    match name {
+        Some(name) => Ok(vec![vec![Value::Text(ctx.show(name)?)]]),
+        None => Ok(parameters::all(ctx)
+            .into_iter()
+            .map(|row| {
+                let shown = ctx.show_opt(&row.name);
+                let shown = Value::or_null(shown, Value::Text);
+                vec![Value::Text(row.name), shown, Value::Text(row.short_desc)]
+            })
+            .collect()),
+    }
+}
+
+/// The error for a statement in a failed transaction.
+pub(super) fn aborted() -> super::failure::Failure {
+    fail(
+        SqlState::IN_FAILED_SQL_TRANSACTION,
+        "current transaction is aborted, commands ignored until end of transaction block",
+    )
+}

@@ -1,0 +1,1 @@
+//! Against a real PostgreSQL 15 and a real psql.

@@ -1,0 +1,163 @@
+//! Transactions: a state, and the parameters to go back to.
+//!
+//! Nothing here changes data, so a transaction is what a client sees of one: tags, warnings,
+//! `now()`, and SET that a ROLLBACK takes back.
+//!
+//! PostgreSQL: src/backend/access/transam/xact.c.
+
+use walhub_proto::sqlstate::SqlState;
+use walhub_proto::wire::backend::{Report, Severity};
+
+use super::failure::{
+    ACTIVE_SQL_TRANSACTION, INVALID_SAVEPOINT, NO_ACTIVE_SQL_TRANSACTION, PROGRAM_LIMIT_EXCEEDED,
+    Result, fail,
+};
+use super::parameters::Parameters;
+
+/// Savepoints of one transaction.
+const SAVEPOINTS_MAX: usize = 64;
+
+/// A transaction block.
+struct Block {
+    failed: bool,
+    /// What ROLLBACK goes back to.
+    before: Parameters,
+    /// What COMMIT goes on with: SET LOCAL is not in it.
+    after: Parameters,
+    savepoints: Vec<(String, Parameters, Parameters)>,
+}
+
+/// The session's transaction, if there is one.
+#[derive(Default)]
+pub(super) struct Transaction {
+    block: Option<Block>,
+}
+
+/// The tag of a command that ran, and what to warn of.
+pub(super) type Done = (&'static str, Option<Report>);
+
+fn warning(sqlstate: SqlState, message: &str) -> Report {
+    Report::new(Severity::Warning, sqlstate, message)
+}
+
+impl Transaction {
+    /// The letter of ReadyForQuery.
+    pub(super) fn status(&self) -> u8 {
+        match &self.block {
+            None => b'I',
+            Some(block) if block.failed => b'E',
+            Some(_) => b'T',
+        }
+    }
+
+    /// Whether there is a transaction block.
+    pub(super) const fn is_open(&self) -> bool {
+        self.block.is_some()
+    }
+
+    /// Whether every statement but its end is refused.
+    pub(super) fn is_failed(&self) -> bool {
+        self.block.as_ref().is_some_and(|block| block.failed)
+    }
+
+    /// A statement failed.
+    pub(super) fn fail(&mut self) {
+        if let Some(block) = &mut self.block {
+            block.failed = true;
+        }
+    }
+
+    /// BEGIN. PostgreSQL: `BeginTransactionBlock`.
+    pub(super) fn begin(&mut self, start: bool, parameters: &Parameters) -> Done {
+        let tag = if start { "START TRANSACTION" } else { "BEGIN" };
+        if self.block.is_some() {
+            let message = "there is already a transaction in progress";
+            return (tag, Some(warning(ACTIVE_SQL_TRANSACTION, message)));
+        }
+        self.block = Some(Block {
+            failed: false,
+            before: parameters.clone(),
+            after: parameters.clone(),
+            savepoints: Vec::new(),
+        });
+        (tag, None)
+    }
+
+    /// COMMIT or ROLLBACK. PostgreSQL: `EndTransactionBlock`, `UserAbortTransactionBlock`.
+    pub(super) fn end(
+        &mut self,
+        commit: bool,
+        chain: bool,
+        parameters: &mut Parameters,
+    ) -> Result<Done> {
+        let tag = if commit { "COMMIT" } else { "ROLLBACK" };
+        let Some(block) = self.block.take() else {
+            if chain {
+                let message = format!("{tag} AND CHAIN can only be used in transaction blocks");
+                return Err(fail(NO_ACTIVE_SQL_TRANSACTION, message));
+            }
+            let message = "there is no transaction in progress";
+            return Ok((tag, Some(warning(NO_ACTIVE_SQL_TRANSACTION, message))));
+        };
+        let commits = commit && !block.failed;
+        *parameters = if commits { block.after } else { block.before };
+        parameters.end_transaction();
+        if chain {
+            self.begin(false, parameters);
+        }
+        Ok((if commits { "COMMIT" } else { "ROLLBACK" }, None))
+    }
+
+    /// SET outlives the transaction, when it commits.
+    pub(super) fn keep(&mut self, change: impl Fn(&mut Parameters)) {
+        if let Some(block) = &mut self.block {
+            change(&mut block.after);
+        }
+    }
+
+    fn block(&mut self, command: &str) -> Result<&mut Block> {
+        self.block.as_mut().ok_or_else(|| {
+            let message = format!("{command} can only be used in transaction blocks");
+            fail(NO_ACTIVE_SQL_TRANSACTION, message)
+        })
+    }
+
+    /// SAVEPOINT.
+    pub(super) fn savepoint(&mut self, name: &str, parameters: &Parameters) -> Result<Done> {
+        let block = self.block("SAVEPOINT")?;
+        if block.savepoints.len() >= SAVEPOINTS_MAX {
+            let message = format!("a transaction may have {SAVEPOINTS_MAX} savepoints");
+            return Err(fail(PROGRAM_LIMIT_EXCEEDED, message));
+        }
+        block.savepoints.push((name.to_owned(), parameters.clone(), block.after.clone()));
+        Ok(("SAVEPOINT", None))
+    }
+
+    /// RELEASE SAVEPOINT.
+    pub(super) fn release(&mut self, name: &str) -> Result<Done> {
+        let block = self.block("RELEASE SAVEPOINT")?;
+        let index = find(&block.savepoints, name)?;
+        block.savepoints.truncate(index);
+        Ok(("RELEASE", None))
+    }
+
+    /// ROLLBACK TO SAVEPOINT.
+    pub(super) fn rollback_to(&mut self, name: &str, parameters: &mut Parameters) -> Result<Done> {
+        let block = self.block("ROLLBACK TO SAVEPOINT")?;
+        let index = find(&block.savepoints, name)?;
+        block.savepoints.truncate(index + 1);
+        if let Some((_, now, after)) = block.savepoints.last() {
+            parameters.clone_from(now);
+            block.after.clone_from(after);
+        }
+        block.failed = false;
+        Ok(("ROLLBACK", None))
+    }
+}
+
+fn find(savepoints: &[(String, Parameters, Parameters)], name: &str) -> Result<usize> {
+    savepoints
+        .iter()
+        .rposition(|(known, ..)| known == name)
+        .ok_or_else(|| fail(INVALID_SAVEPOINT, format!("savepoint \"{name}\" does not exist")))
+}

@@ -1,0 +1,295 @@
+//! Statements that are not queries: transactions, SET, SHOW, and the like.
+//!
+//! They are read from tokens: their grammar is a list of words, and PostgreSQL's is not that of
+//! other databases.
+
+use sqlparser::tokenizer::{Token, TokenWithSpan};
+
+use super::failure::Result;
+use super::parse::{syntax_error, text_of};
+
+/// A statement that is not a query.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Utility {
+    Begin {
+        start: bool,
+        modes: Vec<Mode>,
+    },
+    Commit {
+        chain: bool,
+    },
+    Rollback {
+        chain: bool,
+    },
+    Savepoint(String),
+    Release(String),
+    RollbackTo(String),
+    /// `None` is DEFAULT.
+    Set {
+        name: String,
+        value: Option<String>,
+        local: bool,
+    },
+    /// SET TRANSACTION, or SET SESSION CHARACTERISTICS.
+    SetModes {
+        modes: Vec<Mode>,
+        session: bool,
+    },
+    /// `None` is ALL.
+    Reset(Option<String>),
+    /// `None` is ALL.
+    Show(Option<String>),
+    Discard(&'static str),
+    /// `None` is ALL.
+    Deallocate(Option<String>),
+    /// `None` is ALL.
+    Close(Option<String>),
+    Unlisten,
+}
+
+/// A mode of a transaction: a parameter and its value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Mode {
+    pub(super) name: &'static str,
+    pub(super) value: &'static str,
+}
+
+struct Words<'a> {
+    sql: &'a str,
+    tokens: &'a [TokenWithSpan],
+    next: usize,
+}
+
+impl<'a> Words<'a> {
+    fn peek(&self) -> Option<&'a Token> {
+        self.tokens.get(self.next).map(|token| &token.token)
+    }
+
+    /// Takes the next token if it is that word, in any case and without quotes.
+    fn accept(&mut self, wanted: &str) -> bool {
+        let found = matches!(self.peek(), Some(Token::Word(word))
+            if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(wanted));
+        self.next += usize::from(found);
+        found
+    }
+
+    /// Takes all the words, or none.
+    fn accept_all(&mut self, wanted: &[&str]) -> bool {
+        let start = self.next;
+        let all = wanted.iter().all(|word| self.accept(word));
+        if !all {
+            self.next = start;
+        }
+        all
+    }
+
+    fn expect(&mut self, wanted: &str) -> Result<()> {
+        if self.accept(wanted) { Ok(()) } else { Err(self.error()) }
+    }
+
+    fn error(&self) -> super::failure::Failure {
+        syntax_error(self.sql, self.tokens.get(self.next))
+    }
+
+    fn end<T>(&self, value: T) -> Result<Option<T>> {
+        if self.next == self.tokens.len() { Ok(Some(value)) } else { Err(self.error()) }
+    }
+
+    /// A name, folded to lower case unless quoted.
+    fn name(&mut self) -> Result<String> {
+        let Some(Token::Word(word)) = self.peek() else { return Err(self.error()) };
+        self.next += 1;
+        Ok(match word.quote_style {
+            Some(_) => word.value.clone(),
+            None => word.value.to_ascii_lowercase(),
+        })
+    }
+
+    /// The name of a parameter, with its dots.
+    fn parameter(&mut self) -> Result<String> {
+        let mut name = self.name()?;
+        while self.peek() == Some(&Token::Period) {
+            self.next += 1;
+            name = format!("{name}.{}", self.name()?);
+        }
+        Ok(name)
+    }
+
+    /// One value of SET. PostgreSQL: `var_value`.
+    fn value(&mut self) -> Result<String> {
+        let negative = self.peek() == Some(&Token::Minus);
+        if negative || self.peek() == Some(&Token::Plus) {
+            self.next += 1;
+        }
+        let Some(token) = self.tokens.get(self.next) else { return Err(self.error()) };
+        let text = match &token.token {
+            Token::Number(number, _) => number.clone(),
+            Token::SingleQuotedString(text) | Token::EscapedStringLiteral(text) => text.clone(),
+            Token::Word(word) if word.quote_style.is_some() => word.value.clone(),
+            Token::Word(_) => text_of(self.sql, token).to_ascii_lowercase(),
+            _ => return Err(self.error()),
+        };
+        self.next += 1;
+        Ok(if negative { format!("-{text}") } else { text })
+    }
+
+    fn modes(&mut self) -> Result<Vec<Mode>> {
+        let mut modes = Vec::new();
+        while self.peek().is_some() {
+            let mode = |name, value| Mode { name, value };
+            modes.push(if self.accept_all(&["isolation", "level"]) {
+                let level = if self.accept("serializable") {
+                    "serializable"
+                } else if self.accept_all(&["repeatable", "read"]) {
+                    "repeatable read"
+                } else if self.accept_all(&["read", "committed"]) {
+                    "read committed"
+                } else if self.accept_all(&["read", "uncommitted"]) {
+                    "read uncommitted"
+                } else {
+                    return Err(self.error());
+                };
+                mode("transaction_isolation", level)
+            } else if self.accept_all(&["read", "only"]) {
+                mode("transaction_read_only", "on")
+            } else if self.accept_all(&["read", "write"]) {
+                mode("transaction_read_only", "off")
+            } else if self.accept("deferrable") {
+                mode("transaction_deferrable", "on")
+            } else if self.accept_all(&["not", "deferrable"]) {
+                mode("transaction_deferrable", "off")
+            } else {
+                return Err(self.error());
+            });
+            if self.peek() == Some(&Token::Comma) {
+                self.next += 1;
+            }
+        }
+        Ok(modes)
+    }
+
+    /// `[WORK | TRANSACTION] [AND [NO] CHAIN]`
+    fn chain(&mut self) -> Result<bool> {
+        let _ = self.accept("work") || self.accept("transaction");
+        if !self.accept("and") {
+            return Ok(false);
+        }
+        let chain = !self.accept("no");
+        self.expect("chain")?;
+        Ok(chain)
+    }
+
+    fn set(&mut self) -> Result<Utility> {
+        if self.accept_all(&["session", "characteristics", "as", "transaction"]) {
+            return Ok(Utility::SetModes { modes: self.modes()?, session: true });
+        }
+        if self.accept("transaction") {
+            return Ok(Utility::SetModes { modes: self.modes()?, session: false });
+        }
+        let local = self.accept("local");
+        if !local {
+            self.accept("session");
+        }
+        if self.accept_all(&["time", "zone"]) {
+            let value = if self.accept("local") || self.accept("default") {
+                None
+            } else {
+                Some(self.value()?)
+            };
+            return Ok(Utility::Set { name: "timezone".to_owned(), value, local });
+        }
+        if self.accept("names") {
+            let value = if self.accept("default") { None } else { Some(self.value()?) };
+            return Ok(Utility::Set { name: "client_encoding".to_owned(), value, local });
+        }
+        let name = self.parameter()?;
+        if self.peek() == Some(&Token::Eq) {
+            self.next += 1;
+        } else {
+            self.expect("to")?;
+        }
+        if self.accept("default") {
+            return Ok(Utility::Set { name, value: None, local });
+        }
+        let mut values = vec![self.value()?];
+        while self.peek() == Some(&Token::Comma) {
+            self.next += 1;
+            values.push(self.value()?);
+        }
+        Ok(Utility::Set { name, value: Some(values.join(", ")), local })
+    }
+
+    /// A parameter of SHOW or RESET; `None` is ALL.
+    fn parameter_or_all(&mut self) -> Result<Option<String>> {
+        if self.accept("all") {
+            Ok(None)
+        } else if self.accept_all(&["time", "zone"]) {
+            Ok(Some("timezone".to_owned()))
+        } else if self.accept_all(&["transaction", "isolation", "level"]) {
+            Ok(Some("transaction_isolation".to_owned()))
+        } else if self.accept_all(&["session", "authorization"]) {
+            Ok(Some("session_authorization".to_owned()))
+        } else {
+            self.parameter().map(Some)
+        }
+    }
+
+    fn name_or_all(&mut self) -> Result<Option<String>> {
+        if self.accept("all") { Ok(None) } else { self.name().map(Some) }
+    }
+}
+
+/// Reads a utility statement; `None` when the tokens are not one.
+pub(super) fn parse(sql: &str, tokens: &[TokenWithSpan]) -> Result<Option<Utility>> {
+    let mut words = Words { sql, tokens, next: 0 };
+    let utility = if words.accept("begin") {
+        let _ = words.accept("work") || words.accept("transaction");
+        Utility::Begin { start: false, modes: words.modes()? }
+    } else if words.accept_all(&["start", "transaction"]) {
+        Utility::Begin { start: true, modes: words.modes()? }
+    } else if words.accept("commit") || words.accept("end") {
+        Utility::Commit { chain: words.chain()? }
+    } else if words.accept("rollback") {
+        let _ = words.accept("work") || words.accept("transaction");
+        if words.accept("to") {
+            words.accept("savepoint");
+            Utility::RollbackTo(words.name()?)
+        } else {
+            Utility::Rollback { chain: words.chain()? }
+        }
+    } else if words.accept("abort") {
+        Utility::Rollback { chain: words.chain()? }
+    } else if words.accept("savepoint") {
+        Utility::Savepoint(words.name()?)
+    } else if words.accept("release") {
+        words.accept("savepoint");
+        Utility::Release(words.name()?)
+    } else if words.accept("set") {
+        words.set()?
+    } else if words.accept("reset") {
+        Utility::Reset(words.parameter_or_all()?)
+    } else if words.accept("show") {
+        Utility::Show(words.parameter_or_all()?)
+    } else if words.accept("discard") {
+        let targets = ["all", "plans", "sequences", "temporary", "temp"];
+        let tags = ["ALL", "PLANS", "SEQUENCES", "TEMP", "TEMP"];
+        let target = targets.iter().zip(tags).find(|(target, _)| words.accept(target));
+        Utility::Discard(target.ok_or_else(|| words.error())?.1)
+    } else if words.accept("deallocate") {
+        words.accept("prepare");
+        Utility::Deallocate(words.name_or_all()?)
+    } else if words.accept("close") {
+        Utility::Close(words.name_or_all()?)
+    } else if words.accept("unlisten") {
+        // Nobody can LISTEN here, so every channel is already forgotten.
+        if words.peek() == Some(&Token::Mul) {
+            words.next += 1;
+        } else {
+            words.name()?;
+        }
+        Utility::Unlisten
+    } else {
+        return Ok(None);
+    };
+    words.end(utility)
+}
