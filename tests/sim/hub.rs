@@ -28,7 +28,6 @@ use crate::answers::{self, Asked, Talk};
 use crate::disk::SimFs;
 use crate::io::{SimIo, SimWaker};
 use crate::net::{End, SimConn};
-use crate::rng::Rng;
 use crate::world::{Actor, CoreKey, Event, World};
 
 /// Where a hub's data directory is, on its own disk.
@@ -96,16 +95,15 @@ pub(crate) struct HubMachine {
     /// Highest flush position that any life published.
     pub(crate) flushed: Lsn,
     published: [Lsn; 3],
-    pub(crate) rng: Rng,
 }
 
 impl HubMachine {
-    pub(crate) fn new(number: usize, plan: HubPlan, fs: SimFs, rng: Rng) -> Self {
+    pub(crate) fn new(number: usize, plan: HubPlan, fs: SimFs) -> Self {
         let data = Path::new(DATA_DIR);
         for dir in [data.to_path_buf(), data.join("pg_wal"), data.join("slots")] {
             fs.create_dir(&dir).expect("a new disk");
         }
-        Self { number, plan, fs, life: None, lives: 0, flushed: Lsn::INVALID, published: [Lsn::INVALID; 3], rng }
+        Self { number, plan, fs, life: None, lives: 0, flushed: Lsn::INVALID, published: [Lsn::INVALID; 3] }
     }
 
     pub(crate) fn wal_dir(&self) -> PathBuf {

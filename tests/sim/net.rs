@@ -480,9 +480,20 @@ impl Net {
         self.conns.get(&end.conn).is_none_or(|conn| conn.ends[end.side].closed)
     }
 
-    /// Whether nothing more can come of an end.
-    pub(crate) fn is_broken(&mut self, end: End) -> bool {
-        self.endpoint(end).is_none_or(|endpoint| endpoint.reset)
+    /// What waits at both ends, for a message.
+    pub(crate) fn describe(&self, end: End) -> String {
+        let Some(conn) = self.conns.get(&end.conn) else { return "no connection".to_owned() };
+        let ends: Vec<String> = conn
+            .ends
+            .iter()
+            .map(|end| {
+                format!(
+                    "{:?}: {} received, {} on the way, fin {}, reset {}, closed {}, receiving {}, sending {}",
+                    end.owner, end.inbox_len, end.wire_len, end.fin, end.reset, end.closed, end.recv.is_some(), end.send.is_some()
+                )
+            })
+            .collect();
+        format!("{ends:?}, window {}", conn.window)
     }
 
     /// Numbers of the connections there are.

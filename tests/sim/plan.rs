@@ -193,7 +193,7 @@ fn primary(rng: &mut Rng, total: u64) -> PrimaryPlan {
         pause_ns: (100_000, rng.log_range(1, 500) * MS),
         burst: (100, rng.log_range(1 << 10, 1 << 20)),
         total,
-        switch: rng.pick(&[0, 5, 50]),
+        switch: rng.pick(&[0, 2, 20]),
         message_bytes_max: rng.log_range(8 << 10, 256 << 10),
         timeout: Some(Duration::from_millis(rng.log_range(2_000, 20_000))),
         flip: 0,
@@ -202,9 +202,9 @@ fn primary(rng: &mut Rng, total: u64) -> PrimaryPlan {
 
 fn network(rng: &mut Rng) -> NetShape {
     NetShape {
-        latency_ns: (5_000, rng.log_range(20_000, 50 * MS)),
+        latency_ns: (5_000, rng.log_range(20_000, 10 * MS)),
         ns_per_kib: (100, rng.log_range(200, 20_000)),
-        window: (rng.pick(&[2_000, 20_000, 100_000]), rng.log_range(128 << 10, 4 << 20)),
+        window: (rng.pick(&[20_000, 100_000]), rng.log_range(128 << 10, 4 << 20)),
         short: rng.pick(&[0, 10, 100, 400]),
     }
 }

@@ -140,11 +140,12 @@ impl Primary {
     fn burst(&mut self) {
         if self.made < self.plan.total && !self.quiet {
             let count = self.rng.log_range(self.plan.burst.0, self.plan.burst.1);
-            self.made += count;
+            let before = self.source.current().end();
             self.source.generate(count);
             if self.rng.chance(self.plan.switch) {
                 self.source.switch_segment();
             }
+            self.made += self.source.current().end() - before;
         }
         if self.quiet || self.rng.chance(500) {
             self.source.flush_all();

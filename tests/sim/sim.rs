@@ -154,7 +154,7 @@ impl Sim {
         let hubs: Vec<HubMachine> = plan.hubs.iter().zip(&plan.disks).enumerate().map(|(number, (hub, faults))| {
             let disk = Disk::new(rng(&format!("disk {number}")), faults.clone());
             let fs = SimFs(std::sync::Arc::new(std::sync::Mutex::new(disk)));
-            HubMachine::new(number, hub.clone(), fs, rng(&format!("hub {number}")))
+            HubMachine::new(number, hub.clone(), fs)
         }).collect();
         let standbys = plan.standbys.iter().enumerate().map(|(number, standby)| {
             Standby::new(number, standby.clone(), rng(&format!("standby {number}")))
@@ -493,7 +493,7 @@ impl Sim {
             }
         }
         let late = self.standbys.iter().find(|standby| standby.flushed != Some((tli, end)))?;
-        Some(format!("standby {} of hub {} is at {:?}, the primary at {end} on timeline {tli}; last error: {}", late.number, late.plan.hub, late.flushed, late.last_error))
+        Some(format!("standby {} of hub {} is at {:?}, the primary at {end} on timeline {tli}; last error: {}; {}", late.number, late.plan.hub, late.flushed, late.last_error, late.describe(&self.world.borrow())))
     }
 
     fn fault(&mut self) {

@@ -86,6 +86,14 @@ impl Standby {
         self.plan.slot.then(|| format!("standby_{}", self.number))
     }
 
+    /// Where it stands, for a message.
+    pub(crate) fn describe(&self, world: &World) -> String {
+        let session = self.session.as_ref().map(|session| {
+            format!("{:?} from {} on {}, {} of {} bytes to send, {}", session.receiver.state(), session.receiver.next_lsn(), session.end.conn, session.sent, session.out.len(), world.net.describe(session.end))
+        });
+        format!("received {:?}, flush at {:?}, down until {}, session {session:?}", self.received, self.flush_at, self.down_until)
+    }
+
     fn actor(&self) -> Actor {
         Actor::Standby(self.number)
     }
