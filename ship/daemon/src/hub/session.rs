@@ -80,6 +80,8 @@ pub struct Surroundings<'a, I: Io> {
     pub tail: &'a TailView,
     /// Positions.
     pub shared: &'a Shared,
+    /// What may be sent, as it was before the mail was last read: every slab below it is in `tail`.
+    pub sendable_lsn: Lsn,
     /// The session's entry.
     pub standby: &'a Standby,
     /// Timelines that can be served.
@@ -314,14 +316,10 @@ impl<C> Session<C> {
             return self.close(around.io);
         }
         self.receive(around);
-        self.sender.handle_sendable(around.now, self.sendable(around));
+        // A historic timeline's end is the machine's own bound.
+        self.sender.handle_sendable(around.now, around.sendable_lsn);
         self.transmit(around);
         around.standby.set_state(self.sender.state());
-    }
-
-    fn sendable<I: Io>(&self, around: &Surroundings<'_, I>) -> Lsn {
-        // A historic timeline's end is the machine's own bound.
-        around.shared.sendable_lsn()
     }
 
     fn receive<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {

@@ -62,6 +62,7 @@ pub struct ShipCore<C: Send> {
     timelines: Option<Arc<Timelines>>,
     sessions: BTreeMap<u64, Session<C>>,
     next_number: u64,
+    /// What may be sent, as of the last turn: the slabs below it have been taken out of the mail.
     seen_lsn: Lsn,
     /// When some session must be looked at, at the latest.
     deadline: Option<Instant>,
@@ -232,6 +233,7 @@ impl<C: Send + 'static> ShipCore<C> {
             now,
             tail: &self.tail,
             shared: &self.config.shared,
+            sendable_lsn: self.seen_lsn,
             standby: self.config.standbys.standby(standby),
             timelines,
             wal_dir: &self.config.wal_dir,
