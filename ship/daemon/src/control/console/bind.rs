@@ -90,10 +90,6 @@ impl Binder<'_> {
         bound
     }
 
-    fn boxed(&mut self, scope: &mut Scope, expr: &ast::Expr) -> Result<Box<Expr>> {
-        self.bind(scope, expr).map(Box::new)
-    }
-
     fn bind_node(&mut self, scope: &mut Scope, expr: &ast::Expr) -> Result<Expr> {
         use ast::Expr as E;
         match expr {
@@ -758,15 +754,6 @@ impl Binder<'_> {
     pub(super) fn bind_constant(&mut self, expr: &ast::Expr, ty: Type) -> Result<Expr> {
         let bound = self.bind(&mut Scope::default(), expr)?;
         self.coerce(bound, ty)
-    }
-
-    /// Expressions that are to be evaluated in order.
-    pub(super) fn bind_all(
-        &mut self,
-        scope: &mut Scope,
-        exprs: &[&ast::Expr],
-    ) -> Result<Vec<Expr>> {
-        exprs.iter().map(|expr| self.boxed(scope, expr).map(|expr| *expr)).collect()
     }
 }
 
