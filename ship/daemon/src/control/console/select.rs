@@ -503,7 +503,6 @@ fn column_name(expr: &ast::Expr) -> (String, u8) {
         E::Cast { expr, data_type, .. } => of_type(expr, data_type),
         E::TypedString(typed) => of_type(&E::Value(typed.value.clone()), &typed.data_type),
         E::Interval(_) => ("interval".to_owned(), 1),
-        E::Value(value) if matches!(value.value, ast::Value::Boolean(_)) => ("bool".to_owned(), 1),
         E::Case { else_result, .. } => match else_result.as_deref().map(column_name) {
             Some((name, strength)) if strength > 1 => (name, strength),
             _ => ("case".to_owned(), 1),

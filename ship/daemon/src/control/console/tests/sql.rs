@@ -119,7 +119,7 @@ fn columns_have_the_names_and_types_of_postgres() {
         ("select 1, 'a', null", "T ?column?:23 ?column?:25 ?column?:25"),
         (
             "select 1::bigint, now()::text, true, '0/0'::pg_lsn",
-            "T int8:20 now:25 bool:16 pg_lsn:3220",
+            "T int8:20 now:25 ?column?:16 pg_lsn:3220",
         ),
         (
             "select count(*), sum(pid), avg(pid), max(sent_lsn) from pg_stat_replication",
