@@ -9,7 +9,7 @@
 use std::io;
 
 use walhub_engine::io::{Done, Io};
-use walhub_proto::lsn::{Lsn, TimelineId};
+use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::record::{RecordReader, WalViolation};
 use walhub_proto::segment::SegNo;
 
@@ -48,6 +48,7 @@ pub struct LocalWal {
     /// Segment files.
     pub segments: Segments,
     writer: Writer,
+    system_identifier: SystemIdentifier,
     /// Bytes of an unverified record that are held back from the disk at most.
     unverified_bytes_max: u64,
     paused: bool,
@@ -64,10 +65,19 @@ impl LocalWal {
         reader: RecordReader,
         segments: Segments,
         writer: Writer,
+        system_identifier: SystemIdentifier,
         unverified_bytes_max: u64,
     ) -> Self {
         assert!(tail.end() == reader.next_lsn() && writer.write_lsn() == tail.end());
-        Self { tail, reader, segments, writer, unverified_bytes_max, paused: false }
+        Self {
+            tail,
+            reader,
+            segments,
+            writer,
+            system_identifier,
+            unverified_bytes_max,
+            paused: false,
+        }
     }
 
     /// End of what was received.
@@ -193,6 +203,9 @@ impl LocalWal {
         let written = self.writer.write_lsn();
         if target <= written {
             return;
+        }
+        if let Some(version) = self.reader.version() {
+            self.segments.set_format(self.system_identifier, version);
         }
         let size = self.segments.size();
         let Some(file) = self.segments.file_of(io, jobs, SegNo::of_start(written, size)) else {
