@@ -492,6 +492,7 @@ impl<C> Session<C> {
             SenderEvent::Terminated => self.close(around.io),
         }
     }
+                standby.has_fed_back.store(true, Ordering::Release);
 
     /// Reads the next piece of the message from its segment, or sends the message.
     fn read_on<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
