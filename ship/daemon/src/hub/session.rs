@@ -501,6 +501,9 @@ impl<C> Session<C> {
 
     /// Reads the next piece of the message from its segment, or sends the message.
     fn read_on<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
+        if self.phase == Phase::Closing {
+            return;
+        }
         let size = around.timelines.segment_size;
         let Some(reading) = &mut self.reading else { return };
         if around.tail.start().is_some_and(|start| start <= reading.next) {

@@ -106,7 +106,9 @@ impl<C: Send + 'static> ShipCore<C> {
 
     /// Does everything that can be done now.
     pub fn turn<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        // The position first, the mail second: slabs are mailed before positions in them are published.
+        // The position first, the mail second: slabs are mailed before positions in them are
+        // published. Sessions never look at the published position themselves: between two turns it
+        // moves into slabs whose mail is not read yet.
         let sendable = self.config.shared.sendable_lsn();
         while let Some(mail) = self.config.mail.recv() {
             self.handle_mail(io, now, mail);
