@@ -9,13 +9,13 @@
 use std::io;
 
 use walhub_engine::io::{Done, Io};
-use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use walhub_proto::record::{RecordReader, WalViolation};
 use walhub_proto::segment::SegNo;
 
 use super::jobs::Jobs;
 use super::segments::{FileJob, Segments};
-use super::tail::{Tail, TailFull, TailSlab};
+use super::tail::{Tail, TailFull, TailSlab, TruncateError};
 use super::writer::{Flushed, Writer};
 
 /// Why bytes were not taken.
@@ -52,6 +52,10 @@ pub struct LocalWal {
     /// Bytes of an unverified record that are held back from the disk at most.
     unverified_bytes_max: u64,
     paused: bool,
+    /// End and start of a record that is durable, and of one that will be: with WAL always coming in,
+    /// what is durable ends in the middle of some record.
+    durable_record: (Lsn, Option<Lsn>),
+    next_durable_record: (Lsn, Option<Lsn>),
 }
 
 impl LocalWal {
@@ -69,6 +73,7 @@ impl LocalWal {
         unverified_bytes_max: u64,
     ) -> Self {
         assert!(tail.end() == reader.next_lsn() && writer.write_lsn() == tail.end());
+        let record = (reader.verified_lsn(), reader.last_record());
         Self {
             tail,
             reader,
@@ -77,6 +82,8 @@ impl LocalWal {
             system_identifier,
             unverified_bytes_max,
             paused: false,
+            durable_record: record,
+            next_durable_record: record,
         }
     }
 
@@ -108,6 +115,16 @@ impl LocalWal {
     #[must_use]
     pub fn flush_lsn(&self) -> Lsn {
         self.writer.flush_lsn().min(self.verified_lsn())
+    }
+
+    /// End and start of a late record that is durable as a whole: where a restart may begin to read.
+    #[must_use]
+    pub fn durable_record(&self) -> (Lsn, Option<Lsn>) {
+        if self.flush_lsn() == self.verified_lsn() {
+            (self.verified_lsn(), self.last_record())
+        } else {
+            self.durable_record
+        }
     }
 
     /// Whether everything received and verified is durable and nothing is under way.
@@ -153,16 +170,32 @@ impl LocalWal {
     }
 
     /// Goes back to the end of the last valid record: what came after it will come again.
-    /// The caller waits until no write is under way.
+    /// The caller waits until no write is under way and no segment is being made ready.
     ///
     /// # Errors
-    /// [`TailFull`] when there is no memory for it now.
-    pub fn rewind(&mut self, reader: RecordReader) -> Result<TailSlab, TailFull> {
+    /// When there is no memory for it now, or its block is on disk only and cannot be read.
+    pub fn rewind<I: Io>(
+        &mut self,
+        io: &mut I,
+        jobs: &mut Jobs<FileJob>,
+        reader: RecordReader,
+    ) -> Result<TailSlab, TruncateError> {
         let end = self.verified_lsn();
         assert!(reader.next_lsn() == end);
-        let slab = self.tail.truncate(end)?;
+        let size = self.segments.size();
+        let segno = SegNo::of_start(end, size);
+        let (fs, path) = (io.fs(), self.segments.segment_path(segno));
+        // A record may be larger than the tail: then its beginning is on disk only.
+        let read = |block: LsnRange| {
+            let mut bytes = vec![0; usize::try_from(block.len()).unwrap_or(0)];
+            let count = fs.read_at(&path, size.offset(block.start), &mut bytes)?;
+            bytes.truncate(count);
+            Ok(bytes)
+        };
+        let slab = self.tail.truncate(end, read)?;
         if self.writer.write_lsn() > end {
             self.writer.truncate(end);
+            self.segments.rewind(io, jobs, segno);
         }
         self.reader = reader;
         Ok(slab)
@@ -173,10 +206,10 @@ impl LocalWal {
         self.reader.set_timeline(timeline);
     }
 
-    /// Whether the disk had no room at the last try.
+    /// Whether the disk had no room at the last try, and nothing more can be written for now.
     #[must_use]
     pub fn is_paused(&self) -> bool {
-        self.paused
+        self.paused || (self.writer.is_idle() && self.segments.is_blocked())
     }
 
     /// Stops writing until [`LocalWal::resume`].
@@ -216,7 +249,12 @@ impl LocalWal {
 
     /// Takes a completion of the writer.
     pub fn handle_write<I: Io>(&mut self, io: &mut I, result: io::Result<Done>) -> Flushed {
-        self.writer.handle(io, result)
+        let flushed = self.writer.handle(io, result);
+        if self.flush_lsn() >= self.next_durable_record.0 {
+            self.durable_record = self.next_durable_record;
+            self.next_durable_record = (self.verified_lsn(), self.last_record());
+        }
+        flushed
     }
 
     /// The tail, for a new reader of it.
@@ -231,3 +269,6 @@ impl LocalWal {
         &self.reader
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -174,6 +174,7 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         fs.read_at(&path, size.offset(end.align_down(BLOCK_BYTES)), &mut block)?;
     }
     let (held, spare) = sort_segments(fs, &wal_dir, &control, &found, listing)?;
+    make_durable(fs, &wal_dir, &control, &held)?;
     let history = found.history;
     let timelines = Timelines {
         system_identifier: control.system_identifier,
@@ -340,6 +341,18 @@ fn sort_segments(
     Ok((held, spare))
 }
 
+/// Makes durable what was read: after a crash of the process alone, WAL and names may be in caches
+/// only, and whatever recovery ends with is acknowledged. PostgreSQL: `SyncDataDirectory`.
+fn make_durable(fs: &dyn Fs, wal_dir: &Path, control: &ControlFile, held: &Held) -> io::Result<()> {
+    let size = control.segment_size;
+    for (segno, timelines) in held.range(SegNo::of_start(control.flush_lsn, size)..) {
+        for &timeline in timelines {
+            fs.sync(&wal_dir.join(segno.file_name(timeline, size)))?;
+        }
+    }
+    fs.sync_dir(wal_dir)
+}
+
 fn read_slots(fs: &dyn Fs, data_dir: &Path) -> Result<Vec<Slot>, RecoverError> {
     let dir = data_dir.join("slots");
     let mut slots = Vec::new();
@@ -390,3 +403,6 @@ pub fn copy_segment_start(
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

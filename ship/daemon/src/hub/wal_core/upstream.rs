@@ -27,7 +27,7 @@ use super::super::local::{AppendError, LocalWal};
 use super::super::messages::{Timelines, ToControl, ToShip, Upstream};
 use super::super::recover::RecoveredWal;
 use super::super::segments::Segments;
-use super::super::tail::Tail;
+use super::super::tail::{Tail, TruncateError};
 use super::super::writer::Writer;
 use super::{LINK_RECV, LINK_SEND, Stopping, WRITE_TOKEN, WalCore};
 use crate::settings::Settings;
@@ -774,18 +774,22 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.link.rewind = false;
             return;
         }
-        if !local.is_idle() {
+        if !local.is_idle() || !local.segments.is_settled() {
             return;
         }
         let (verified, last, timeline) =
             (local.verified_lsn(), local.last_record(), local.segments.timeline());
         let reader = self.reader_at(verified, last, timeline);
         let Some(local) = &mut self.local else { return };
-        if let Ok(slab) = local.rewind(reader) {
-            self.link.rewind = false;
-            self.announce_slabs([slab]);
+        match local.rewind(io, &mut self.jobs, reader) {
+            Ok(slab) => {
+                self.link.rewind = false;
+                self.announce_slabs([slab]);
+            }
+            // At the next turn, then.
+            Err(TruncateError::Full) => {}
+            Err(TruncateError::Io(error)) => self.link.log_once(&error.to_string(), None, None),
         }
-        let _ = io;
     }
 }
 
