@@ -6,6 +6,7 @@
 //!
 //! Not here: where the bytes come from (`upstream`), who gets them (`ship_core`).
 
+use std::collections::VecDeque;
 use std::io;
 
 use walhub_engine::io::{Done, Io};
@@ -51,6 +52,10 @@ pub struct LocalWal {
     /// Bytes of an unverified record that are held back from the disk at most.
     unverified_bytes_max: u64,
     paused: bool,
+    /// Ends of records, with the records' starts, that writes were begun for: oldest first.
+    targets: VecDeque<(Lsn, Option<Lsn>)>,
+    /// The last of them that is durable.
+    durable: (Lsn, Option<Lsn>),
 }
 
 impl LocalWal {
@@ -67,7 +72,9 @@ impl LocalWal {
         unverified_bytes_max: u64,
     ) -> Self {
         assert!(tail.end() == reader.next_lsn() && writer.write_lsn() == tail.end());
-        Self { tail, reader, segments, writer, unverified_bytes_max, paused: false }
+        let durable = (writer.flush_lsn(), reader.last_record());
+        let targets = VecDeque::new();
+        Self { tail, reader, segments, writer, unverified_bytes_max, paused: false, targets, durable }
     }
 
     /// End of what was received.
@@ -94,10 +101,16 @@ impl LocalWal {
         self.writer.write_lsn().min(self.verified_lsn())
     }
 
-    /// End of what may be called durable.
+    /// End of what may be called durable: the end of a record, because a start-up goes back to one.
     #[must_use]
     pub fn flush_lsn(&self) -> Lsn {
-        self.writer.flush_lsn().min(self.verified_lsn())
+        self.durable.0
+    }
+
+    /// Start of the record that ends at [`LocalWal::flush_lsn`].
+    #[must_use]
+    pub fn flushed_record(&self) -> Option<Lsn> {
+        self.durable.1
     }
 
     /// Whether everything received and verified is durable and nothing is under way.
@@ -199,11 +212,23 @@ impl LocalWal {
             return;
         };
         self.writer.start(io, file, size, target, self.tail.view());
+        let record = (self.verified_lsn(), self.last_record());
+        if self.targets.back().unwrap_or(&self.durable).0 < record.0 {
+            self.targets.push_back(record);
+        }
     }
 
     /// Takes a completion of the writer.
     pub fn handle_write<I: Io>(&mut self, io: &mut I, result: io::Result<Done>) -> Flushed {
-        self.writer.handle(io, result)
+        let flushed = self.writer.handle(io, result);
+        let flush_lsn = self.writer.flush_lsn();
+        while let Some(&target) = self.targets.front()
+            && target.0 <= flush_lsn
+        {
+            self.durable = target;
+            self.targets.pop_front();
+        }
+        flushed
     }
 
     /// The tail, for a new reader of it.

@@ -293,6 +293,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             Flushed::NotYet => {}
             Flushed::Done => {
                 self.note_disk_has_room();
+                self.vouch_for_first_record(io);
                 let Some(local) = &self.local else { return };
                 let (before, flush_lsn) = (self.config.shared.flush_lsn.load(), local.flush_lsn());
                 self.config.shared.write_lsn.store(local.write_lsn());
@@ -364,10 +365,18 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     fn move_control_bound(&mut self) {
         let (Some(control), Some(local)) = (&mut self.control, &self.local) else { return };
-        // A bound must be the end of a record whose start is known; within an open record there is none.
-        if local.flush_lsn() == local.verified_lsn() {
-            control.flush_lsn = local.flush_lsn();
-            control.last_record = local.last_record();
+        control.flush_lsn = local.flush_lsn();
+        control.last_record = local.flushed_record();
+    }
+
+    /// A record that began before the first WAL here cannot be verified after a crash, unless the
+    /// control file says that it was durable: that comes before anybody is told so.
+    fn vouch_for_first_record<I: Io<Conn = C>>(&mut self, io: &I) {
+        let (Some(control), Some(local)) = (&self.control, &self.local) else { return };
+        let unseen = local.reader().unseen_end().filter(|&end| end > control.flush_lsn);
+        if unseen.is_some_and(|end| end <= local.flush_lsn()) {
+            self.move_control_bound();
+            self.save_control_now(io);
         }
     }
 
