@@ -118,7 +118,10 @@ impl Standby {
             hot_standby_feedback: false,
         };
         self.received = next_lsn;
-        let receiver = WalReceiver::new(config, now(world), local, 150_018);
+        let mut receiver = WalReceiver::new(config, now(world), local, 150_018);
+        if let Some((_, lsn)) = self.flushed {
+            receiver.handle_progress(now(world), lsn, lsn, Lsn::INVALID);
+        }
         self.session = Some(Session { end, receiver, out: Vec::new(), sent: 0, timer: 0 });
         self.pump(world);
     }
