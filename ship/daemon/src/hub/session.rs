@@ -80,8 +80,9 @@ pub struct Surroundings<'a, I: Io> {
     pub tail: &'a TailView,
     /// Positions.
     pub shared: &'a Shared,
-    /// What may be sent, as it was before the mail was last read: every slab below it is in `tail`.
-    pub sendable_lsn: Lsn,
+    /// End of what may be sent, as it was before the core last read its mail: up to here, what is not
+    /// on disk is in `tail`.
+    pub sendable: Lsn,
     /// The session's entry.
     pub standby: &'a Standby,
     /// Timelines that can be served.
@@ -317,13 +318,14 @@ impl<C> Session<C> {
         }
         self.receive(around);
         // A historic timeline's end is the machine's own bound.
-        self.sender.handle_sendable(around.now, around.sendable_lsn);
+        self.sender.handle_sendable(around.now, around.sendable);
         self.transmit(around);
         around.standby.set_state(self.sender.state());
     }
 
     fn receive<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
-        if self.receiving || self.phase != Phase::Streaming {
+        // What follows the standby's CopyDone is a command, and the control plane's to receive.
+        if self.receiving || self.phase != Phase::Streaming || !self.sender.takes_messages() {
             return;
         }
         let buf = around.replies.take().unwrap_or_else(|| Buffer::with_capacity(REPLY_BUFFER_LEN));

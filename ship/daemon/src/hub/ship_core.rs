@@ -62,7 +62,7 @@ pub struct ShipCore<C: Send> {
     timelines: Option<Arc<Timelines>>,
     sessions: BTreeMap<u64, Session<C>>,
     next_number: u64,
-    /// What may be sent, as of the last turn: the slabs below it have been taken out of the mail.
+    /// End of what may be sent, read before the mail that has its slabs was.
     seen_lsn: Lsn,
     /// When some session must be looked at, at the latest.
     deadline: Option<Instant>,
@@ -106,7 +106,9 @@ impl<C: Send + 'static> ShipCore<C> {
 
     /// Does everything that can be done now.
     pub fn turn<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        // The position first, the mail second: slabs are mailed before positions in them are published.
+        // The position first, the mail second: slabs are mailed before positions in them are
+        // published. Sessions never look at the published position themselves: between two turns it
+        // moves into slabs whose mail is not read yet.
         let sendable = self.config.shared.sendable_lsn();
         while let Some(mail) = self.config.mail.recv() {
             self.handle_mail(io, now, mail);
@@ -233,7 +235,7 @@ impl<C: Send + 'static> ShipCore<C> {
             now,
             tail: &self.tail,
             shared: &self.config.shared,
-            sendable_lsn: self.seen_lsn,
+            sendable: self.seen_lsn,
             standby: self.config.standbys.standby(standby),
             timelines,
             wal_dir: &self.config.wal_dir,
@@ -275,3 +277,6 @@ impl<C: Send + 'static> ShipCore<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
