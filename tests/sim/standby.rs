@@ -151,7 +151,9 @@ impl Standby {
     pub(crate) fn wake(&mut self, world: &mut World, end: Option<End>, primary: &Primary) -> Result<Want, String> {
         if self.flush_at.is_some_and(|at| at <= world.now) {
             self.flush_at = None;
-            self.flushed = self.received;
+            // What comes again after a restart is older than what is durable.
+            let newer = |received: &(TimelineId, Lsn)| self.flushed.is_none_or(|flushed| *received >= flushed);
+            self.flushed = self.received.filter(newer).or(self.flushed);
             if let (Some(session), Some((_, lsn))) = (&mut self.session, self.flushed) {
                 session.receiver.handle_progress(now(world), lsn, lsn, Lsn::INVALID);
             }
@@ -193,6 +195,11 @@ impl Standby {
                         let tli = session.receiver.timeline();
                         let slot = (&mut self.has_slot, self.plan.slot);
                         handle_event(self.number, &mut self.received, slot, tli, &event, primary)?;
+                        if let ReceiverEvent::Started { timeline, start } = event
+                            && self.flushed.is_none()
+                        {
+                            self.flushed = Some((timeline, start));
+                        }
                         if let ReceiverEvent::Wal { bytes: wal, .. } = event {
                             self.bytes += bytes(wal.len());
                             self.flush_soon(world);
