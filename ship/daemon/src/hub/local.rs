@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use walhub_engine::io::{Done, Io};
-use walhub_proto::lsn::{Lsn, TimelineId};
+use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::record::{RecordReader, WalViolation};
 use walhub_proto::segment::SegNo;
 
@@ -49,6 +49,7 @@ pub struct LocalWal {
     /// Segment files.
     pub segments: Segments,
     writer: Writer,
+    system_identifier: SystemIdentifier,
     /// Bytes of an unverified record that are held back from the disk at most.
     unverified_bytes_max: u64,
     paused: bool,
@@ -69,12 +70,22 @@ impl LocalWal {
         reader: RecordReader,
         segments: Segments,
         writer: Writer,
+        system_identifier: SystemIdentifier,
         unverified_bytes_max: u64,
     ) -> Self {
         assert!(tail.end() == reader.next_lsn() && writer.write_lsn() == tail.end());
         let durable = (writer.flush_lsn(), reader.last_record());
-        let targets = VecDeque::new();
-        Self { tail, reader, segments, writer, unverified_bytes_max, paused: false, targets, durable }
+        Self {
+            tail,
+            reader,
+            segments,
+            writer,
+            system_identifier,
+            unverified_bytes_max,
+            paused: false,
+            targets: VecDeque::new(),
+            durable,
+        }
     }
 
     /// End of what was received.
@@ -206,6 +217,9 @@ impl LocalWal {
         let written = self.writer.write_lsn();
         if target <= written {
             return;
+        }
+        if let Some(version) = self.reader.version() {
+            self.segments.set_format(self.system_identifier, version);
         }
         let size = self.segments.size();
         let Some(file) = self.segments.file_of(io, jobs, SegNo::of_start(written, size)) else {

@@ -619,7 +619,14 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let unverified_bytes_max = self.config.settings.tail_cache_size / 4;
         let oldest =
             segments.oldest().map_or_else(|| size.start_of(wal.end), |segno| segno.start(size));
-        let local = LocalWal::new(tail, reader, segments, writer, unverified_bytes_max);
+        let local = LocalWal::new(
+            tail,
+            reader,
+            segments,
+            writer,
+            wal.timelines.system_identifier,
+            unverified_bytes_max,
+        );
         let shared = &self.config.shared;
         let _ = shared.identity.set(identity);
         shared.timeline.store(wal.timelines.current.to_u32(), Ordering::Release);
