@@ -143,6 +143,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             for standby in &mut plan.standbys {
                 standby.slot = true;
             }
+            plan.primary.pause_ns = (100_000_000, 200_000_000);
+            plan.primary.burst = (20_000, 100_000);
             let mut settings = (*plan.hubs[0].settings).clone();
             settings.max_slot_wal_keep_size = Some(1 << 20);
             settings.min_wal_size = 2 << 20;

@@ -224,7 +224,9 @@ impl Sim {
             let event = self.world.borrow_mut().next().ok_or("nothing is left to happen")?;
             self.stats.events += 1;
             if self.stats.events > EVENTS_MAX {
-                return Err(format!("more than {EVENTS_MAX} events: somebody does not sleep"));
+                return Err(format!(
+                    "more than {EVENTS_MAX} events: somebody does not sleep; now {event:?}"
+                ));
             }
             self.step(event)?;
         }

@@ -136,7 +136,10 @@ impl Standby {
             hot_standby_feedback: false,
         };
         self.received = next_lsn;
-        let receiver = WalReceiver::new(config, now(world), local, 150_018);
+        let mut receiver = WalReceiver::new(config, now(world), local, 150_018);
+        if let Some((_, lsn)) = self.flushed {
+            receiver.handle_progress(now(world), lsn, lsn, Lsn::INVALID);
+        }
         self.session = Some(Session { end, receiver, out: Vec::new(), sent: 0, timer: 0 });
         self.pump(world);
     }
@@ -171,7 +174,11 @@ impl Standby {
     ) -> Result<Want, String> {
         if self.flush_at.is_some_and(|at| at <= world.now) {
             self.flush_at = None;
-            self.flushed = self.received;
+            // What comes again after a restart is older than what is durable.
+            let newer = |received: &(TimelineId, Lsn)| {
+                self.flushed.is_none_or(|flushed| *received >= flushed)
+            };
+            self.flushed = self.received.filter(newer).or(self.flushed);
             if let (Some(session), Some((_, lsn))) = (&mut self.session, self.flushed) {
                 session.receiver.handle_progress(now(world), lsn, lsn, Lsn::INVALID);
             }
@@ -213,6 +220,11 @@ impl Standby {
                         let tli = session.receiver.timeline();
                         let slot = (&mut self.has_slot, self.plan.slot);
                         handle_event(self.number, &mut self.received, slot, tli, &event, primary)?;
+                        if let ReceiverEvent::Started { timeline, start } = event
+                            && self.flushed.is_none()
+                        {
+                            self.flushed = Some((timeline, start));
+                        }
                         if let ReceiverEvent::Wal { bytes: wal, .. } = event {
                             self.bytes += bytes(wal.len());
                             self.flush_soon(world);

@@ -420,7 +420,10 @@ impl Segments {
         self.close_current(io, jobs);
         if let Next::Ready(segno, file) = std::mem::replace(&mut self.next, Next::Unwanted) {
             jobs.close(io, FileJob::Close, file);
-            self.spare.push_back(segno.file_name(self.timeline, self.size));
+            // One that was opened again after a restart has WAL in it.
+            if !self.is_held(segno) {
+                self.spare.push_back(segno.file_name(self.timeline, self.size));
+            }
         }
         self.timeline = timeline;
         if let Some(segno) = copied {
