@@ -60,14 +60,15 @@ fn without_io_uring(errno: i32) -> String {
 }
 
 #[test]
-fn io_uring_that_is_forbidden_names_the_knobs() {
+fn io_uring_that_is_forbidden_names_the_knob() {
+    // The sysctl is machine-wide and 0 here, so it is the filter that is named.
     let text = without_io_uring(libc::EPERM);
-    assert!(text.contains("kernel.io_uring_disabled"), "{text}");
-    assert!(text.contains("seccomp"), "{text}");
+    assert!(text.contains("seccomp") && text.contains("io_uring_setup"), "{text}");
 }
 
 #[test]
-fn io_uring_that_the_kernel_does_not_have_is_named() {
+fn io_uring_that_a_filter_hides_is_told_from_an_old_kernel() {
+    // Some container runtimes answer ENOSYS for what they forbid; this kernel has io_uring.
     let text = without_io_uring(libc::ENOSYS);
-    assert!(text.contains("kernel"), "{text}");
+    assert!(text.contains("seccomp"), "{text}");
 }

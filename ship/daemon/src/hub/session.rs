@@ -78,10 +78,11 @@ pub struct Surroundings<'a, I: Io> {
     pub now: Now,
     /// The newest WAL.
     pub tail: &'a TailView,
-    /// End of what may be sent; the tail reaches that far.
-    pub sendable: Lsn,
     /// Positions.
     pub shared: &'a Shared,
+    /// End of what may be sent, as it was before the core last read its mail: up to here, what is not
+    /// on disk is in `tail`.
+    pub sendable: Lsn,
     /// The session's entry.
     pub standby: &'a Standby,
     /// Timelines that can be served.
@@ -323,7 +324,8 @@ impl<C> Session<C> {
     }
 
     fn receive<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
-        if self.receiving || self.phase != Phase::Streaming {
+        // What follows the standby's CopyDone is a command, and the control plane's to receive.
+        if self.receiving || self.phase != Phase::Streaming || !self.sender.takes_messages() {
             return;
         }
         let buf = around.replies.take().unwrap_or_else(|| Buffer::with_capacity(REPLY_BUFFER_LEN));
@@ -389,7 +391,10 @@ impl<C> Session<C> {
             SessionOp::Recv => self.handle_received(around, result),
             SessionOp::Send => self.handle_sent(around, result),
             SessionOp::Open | SessionOp::Read => self.handle_file(around, op, result),
-            SessionOp::Close => self.file_busy = false,
+            SessionOp::Close => {
+                self.file_busy = false;
+                self.read_on(around);
+            }
         }
         self.pump(around);
     }
@@ -490,6 +495,9 @@ impl<C> Session<C> {
 
     /// Reads the next piece of the message from its segment, or sends the message.
     fn read_on<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
+        if self.phase == Phase::Closing {
+            return;
+        }
         let size = around.timelines.segment_size;
         let Some(reading) = &mut self.reading else { return };
         if around.tail.start().is_some_and(|start| start <= reading.next) {

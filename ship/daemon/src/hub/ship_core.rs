@@ -62,7 +62,7 @@ pub struct ShipCore<C: Send> {
     timelines: Option<Arc<Timelines>>,
     sessions: BTreeMap<u64, Session<C>>,
     next_number: u64,
-    /// How far the tail and the segments are known to go.
+    /// End of what may be sent, read before the mail that has its slabs was.
     seen_lsn: Lsn,
     /// When some session must be looked at, at the latest.
     deadline: Option<Instant>,
@@ -234,8 +234,8 @@ impl<C: Send + 'static> ShipCore<C> {
             io,
             now,
             tail: &self.tail,
-            sendable: self.seen_lsn,
             shared: &self.config.shared,
+            sendable: self.seen_lsn,
             standby: self.config.standbys.standby(standby),
             timelines,
             wal_dir: &self.config.wal_dir,
@@ -277,3 +277,6 @@ impl<C: Send + 'static> ShipCore<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

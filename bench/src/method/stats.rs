@@ -1,0 +1,89 @@
+//! Medians and their bootstrap confidence intervals.
+
+use serde::Serialize;
+
+/// Resamples per interval.
+const RESAMPLES: usize = 4000;
+/// What lies outside the interval, on each side, of a thousand resamples.
+const OUTSIDE_PER_MILLE: usize = 25;
+
+/// A median with the interval that holds the true one with 95 % confidence.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct Estimate {
+    /// Median of the samples.
+    pub median: f64,
+    /// Lower end of the interval.
+    pub low: f64,
+    /// Upper end of the interval.
+    pub high: f64,
+}
+
+/// The median; of an even number of samples, the mean of the middle two.
+#[must_use]
+pub fn median(samples: &[f64]) -> Option<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let upper = *sorted.get(sorted.len() / 2)?;
+    let lower = *sorted.get((sorted.len() - 1) / 2)?;
+    Some(f64::midpoint(lower, upper))
+}
+
+/// Percentile bootstrap of the median. The same samples give the same interval.
+#[must_use]
+pub fn estimate(samples: &[f64]) -> Option<Estimate> {
+    let middle = median(samples)?;
+    let mut random = 0x5EED;
+    let mut medians: Vec<f64> = (0..RESAMPLES)
+        .filter_map(|_| {
+            let draw = samples.iter().map(|_| pick(samples, &mut random));
+            median(&draw.collect::<Vec<_>>())
+        })
+        .collect();
+    medians.sort_by(f64::total_cmp);
+    let outside = RESAMPLES * OUTSIDE_PER_MILLE / 1000;
+    let low = *medians.get(outside)?;
+    let high = *medians.get(medians.len().checked_sub(outside + 1)?)?;
+    Some(Estimate { median: middle, low, high })
+}
+
+fn pick(samples: &[f64], random: &mut u64) -> f64 {
+    let count = u64::try_from(samples.len()).unwrap_or(1);
+    let index = usize::try_from(next_random(random) % count).unwrap_or(0);
+    samples.get(index).copied().unwrap_or(f64::NAN)
+}
+
+/// `SplitMix64`.
+pub(crate) fn next_random(random: &mut u64) -> u64 {
+    *random = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mut z = *random;
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_of_even_count_is_between_the_middle_two() {
+        assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), Some(2.5));
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn interval_holds_the_median_and_narrows_with_more_samples() {
+        let few: Vec<f64> = (0..5).map(f64::from).collect();
+        let many: Vec<f64> = (0..500).map(|i| f64::from(i % 5)).collect();
+        let (few, many) = (estimate(&few).unwrap(), estimate(&many).unwrap());
+        assert!(few.low <= few.median && few.median <= few.high);
+        assert!(many.high - many.low < few.high - few.low);
+    }
+
+    #[test]
+    fn equal_samples_leave_no_doubt() {
+        let one = estimate(&[2.0; 7]).unwrap();
+        assert_eq!((one.low, one.median, one.high), (2.0, 2.0, 2.0));
+    }
+}

@@ -1,0 +1,103 @@
+//! Figures for people (a table) and for programs (JSON).
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::environment::Environment;
+use crate::method::pairs::{Experiment, Plan};
+
+/// Everything about one run of one scenario.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Its name.
+    pub scenario: &'static str,
+    /// Its parameters.
+    pub parameters: BTreeMap<&'static str, String>,
+    /// How many rounds were asked for.
+    pub plan: Plan,
+    /// The machine and the programs.
+    pub environment: Environment,
+    /// What was measured.
+    pub experiments: Vec<Experiment>,
+}
+
+impl Report {
+    /// The table.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let Environment { host, kernel, cpu, mount, commit, .. } = &self.environment;
+        let mount = mount.as_ref().map_or("?", |mount| mount.file_system.as_str());
+        let commit = commit.as_deref().unwrap_or("?");
+        let mut text = format!("{host}, {cpu}, Linux {kernel}, {mount}, commit {commit}\n");
+        for experiment in &self.experiments {
+            text.push('\n');
+            text.push_str(&table(experiment));
+        }
+        text
+    }
+}
+
+fn table(experiment: &Experiment) -> String {
+    let mut text = format!("{}\n", experiment.name);
+    let mut line = format!("  {:<30}", "median of each side");
+    for side in &experiment.sides {
+        pad(&mut line, side);
+    }
+    pad(&mut line, "ratio");
+    line.push_str("  95 % interval");
+    line.push('\n');
+    text.push_str(&line);
+    for figure in &experiment.figures {
+        let mut line = format!("  {:<30}", figure.label);
+        for side in 0..experiment.sides.len() {
+            pad(&mut line, &experiment.median_of(figure.key, side).map_or("-".to_owned(), digits));
+        }
+        if let Some(ratio) = experiment.ratios.get(figure.key) {
+            pad(&mut line, &digits(ratio.median));
+            let interval = format!("  {} to {}", digits(ratio.low), digits(ratio.high));
+            line.push_str(&interval);
+        }
+        line.push('\n');
+        text.push_str(&line);
+    }
+    let disturbed = experiment.rounds.iter().filter(|round| round.disturbed).count();
+    let written = writeln!(
+        text,
+        "  ratio: {} over {}, median of {} pairs; {} repeated, {disturbed} disturbed; at worst {:.1} % stolen, {:.1} % used by others",
+        experiment.sides.first().map_or("", String::as_str),
+        experiment.sides.get(1).map_or("", String::as_str),
+        experiment.rounds.len(),
+        experiment.repeated,
+        experiment.worst(|leg| leg.steal) * 100.0,
+        experiment.worst(|leg| leg.foreign) * 100.0,
+    );
+    written.map_or_else(|_| String::new(), |()| text)
+}
+
+fn pad(line: &mut String, text: &str) {
+    // Writing to a String cannot fail.
+    let _ = write!(line, "  {text:>13}");
+}
+
+/// Three significant digits, and all before the point.
+fn digits(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        size if size >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::digits;
+
+    #[test]
+    fn numbers_have_three_digits() {
+        let all = [12345.6, 99.95, 9.994, 0.12345].map(digits);
+        assert_eq!(all, ["12346", "100.0", "9.99", "0.123"]);
+    }
+}

@@ -1,0 +1,145 @@
+//! `ingest`: how fast WAL comes in when every flush is durable.
+//!
+//! The source is inside the harness and sends the same bytes to each receiver. A run begins when
+//! the receiver has asked for WAL and ends when it has acknowledged the last byte as flushed. Both
+//! receivers begin with an empty directory, so each makes its segments as it goes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use rustix::process::Signal;
+
+use super::{Context, Scenario, Watch, put};
+use crate::method::pairs::{Experiment, Figure, Leg};
+use crate::method::progress::Progress;
+use crate::peer::program::{self, PG_RECEIVEWAL, Running};
+use crate::peer::walhub::Hub;
+use crate::source::Source;
+use crate::source::wal::{Load, Wal};
+
+/// Its name.
+pub const NAME: &str = "ingest";
+
+const SIDES: [&str; 2] = ["walhub", "pg_receivewal"];
+const FIGURES: &[Figure] = &[
+    Figure { key: "rate", label: "WAL flushed, MB/s" },
+    Figure { key: "cpu_s_per_gb", label: "receiver CPU, s/GB" },
+    Figure { key: "machine_cpu_s_per_gb", label: "machine CPU, s/GB" },
+    Figure { key: "flushes_per_mb", label: "acknowledged flushes per MB" },
+];
+const COMMIT_FIGURES: &[Figure] = &[
+    Figure { key: "messages_per_s", label: "messages flushed per s" },
+    Figure { key: "latency_p50_us", label: "send to flush p50, us" },
+    Figure { key: "latency_p99_us", label: "send to flush p99, us" },
+];
+
+/// Parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct Ingest {
+    /// Bytes of a bulk run.
+    pub bulk_bytes: usize,
+    /// Bytes of a run of commits.
+    pub commits_bytes: usize,
+    /// Bytes that a primary of commits lets wait for their flush.
+    pub window: u64,
+}
+
+impl Scenario for Ingest {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn parameters(&self) -> BTreeMap<&'static str, String> {
+        BTreeMap::from([
+            ("bulk_bytes", self.bulk_bytes.to_string()),
+            ("commits_bytes", self.commits_bytes.to_string()),
+            ("window_bytes", self.window.to_string()),
+        ])
+    }
+
+    fn run(&self, context: &Context) -> Result<Vec<Experiment>> {
+        let mut experiments = Vec::new();
+        let cases = [
+            ("ingest bulk", Load::Bulk, self.bulk_bytes, None),
+            ("ingest commits", Load::Commits, self.commits_bytes, Some(self.window)),
+        ];
+        for (name, load, bytes, window) in cases {
+            if bytes == 0 {
+                continue;
+            }
+            Progress::show(&format!("{name}: making {} MB of WAL", bytes >> 20));
+            let wal = Arc::new(Wal::generate(load, bytes));
+            let mut figures = FIGURES.to_vec();
+            if window.is_some() {
+                figures.extend_from_slice(COMMIT_FIGURES);
+            }
+            let run = |side| one_leg(context, &wal, window, side == 0);
+            experiments.push(Experiment::run(name, &SIDES, &figures, context.plan, run)?);
+        }
+        Ok(experiments)
+    }
+}
+
+/// Whichever receiver runs.
+enum Receiver {
+    Walhub(Hub),
+    PgReceivewal(Running),
+}
+
+impl Receiver {
+    fn pid(&self) -> u32 {
+        match self {
+            Self::Walhub(hub) => hub.pid(),
+            Self::PgReceivewal(running) => running.pid(),
+        }
+    }
+
+    fn check(&mut self) -> Result<()> {
+        match self {
+            Self::Walhub(hub) => hub.check(),
+            Self::PgReceivewal(running) => running.check().context("pg_receivewal"),
+        }
+    }
+}
+
+fn one_leg(context: &Context, wal: &Arc<Wal>, window: Option<u64>, walhub: bool) -> Result<Leg> {
+    let scratch = context.scratch()?;
+    let source = Source::listen(Arc::clone(wal), window)?;
+    let mut receiver = if walhub {
+        let dir = scratch.path().join("hub");
+        let settings = &context.walhub_settings;
+        Receiver::Walhub(Hub::start(&context.walhub, &dir, source.port(), settings)?)
+    } else {
+        let dir = scratch.path().join("wal");
+        fs::create_dir(&dir)?;
+        let mut command = program::command(PG_RECEIVEWAL.find()?)?;
+        command.args(["--synchronous", "--no-loop", "-h", "127.0.0.1", "-U", "postgres", "-p"]);
+        command.arg(source.port().to_string()).arg("-D").arg(&dir);
+        let log = scratch.path().join("pg_receivewal.log");
+        Receiver::PgReceivewal(Running::start(command, &log, Signal::INT)?)
+    };
+    let checked = source.wait_until_asked();
+    receiver.check()?;
+    checked?;
+    let watch = Watch::start()?;
+    let run = source.run();
+    let mut leg = watch.stop(&[("receiver_cpu_s", receiver.pid())])?;
+    receiver.check()?;
+    let (elapsed, outcome) = run?;
+    let bytes = wal.bytes.len() as f64;
+    let value = |leg: &Leg, key: &str| leg.values.get(key).copied().unwrap_or(f64::NAN);
+    let (cpu, machine) = (value(&leg, "receiver_cpu_s"), value(&leg, "machine_cpu_s"));
+    put(&mut leg, "elapsed_s", elapsed.as_secs_f64());
+    put(&mut leg, "rate", bytes / 1e6 / elapsed.as_secs_f64());
+    put(&mut leg, "cpu_s_per_gb", cpu / (bytes / 1e9));
+    put(&mut leg, "machine_cpu_s_per_gb", machine / (bytes / 1e9));
+    put(&mut leg, "flushes_per_mb", outcome.flushes as f64 / (bytes / 1e6));
+    if window.is_some() {
+        put(&mut leg, "messages_per_s", wal.message_ends.len() as f64 / elapsed.as_secs_f64());
+        put(&mut leg, "latency_p50_us", outcome.latency_us.value_at_quantile(0.5) as f64);
+        put(&mut leg, "latency_p99_us", outcome.latency_us.value_at_quantile(0.99) as f64);
+    }
+    Ok(leg)
+}

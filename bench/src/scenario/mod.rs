@@ -1,0 +1,121 @@
+//! What is measured. Each scenario compares walhub with a peer, by turns in one run.
+
+pub mod fanout_live;
+pub mod ingest;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::method::machine::Snapshot;
+use crate::method::pairs::{Experiment, Leg, Plan};
+
+/// What every scenario gets.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Where data directories are made; the disk under it is what is measured.
+    pub dir: PathBuf,
+    /// The program that is measured.
+    pub walhub: PathBuf,
+    /// How many rounds.
+    pub plan: Plan,
+    /// Settings for walhub, as `name=value`.
+    pub walhub_settings: Vec<String>,
+}
+
+impl Context {
+    /// A directory for one run, gone with it.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn scratch(&self) -> Result<tempfile::TempDir> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::Builder::new().prefix("walhub-bench-").tempdir_in(&self.dir)?;
+        // PostgreSQL may run as another user and must come through.
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
+        Ok(dir)
+    }
+}
+
+/// Something that can be measured.
+pub trait Scenario {
+    /// Its name on the command line.
+    fn name(&self) -> &'static str;
+    /// Its parameters, for the record.
+    fn parameters(&self) -> BTreeMap<&'static str, String>;
+    /// Measures.
+    ///
+    /// # Errors
+    /// When a program is missing or fails.
+    fn run(&self, context: &Context) -> Result<Vec<Experiment>>;
+}
+
+/// Name and purpose of every scenario.
+pub const SCENARIOS: &[(&str, &str)] = &[
+    (ingest::NAME, "WAL taken in, every flush durable, against pg_receivewal --synchronous"),
+    (
+        fanout_live::NAME,
+        "a primary's TPS with live standbys behind walhub, against the same attached directly",
+    ),
+];
+
+/// Watches the machine during one leg.
+#[derive(Debug)]
+struct Watch {
+    before: Snapshot,
+}
+
+impl Watch {
+    fn start() -> Result<Self> {
+        Ok(Self { before: Snapshot::take()? })
+    }
+
+    /// Ends the leg; `trees` are processes whose CPU seconds are values of the leg.
+    fn stop(self, trees: &[(&str, u32)]) -> Result<Leg> {
+        let after = Snapshot::take()?;
+        let used = self.before.until(&after);
+        let mut values = BTreeMap::from([("machine_cpu_s".to_owned(), used.machine_s)]);
+        for &(name, pid) in trees {
+            values.insert(name.to_owned(), self.before.tree_until(&after, pid));
+        }
+        Ok(Leg { values, steal: used.steal, foreign: used.foreign })
+    }
+}
+
+/// Puts a value of one leg in the table.
+fn put(leg: &mut Leg, key: &str, value: f64) {
+    leg.values.insert(key.to_owned(), value);
+}
+
+/// The file system that holds `dir`: type, device and options, from /proc/self/mountinfo.
+#[must_use]
+pub fn mount_of(dir: &Path) -> Option<Mount> {
+    let dir = dir.canonicalize().ok()?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mounts = table.lines().filter_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let left: Vec<&str> = left.split(' ').collect();
+        let mut right = right.split(' ');
+        let mount = Mount {
+            file_system: right.next()?.to_owned(),
+            device: right.next()?.to_owned(),
+            options: (*left.get(5)?).to_owned(),
+        };
+        Some((PathBuf::from(left.get(4)?), mount))
+    });
+    let holding = mounts.filter(|(point, _)| dir.starts_with(point));
+    holding.max_by_key(|(point, _)| point.components().count()).map(|(_, mount)| mount)
+}
+
+/// Where data directories lie.
+#[derive(Clone, Debug, Serialize)]
+pub struct Mount {
+    /// Its type.
+    pub file_system: String,
+    /// What is mounted.
+    pub device: String,
+    /// How.
+    pub options: String,
+}

@@ -1,0 +1,130 @@
+//! WAL made in memory before the clock runs, cut into the messages that a primary would send.
+
+use walhub_proto::generate::{WalGenerator, WalShape};
+use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::page::WalVersion;
+use walhub_proto::segment::SegmentSize;
+
+use crate::method::stats::next_random;
+
+/// The most WAL in one message. PostgreSQL: `MAX_SEND_SIZE`.
+const MESSAGE_BYTES_MAX: usize = 128 << 10;
+/// Where the WAL begins: the start of the first segment that a cluster uses.
+const START: Lsn = Lsn(16 << 20);
+/// The cluster that it seems to come from.
+const SYSTEM: SystemIdentifier = SystemIdentifier(7_300_000_000_000_000_001);
+
+/// How the WAL comes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Load {
+    /// Full messages, as fast as they are taken: a bulk load, or catching up.
+    Bulk,
+    /// One message per commit, of 200 bytes to 8 kB.
+    Commits,
+}
+
+/// WAL and where its messages end.
+#[derive(Clone, Debug)]
+pub struct Wal {
+    /// The bytes, from [`Wal::start`] on.
+    pub bytes: Vec<u8>,
+    /// Offset in `bytes` of the end of each message.
+    pub message_ends: Vec<usize>,
+}
+
+impl Wal {
+    /// At least `bytes_min` bytes of whole records.
+    #[must_use]
+    pub fn generate(load: Load, bytes_min: usize) -> Self {
+        let shape = WalShape {
+            system_identifier: SYSTEM,
+            segment_size: SegmentSize::DEFAULT,
+            timeline: TimelineId::FIRST,
+            version: WalVersion::PG15,
+            crc: crc32c::crc32c_append,
+        };
+        let mut generator = WalGenerator::new(15, shape, START);
+        let mut bytes = Vec::with_capacity(bytes_min + (1 << 20));
+        let mut message_ends = Vec::new();
+        match load {
+            Load::Bulk => {
+                generator.fill(bytes_min, &mut bytes);
+                message_ends.extend(
+                    (1..).map(|n| n * MESSAGE_BYTES_MAX).take_while(|&end| end < bytes.len()),
+                );
+            }
+            Load::Commits => {
+                let (mut random, mut start) = (15, 0);
+                while bytes.len() < bytes_min {
+                    generator.fill(commit_len(&mut random), &mut bytes);
+                    while bytes.len() - start > MESSAGE_BYTES_MAX {
+                        start += MESSAGE_BYTES_MAX;
+                        message_ends.push(start);
+                    }
+                    start = bytes.len();
+                    message_ends.push(start);
+                }
+            }
+        }
+        if message_ends.last() != Some(&bytes.len()) {
+            message_ends.push(bytes.len());
+        }
+        Self { bytes, message_ends }
+    }
+
+    /// Position of the first byte.
+    #[must_use]
+    pub fn start(&self) -> Lsn {
+        START
+    }
+
+    /// One past the last byte.
+    #[must_use]
+    pub fn end(&self) -> Lsn {
+        self.lsn(self.bytes.len())
+    }
+
+    /// Position of the byte at `offset`.
+    #[must_use]
+    pub fn lsn(&self, offset: usize) -> Lsn {
+        START + u64::try_from(offset).unwrap_or(u64::MAX)
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn system_identifier(&self) -> SystemIdentifier {
+        SYSTEM
+    }
+}
+
+/// 200 bytes to 8 kB, small ones more often: the size doubles evenly.
+fn commit_len(random: &mut u64) -> usize {
+    let shift = next_random(random) % 5;
+    let base = 200_u64 << shift;
+    usize::try_from(base + next_random(random) % base).unwrap_or(200).min(8 << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_cover_the_wal_and_none_is_too_long() {
+        for load in [Load::Bulk, Load::Commits] {
+            let wal = Wal::generate(load, 3 << 20);
+            assert!(wal.bytes.len() >= 3 << 20);
+            assert_eq!(wal.message_ends.last(), Some(&wal.bytes.len()));
+            let starts = std::iter::once(&0).chain(&wal.message_ends);
+            for (start, end) in starts.zip(&wal.message_ends) {
+                assert!(start < end && end - start <= MESSAGE_BYTES_MAX, "{load:?} {start} {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn most_commits_are_small() {
+        let wal = Wal::generate(Load::Commits, 4 << 20);
+        let mean = wal.bytes.len() / wal.message_ends.len();
+        assert!((1000..4000).contains(&mean), "{mean}");
+    }
+}
