@@ -243,7 +243,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             ToWal::Start(session) => self.handle_start(io, session),
             ToWal::Ended { standby, reply, end } => self.handle_ended(io, standby, reply, end),
             ToWal::Settings(settings) => self.handle_settings(io, now, settings),
-            ToWal::Stop(mode) => self.handle_stop(io, mode),
+            ToWal::Stop(mode) => self.handle_stop(io, now, mode),
             ToWal::Drained => {
                 if let Stopping::Draining { ships } = &mut self.stopping {
                     *ships = ships.saturating_sub(1);
@@ -599,13 +599,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         drop(reply.send(end));
     }
 
-    fn handle_stop<I: Io<Conn = C>>(&mut self, io: &mut I, mode: StopMode) {
+    fn handle_stop<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, mode: StopMode) {
         if self.stopping != Stopping::No || mode == StopMode::Immediate {
             return;
         }
         self.config.shared.stopping.store(true, Ordering::Release);
         self.stopping = Stopping::Flushing;
-        self.link.stop(io);
+        self.link.stop(io, now);
     }
 
     fn turn_stopping<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {

@@ -151,14 +151,27 @@ impl<C> Link<C> {
         tracing::error!(detail, hint, "{reason}");
     }
 
-    /// Ends receiving for good.
-    pub(super) fn stop<I: Io>(&mut self, io: &mut I) {
+    /// Ends receiving for good: the last status and Terminate are sent, then the socket goes.
+    pub(super) fn stop<I: Io>(&mut self, io: &mut I, now: Now) {
         match &mut self.state {
             State::Live(live) => {
-                let (socket, receiving, sending) =
-                    (live.socket, live.receiving, live.sending.is_some());
-                io.shutdown(socket);
-                self.state = State::Closing { socket, receiving, sending, retry_at: None };
+                let (socket, receiving) = (live.socket, live.receiving);
+                let farewell = if live.sending.is_none() {
+                    live.receiver.stop(now);
+                    live.receiver.poll_transmit(now)
+                } else {
+                    None
+                };
+                if let Some(bytes) = farewell {
+                    let body = Gather::from_iter([Bytes::from(bytes)]);
+                    io.submit(LINK_SEND, Op::Send { socket, head: Head::new(&[]), body });
+                    self.state =
+                        State::Closing { socket, receiving, sending: true, retry_at: None };
+                } else {
+                    let sending = live.sending.is_some();
+                    io.shutdown(socket);
+                    self.state = State::Closing { socket, receiving, sending, retry_at: None };
+                }
                 self.finish_closing(io);
             }
             State::Closing { retry_at, .. } => *retry_at = None,
@@ -337,8 +350,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                     self.drop_link(io, now, Drop::Reason { text, detail: None, hint: None });
                 }
             },
-            State::Closing { sending, .. } => {
+            State::Closing { socket, sending, .. } => {
                 *sending = false;
+                io.shutdown(*socket);
                 self.link.finish_closing(io);
             }
             State::Off | State::Waiting { .. } | State::Connecting => {}
