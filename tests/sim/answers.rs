@@ -29,14 +29,16 @@ impl Talk {
     /// The next complete request.
     pub(crate) fn next(&mut self) -> Option<Asked> {
         loop {
-            let frame = decode_frame(&self.input, 1 << 20).expect("our own clients keep to the protocol")?;
+            let frame = decode_frame(&self.input, 1 << 20)
+                .expect("our own clients keep to the protocol")?;
             let (kind, body, len) = (frame.kind, frame.body.to_vec(), frame.len);
             self.input.drain(..len);
             match kind {
                 b'Q' => {
                     let text = String::from_utf8(body).expect("text");
                     let text = text.trim_end_matches('\0');
-                    let command = parse(text).expect("a valid command").expect("a replication command");
+                    let command =
+                        parse(text).expect("a valid command").expect("a replication command");
                     return Some(Asked::Command(command));
                 }
                 b'X' => return Some(Asked::Goodbye),
@@ -96,7 +98,10 @@ pub(crate) fn history(out: &mut Encoder, timeline: TimelineId, content: Option<&
         out.report(&Report::error(SqlState::UNDEFINED_FILE, text)).ready_for_query(b'I');
         return;
     };
-    out.row_description(&[Column::text("filename", ColumnType::TEXT), Column::text("content", ColumnType::TEXT)]);
+    out.row_description(&[
+        Column::text("filename", ColumnType::TEXT),
+        Column::text("content", ColumnType::TEXT),
+    ]);
     out.data_row(&[Some(name.as_bytes()), Some(content)]);
     out.command_complete("TIMELINE_HISTORY").ready_for_query(b'I');
 }
@@ -127,8 +132,13 @@ pub(crate) fn created_slot(out: &mut Encoder, name: &str) {
 /// The results that end START_REPLICATION.
 pub(crate) fn stream_ended(out: &mut Encoder, next: Option<(TimelineId, Lsn)>) {
     if let Some((timeline, start)) = next {
-        out.row_description(&[Column::text("next_tli", ColumnType::INT8), Column::text("next_tli_startpos", ColumnType::TEXT)]);
+        out.row_description(&[
+            Column::text("next_tli", ColumnType::INT8),
+            Column::text("next_tli_startpos", ColumnType::TEXT),
+        ]);
         out.data_row(&[Some(timeline.to_string()), Some(start.to_string())]);
     }
-    out.command_complete("START_STREAMING").command_complete("START_REPLICATION").ready_for_query(b'I');
+    out.command_complete("START_STREAMING")
+        .command_complete("START_REPLICATION")
+        .ready_for_query(b'I');
 }

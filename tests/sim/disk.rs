@@ -123,7 +123,10 @@ pub(crate) struct Disk {
 }
 
 fn not_found(path: &Path) -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, format!("could not open file \"{}\": No such file or directory", path.display()))
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("could not open file \"{}\": No such file or directory", path.display()),
+    )
 }
 
 fn no_space() -> io::Error {
@@ -165,8 +168,16 @@ impl Disk {
 
     /// How long an operation takes, in nanoseconds.
     pub(crate) fn latency(&mut self, flush: bool) -> u64 {
-        let base = if flush { self.rng.log_range(50_000, 4_000_000) } else { self.rng.log_range(5_000, 300_000) };
-        if self.rng.chance(self.faults.slow) { base + self.rng.range(20_000_000, 900_000_000) } else { base }
+        let base = if flush {
+            self.rng.log_range(50_000, 4_000_000)
+        } else {
+            self.rng.log_range(5_000, 300_000)
+        };
+        if self.rng.chance(self.faults.slow) {
+            base + self.rng.range(20_000_000, 900_000_000)
+        } else {
+            base
+        }
     }
 
     fn next_number(&mut self) -> u64 {
@@ -223,8 +234,14 @@ impl Disk {
     }
 
     /// Ends a write; `unit` is what a short one is a multiple of.
-    pub(crate) fn finish_write(&mut self, write: u64, durable: bool, unit: usize) -> io::Result<usize> {
-        let (file_number, offset, data) = self.under_way.remove(&write).expect("the write is under way");
+    pub(crate) fn finish_write(
+        &mut self,
+        write: u64,
+        durable: bool,
+        unit: usize,
+    ) -> io::Result<usize> {
+        let (file_number, offset, data) =
+            self.under_way.remove(&write).expect("the write is under way");
         let mut len: usize = data.iter().map(Bytes::len).sum();
         let file = self.files.get_mut(&file_number).expect("an open file");
         if self.full && (self.faults.full_blocks_all || offset + len > file.data.len()) {
@@ -264,7 +281,11 @@ impl Disk {
         let pieces = if self.faults.lies {
             Vec::new()
         } else {
-            content.dirty.iter().map(|dirty| (dirty.start, content.data[dirty.start..dirty.end].to_vec())).collect()
+            content
+                .dirty
+                .iter()
+                .map(|dirty| (dirty.start, content.data[dirty.start..dirty.end].to_vec()))
+                .collect()
         };
         Flush { file, up_to, pieces }
     }
@@ -292,7 +313,8 @@ impl Disk {
         }
         let durable_names = &mut self.durable_names;
         self.changes.retain(|(number, change)| {
-            let covered = *number <= up_to && change.touches()[0].and_then(Path::parent) == Some(dir);
+            let covered =
+                *number <= up_to && change.touches()[0].and_then(Path::parent) == Some(dir);
             if covered {
                 change.apply(durable_names);
             }
@@ -303,7 +325,8 @@ impl Disk {
 
     /// Frees files that no name and nobody has any more.
     fn drop_unnamed(&mut self) {
-        let mut named: BTreeSet<u64> = self.names.values().chain(self.durable_names.values()).copied().collect();
+        let mut named: BTreeSet<u64> =
+            self.names.values().chain(self.durable_names.values()).copied().collect();
         for (_, change) in &self.changes {
             if let NameChange::Create(_, file) = change {
                 named.insert(*file);
@@ -436,10 +459,17 @@ impl Fs for SimFs {
         if !disk.dirs.contains(dir) {
             return Err(not_found(dir));
         }
-        let files = disk.names.iter().filter(|(path, _)| path.parent() == Some(dir)).map(|(path, file)| (path, bytes(disk.files[file].data.len())));
+        let files = disk
+            .names
+            .iter()
+            .filter(|(path, _)| path.parent() == Some(dir))
+            .map(|(path, file)| (path, bytes(disk.files[file].data.len())));
         let dirs = disk.dirs.iter().filter(|path| path.parent() == Some(dir)).map(|path| (path, 0));
-        let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let mut entries: Vec<DirEntry> = files.chain(dirs).map(|(path, len)| DirEntry { name: name(path), len }).collect();
+        let name = |path: &PathBuf| {
+            path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+        };
+        let mut entries: Vec<DirEntry> =
+            files.chain(dirs).map(|(path, len)| DirEntry { name: name(path), len }).collect();
         entries.sort();
         Ok(entries)
     }

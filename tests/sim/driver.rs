@@ -48,14 +48,22 @@ pub(crate) fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Ok(log) = env::var("WALHUB_SIM_LOG") {
-        let level: tracing_subscriber::filter::LevelFilter = log.parse().expect("WALHUB_SIM_LOG is a level");
-        tracing_subscriber::fmt().with_max_level(level).without_time().with_writer(std::io::stderr).init();
+        let level: tracing_subscriber::filter::LevelFilter =
+            log.parse().expect("WALHUB_SIM_LOG is a level");
+        tracing_subscriber::fmt()
+            .with_max_level(level)
+            .without_time()
+            .with_writer(std::io::stderr)
+            .init();
     }
     if let Ok(seed) = env::var("WALHUB_SIM_SEED") {
         return alone(Run::Seed(number(&seed)));
     }
     if let Ok(name) = env::var("WALHUB_SIM_SCENARIO") {
-        let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name).expect("WALHUB_SIM_SCENARIO is the name of one");
+        let scenario = SCENARIOS
+            .iter()
+            .find(|scenario| scenario.name == name)
+            .expect("WALHUB_SIM_SCENARIO is the name of one");
         return alone(Run::Scenario(scenario));
     }
     match env::var("WALHUB_SIM_WORKER") {
@@ -94,10 +102,18 @@ fn make(run: Run) -> Result<Stats, String> {
         Run::Seed(seed) => simulate(Plan::of_seed(seed)),
         Run::Scenario(scenario) => match (scenario.expect, simulate((scenario.plan)())) {
             (Expect::Well(holds), Ok(stats)) if holds(&stats) => Ok(stats),
-            (Expect::Well(_), Ok(stats)) => Err(format!("what the scenario is about did not happen: {stats:?}")),
+            (Expect::Well(_), Ok(stats)) => {
+                Err(format!("what the scenario is about did not happen: {stats:?}"))
+            }
             (Expect::Well(_), Err(reason)) => Err(reason),
-            (Expect::Caught(words), Err(reason)) if words.iter().any(|words| reason.contains(words)) => Ok(Stats::default()),
-            (Expect::Caught(words), other) => Err(format!("expected one of {words:?}, but: {other:?}")),
+            (Expect::Caught(words), Err(reason))
+                if words.iter().any(|words| reason.contains(words)) =>
+            {
+                Ok(Stats::default())
+            }
+            (Expect::Caught(words), other) => {
+                Err(format!("expected one of {words:?}, but: {other:?}"))
+            }
         },
     }
 }
@@ -121,7 +137,8 @@ fn runs(base: u64) -> Vec<Run> {
 fn base() -> u64 {
     match env::var("WALHUB_SIM_BASE").as_deref() {
         Ok("random") => {
-            let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
+            let micros =
+                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
             u64::try_from(micros & 0xFFFF_FFFF_FFFF).expect("48 bits") << 12
         }
         Ok(base) => number(base),
@@ -132,7 +149,8 @@ fn base() -> u64 {
 /// Makes every n-th run and says so line by line.
 fn work(share: &str) -> ExitCode {
     let (first, step) = share.split_once('/').expect("a share is i/n");
-    let (first, step): (usize, usize) = (first.parse().expect("a number"), step.parse().expect("a number"));
+    let (first, step): (usize, usize) =
+        (first.parse().expect("a number"), step.parse().expect("a number"));
     panic::set_hook(Box::new(|info| {
         PANIC.with(|panic| *panic.borrow_mut() = Some(info.to_string().replace('\n', " ")));
     }));
@@ -167,7 +185,8 @@ fn lead() -> ExitCode {
     let base = base();
     let count = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);
     let (tell, told) = mpsc::channel();
-    let mut workers: Vec<Worker> = (0..count).map(|index| start_worker(index, count, base, tell.clone())).collect();
+    let mut workers: Vec<Worker> =
+        (0..count).map(|index| start_worker(index, count, base, tell.clone())).collect();
     drop(tell);
     // The workers make the same list from the same environment.
     let runs = runs(base);
@@ -188,7 +207,11 @@ fn lead() -> ExitCode {
                         passed += 1;
                         total.add(&Stats::of_numbers(rest));
                         if passed.is_multiple_of(100) {
-                            println!("{passed} of {} runs, {:.0} s", runs.len(), began.elapsed().as_secs_f64());
+                            println!(
+                                "{passed} of {} runs, {:.0} s",
+                                runs.len(),
+                                began.elapsed().as_secs_f64()
+                            );
                         }
                     }
                     "fail" => break Err((worker.run, rest.to_owned())),
@@ -207,7 +230,9 @@ fn lead() -> ExitCode {
                 }
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                let hanging = workers.iter().find(|worker| !worker.done && worker.run.is_some() && worker.since.elapsed() > RUN_MAX);
+                let hanging = workers.iter().find(|worker| {
+                    !worker.done && worker.run.is_some() && worker.since.elapsed() > RUN_MAX
+                });
                 if let Some(worker) = hanging {
                     break Err((worker.run, format!("no end after {RUN_MAX:?}")));
                 }
@@ -224,7 +249,11 @@ fn lead() -> ExitCode {
     match result {
         Ok(()) => {
             println!("{}", total.describe());
-            println!("{} runs in {:.0} s, seeds from {base:#x}", runs.len(), began.elapsed().as_secs_f64());
+            println!(
+                "{} runs in {:.0} s, seeds from {base:#x}",
+                runs.len(),
+                began.elapsed().as_secs_f64()
+            );
             summary(passed, 0);
             ExitCode::SUCCESS
         }
@@ -239,7 +268,12 @@ fn lead() -> ExitCode {
     }
 }
 
-fn start_worker(index: usize, count: usize, base: u64, tell: mpsc::Sender<(usize, Option<String>)>) -> Worker {
+fn start_worker(
+    index: usize,
+    count: usize,
+    base: u64,
+    tell: mpsc::Sender<(usize, Option<String>)>,
+) -> Worker {
     let mut child = Command::new(env::current_exe().expect("this program has a name"))
         .env("WALHUB_SIM_WORKER", format!("{index}/{count}"))
         .env("WALHUB_SIM_BASE", base.to_string())
@@ -261,5 +295,7 @@ fn start_worker(index: usize, count: usize, base: u64, tell: mpsc::Sender<(usize
 
 fn summary(passed: usize, failed: usize) {
     let word = if failed == 0 { "ok" } else { "FAILED" };
-    println!("\ntest result: {word}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out");
+    println!(
+        "\ntest result: {word}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out"
+    );
 }

@@ -9,7 +9,9 @@ use tokio::sync::oneshot;
 use walhub::hub::core_loop::{Core, now};
 use walhub::hub::front::PublishedSlots;
 use walhub::hub::handle::{Client, SlotRequest, SlotRow, StartStreaming, StreamEnd};
-use walhub::hub::messages::{MAILBOX_MESSAGES_MAX, NewSession, StopMode, ToControl, ToWal, Upstream};
+use walhub::hub::messages::{
+    MAILBOX_MESSAGES_MAX, NewSession, StopMode, ToControl, ToWal, Upstream,
+};
 use walhub::hub::recover::recover;
 use walhub::hub::shared::{Shared, StandbyTable};
 use walhub::hub::ship_core::{ShipConfig, ShipCore};
@@ -103,7 +105,15 @@ impl HubMachine {
         for dir in [data.to_path_buf(), data.join("pg_wal"), data.join("slots")] {
             fs.create_dir(&dir).expect("a new disk");
         }
-        Self { number, plan, fs, life: None, lives: 0, flushed: Lsn::INVALID, published: [Lsn::INVALID; 3] }
+        Self {
+            number,
+            plan,
+            fs,
+            life: None,
+            lives: 0,
+            flushed: Lsn::INVALID,
+            published: [Lsn::INVALID; 3],
+        }
     }
 
     pub(crate) fn wal_dir(&self) -> PathBuf {
@@ -119,13 +129,16 @@ impl HubMachine {
     /// Returns the recovered end of WAL.
     pub(crate) fn start(&mut self, world: &crate::world::Shared) -> Result<Option<Lsn>, String> {
         let data = Path::new(DATA_DIR);
-        let recovered = recover(&self.fs, data).map_err(|error| format!("hub {} cannot start: {error}", self.number))?;
+        let recovered = recover(&self.fs, data)
+            .map_err(|error| format!("hub {} cannot start: {error}", self.number))?;
         let end = recovered.wal.as_ref().map(|wal| wal.end);
         self.lives += 1;
         let settings = &self.plan.settings;
-        let ios: Vec<SimIo> = (0..self.plan.cores).map(|core| SimIo::new(world, self.key(core), &self.fs)).collect();
+        let ios: Vec<SimIo> =
+            (0..self.plan.cores).map(|core| SimIo::new(world, self.key(core), &self.fs)).collect();
         let shared = Arc::new(Shared::default());
-        let standbys = Arc::new(StandbyTable::new(usize::try_from(settings.max_wal_senders).expect("few")));
+        let standbys =
+            Arc::new(StandbyTable::new(usize::try_from(settings.max_wal_senders).expect("few")));
         let slots = PublishedSlots::default();
         let (to_wal, wal_mail) = mailbox(MAILBOX_MESSAGES_MAX, ios[0].waker());
         let ship_ios = if self.plan.cores == 1 { &ios[..] } else { &ios[1..] };
@@ -151,11 +164,17 @@ impl HubMachine {
             standbys: Arc::clone(&standbys),
             mail: wal_mail,
             ships,
-            control: Box::new(move |ask| asked.lock().expect("nobody panics with it").push_back(ask)),
+            control: Box::new(move |ask| {
+                asked.lock().expect("nobody panics with it").push_back(ask)
+            }),
             slots: Arc::clone(&slots),
             settings: Arc::clone(settings),
             direct: self.plan.direct,
-            method: if self.plan.durable_write { FlushMethod::DurableWrite } else { FlushMethod::WriteThenSync },
+            method: if self.plan.durable_write {
+                FlushMethod::DurableWrite
+            } else {
+                FlushMethod::WriteThenSync
+            },
         };
         let mut wal = Some(WalCore::new(config, recovered, now(&ios[0])));
         let alone = self.plan.cores == 1;
@@ -233,10 +252,14 @@ impl HubMachine {
     fn check_published(&mut self) -> Result<(), String> {
         let Some(life) = &self.life else { return Ok(()) };
         let shared = &life.shared;
-        let seen = [&shared.flush_lsn, &shared.write_lsn, &shared.received_lsn].map(|lsn| lsn.load());
+        let seen =
+            [&shared.flush_lsn, &shared.write_lsn, &shared.received_lsn].map(|lsn| lsn.load());
         let [flush, write, received] = seen;
         if flush > write || write > received {
-            return Err(format!("hub {} published flush {flush}, write {write}, received {received}", self.number));
+            return Err(format!(
+                "hub {} published flush {flush}, write {write}, received {received}",
+                self.number
+            ));
         }
         for (before, now) in self.published.iter().zip(seen) {
             if now < *before {
@@ -251,7 +274,8 @@ impl HubMachine {
     /// What the cores asked of the control plane.
     pub(crate) fn asks(&mut self) -> Result<Vec<Ask>, String> {
         let Some(life) = &mut self.life else { return Ok(Vec::new()) };
-        let asks: Vec<ToControl> = life.asks.lock().expect("nobody panics with it").drain(..).collect();
+        let asks: Vec<ToControl> =
+            life.asks.lock().expect("nobody panics with it").drain(..).collect();
         let mut out = Vec::new();
         for ask in asks {
             match ask {
@@ -282,7 +306,10 @@ impl HubMachine {
     /// A fast shutdown begins.
     pub(crate) fn stop(&self) {
         if let Some(life) = &self.life {
-            assert!(life.to_wal.send(ToWal::Stop(StopMode::Fast)).is_ok(), "the wal core does not read its mail");
+            assert!(
+                life.to_wal.send(ToWal::Stop(StopMode::Fast)).is_ok(),
+                "the wal core does not read its mail"
+            );
         }
     }
 
@@ -290,7 +317,10 @@ impl HubMachine {
     pub(crate) fn reload(&self) {
         if let Some(life) = &self.life {
             let settings = Arc::clone(&self.plan.settings);
-            assert!(life.to_wal.send(ToWal::Settings(settings)).is_ok(), "the wal core does not read its mail");
+            assert!(
+                life.to_wal.send(ToWal::Settings(settings)).is_ok(),
+                "the wal core does not read its mail"
+            );
         }
     }
 
@@ -305,14 +335,29 @@ impl HubMachine {
             address: None,
             backend_start: Timestamp(0),
         };
-        life.downstream.insert(end, Downstream { talk: Talk::default(), phase: Phase::Talking, client, owns_temporary: false });
+        life.downstream.insert(
+            end,
+            Downstream {
+                talk: Talk::default(),
+                phase: Phase::Talking,
+                client,
+                owns_temporary: false,
+            },
+        );
     }
 
     /// Looks at answers of the cores, which may have come after any of their turns.
     pub(crate) fn poll_control(&mut self, world: &mut World) {
         let Some(life) = &mut self.life else { return };
-        let waiting = |downstream: &Downstream| matches!(downstream.phase, Phase::Streaming(_) | Phase::Slot(..));
-        let ends: Vec<End> = life.downstream.iter().filter(|(_, downstream)| waiting(downstream)).map(|(end, _)| *end).collect();
+        let waiting = |downstream: &Downstream| {
+            matches!(downstream.phase, Phase::Streaming(_) | Phase::Slot(..))
+        };
+        let ends: Vec<End> = life
+            .downstream
+            .iter()
+            .filter(|(_, downstream)| waiting(downstream))
+            .map(|(end, _)| *end)
+            .collect();
         for end in ends {
             self.poll_answer(world, end);
         }
@@ -396,7 +441,10 @@ impl HubMachine {
         {
             let (reply, _) = oneshot::channel();
             let request = SlotRequest::DropTemporary { owner: downstream.client.pid };
-            assert!(life.to_wal.send(ToWal::Slot(request, reply)).is_ok(), "the wal core does not read its mail");
+            assert!(
+                life.to_wal.send(ToWal::Slot(request, reply)).is_ok(),
+                "the wal core does not read its mail"
+            );
         }
         world.net.close(world.now, end);
     }
@@ -410,8 +458,11 @@ impl HubMachine {
         };
         let Some(life) = &mut self.life else { return };
         let Some(downstream) = life.downstream.get_mut(&end) else { return };
-        let (Some(identity), Some(positions)) = (life.shared.identity.get(), life.shared.positions()) else {
-            let report = Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up");
+        let (Some(identity), Some(positions)) =
+            (life.shared.identity.get(), life.shared.positions())
+        else {
+            let report =
+                Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up");
             downstream.talk.answer(|out| {
                 out.report(&report);
             });
@@ -421,21 +472,33 @@ impl HubMachine {
         let talk = &mut downstream.talk;
         match command {
             Command::IdentifySystem => {
-                talk.answer(|out| answers::identify(out, positions.timeline, positions.sendable_lsn));
+                talk.answer(|out| {
+                    answers::identify(out, positions.timeline, positions.sendable_lsn)
+                });
             }
-            Command::Show { name } => talk.answer(|out| answers::show(out, &name, &identity.segment_size.to_string())),
-            Command::TimelineHistory { timeline } => talk.answer(|out| answers::history(out, timeline, history.as_deref())),
+            Command::Show { name } => {
+                talk.answer(|out| answers::show(out, &name, &identity.segment_size.to_string()))
+            }
+            Command::TimelineHistory { timeline } => {
+                talk.answer(|out| answers::history(out, timeline, history.as_deref()))
+            }
             Command::ReadReplicationSlot { slot } => {
                 let rows = life.slots.load();
                 let row = rows.iter().find(|row| row.slot_name == slot);
-                talk.answer(|out| answers::read_slot(out, row.map(|row| (row.restart_lsn, row.restart_tli))));
+                talk.answer(|out| {
+                    answers::read_slot(out, row.map(|row| (row.restart_lsn, row.restart_tli)))
+                });
             }
             Command::CreateReplicationSlot { slot, temporary, .. } => {
                 let (reply, answer) = oneshot::channel();
                 let owner = downstream.client.pid;
                 downstream.owns_temporary |= temporary;
-                let request = SlotRequest::Create { name: slot.clone(), temporary, reserve_wal: true, owner };
-                assert!(life.to_wal.send(ToWal::Slot(request, reply)).is_ok(), "the wal core does not read its mail");
+                let request =
+                    SlotRequest::Create { name: slot.clone(), temporary, reserve_wal: true, owner };
+                assert!(
+                    life.to_wal.send(ToWal::Slot(request, reply)).is_ok(),
+                    "the wal core does not read its mail"
+                );
                 downstream.phase = Phase::Slot(slot, answer);
             }
             Command::StartReplication { slot, start, timeline } => {

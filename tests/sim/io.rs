@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use walhub_engine::io::{BLOCK_LEN, Completion, Done, FileId, Fs, Gather, Io, Op, SocketId, Token, Waker};
+use walhub_engine::io::{
+    BLOCK_LEN, Completion, Done, FileId, Fs, Gather, Io, Op, SocketId, Token, Waker,
+};
 
 use crate::disk::{SECTOR, SimFs};
 use crate::net::{Owner, SendOp, SimConn};
@@ -63,7 +65,8 @@ impl SimIo {
 
     fn submit_disk(&mut self, token: Token, op: Op) {
         let mut disk = self.fs.disk();
-        let flush = matches!(op, Op::Sync { .. } | Op::SyncDir { .. } | Op::Write { durable: true, .. });
+        let flush =
+            matches!(op, Op::Sync { .. } | Op::SyncDir { .. } | Op::Write { durable: true, .. });
         let delay = disk.latency(flush);
         let op = match op {
             Op::Write { file, offset, data, durable } => {
@@ -71,7 +74,10 @@ impl SimIo {
                 if direct && !is_aligned(offset, &data) {
                     drop(disk);
                     let result = Err(io::Error::from_raw_os_error(22));
-                    return self.world.borrow_mut().complete(self.key, Completion { token, result });
+                    return self
+                        .world
+                        .borrow_mut()
+                        .complete(self.key, Completion { token, result });
                 }
                 let write = disk.begin_write(file, offset, data.into_iter().collect());
                 DiskOp::Write { write, durable, unit: if direct { SECTOR } else { 1 } }
@@ -88,7 +94,8 @@ impl SimIo {
 /// Whether the kernel would take this for direct I/O: offset, lengths and memory in whole blocks.
 fn is_aligned(offset: u64, data: &Gather) -> bool {
     let whole = |number: usize| number.is_multiple_of(BLOCK_LEN);
-    whole(crate::rng::size(offset)) && data.iter().all(|piece| whole(piece.len()) && whole(piece.as_ptr().addr()))
+    whole(crate::rng::size(offset))
+        && data.iter().all(|piece| whole(piece.len()) && whole(piece.as_ptr().addr()))
 }
 
 impl Io for SimIo {
@@ -111,7 +118,8 @@ impl Io for SimIo {
             Op::Send { socket, head, body } => {
                 let end = self.state(|state| state.sockets[&socket.0]);
                 let head = bytes::Bytes::copy_from_slice(head.as_slice());
-                let data = std::iter::once(head).chain(body).filter(|piece| !piece.is_empty()).collect();
+                let data =
+                    std::iter::once(head).chain(body).filter(|piece| !piece.is_empty()).collect();
                 let mut world = self.world.borrow_mut();
                 let now = world.now;
                 world.net.submit_send(now, self.key, end, SendOp { token, data });
@@ -121,7 +129,11 @@ impl Io for SimIo {
         }
     }
 
-    fn wait(&mut self, _deadline_ns: Option<u64>, completions: &mut Vec<Completion>) -> io::Result<()> {
+    fn wait(
+        &mut self,
+        _deadline_ns: Option<u64>,
+        completions: &mut Vec<Completion>,
+    ) -> io::Result<()> {
         self.state(|state| completions.extend(state.ready.drain(..)));
         Ok(())
     }
@@ -197,7 +209,9 @@ pub(crate) fn finish_disk(world: &mut World, key: CoreKey, token: Token, op: Dis
     let done = |result: io::Result<()>, done: Done| result.map(|()| done);
     let exists = |path: &Path| path.to_path_buf();
     let result = match op {
-        DiskOp::Write { write, durable, unit } => disk.finish_write(write, durable, unit).map(Done::Wrote),
+        DiskOp::Write { write, durable, unit } => {
+            disk.finish_write(write, durable, unit).map(Done::Wrote)
+        }
         DiskOp::Flush(flush) => {
             disk.finish_flush(flush);
             Ok(Done::Synced)
@@ -220,7 +234,8 @@ pub(crate) fn finish_disk(world: &mut World, key: CoreKey, token: Token, op: Dis
             }
             Op::Read { file, offset, mut buf } => {
                 let (file, direct) = core.files[&file.0];
-                let aligned = crate::rng::size(offset).is_multiple_of(BLOCK_LEN) && buf.capacity().is_multiple_of(BLOCK_LEN);
+                let aligned = crate::rng::size(offset).is_multiple_of(BLOCK_LEN)
+                    && buf.capacity().is_multiple_of(BLOCK_LEN);
                 if direct && !aligned {
                     Err(io::Error::from_raw_os_error(22))
                 } else {
@@ -231,7 +246,11 @@ pub(crate) fn finish_disk(world: &mut World, key: CoreKey, token: Token, op: Dis
             }
             Op::Rename { from, to } => done(disk.rename(&from, &to), Done::Renamed),
             Op::Unlink { path } => done(disk.unlink(&path), Done::Unlinked),
-            Op::Write { .. } | Op::Sync { .. } | Op::SyncDir { .. } | Op::Recv { .. } | Op::Send { .. } => {
+            Op::Write { .. }
+            | Op::Sync { .. }
+            | Op::SyncDir { .. }
+            | Op::Recv { .. }
+            | Op::Send { .. } => {
                 unreachable!("begun elsewhere")
             }
         },

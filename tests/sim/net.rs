@@ -190,7 +190,10 @@ impl Net {
     pub(crate) fn set_owner(&mut self, end: End, owner: Owner) {
         if let Some(endpoint) = self.endpoint(end) {
             endpoint.owner = owner;
-            assert!(endpoint.recv.is_none() && endpoint.send.is_none(), "a socket changes hands with operations under way");
+            assert!(
+                endpoint.recv.is_none() && endpoint.send.is_none(),
+                "a socket changes hands with operations under way"
+            );
         }
     }
 
@@ -329,7 +332,14 @@ impl Net {
         }
     }
 
-    pub(crate) fn submit_recv(&mut self, now: u64, key: CoreKey, end: End, token: Token, buf: Buffer) {
+    pub(crate) fn submit_recv(
+        &mut self,
+        now: u64,
+        key: CoreKey,
+        end: End,
+        token: Token,
+        buf: Buffer,
+    ) {
         let Some(endpoint) = self.endpoint(end) else { return };
         assert!(endpoint.recv.is_none(), "two receives on one socket");
         endpoint.recv = Some((token, buf));
@@ -455,7 +465,8 @@ impl Net {
             if !silent {
                 self.break_end(now, end.other());
             }
-            if self.conns.get(&end.conn).is_some_and(|conn| conn.ends.iter().all(|end| end.closed)) {
+            if self.conns.get(&end.conn).is_some_and(|conn| conn.ends.iter().all(|end| end.closed))
+            {
                 self.conns.remove(&end.conn);
             }
         }
@@ -463,14 +474,20 @@ impl Net {
 
     fn ends_of(&self, machine: usize) -> Vec<End> {
         let ends = self.conns.iter().flat_map(|(&conn, value)| {
-            value.ends.iter().enumerate().filter(move |(_, end)| end.machine == machine).map(move |(side, _)| End { conn, side })
+            value
+                .ends
+                .iter()
+                .enumerate()
+                .filter(move |(_, end)| end.machine == machine)
+                .map(move |(side, _)| End { conn, side })
         });
         ends.collect()
     }
 
     /// After a silent loss of power the machine is back and knows nothing of its old connections.
     pub(crate) fn refuse_old(&mut self, now: u64, machine: usize) {
-        let ends: Vec<End> = self.ends_of(machine).into_iter().filter(|&end| self.endpoint_closed(end)).collect();
+        let ends: Vec<End> =
+            self.ends_of(machine).into_iter().filter(|&end| self.endpoint_closed(end)).collect();
         for end in ends {
             self.break_end(now, end.other());
         }

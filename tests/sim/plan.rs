@@ -106,13 +106,15 @@ impl Plan {
         let topology = topology(rng);
         let slots_bounded = topology.len() == 1 && rng.chance(150);
         let base = settings(rng, slots_bounded);
-        let hubs: Vec<HubPlan> = topology.into_iter().map(|upstream| hub(rng, &base, upstream)).collect();
+        let hubs: Vec<HubPlan> =
+            topology.into_iter().map(|upstream| hub(rng, &base, upstream)).collect();
         let disks = hubs.iter().map(|_| disk(rng)).collect();
         let standbys = (0..rng.range(1, 5)).map(|_| standby(rng, hubs.len())).collect();
         let total = rng.log_range(1 << 20, 6 << 20);
         Self {
             seed,
-            segment_size: SegmentSize::new(if rng.chance(900) { 1 << 20 } else { 2 << 20 }).expect("a size"),
+            segment_size: SegmentSize::new(if rng.chance(900) { 1 << 20 } else { 2 << 20 })
+                .expect("a size"),
             major: u32::try_from(rng.range(13, 18)).expect("small"),
             record_len_max: rng.pick(&[20_000, 200_000, 200_000, 3 << 20]),
             primary: primary(rng, total),
@@ -228,7 +230,8 @@ fn faults(rng: &mut Rng) -> Vec<(Fault, u64)> {
     let mut chosen = Vec::new();
     for fault in all {
         if rng.chance(500) {
-            let rare = matches!(fault, Fault::Failover | Fault::TimelineSwitch | Fault::PrimaryRestart);
+            let rare =
+                matches!(fault, Fault::Failover | Fault::TimelineSwitch | Fault::PrimaryRestart);
             chosen.push((fault, rng.range(1, if rare { 3 } else { 10 })));
         }
     }

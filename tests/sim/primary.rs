@@ -88,7 +88,8 @@ impl Primary {
     }
 
     pub(crate) fn accept(&mut self, end: End, hub: usize) {
-        self.sessions.insert(end, Session { hub, talk: Talk::default(), streaming: None, timer: 0 });
+        self.sessions
+            .insert(end, Session { hub, talk: Talk::default(), streaming: None, timer: 0 });
     }
 
     /// All connections end; with `promoted` a new primary comes.
@@ -127,7 +128,8 @@ impl Primary {
             return self.serve(world, end);
         }
         if world.now >= self.next_burst {
-            self.next_burst = world.now + self.rng.log_range(self.plan.pause_ns.0, self.plan.pause_ns.1);
+            self.next_burst =
+                world.now + self.rng.log_range(self.plan.pause_ns.0, self.plan.pause_ns.1);
             world.at(self.next_burst, Event::Wake(Actor::Primary, None));
             if world.now >= self.down_until {
                 self.burst();
@@ -193,7 +195,11 @@ impl Primary {
                 let taken = before - rest.len();
                 session.talk.input.drain(..taken);
                 match event {
-                    Err(violation) => return Err(format!("the hub broke the protocol towards its upstream: {violation:?}")),
+                    Err(violation) => {
+                        return Err(format!(
+                            "the hub broke the protocol towards its upstream: {violation:?}"
+                        ));
+                    }
                     Ok(Some(SenderEvent::Status(status))) => self.note_status(end, status)?,
                     Ok(Some(SenderEvent::StreamEnded)) => self.end_stream(end),
                     Ok(Some(SenderEvent::Terminated)) => {
@@ -216,19 +222,35 @@ impl Primary {
         }
     }
 
-    fn note_status(&mut self, end: End, status: walhub_proto::wire::copy::StandbyStatusUpdate) -> Result<(), String> {
+    fn note_status(
+        &mut self,
+        end: End,
+        status: walhub_proto::wire::copy::StandbyStatusUpdate,
+    ) -> Result<(), String> {
         let Some(session) = self.sessions.get(&end) else { return Ok(()) };
         let hub = session.hub;
-        let sent = session.streaming.as_ref().map(|streaming| (streaming.sender.sent_lsn(), streaming.slot.clone()));
+        let sent = session
+            .streaming
+            .as_ref()
+            .map(|streaming| (streaming.sender.sent_lsn(), streaming.slot.clone()));
         if status.flush > status.write {
-            return Err(format!("hub {hub} acknowledged flush {} past write {}", status.flush, status.write));
+            return Err(format!(
+                "hub {hub} acknowledged flush {} past write {}",
+                status.flush, status.write
+            ));
         }
         if status.apply.is_valid() {
-            return Err(format!("hub {hub} acknowledged apply {}: it replays nothing", status.apply));
+            return Err(format!(
+                "hub {hub} acknowledged apply {}: it replays nothing",
+                status.apply
+            ));
         }
         let end_lsn = self.source.current().end();
         if status.write > end_lsn {
-            return Err(format!("hub {hub} acknowledged write {} past the end of all WAL {end_lsn}", status.write));
+            return Err(format!(
+                "hub {hub} acknowledged write {} past the end of all WAL {end_lsn}",
+                status.write
+            ));
         }
         let acknowledged = self.acknowledged.entry(hub).or_default();
         *acknowledged = (*acknowledged).max(status.flush);
@@ -252,14 +274,27 @@ impl Primary {
         let talk = &mut session.talk;
         let current = self.source.current();
         match command {
-            Command::IdentifySystem => talk.answer(|out| answers::identify(out, current.tli, current.flush_lsn)),
-            Command::Show { name } => talk.answer(|out| answers::show(out, &name, &self.source.size.to_string())),
+            Command::IdentifySystem => {
+                talk.answer(|out| answers::identify(out, current.tli, current.flush_lsn))
+            }
+            Command::Show { name } => {
+                talk.answer(|out| answers::show(out, &name, &self.source.size.to_string()))
+            }
             Command::TimelineHistory { timeline } => {
                 let history = self.source.history_of(timeline);
-                talk.answer(|out| answers::history(out, timeline, history.as_ref().map(walhub_proto::history::TimelineHistory::content)));
+                talk.answer(|out| {
+                    answers::history(
+                        out,
+                        timeline,
+                        history.as_ref().map(walhub_proto::history::TimelineHistory::content),
+                    )
+                });
             }
             Command::ReadReplicationSlot { slot } => {
-                let slot = self.slots.get(&slot).map(|lsn| (Some(*lsn), Some(self.source.history.timeline_of(*lsn))));
+                let slot = self
+                    .slots
+                    .get(&slot)
+                    .map(|lsn| (Some(*lsn), Some(self.source.history.timeline_of(*lsn))));
                 talk.answer(|out| answers::read_slot(out, slot));
             }
             Command::CreateReplicationSlot { slot, .. } => {
@@ -274,9 +309,12 @@ impl Primary {
                 let switchpoint = self.source.history.switchpoint(tli).map(|(lsn, _)| lsn);
                 let end_of_timeline = switchpoint.unwrap_or(current.flush_lsn);
                 if start > end_of_timeline {
-                    let text = format!("requested starting point {start} is ahead of the WAL flush position of this server {end_of_timeline}");
+                    let text = format!(
+                        "requested starting point {start} is ahead of the WAL flush position of this server {end_of_timeline}"
+                    );
                     talk.answer(|out| {
-                        out.report(&Report::error(SqlState::INTERNAL_ERROR, text)).ready_for_query(b'I');
+                        out.report(&Report::error(SqlState::INTERNAL_ERROR, text))
+                            .ready_for_query(b'I');
                     });
                     return;
                 }
@@ -284,7 +322,10 @@ impl Primary {
                     let next = self.source.history.switchpoint(tli).map(|(lsn, tli)| (tli, lsn));
                     return talk.answer(|out| answers::stream_ended(out, next));
                 }
-                let config = WalSenderConfig { timeout: self.plan.timeout, message_bytes_max: self.plan.message_bytes_max };
+                let config = WalSenderConfig {
+                    timeout: self.plan.timeout,
+                    message_bytes_max: self.plan.message_bytes_max,
+                };
                 talk.answer(|out| {
                     out.copy_both_response();
                 });
@@ -306,7 +347,9 @@ impl Primary {
                 Some(true) => {}
             }
             let Some(streaming) = &mut session.streaming else { return };
-            if std::mem::take(&mut streaming.outstanding) && streaming.sender.handle_sent(time).is_some() {
+            if std::mem::take(&mut streaming.outstanding)
+                && streaming.sender.handle_sent(time).is_some()
+            {
                 self.end_stream(end);
                 continue;
             }
@@ -314,7 +357,8 @@ impl Primary {
             if streaming.sender.is_timed_out() {
                 return self.hang_up(world, end);
             }
-            let timeline = self.source.timeline(streaming.tli).expect("a timeline that was asked for");
+            let timeline =
+                self.source.timeline(streaming.tli).expect("a timeline that was asked for");
             streaming.sender.handle_sendable(time, timeline.flush_lsn);
             match streaming.sender.poll_transmit(time) {
                 None => return self.arm(world, end),
@@ -323,7 +367,8 @@ impl Primary {
                     session.talk.queue(&header);
                     let flip = self.rng.chance(self.plan.flip);
                     let wal = timeline.get(range).expect("the timeline has what it sends");
-                    self.flipped += u64::from(flip && queue_damaged(&mut session.talk, wal, &mut self.rng));
+                    self.flipped +=
+                        u64::from(flip && queue_damaged(&mut session.talk, wal, &mut self.rng));
                     if !flip {
                         session.talk.queue(wal);
                     }
@@ -335,7 +380,11 @@ impl Primary {
 
     fn arm(&mut self, world: &mut World, end: End) {
         let Some(session) = self.sessions.get_mut(&end) else { return };
-        let Some(at) = session.streaming.as_ref().and_then(|streaming| streaming.sender.poll_timeout()) else { return };
+        let Some(at) =
+            session.streaming.as_ref().and_then(|streaming| streaming.sender.poll_timeout())
+        else {
+            return;
+        };
         if session.timer <= world.now || at.0 < session.timer {
             session.timer = at.0.max(world.now + 1_000_000);
             world.at(session.timer, Event::Wake(Actor::Primary, Some(end)));

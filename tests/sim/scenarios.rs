@@ -24,7 +24,11 @@ pub(crate) struct Scenario {
 const ANY: Expect = Expect::Well(|_| true);
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "calm_stream_reaches_all_standbys", plan: || Plan::calm(1), expect: Expect::Well(|stats| stats.standby_bytes > 1 << 20) },
+    Scenario {
+        name: "calm_stream_reaches_all_standbys",
+        plan: || Plan::calm(1),
+        expect: Expect::Well(|stats| stats.standby_bytes > 1 << 20),
+    },
     Scenario {
         name: "fast_stop_ends_every_hub",
         plan: || Plan { stop_at_end: true, ..Plan::calm(2) },
@@ -32,22 +36,41 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "power_is_lost_again_and_again",
-        plan: || Plan { faults: vec![(Fault::HubPower, 1)], faults_ns: 40_000_000_000, fault_pause_ns: (10_000_000, 700_000_000), ..Plan::calm(3) },
+        plan: || Plan {
+            faults: vec![(Fault::HubPower, 1)],
+            faults_ns: 40_000_000_000,
+            fault_pause_ns: (10_000_000, 700_000_000),
+            ..Plan::calm(3)
+        },
         expect: Expect::Well(|stats| stats.power_losses > 5),
     },
     Scenario {
         name: "killed_again_and_again",
-        plan: || Plan { faults: vec![(Fault::HubKill, 3), (Fault::HubStop, 1)], faults_ns: 40_000_000_000, fault_pause_ns: (10_000_000, 700_000_000), ..Plan::calm(4) },
+        plan: || Plan {
+            faults: vec![(Fault::HubKill, 3), (Fault::HubStop, 1)],
+            faults_ns: 40_000_000_000,
+            fault_pause_ns: (10_000_000, 700_000_000),
+            ..Plan::calm(4)
+        },
         expect: Expect::Well(|stats| stats.kills > 5),
     },
     Scenario {
         name: "disk_is_full_now_and_then",
-        plan: || Plan { faults: vec![(Fault::HubDiskFull, 1)], faults_ns: 20_000_000_000, ..Plan::calm(5) },
+        plan: || Plan {
+            faults: vec![(Fault::HubDiskFull, 1)],
+            faults_ns: 20_000_000_000,
+            ..Plan::calm(5)
+        },
         expect: ANY,
     },
     Scenario {
         name: "one_failover_after_another",
-        plan: || Plan { faults: vec![(Fault::Failover, 1), (Fault::TimelineSwitch, 1)], faults_ns: 20_000_000_000, fault_pause_ns: (50_000_000, 3_000_000_000), ..Plan::calm(6) },
+        plan: || Plan {
+            faults: vec![(Fault::Failover, 1), (Fault::TimelineSwitch, 1)],
+            faults_ns: 20_000_000_000,
+            fault_pause_ns: (50_000_000, 3_000_000_000),
+            ..Plan::calm(6)
+        },
         expect: Expect::Well(|stats| stats.timelines > 3),
     },
     Scenario {
@@ -78,7 +101,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "a_disk_that_lies_is_noticed",
         plan: || {
-            let mut plan = Plan { faults: vec![(Fault::HubPower, 1)], faults_ns: 60_000_000_000, fault_pause_ns: (100_000_000, 2_000_000_000), ..Plan::calm(10) };
+            let mut plan = Plan {
+                faults: vec![(Fault::HubPower, 1)],
+                faults_ns: 60_000_000_000,
+                fault_pause_ns: (100_000_000, 2_000_000_000),
+                ..Plan::calm(10)
+            };
             plan.disks[0].lies = true;
             plan
         },
@@ -87,7 +115,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "damage_behind_the_hub_is_noticed",
         plan: || Plan { damage: 100, ..Plan::calm(11) },
-        expect: Expect::Caught(&["differ from the primary's", "broke the protocol", "has not made durable"]),
+        expect: Expect::Caught(&[
+            "differ from the primary's",
+            "broke the protocol",
+            "has not made durable",
+        ]),
     },
     Scenario {
         name: "impatience_is_noticed",
@@ -101,10 +133,18 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "a_segment_removed_under_a_slot_is_noticed",
         plan: || {
-            let mut plan = Plan { faults: vec![(Fault::StandbyDies, 1)], faults_ns: 20_000_000_000, fault_pause_ns: (100_000_000, 1_000_000_000), slots_are_sacred: true, ..Plan::calm(13) };
+            let mut plan = Plan {
+                faults: vec![(Fault::StandbyDies, 1)],
+                faults_ns: 20_000_000_000,
+                fault_pause_ns: (100_000_000, 1_000_000_000),
+                slots_are_sacred: true,
+                ..Plan::calm(13)
+            };
             for standby in &mut plan.standbys {
                 standby.slot = true;
             }
+            plan.primary.pause_ns = (100_000_000, 200_000_000);
+            plan.primary.burst = (20_000, 100_000);
             let mut settings = (*plan.hubs[0].settings).clone();
             settings.max_slot_wal_keep_size = Some(1 << 20);
             settings.min_wal_size = 2 << 20;
@@ -125,7 +165,8 @@ fn cascade() -> Plan {
         }
         seed += 1;
     };
-    plan.faults = vec![(Fault::HubPower, 2), (Fault::HubKill, 1), (Fault::Reset, 3), (Fault::Partition, 1)];
+    plan.faults =
+        vec![(Fault::HubPower, 2), (Fault::HubKill, 1), (Fault::Reset, 3), (Fault::Partition, 1)];
     plan.fault_pause_ns = (20_000_000, 1_500_000_000);
     plan.faults_ns = 20_000_000_000;
     plan

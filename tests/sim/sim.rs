@@ -87,7 +87,8 @@ impl Stats {
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
-        let sums: Vec<String> = self.numbers().iter().zip(other.numbers()).map(|(a, b)| (a + b).to_string()).collect();
+        let sums: Vec<String> =
+            self.numbers().iter().zip(other.numbers()).map(|(a, b)| (a + b).to_string()).collect();
         *self = Self::of_numbers(&sums.join(" "));
     }
 
@@ -149,16 +150,28 @@ impl Sim {
         net.damage = plan.damage;
         let world = World::new(seed, net);
         world.borrow_mut().sleepy = plan.sleepy;
-        let source = Source::new(rng("workload"), plan.segment_size, plan.major, plan.record_len_max);
+        let source =
+            Source::new(rng("workload"), plan.segment_size, plan.major, plan.record_len_max);
         let primary = Primary::new(source, plan.primary.clone(), rng("primary"));
-        let hubs: Vec<HubMachine> = plan.hubs.iter().zip(&plan.disks).enumerate().map(|(number, (hub, faults))| {
-            let disk = Disk::new(rng(&format!("disk {number}")), faults.clone());
-            let fs = SimFs(std::sync::Arc::new(std::sync::Mutex::new(disk)));
-            HubMachine::new(number, hub.clone(), fs)
-        }).collect();
-        let standbys = plan.standbys.iter().enumerate().map(|(number, standby)| {
-            Standby::new(number, standby.clone(), rng(&format!("standby {number}")))
-        }).collect();
+        let hubs: Vec<HubMachine> = plan
+            .hubs
+            .iter()
+            .zip(&plan.disks)
+            .enumerate()
+            .map(|(number, (hub, faults))| {
+                let disk = Disk::new(rng(&format!("disk {number}")), faults.clone());
+                let fs = SimFs(std::sync::Arc::new(std::sync::Mutex::new(disk)));
+                HubMachine::new(number, hub.clone(), fs)
+            })
+            .collect();
+        let standbys = plan
+            .standbys
+            .iter()
+            .enumerate()
+            .map(|(number, standby)| {
+                Standby::new(number, standby.clone(), rng(&format!("standby {number}")))
+            })
+            .collect();
         Self {
             deaths: vec![Death::Power; hubs.len()],
             down_until: vec![0; hubs.len()],
@@ -177,9 +190,17 @@ impl Sim {
     pub(crate) fn run(mut self) -> Result<Stats, String> {
         let result = self.run_to_end();
         let now = self.world.borrow().now;
-        result.map_err(|reason| format!("{reason} (at {:.6} s, {} events)", seconds(now), self.stats.events))?;
+        result.map_err(|reason| {
+            format!("{reason} (at {:.6} s, {} events)", seconds(now), self.stats.events)
+        })?;
         self.stats.virtual_ns = now;
-        self.stats.wal_bytes = self.primary.source.timelines.iter().map(|timeline| timeline.end() - timeline.begin).sum();
+        self.stats.wal_bytes = self
+            .primary
+            .source
+            .timelines
+            .iter()
+            .map(|timeline| timeline.end() - timeline.begin)
+            .sum();
         self.stats.standby_bytes = self.standbys.iter().map(|standby| standby.bytes).sum();
         self.stats.removed = self.standbys.iter().map(|standby| standby.removed).sum();
         self.stats.timelines = crate::rng::bytes(self.primary.source.timelines.len());
@@ -203,7 +224,9 @@ impl Sim {
             let event = self.world.borrow_mut().next().ok_or("nothing is left to happen")?;
             self.stats.events += 1;
             if self.stats.events > EVENTS_MAX {
-                return Err(format!("more than {EVENTS_MAX} events: somebody does not sleep"));
+                return Err(format!(
+                    "more than {EVENTS_MAX} events: somebody does not sleep; now {event:?}"
+                ));
             }
             self.step(event)?;
         }
@@ -239,14 +262,16 @@ impl Sim {
                 Ok(())
             }
             Event::Wake(Actor::Control(hub), None) => {
-                if self.hubs[hub].life.is_none() && self.world.borrow().now >= self.down_until[hub] {
+                if self.hubs[hub].life.is_none() && self.world.borrow().now >= self.down_until[hub]
+                {
                     self.start_hub(hub)?;
                 }
                 Ok(())
             }
             Event::Wake(Actor::Standby(number), end) => {
                 let world = Rc::clone(&self.world);
-                let want = self.standbys[number].wake(&mut world.borrow_mut(), end, &self.primary)?;
+                let want =
+                    self.standbys[number].wake(&mut world.borrow_mut(), end, &self.primary)?;
                 if want == Want::Connect {
                     self.connect_standby(number);
                 }
@@ -319,7 +344,9 @@ impl Sim {
             return Err(format!("hub {hub} recovered to {end}, but had published flush {flushed}"));
         }
         if end < acknowledged {
-            return Err(format!("hub {hub} recovered to {end}, but had acknowledged flush {acknowledged}"));
+            return Err(format!(
+                "hub {hub} recovered to {end}, but had acknowledged flush {acknowledged}"
+            ));
         }
         self.check_wal(hub)
     }
@@ -337,7 +364,8 @@ impl Sim {
         for entry in entries {
             let Some((tli, segno)) = SegNo::parse_file_name(&entry.name, size) else { continue };
             let Some(timeline) = self.primary.source.timeline(tli) else { continue };
-            let own_end = self.primary.source.history.switchpoint(tli).map_or(timeline.end(), |(lsn, _)| lsn);
+            let own_end =
+                self.primary.source.history.switchpoint(tli).map_or(timeline.end(), |(lsn, _)| lsn);
             let start = segno.start(size).max(size.start_of(timeline.begin));
             let end = segno.end(size).min(limit).min(own_end);
             if start >= end {
@@ -350,7 +378,11 @@ impl Sim {
             let got = content.get(offset..offset + truth.len()).unwrap_or_default();
             if got != truth {
                 let at = truth.iter().zip(got).position(|(a, b)| a != b).unwrap_or(got.len());
-                return Err(format!("hub {hub}: file {} differs from the primary's WAL at {}, durable up to {limit}", entry.name, start + crate::rng::bytes(at)));
+                return Err(format!(
+                    "hub {hub}: file {} differs from the primary's WAL at {}, durable up to {limit}",
+                    entry.name,
+                    start + crate::rng::bytes(at)
+                ));
             }
         }
         Ok(())
@@ -366,19 +398,30 @@ impl Sim {
         let Some(life) = &self.hubs[hub].life else { return Ok(()) };
         let (flush, size) = (life.shared.flush_lsn.load(), self.plan.segment_size);
         for path in gone {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let name = path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
             let Some((_, segno)) = SegNo::parse_file_name(&name, size) else { continue };
             if segno.start(size) >= flush {
                 continue;
             }
             self.stats.segments_gone += 1;
-            let standbys = self.standbys.iter().filter(|standby| standby.plan.hub == hub && standby.has_slot);
-            let standbys = standbys.filter_map(|standby| Some((format!("standby {}", standby.number), standby.flushed?.1)));
-            let hubs = self.hubs.iter().filter(|other| other.plan.upstream == Some(hub) && other.flushed.is_valid());
+            let standbys =
+                self.standbys.iter().filter(|standby| standby.plan.hub == hub && standby.has_slot);
+            let standbys = standbys.filter_map(|standby| {
+                Some((format!("standby {}", standby.number), standby.flushed?.1))
+            });
+            let hubs = self
+                .hubs
+                .iter()
+                .filter(|other| other.plan.upstream == Some(hub) && other.flushed.is_valid());
             let hubs = hubs.map(|other| (format!("hub {}", other.number), other.flushed));
             for (who, needed) in standbys.chain(hubs) {
                 if segno.end(size) > needed {
-                    return Err(format!("hub {hub} removed segment {name}, but {who} has a slot and only {needed}"));
+                    return Err(format!(
+                        "hub {hub} removed segment {name}, but {who} has a slot and only {needed}"
+                    ));
                 }
             }
         }
@@ -391,11 +434,14 @@ impl Sim {
         let now = world.now;
         let (machine, owner, up) = match upstream {
             None => (0, Actor::Primary, now >= self.primary.down_until),
-            Some(other) => (hub_machine(other), Actor::Control(other), self.hubs[other].life.is_some()),
+            Some(other) => {
+                (hub_machine(other), Actor::Control(other), self.hubs[other].life.is_some())
+            }
         };
         if !up || world.net.parted_until(hub_machine(hub), machine, now).is_some() {
             drop(world);
-            return self.hubs[hub].connected(Err("could not connect to the primary server".to_owned()));
+            return self.hubs[hub]
+                .connected(Err("could not connect to the primary server".to_owned()));
         }
         let from = (Owner::Actor(Actor::Control(hub)), hub_machine(hub));
         let end = world.net.connect(from, (Owner::Actor(owner), machine));
@@ -442,7 +488,12 @@ impl Sim {
                         self.hubs.iter().for_each(HubMachine::stop);
                     }
                     None => self.stage = Stage::Done,
-                    Some(why) if now > until => return Err(format!("no end within {} s: {why}", self.plan.patience_ns / SECOND)),
+                    Some(why) if now > until => {
+                        return Err(format!(
+                            "no end within {} s: {why}",
+                            self.plan.patience_ns / SECOND
+                        ));
+                    }
                     Some(_) => {}
                 }
                 SECOND / 4
@@ -488,12 +539,23 @@ impl Sim {
                 return Some(format!("hub {} is down or has no WAL", hub.number));
             };
             if positions.flush_lsn != end || positions.timeline != tli {
-                let state = hub.life.as_ref().map_or("down", |life| life.shared.receiver.state_name());
-                return Some(format!("hub {} ({state}) is at {positions:?}, the primary at {end} on timeline {tli}", hub.number));
+                let state =
+                    hub.life.as_ref().map_or("down", |life| life.shared.receiver.state_name());
+                return Some(format!(
+                    "hub {} ({state}) is at {positions:?}, the primary at {end} on timeline {tli}",
+                    hub.number
+                ));
             }
         }
         let late = self.standbys.iter().find(|standby| standby.flushed != Some((tli, end)))?;
-        Some(format!("standby {} of hub {} is at {:?}, the primary at {end} on timeline {tli}; last error: {}; {}", late.number, late.plan.hub, late.flushed, late.last_error, late.describe(&self.world.borrow())))
+        Some(format!(
+            "standby {} of hub {} is at {:?}, the primary at {end} on timeline {tli}; last error: {}; {}",
+            late.number,
+            late.plan.hub,
+            late.flushed,
+            late.last_error,
+            late.describe(&self.world.borrow())
+        ))
     }
 
     fn fault(&mut self) {
@@ -522,7 +584,8 @@ impl Sim {
         let span = self.chaos.log_range(SECOND / 50, 10 * SECOND);
         match fault {
             Fault::HubPower | Fault::HubKill => {
-                self.deaths[hub] = if fault == Fault::HubPower { Death::Power } else { Death::Kill };
+                self.deaths[hub] =
+                    if fault == Fault::HubPower { Death::Power } else { Death::Kill };
                 // A hub that is down dies while it starts.
                 let operations = self.chaos.log_range(1, 200) - 1;
                 self.hubs[hub].fs.disk().crash_in = Some(operations);
@@ -531,7 +594,10 @@ impl Sim {
             Fault::HubDiskFull => {
                 let full = !self.hubs[hub].fs.disk().full;
                 // The control file of a new hub must find room, or the process ends.
-                let known = self.hubs[hub].life.as_ref().is_some_and(|life| life.shared.identity.get().is_some());
+                let known = self.hubs[hub]
+                    .life
+                    .as_ref()
+                    .is_some_and(|life| life.shared.identity.get().is_some());
                 self.hubs[hub].fs.disk().full = full && known;
             }
             Fault::Reset => {
@@ -544,7 +610,8 @@ impl Sim {
             Fault::Partition => {
                 let machine = hub_machine(hub);
                 let upstream = self.plan.hubs[hub].upstream.map_or(0, hub_machine);
-                let other = if self.chaos.chance(500) { upstream } else { STANDBY_MACHINES + standby };
+                let other =
+                    if self.chaos.chance(500) { upstream } else { STANDBY_MACHINES + standby };
                 world.net.partition(machine, other, now + span);
             }
             Fault::Stall => {

@@ -54,13 +54,31 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    pub(crate) fn new(mut rng: Rng, segment_size: SegmentSize, major: u32, record_len_max: u64) -> Self {
+    pub(crate) fn new(
+        mut rng: Rng,
+        segment_size: SegmentSize,
+        major: u32,
+        record_len_max: u64,
+    ) -> Self {
         let version = WalVersion::of_major(major).expect("a known major");
         let tli = TimelineId::FIRST;
-        let shape = WalShape { system_identifier: SYSTEM, segment_size, timeline: tli, version, crc: walhub_engine::crc::crc32c };
+        let shape = WalShape {
+            system_identifier: SYSTEM,
+            segment_size,
+            timeline: tli,
+            version,
+            crc: walhub_engine::crc::crc32c,
+        };
         let base = Lsn(segment_size.bytes() * rng.pick(&[1, 3, 254, 255, 4095, 4096]));
         let noise = (0..NOISE_LEN / 8).flat_map(|_| rng.next().to_le_bytes()).collect();
-        let timeline = Timeline { tli, begin: base, base, bytes: Vec::new(), flush_lsn: base, records: vec![(base, None)] };
+        let timeline = Timeline {
+            tli,
+            begin: base,
+            base,
+            bytes: Vec::new(),
+            flush_lsn: base,
+            records: vec![(base, None)],
+        };
         let mut source = Self {
             size: segment_size,
             timelines: vec![timeline],
@@ -154,7 +172,11 @@ impl Source {
             return;
         }
         let target = from + self.rng.range(1, to - from);
-        let target = if self.rng.chance(500) { self.record_end(target).0 } else { target.align_down(PAGE_BYTES).max(from) };
+        let target = if self.rng.chance(500) {
+            self.record_end(target).0
+        } else {
+            target.align_down(PAGE_BYTES).max(from)
+        };
         self.current_mut().flush_lsn = target;
     }
 
@@ -183,7 +205,8 @@ impl Source {
         let tli = TimelineId::new(old.tli.to_u32() + 1).expect("not zero");
         let base = self.size.start_of(switchpoint);
         let start = base.max(old.base);
-        let copied = old.get(LsnRange::new(start, switchpoint)).expect("the timeline holds it").to_vec();
+        let copied =
+            old.get(LsnRange::new(start, switchpoint)).expect("the timeline holds it").to_vec();
         self.history = self.history.extend(tli, switchpoint, "no recovery target specified");
         let shape = WalShape { timeline: tli, ..*self.writer.shape() };
         self.timelines.push(Timeline {

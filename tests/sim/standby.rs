@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
 use walhub_proto::sqlstate::SqlState;
-use walhub_proto::walreceiver::{Activity, LocalWal, ReceiverEvent, UpstreamViolation, WalReceiver, WalReceiverConfig};
+use walhub_proto::walreceiver::{
+    Activity, LocalWal, ReceiverEvent, UpstreamViolation, WalReceiver, WalReceiverConfig,
+};
 
 use crate::io::now;
 use crate::net::End;
@@ -89,9 +91,20 @@ impl Standby {
     /// Where it stands, for a message.
     pub(crate) fn describe(&self, world: &World) -> String {
         let session = self.session.as_ref().map(|session| {
-            format!("{:?} from {} on {}, {} of {} bytes to send, {}", session.receiver.state(), session.receiver.next_lsn(), session.end.conn, session.sent, session.out.len(), world.net.describe(session.end))
+            format!(
+                "{:?} from {} on {}, {} of {} bytes to send, {}",
+                session.receiver.state(),
+                session.receiver.next_lsn(),
+                session.end.conn,
+                session.sent,
+                session.out.len(),
+                world.net.describe(session.end)
+            )
         });
-        format!("received {:?}, flush at {:?}, down until {}, session {session:?}", self.received, self.flush_at, self.down_until)
+        format!(
+            "received {:?}, flush at {:?}, down until {}, session {session:?}",
+            self.received, self.flush_at, self.down_until
+        )
     }
 
     fn actor(&self) -> Actor {
@@ -99,7 +112,12 @@ impl Standby {
     }
 
     /// The connection was made.
-    pub(crate) fn connected(&mut self, world: &mut World, end: End, size: Option<walhub_proto::segment::SegmentSize>) {
+    pub(crate) fn connected(
+        &mut self,
+        world: &mut World,
+        end: End,
+        size: Option<walhub_proto::segment::SegmentSize>,
+    ) {
         let next_lsn = self.flushed.map(|(tli, lsn)| match size {
             Some(size) if self.plan.whole_segments => (tli, size.start_of(lsn)),
             _ => (tli, lsn),
@@ -118,7 +136,10 @@ impl Standby {
             hot_standby_feedback: false,
         };
         self.received = next_lsn;
-        let receiver = WalReceiver::new(config, now(world), local, 150_018);
+        let mut receiver = WalReceiver::new(config, now(world), local, 150_018);
+        if let Some((_, lsn)) = self.flushed {
+            receiver.handle_progress(now(world), lsn, lsn, Lsn::INVALID);
+        }
         self.session = Some(Session { end, receiver, out: Vec::new(), sent: 0, timer: 0 });
         self.pump(world);
     }
@@ -145,10 +166,19 @@ impl Standby {
         self.disconnect(world, true, down_ns);
     }
 
-    pub(crate) fn wake(&mut self, world: &mut World, end: Option<End>, primary: &Primary) -> Result<Want, String> {
+    pub(crate) fn wake(
+        &mut self,
+        world: &mut World,
+        end: Option<End>,
+        primary: &Primary,
+    ) -> Result<Want, String> {
         if self.flush_at.is_some_and(|at| at <= world.now) {
             self.flush_at = None;
-            self.flushed = self.received;
+            // What comes again after a restart is older than what is durable.
+            let newer = |received: &(TimelineId, Lsn)| {
+                self.flushed.is_none_or(|flushed| *received >= flushed)
+            };
+            self.flushed = self.received.filter(newer).or(self.flushed);
             if let (Some(session), Some((_, lsn))) = (&mut self.session, self.flushed) {
                 session.receiver.handle_progress(now(world), lsn, lsn, Lsn::INVALID);
             }
@@ -190,6 +220,11 @@ impl Standby {
                         let tli = session.receiver.timeline();
                         let slot = (&mut self.has_slot, self.plan.slot);
                         handle_event(self.number, &mut self.received, slot, tli, &event, primary)?;
+                        if let ReceiverEvent::Started { timeline, start } = event
+                            && self.flushed.is_none()
+                        {
+                            self.flushed = Some((timeline, start));
+                        }
                         if let ReceiverEvent::Wal { bytes: wal, .. } = event {
                             self.bytes += bytes(wal.len());
                             self.flush_soon(world);
@@ -213,10 +248,17 @@ impl Standby {
         }
     }
 
-    fn handle_violation(&mut self, world: &mut World, violation: &UpstreamViolation) -> Result<(), String> {
+    fn handle_violation(
+        &mut self,
+        world: &mut World,
+        violation: &UpstreamViolation,
+    ) -> Result<(), String> {
         self.last_error = format!("{violation}");
         match violation {
-            UpstreamViolation::Server { during: Activity::StartReplication | Activity::Streaming, error } if error.is_wal_removed() => {
+            UpstreamViolation::Server {
+                during: Activity::StartReplication | Activity::Streaming,
+                error,
+            } if error.is_wal_removed() => {
                 if self.has_slot && self.flushed.is_some() {
                     return Err(format!(
                         "standby {} streams from a slot and has flushed {:?}, yet: {}",
@@ -230,7 +272,9 @@ impl Standby {
             }
             UpstreamViolation::Server { error, .. } => {
                 // An invalidated slot is of no more use; PostgreSQL's administrator would drop it.
-                if error.is(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE) && error.message.starts_with("can no longer") {
+                if error.is(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE)
+                    && error.message.starts_with("can no longer")
+                {
                     self.removed += 1;
                     self.plan.slot = false;
                     self.has_slot = false;
@@ -238,7 +282,10 @@ impl Standby {
             }
             UpstreamViolation::Terminated { .. } | UpstreamViolation::Timeout => {}
             other => {
-                return Err(format!("standby {}: the hub broke the protocol: {other:?}: {other}", self.number));
+                return Err(format!(
+                    "standby {}: the hub broke the protocol: {other:?}: {other}",
+                    self.number
+                ));
             }
         }
         self.disconnect(world, false, self.plan.retry_ns);
@@ -308,16 +355,24 @@ fn handle_event(
         ReceiverEvent::EndOfTimeline { next, switchpoint } => {
             let truth = primary.source.timeline(*next).map(|timeline| timeline.begin);
             if truth != Some(*switchpoint) {
-                return Err(format!("standby {number} was told that timeline {next} begins at {switchpoint}, in truth {truth:?}"));
+                return Err(format!(
+                    "standby {number} was told that timeline {next} begins at {switchpoint}, in truth {truth:?}"
+                ));
             }
         }
         ReceiverEvent::TimelineHistory { timeline, content } => {
             let truth = primary.source.history_of(*timeline);
-            if truth.as_ref().map(walhub_proto::history::TimelineHistory::content) != Some(content.as_slice()) {
-                return Err(format!("standby {number} received a wrong history file of timeline {timeline}"));
+            if truth.as_ref().map(walhub_proto::history::TimelineHistory::content)
+                != Some(content.as_slice())
+            {
+                return Err(format!(
+                    "standby {number} received a wrong history file of timeline {timeline}"
+                ));
             }
         }
-        ReceiverEvent::Identified { .. } | ReceiverEvent::SegmentSize(_) | ReceiverEvent::Told { .. } => {}
+        ReceiverEvent::Identified { .. }
+        | ReceiverEvent::SegmentSize(_)
+        | ReceiverEvent::Told { .. } => {}
     }
     Ok(())
 }

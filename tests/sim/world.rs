@@ -141,12 +141,19 @@ impl World {
         let effects: Vec<Effect> = self.net.effects.drain(..).collect();
         for effect in effects {
             match effect {
-                Effect::Complete(key, token, result) => self.complete(key, Completion { token, result }),
+                Effect::Complete(key, token, result) => {
+                    self.complete(key, Completion { token, result })
+                }
                 Effect::Notify(actor, end) => self.at(self.now, Event::Wake(actor, Some(end))),
                 Effect::Arrival(time, end) => self.at(time, Event::Arrive(end)),
             }
         }
-        let woken: Vec<CoreKey> = self.cores.iter().filter(|(_, core)| core.wake.swap(false, std::sync::atomic::Ordering::AcqRel)).map(|(key, _)| *key).collect();
+        let woken: Vec<CoreKey> = self
+            .cores
+            .iter()
+            .filter(|(_, core)| core.wake.swap(false, std::sync::atomic::Ordering::AcqRel))
+            .map(|(key, _)| *key)
+            .collect();
         for key in woken {
             self.run_soon(key);
         }

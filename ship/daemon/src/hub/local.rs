@@ -6,10 +6,11 @@
 //!
 //! Not here: where the bytes come from (`upstream`), who gets them (`ship_core`).
 
+use std::collections::VecDeque;
 use std::io;
 
 use walhub_engine::io::{Done, Io};
-use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
+use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use walhub_proto::record::{RecordReader, WalViolation};
 use walhub_proto::segment::SegNo;
 
@@ -48,13 +49,14 @@ pub struct LocalWal {
     /// Segment files.
     pub segments: Segments,
     writer: Writer,
+    system_identifier: SystemIdentifier,
     /// Bytes of an unverified record that are held back from the disk at most.
     unverified_bytes_max: u64,
     paused: bool,
-    /// End and start of a record that is durable, and of one that will be: with WAL always coming in,
-    /// what is durable ends in the middle of some record.
-    durable_record: (Lsn, Option<Lsn>),
-    next_durable_record: (Lsn, Option<Lsn>),
+    /// Ends of records, with the records' starts, that writes were begun for: oldest first.
+    targets: VecDeque<(Lsn, Option<Lsn>)>,
+    /// The last of them that is durable.
+    durable: (Lsn, Option<Lsn>),
 }
 
 impl LocalWal {
@@ -68,19 +70,21 @@ impl LocalWal {
         reader: RecordReader,
         segments: Segments,
         writer: Writer,
+        system_identifier: SystemIdentifier,
         unverified_bytes_max: u64,
     ) -> Self {
         assert!(tail.end() == reader.next_lsn() && writer.write_lsn() == tail.end());
-        let record = (reader.verified_lsn(), reader.last_record());
+        let durable = (writer.flush_lsn(), reader.last_record());
         Self {
             tail,
             reader,
             segments,
             writer,
+            system_identifier,
             unverified_bytes_max,
             paused: false,
-            durable_record: record,
-            next_durable_record: record,
+            targets: VecDeque::new(),
+            durable,
         }
     }
 
@@ -108,20 +112,16 @@ impl LocalWal {
         self.writer.write_lsn().min(self.verified_lsn())
     }
 
-    /// End of what may be called durable.
+    /// End of what may be called durable: the end of a record, because a start-up goes back to one.
     #[must_use]
     pub fn flush_lsn(&self) -> Lsn {
-        self.writer.flush_lsn().min(self.verified_lsn())
+        self.durable.0
     }
 
-    /// End and start of a late record that is durable as a whole: where a restart may begin to read.
+    /// Start of the record that ends at [`LocalWal::flush_lsn`].
     #[must_use]
-    pub fn durable_record(&self) -> (Lsn, Option<Lsn>) {
-        if self.flush_lsn() == self.verified_lsn() {
-            (self.verified_lsn(), self.last_record())
-        } else {
-            self.durable_record
-        }
+    pub fn flushed_record(&self) -> Option<Lsn> {
+        self.durable.1
     }
 
     /// Whether everything received and verified is durable and nothing is under way.
@@ -234,19 +234,29 @@ impl LocalWal {
         if target <= written {
             return;
         }
+        if let Some(version) = self.reader.version() {
+            self.segments.set_format(self.system_identifier, version);
+        }
         let size = self.segments.size();
         let Some(file) = self.segments.file_of(io, jobs, SegNo::of_start(written, size)) else {
             return;
         };
         self.writer.start(io, file, size, target, self.tail.view());
+        let record = (self.verified_lsn(), self.last_record());
+        if self.targets.back().unwrap_or(&self.durable).0 < record.0 {
+            self.targets.push_back(record);
+        }
     }
 
     /// Takes a completion of the writer.
     pub fn handle_write<I: Io>(&mut self, io: &mut I, result: io::Result<Done>) -> Flushed {
         let flushed = self.writer.handle(io, result);
-        if self.flush_lsn() >= self.next_durable_record.0 {
-            self.durable_record = self.next_durable_record;
-            self.next_durable_record = (self.verified_lsn(), self.last_record());
+        let flush_lsn = self.writer.flush_lsn();
+        while let Some(&target) = self.targets.front()
+            && target.0 <= flush_lsn
+        {
+            self.durable = target;
+            self.targets.pop_front();
         }
         flushed
     }

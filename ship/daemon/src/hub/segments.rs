@@ -13,8 +13,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use walhub_engine::buffer::Buffer;
 use walhub_engine::io::{FileId, Io, OpenMode};
-use walhub_proto::lsn::TimelineId;
+use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::page::{LONG_HEADER, LongHeader, PAGE_LEN, PageHeader, WalVersion};
 use walhub_proto::segment::{SegNo, SegmentSize};
 
 use super::jobs::{Finished, Jobs, Step};
@@ -75,6 +77,8 @@ pub struct Segments {
     recycling: Vec<String>,
     spare_max: usize,
     zeros: Bytes,
+    /// What the first page of a new segment begins with, once that is known.
+    first_page: Option<PageHeader>,
     /// The last try to make a segment ready failed: none is made before [`Segments::retry`].
     blocked: bool,
 }
@@ -109,6 +113,7 @@ impl Segments {
             recycling: Vec::new(),
             spare_max: 2,
             zeros,
+            first_page: None,
             blocked,
         }
     }
@@ -117,6 +122,44 @@ impl Segments {
     #[must_use]
     pub fn size(&self) -> SegmentSize {
         self.size
+    }
+
+    /// Says whose WAL it is and of which version: a new segment then has a page header from the start.
+    ///
+    /// pg_waldump learns the segment size from whichever file it finds first in a directory; one
+    /// without a header would make it give up.
+    pub fn set_format(&mut self, system_identifier: SystemIdentifier, version: WalVersion) {
+        if self.first_page.is_none() {
+            let long = LongHeader {
+                system_identifier,
+                segment_size: u32::try_from(self.size.bytes()).unwrap_or(0),
+                page_len: u32::try_from(PAGE_LEN).unwrap_or(0),
+            };
+            self.first_page = Some(PageHeader {
+                magic: version.magic(),
+                info: LONG_HEADER,
+                tli: self.timeline.to_u32(),
+                page_addr: Lsn::INVALID,
+                rem_len: 0,
+                long: Some(long),
+            });
+        }
+    }
+
+    /// The first bytes of a new segment.
+    fn first_zeros(&self, segno: SegNo) -> Bytes {
+        let Some(header) = &self.first_page else { return self.zeros.clone() };
+        let header = PageHeader {
+            tli: self.timeline.to_u32(),
+            page_addr: segno.start(self.size),
+            ..*header
+        };
+        let mut page = Vec::with_capacity(PAGE_LEN);
+        header.encode(&mut page);
+        let mut buffer = Buffer::with_capacity(ZEROS_LEN);
+        buffer.fill(&page);
+        buffer.zero_pad_to(ZEROS_LEN);
+        buffer.freeze()
     }
 
     /// Timeline that new segments belong to.
@@ -225,19 +268,20 @@ impl Segments {
                 vec![rename, Step::SyncDir(self.dir.clone()), open]
             }
         } else {
-            self.create_steps(&path)
+            self.create_steps(segno, &path)
         };
         self.next = Next::Preparing(segno);
         jobs.start(io, FileJob::Prepare(segno), steps);
     }
 
-    fn create_steps(&self, path: &Path) -> Vec<Step> {
+    fn create_steps(&self, segno: SegNo, path: &Path) -> Vec<Step> {
         let temporary = self.path("xlogtemp");
         let mut steps = vec![
             Step::Unlink(temporary.clone()),
             Step::Open(temporary.clone(), OpenMode { create: true, direct: self.direct }),
         ];
-        let mut offset = 0;
+        steps.push(Step::Write { offset: 0, data: self.first_zeros(segno), durable: false });
+        let mut offset = u64::try_from(ZEROS_LEN).unwrap_or(u64::MAX);
         while offset < self.size.bytes() {
             steps.push(Step::Write { offset, data: self.zeros.clone(), durable: false });
             offset += u64::try_from(ZEROS_LEN).unwrap_or(u64::MAX);
@@ -376,7 +420,10 @@ impl Segments {
         self.close_current(io, jobs);
         if let Next::Ready(segno, file) = std::mem::replace(&mut self.next, Next::Unwanted) {
             jobs.close(io, FileJob::Close, file);
-            self.spare.push_back(segno.file_name(self.timeline, self.size));
+            // One that was opened again after a restart has WAL in it.
+            if !self.is_held(segno) {
+                self.spare.push_back(segno.file_name(self.timeline, self.size));
+            }
         }
         self.timeline = timeline;
         if let Some(segno) = copied {

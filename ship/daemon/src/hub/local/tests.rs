@@ -59,7 +59,14 @@ impl Bench {
         Self {
             io: Uring::new(UringConfig::default()).unwrap(),
             jobs: Jobs::new(JOB_TAG),
-            local: LocalWal::new(tail, reader(START), segments, writer, 1 << 20),
+            local: LocalWal::new(
+                tail,
+                reader(START),
+                segments,
+                writer,
+                SystemIdentifier(7),
+                1 << 20,
+            ),
             dir,
             slabs: vec![first],
         }
@@ -184,7 +191,7 @@ fn with_wal_always_coming_in_some_record_is_known_to_be_durable() {
     wal.append_record(10, 0, 1, &[&[1; 1000]], &mut out);
     let mut bench = Bench::new("bound");
     bench.feed(&out, |_| ());
-    let first = bench.local.durable_record();
+    let first = (bench.local.flush_lsn(), bench.local.flushed_record());
     assert_eq!(first, (wal.lsn(), wal.last_record()));
     let mut seen = first.0;
     for record in 0..20_u32 {
@@ -209,7 +216,7 @@ fn with_wal_always_coming_in_some_record_is_known_to_be_durable() {
             }
         }
         assert!(bench.local.flush_lsn() < bench.local.verified_lsn());
-        seen = seen.max(bench.local.durable_record().0);
+        seen = seen.max(bench.local.flush_lsn());
     }
     assert!(seen - first.0 > 15 * 18_000, "stuck at {seen}");
     assert!(seen <= bench.local.flush_lsn());

@@ -10,6 +10,7 @@ mod slots;
 mod upstream;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,7 +36,7 @@ use super::recover::Recovered;
 use super::segments::{FileJob, Prepared};
 use super::shared::{Shared, StandbyTable};
 use super::tail::{SLAB_LEN, TailSlab};
-use super::writer::{FlushMethod, Flushed};
+use super::writer::{FlushMethod, Flushed, is_disk_full};
 use crate::settings::{Forward, Settings};
 use slots::SlotTable;
 use upstream::Link;
@@ -203,6 +204,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             if let Some(local) = &mut self.local {
                 local.resume();
                 local.segments.retry(io, &mut self.jobs);
+                self.publish_flushed(io, now);
             }
         }
         if self.housekeeping_at <= now.instant {
@@ -295,19 +297,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             Flushed::NotYet => {}
             Flushed::Done => {
                 self.note_disk_has_room();
-                let Some(local) = &self.local else { return };
-                let (before, flush_lsn) = (self.config.shared.flush_lsn.load(), local.flush_lsn());
-                self.config.shared.write_lsn.store(local.write_lsn());
-                self.config.shared.flush_lsn.store(flush_lsn);
-                if self.config.settings.forward == Forward::Flushed {
-                    self.wake_ships();
-                }
-                let size = local.segments.size();
-                if SegNo::of_start(before, size) != SegNo::of_start(flush_lsn, size) {
-                    self.note_segment_switch(io);
-                }
-                self.acknowledge(io, now);
-                self.resume_receiving(io, now);
+                self.publish_flushed(io, now);
             }
             Flushed::DiskFull(error) => {
                 if let Some(local) = &mut self.local {
@@ -328,6 +318,30 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 );
             }
         }
+    }
+
+    /// Tells everybody what is durable now.
+    fn publish_flushed<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
+        if let Err(error) = self.vouch_for_first_record(io) {
+            return self.wait_for_disk(
+                now,
+                true,
+                &format!("could not write control file: {error}"),
+            );
+        }
+        let Some(local) = &self.local else { return };
+        let (before, flush_lsn) = (self.config.shared.flush_lsn.load(), local.flush_lsn());
+        self.config.shared.write_lsn.store(local.write_lsn());
+        self.config.shared.flush_lsn.store(flush_lsn);
+        if self.config.settings.forward == Forward::Flushed {
+            self.wake_ships();
+        }
+        let size = local.segments.size();
+        if SegNo::of_start(before, size) != SegNo::of_start(flush_lsn, size) {
+            self.note_segment_switch(io);
+        }
+        self.acknowledge(io, now);
+        self.resume_receiving(io, now);
     }
 
     /// Tries again in a moment, and says once why.
@@ -366,8 +380,25 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     fn move_control_bound(&mut self) {
         let (Some(control), Some(local)) = (&mut self.control, &self.local) else { return };
-        // A bound must be the end of a record whose start is known; within an open record there is none.
-        (control.flush_lsn, control.last_record) = local.durable_record();
+        control.flush_lsn = local.flush_lsn();
+        control.last_record = local.flushed_record();
+    }
+
+    /// A record that began before the first WAL here cannot be verified after a crash, unless the
+    /// control file says that it was durable: that comes before anybody is told so.
+    fn vouch_for_first_record<I: Io<Conn = C>>(&mut self, io: &I) -> io::Result<()> {
+        let (Some(control), Some(local)) = (&self.control, &self.local) else { return Ok(()) };
+        let unseen = local.reader().unseen_end().filter(|&end| end > control.flush_lsn);
+        if unseen.is_none_or(|end| end > local.flush_lsn()) {
+            return Ok(());
+        }
+        let before = (control.flush_lsn, control.last_record);
+        self.move_control_bound();
+        let saved = self.save_control_now(io);
+        if let (Err(_), Some(control)) = (&saved, &mut self.control) {
+            (control.flush_lsn, control.last_record) = before;
+        }
+        saved
     }
 
     fn save_control<I: Io<Conn = C>>(&mut self, io: &mut I) {
@@ -390,19 +421,30 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     /// Saves the control file and waits for it: for what must be durable before anything else is.
-    fn save_control_now<I: Io<Conn = C>>(&mut self, io: &I) {
-        let Some(control) = &mut self.control else { return };
+    ///
+    /// # Errors
+    /// When there is no room; then nothing has changed. Any other error ends the process.
+    fn save_control_now<I: Io<Conn = C>>(&mut self, io: &I) -> io::Result<()> {
+        let Some(control) = &mut self.control else { return Ok(()) };
         control.sequence += 1;
-        if let Err(error) =
-            super::recover::write_control(io.fs().as_ref(), &self.config.data_dir, control)
-        {
-            let text = format!("could not write control file: {error}");
-            walhub_engine::fatal::fatal(
-                walhub_engine::fatal::FatalReason::ControlFileFailed,
-                &text,
-            );
+        match super::recover::write_control(io.fs().as_ref(), &self.config.data_dir, control) {
+            Ok(()) => {
+                self.control_saved = Some(control.clone());
+                Ok(())
+            }
+            Err(error) if is_disk_full(&error) => {
+                // The same copy again next time: the other one is the good one.
+                control.sequence -= 1;
+                Err(error)
+            }
+            Err(error) => {
+                let text = format!("could not write control file: {error}");
+                walhub_engine::fatal::fatal(
+                    walhub_engine::fatal::FatalReason::ControlFileFailed,
+                    &text,
+                );
+            }
         }
-        self.control_saved = Some(control.clone());
     }
 
     fn handle_job<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, finished: Finished<FileJob>) {
@@ -586,7 +628,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 }
                 self.housekeep(io, now);
                 self.move_control_bound();
-                self.save_control_now(io);
+                if let Err(error) = self.save_control_now(io) {
+                    // The next start reads from the older bound.
+                    tracing::error!(
+                        sqlstate = SqlState::DISK_FULL.0,
+                        "could not write control file: {error}"
+                    );
+                }
                 if !self.jobs.is_idle() {
                     return;
                 }

@@ -95,6 +95,14 @@ enum Drop {
     BadWal(String),
 }
 
+fn no_room_for_control(error: &io::Error) -> Drop {
+    Drop::Reason {
+        text: format!("could not write control file: {error}"),
+        detail: None,
+        hint: None,
+    }
+}
+
 impl From<UpstreamViolation> for Drop {
     fn from(violation: UpstreamViolation) -> Self {
         let (text, detail, hint) = (violation.to_string(), violation.detail(), violation.hint());
@@ -290,7 +298,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     pub(super) fn acknowledge<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
         let (State::Live(live), Some(local)) = (&mut self.link.state, &self.local) else { return };
         // A relay replays nothing: apply is never invented from write or flush.
-        live.receiver.handle_progress(now, local.write_lsn(), local.flush_lsn(), Lsn::INVALID);
+        let flush_lsn = self.config.shared.flush_lsn.load();
+        live.receiver.handle_progress(now, local.write_lsn(), flush_lsn, Lsn::INVALID);
         self.reply(io, now);
     }
 
@@ -578,7 +587,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             last_record: None,
             sequence: 0,
         });
-        self.save_control_now(io);
+        // Twice, for room for both copies: no later save needs any.
+        if let Err(error) = self.save_control_now(io).and_then(|()| self.save_control_now(io)) {
+            self.control = None;
+            return Err(no_room_for_control(&error));
+        }
         self.adopt_recovered(RecoveredWal::fresh(
             system_identifier,
             size,
@@ -621,7 +634,14 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let unverified_bytes_max = self.config.settings.tail_cache_size / 4;
         let oldest =
             segments.oldest().map_or_else(|| size.start_of(wal.end), |segno| segno.start(size));
-        let local = LocalWal::new(tail, reader, segments, writer, unverified_bytes_max);
+        let local = LocalWal::new(
+            tail,
+            reader,
+            segments,
+            writer,
+            wal.timelines.system_identifier,
+            unverified_bytes_max,
+        );
         let shared = &self.config.shared;
         let _ = shared.identity.set(identity);
         shared.timeline.store(wal.timelines.current.to_u32(), Ordering::Release);
@@ -689,13 +709,18 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 })?;
             copied = Some(segno);
         }
-        local.segments.switch_timeline(io, &mut self.jobs, timeline, copied);
-        local.set_timeline(timeline);
+        let before = self.control.clone();
         if let Some(control) = &mut self.control {
             control.timeline = timeline;
         }
         self.move_control_bound();
-        self.save_control_now(io);
+        if let Err(error) = self.save_control_now(io) {
+            self.control = before;
+            return Err(no_room_for_control(&error));
+        }
+        let Some(local) = &mut self.local else { return Ok(()) };
+        local.segments.switch_timeline(io, &mut self.jobs, timeline, copied);
+        local.set_timeline(timeline);
         if let Some(old) = &self.timelines {
             let new = Arc::new(Timelines { current: timeline, history, ..(**old).clone() });
             self.timelines = Some(Arc::clone(&new));
