@@ -45,6 +45,8 @@ pub(super) struct Link<C> {
     violations: (Lsn, u32),
     /// What was received after the last valid record must be forgotten before connecting again.
     pub(super) rewind: bool,
+    /// The connection that is being made is to where the upstream no longer is.
+    outdated: bool,
     marker: std::marker::PhantomData<fn(C)>,
 }
 
@@ -118,6 +120,7 @@ impl<C> Link<C> {
             last_reason: None,
             violations: (Lsn::INVALID, 0),
             rewind: false,
+            outdated: false,
             marker: std::marker::PhantomData,
         }
     }
@@ -136,11 +139,14 @@ impl<C> Link<C> {
 
     /// The control plane could not connect.
     pub(super) fn fail(&mut self, now: Now, settings: &Settings, reason: &str) {
-        if matches!(self.state, State::Connecting) {
-            self.log_once(reason, None, None);
-            self.state =
-                State::Waiting { until: now.instant + settings.wal_retrieve_retry_interval };
+        if !matches!(self.state, State::Connecting) {
+            return;
         }
+        self.log_once(reason, None, None);
+        let outdated = std::mem::take(&mut self.outdated);
+        let pause = settings.wal_retrieve_retry_interval;
+        let until = if outdated { now.instant } else { now.instant + pause };
+        self.state = State::Waiting { until };
     }
 
     fn log_once(&mut self, reason: &str, detail: Option<&str>, hint: Option<&str>) {
@@ -214,7 +220,8 @@ impl<C> Link<C> {
                 self.last_reason = None;
                 self.state = State::Waiting { until: now.instant };
             }
-            State::Connecting | State::Closing { .. } => {}
+            State::Connecting => self.outdated |= elsewhere,
+            State::Closing { .. } => {}
         }
     }
 }
@@ -268,6 +275,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     ) {
         let socket = io.adopt(upstream.conn);
         if !matches!(self.link.state, State::Connecting) || self.stopping != Stopping::No {
+            return io.close_socket(socket);
+        }
+        if std::mem::take(&mut self.link.outdated) {
+            self.link.state = State::Waiting { until: now.instant };
             return io.close_socket(socket);
         }
         let local = LocalState {
