@@ -1,1 +1,16 @@
-//! Shared parts of the test suites.
+//! Shared parts of the test suites: real servers, load on them, and comparing what they hold.
+
+pub mod client;
+pub mod compare;
+pub mod hub;
+pub mod log;
+pub mod mount;
+pub mod postgres;
+pub mod process;
+pub mod receivewal;
+pub mod scratch;
+pub mod tls;
+pub mod topology;
+pub mod wait;
+pub mod waldump;
+pub mod workload;

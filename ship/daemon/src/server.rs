@@ -54,6 +54,10 @@ pub fn run(config: ServeConfig) -> anyhow::Result<ExitCode> {
     let title = Title::init(&config.settings.cluster_name);
     let ServeConfig { data_dir, settings, reloader } = config;
     let settings = Arc::new(settings);
+    if !settings.primary_conninfo.is_empty() {
+        parse_conninfo(&settings.primary_conninfo)
+            .map_err(|error| anyhow::anyhow!("invalid connection string syntax: {error}"))?;
+    }
     walhub_engine::uring::io_uring_check()?;
     let recovered = recover(&OsFs, data_dir.path())?;
     let (to_control, from_hub) = mpsc::unbounded_channel();

@@ -8,7 +8,7 @@ use std::io;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use walhub_engine::io::{Done, FileId, Gather, Io, Op, OpenMode, Token};
+use walhub_engine::io::{BLOCK_LEN, Done, FileId, Gather, Io, Op, OpenMode, Token};
 
 /// One operation of a job.
 #[derive(Clone, Debug)]
@@ -190,8 +190,10 @@ fn advance<K>(job: &mut Job<K>, step: Option<Step>, done: &Done) {
                 let step = Some(Step::Write { offset, data, durable });
                 return fail(job, step, io::Error::from(io::ErrorKind::WriteZero));
             }
-            let rest = data.slice(*count..);
-            let offset = offset + u64::try_from(*count).unwrap_or(0);
+            // A short direct write may end inside a block; the next one may not begin there.
+            let count = count - count % BLOCK_LEN;
+            let rest = data.slice(count..);
+            let offset = offset + u64::try_from(count).unwrap_or(0);
             job.steps.push_front(Step::Write { offset, data: rest, durable });
         }
         (Some(Step::Open(..)), Done::Opened(file)) => job.file = Some(*file),

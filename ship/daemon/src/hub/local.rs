@@ -6,16 +6,17 @@
 //!
 //! Not here: where the bytes come from (`upstream`), who gets them (`ship_core`).
 
+use std::collections::VecDeque;
 use std::io;
 
 use walhub_engine::io::{Done, Io};
-use walhub_proto::lsn::{Lsn, TimelineId};
+use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use walhub_proto::record::{RecordReader, WalViolation};
 use walhub_proto::segment::SegNo;
 
 use super::jobs::Jobs;
 use super::segments::{FileJob, Segments};
-use super::tail::{Tail, TailFull, TailSlab};
+use super::tail::{Tail, TailFull, TailSlab, TruncateError};
 use super::writer::{Flushed, Writer};
 
 /// Why bytes were not taken.
@@ -48,9 +49,14 @@ pub struct LocalWal {
     /// Segment files.
     pub segments: Segments,
     writer: Writer,
+    system_identifier: SystemIdentifier,
     /// Bytes of an unverified record that are held back from the disk at most.
     unverified_bytes_max: u64,
     paused: bool,
+    /// Ends of records, with the records' starts, that writes were begun for: oldest first.
+    targets: VecDeque<(Lsn, Option<Lsn>)>,
+    /// The last of them that is durable.
+    durable: (Lsn, Option<Lsn>),
 }
 
 impl LocalWal {
@@ -64,10 +70,22 @@ impl LocalWal {
         reader: RecordReader,
         segments: Segments,
         writer: Writer,
+        system_identifier: SystemIdentifier,
         unverified_bytes_max: u64,
     ) -> Self {
         assert!(tail.end() == reader.next_lsn() && writer.write_lsn() == tail.end());
-        Self { tail, reader, segments, writer, unverified_bytes_max, paused: false }
+        let durable = (writer.flush_lsn(), reader.last_record());
+        Self {
+            tail,
+            reader,
+            segments,
+            writer,
+            system_identifier,
+            unverified_bytes_max,
+            paused: false,
+            targets: VecDeque::new(),
+            durable,
+        }
     }
 
     /// End of what was received.
@@ -94,10 +112,16 @@ impl LocalWal {
         self.writer.write_lsn().min(self.verified_lsn())
     }
 
-    /// End of what may be called durable.
+    /// End of what may be called durable: the end of a record, because a start-up goes back to one.
     #[must_use]
     pub fn flush_lsn(&self) -> Lsn {
-        self.writer.flush_lsn().min(self.verified_lsn())
+        self.durable.0
+    }
+
+    /// Start of the record that ends at [`LocalWal::flush_lsn`].
+    #[must_use]
+    pub fn flushed_record(&self) -> Option<Lsn> {
+        self.durable.1
     }
 
     /// Whether everything received and verified is durable and nothing is under way.
@@ -143,16 +167,32 @@ impl LocalWal {
     }
 
     /// Goes back to the end of the last valid record: what came after it will come again.
-    /// The caller waits until no write is under way.
+    /// The caller waits until no write is under way and no segment is being made ready.
     ///
     /// # Errors
-    /// [`TailFull`] when there is no memory for it now.
-    pub fn rewind(&mut self, reader: RecordReader) -> Result<TailSlab, TailFull> {
+    /// When there is no memory for it now, or its block is on disk only and cannot be read.
+    pub fn rewind<I: Io>(
+        &mut self,
+        io: &mut I,
+        jobs: &mut Jobs<FileJob>,
+        reader: RecordReader,
+    ) -> Result<TailSlab, TruncateError> {
         let end = self.verified_lsn();
         assert!(reader.next_lsn() == end);
-        let slab = self.tail.truncate(end)?;
+        let size = self.segments.size();
+        let segno = SegNo::of_start(end, size);
+        let (fs, path) = (io.fs(), self.segments.segment_path(segno));
+        // A record may be larger than the tail: then its beginning is on disk only.
+        let read = |block: LsnRange| {
+            let mut bytes = vec![0; usize::try_from(block.len()).unwrap_or(0)];
+            let count = fs.read_at(&path, size.offset(block.start), &mut bytes)?;
+            bytes.truncate(count);
+            Ok(bytes)
+        };
+        let slab = self.tail.truncate(end, read)?;
         if self.writer.write_lsn() > end {
             self.writer.truncate(end);
+            self.segments.rewind(io, jobs, segno);
         }
         self.reader = reader;
         Ok(slab)
@@ -163,10 +203,10 @@ impl LocalWal {
         self.reader.set_timeline(timeline);
     }
 
-    /// Whether the disk had no room at the last try.
+    /// Whether the disk had no room at the last try, and nothing more can be written for now.
     #[must_use]
     pub fn is_paused(&self) -> bool {
-        self.paused
+        self.paused || (self.writer.is_idle() && self.segments.is_blocked())
     }
 
     /// Stops writing until [`LocalWal::resume`].
@@ -194,16 +234,31 @@ impl LocalWal {
         if target <= written {
             return;
         }
+        if let Some(version) = self.reader.version() {
+            self.segments.set_format(self.system_identifier, version);
+        }
         let size = self.segments.size();
         let Some(file) = self.segments.file_of(io, jobs, SegNo::of_start(written, size)) else {
             return;
         };
         self.writer.start(io, file, size, target, self.tail.view());
+        let record = (self.verified_lsn(), self.last_record());
+        if self.targets.back().unwrap_or(&self.durable).0 < record.0 {
+            self.targets.push_back(record);
+        }
     }
 
     /// Takes a completion of the writer.
     pub fn handle_write<I: Io>(&mut self, io: &mut I, result: io::Result<Done>) -> Flushed {
-        self.writer.handle(io, result)
+        let flushed = self.writer.handle(io, result);
+        let flush_lsn = self.writer.flush_lsn();
+        while let Some(&target) = self.targets.front()
+            && target.0 <= flush_lsn
+        {
+            self.durable = target;
+            self.targets.pop_front();
+        }
+        flushed
     }
 
     /// The tail, for a new reader of it.
@@ -218,3 +273,6 @@ impl LocalWal {
         &self.reader
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -167,6 +167,7 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
     let size = control.segment_size;
     let listing = fs.list(&wal_dir)?;
     let found = find_end(fs, &wal_dir, &control, &listing)?;
+    make_durable(fs, data_dir, &control, &found, &listing)?;
     let (end, last_record) = (found.end, found.last_record);
     let mut block = vec![0; usize::try_from(end - end.align_down(BLOCK_BYTES)).unwrap_or(0)];
     if !block.is_empty() {
@@ -241,7 +242,33 @@ pub fn read_history(
     TimelineHistory::parse(content, timeline).map_err(|error| fault(error.to_string()))
 }
 
-/// Finds where the WAL ends and on which timeline it goes on.
+/// Makes durable what was read: the process that wrote it may have been killed before its flush, and
+/// from now on it counts as flushed. PostgreSQL: `SyncDataDirectory`.
+fn make_durable(
+    fs: &dyn Fs,
+    data_dir: &Path,
+    control: &ControlFile,
+    found: &Found,
+    listing: &[DirEntry],
+) -> io::Result<()> {
+    let (wal_dir, slots_dir) = (data_dir.join("pg_wal"), data_dir.join("slots"));
+    let size = control.segment_size;
+    let first = SegNo::of_start(control.flush_lsn, size);
+    for entry in listing {
+        let parsed = SegNo::parse_file_name(&entry.name, size);
+        if parsed.is_some_and(|(tli, segno)| segno >= first && found.history.contains(tli)) {
+            fs.sync(&wal_dir.join(&entry.name))?;
+        }
+    }
+    for entry in fs.list(&slots_dir)? {
+        fs.sync(&slots_dir.join(&entry.name))?;
+    }
+    fs.sync(&data_dir.join(CONTROL_FILE))?;
+    [wal_dir.as_path(), slots_dir.as_path(), data_dir].iter().try_for_each(|dir| fs.sync_dir(dir))
+}
+
+/// Finds where the WAL ends, and on which timeline it goes on, by reading records from where the control
+/// file says.
 fn find_end(
     fs: &dyn Fs,
     wal_dir: &Path,
@@ -390,3 +417,6 @@ pub fn copy_segment_start(
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

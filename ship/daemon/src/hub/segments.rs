@@ -13,8 +13,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use walhub_engine::buffer::Buffer;
 use walhub_engine::io::{FileId, Io, OpenMode};
-use walhub_proto::lsn::TimelineId;
+use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::page::{LONG_HEADER, LongHeader, PAGE_LEN, PageHeader, WalVersion};
 use walhub_proto::segment::{SegNo, SegmentSize};
 
 use super::jobs::{Finished, Jobs, Step};
@@ -71,8 +73,14 @@ pub struct Segments {
     /// Segments with WAL, and the timelines under whose names there is a file.
     held: BTreeMap<SegNo, Vec<TimelineId>>,
     spare: VecDeque<String>,
+    /// Names under which there will be spare files once they are durably renamed.
+    recycling: Vec<String>,
     spare_max: usize,
     zeros: Bytes,
+    /// What the first page of a new segment begins with, once that is known.
+    first_page: Option<PageHeader>,
+    /// The last try to make a segment ready failed: none is made before [`Segments::retry`].
+    blocked: bool,
 }
 
 impl Segments {
@@ -92,6 +100,7 @@ impl Segments {
     ) -> Self {
         assert!(zeros.len() == ZEROS_LEN);
         let spare = spare.into();
+        let blocked = false;
         Self {
             dir,
             size,
@@ -101,8 +110,11 @@ impl Segments {
             next: Next::Unwanted,
             held,
             spare,
+            recycling: Vec::new(),
             spare_max: 2,
             zeros,
+            first_page: None,
+            blocked,
         }
     }
 
@@ -110,6 +122,44 @@ impl Segments {
     #[must_use]
     pub fn size(&self) -> SegmentSize {
         self.size
+    }
+
+    /// Says whose WAL it is and of which version: a new segment then has a page header from the start.
+    ///
+    /// pg_waldump learns the segment size from whichever file it finds first in a directory; one
+    /// without a header would make it give up.
+    pub fn set_format(&mut self, system_identifier: SystemIdentifier, version: WalVersion) {
+        if self.first_page.is_none() {
+            let long = LongHeader {
+                system_identifier,
+                segment_size: u32::try_from(self.size.bytes()).unwrap_or(0),
+                page_len: u32::try_from(PAGE_LEN).unwrap_or(0),
+            };
+            self.first_page = Some(PageHeader {
+                magic: version.magic(),
+                info: LONG_HEADER,
+                tli: self.timeline.to_u32(),
+                page_addr: Lsn::INVALID,
+                rem_len: 0,
+                long: Some(long),
+            });
+        }
+    }
+
+    /// The first bytes of a new segment.
+    fn first_zeros(&self, segno: SegNo) -> Bytes {
+        let Some(header) = &self.first_page else { return self.zeros.clone() };
+        let header = PageHeader {
+            tli: self.timeline.to_u32(),
+            page_addr: segno.start(self.size),
+            ..*header
+        };
+        let mut page = Vec::with_capacity(PAGE_LEN);
+        header.encode(&mut page);
+        let mut buffer = Buffer::with_capacity(ZEROS_LEN);
+        buffer.fill(&page);
+        buffer.zero_pad_to(ZEROS_LEN);
+        buffer.freeze()
     }
 
     /// Timeline that new segments belong to.
@@ -159,7 +209,16 @@ impl Segments {
         !matches!(self.next, Next::Preparing(_))
     }
 
+    /// Whether no segment can be made ready before [`Segments::retry`].
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
     fn hold(&mut self, segno: SegNo) {
+        // A crash in the middle of a timeline switch leaves the copied segment as a spare file.
+        let name = segno.file_name(self.timeline, self.size);
+        self.spare.retain(|spare| *spare != name);
         let timelines = self.held.entry(segno).or_default();
         if !timelines.contains(&self.timeline) {
             timelines.push(self.timeline);
@@ -187,10 +246,17 @@ impl Segments {
     }
 
     /// Starts to make `segno` ready.
-    pub fn prepare<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>, segno: SegNo) {
+    fn prepare<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>, segno: SegNo) {
+        if self.blocked {
+            return;
+        }
         let path = self.segment_path(segno);
         let open = Step::Open(path.clone(), OpenMode { create: false, direct: self.direct });
         let name = segno.file_name(self.timeline, self.size);
+        if self.recycling.contains(&name) {
+            // It is about to be there.
+            return;
+        }
         let spare = self.spare.iter().position(|spare| *spare == name).unwrap_or(0);
         let steps = if self.is_held(segno) {
             vec![open]
@@ -202,19 +268,20 @@ impl Segments {
                 vec![rename, Step::SyncDir(self.dir.clone()), open]
             }
         } else {
-            self.create_steps(&path)
+            self.create_steps(segno, &path)
         };
         self.next = Next::Preparing(segno);
         jobs.start(io, FileJob::Prepare(segno), steps);
     }
 
-    fn create_steps(&self, path: &Path) -> Vec<Step> {
+    fn create_steps(&self, segno: SegNo, path: &Path) -> Vec<Step> {
         let temporary = self.path("xlogtemp");
         let mut steps = vec![
             Step::Unlink(temporary.clone()),
             Step::Open(temporary.clone(), OpenMode { create: true, direct: self.direct }),
         ];
-        let mut offset = 0;
+        steps.push(Step::Write { offset: 0, data: self.first_zeros(segno), durable: false });
+        let mut offset = u64::try_from(ZEROS_LEN).unwrap_or(u64::MAX);
         while offset < self.size.bytes() {
             steps.push(Step::Write { offset, data: self.zeros.clone(), durable: false });
             offset += u64::try_from(ZEROS_LEN).unwrap_or(u64::MAX);
@@ -236,8 +303,41 @@ impl Segments {
             Ok(None) => unreachable!("a prepared segment is open"),
             Err(error) => {
                 self.next = Next::Unwanted;
+                self.blocked = true;
                 Prepared::Failed(error)
             }
+        }
+    }
+
+    /// Tries again what failed.
+    pub fn retry<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>) {
+        if std::mem::take(&mut self.blocked) {
+            self.prepare_ahead(io, jobs);
+        }
+    }
+
+    fn prepare_ahead<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>) {
+        if let (Next::Unwanted, Some((current, _))) = (&self.next, self.current) {
+            self.prepare(io, jobs, current.next());
+        }
+    }
+
+    /// The WAL goes back to `segno`: what was written after it was no WAL.
+    ///
+    /// # Panics
+    /// If a segment is being prepared.
+    pub fn rewind<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>, segno: SegNo) {
+        assert!(self.is_settled(), "a segment is being prepared");
+        if self.current.is_none_or(|(current, _)| current <= segno) {
+            return;
+        }
+        self.close_current(io, jobs);
+        if let Next::Ready(ready, file) = std::mem::replace(&mut self.next, Next::Unwanted) {
+            jobs.close(io, FileJob::Close, file);
+            self.spare.push_back(ready.file_name(self.timeline, self.size));
+        }
+        for wrong in self.held.split_off(&segno.next()).into_keys() {
+            self.spare.push_back(wrong.file_name(self.timeline, self.size));
         }
     }
 
@@ -257,11 +357,11 @@ impl Segments {
             for timeline in timelines {
                 count += 1;
                 let path = self.path(&segno.file_name(timeline, self.size));
-                if self.spare.len() < self.spare_max {
+                if self.spare.len() + self.recycling.len() < self.spare_max {
                     let name = self.spare_name();
                     let steps =
                         vec![Step::Rename(path, self.path(&name)), Step::SyncDir(self.dir.clone())];
-                    self.spare.push_back(name.clone());
+                    self.recycling.push(name.clone());
                     jobs.start(io, FileJob::Recycle(name), steps);
                 } else {
                     removed.push(Step::Unlink(path));
@@ -285,16 +385,26 @@ impl Segments {
         let mut segno = newest.next();
         loop {
             let name = segno.file_name(self.timeline, self.size);
-            if !self.spare.contains(&name) {
+            if !self.spare.contains(&name) && !self.recycling.contains(&name) {
                 return name;
             }
             segno = segno.next();
         }
     }
 
-    /// A spare file could not be made.
-    pub fn forget_spare(&mut self, name: &str) {
-        self.spare.retain(|spare| spare != name);
+    /// Takes the end of a [`FileJob::Recycle`]: only now may the spare file be renamed again.
+    pub fn handle_recycled<I: Io>(
+        &mut self,
+        io: &mut I,
+        jobs: &mut Jobs<FileJob>,
+        name: String,
+        done: bool,
+    ) {
+        self.recycling.retain(|recycling| *recycling != name);
+        if done {
+            self.spare.push_back(name);
+        }
+        self.prepare_ahead(io, jobs);
     }
 
     /// Goes over to `timeline`: the segment that is written next has a file already, at
@@ -310,7 +420,10 @@ impl Segments {
         self.close_current(io, jobs);
         if let Next::Ready(segno, file) = std::mem::replace(&mut self.next, Next::Unwanted) {
             jobs.close(io, FileJob::Close, file);
-            self.spare.push_back(segno.file_name(self.timeline, self.size));
+            // One that was opened again after a restart has WAL in it.
+            if !self.is_held(segno) {
+                self.spare.push_back(segno.file_name(self.timeline, self.size));
+            }
         }
         self.timeline = timeline;
         if let Some(segno) = copied {

@@ -14,7 +14,7 @@ use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
 use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Now;
-use walhub_proto::walsender::{SenderEvent, Transmit, WalSender, WalSenderState};
+use walhub_proto::walsender::{SenderEvent, Transmit, WalSender, WalSenderConfig, WalSenderState};
 use walhub_proto::wire::backend::{Encoder, Report};
 
 use super::handle::{Client, StreamEnd};
@@ -80,6 +80,9 @@ pub struct Surroundings<'a, I: Io> {
     pub tail: &'a TailView,
     /// Positions.
     pub shared: &'a Shared,
+    /// End of what may be sent, as it was before the core last read its mail: up to here, what is not
+    /// on disk is in `tail`.
+    pub sendable: Lsn,
     /// The session's entry.
     pub standby: &'a Standby,
     /// Timelines that can be served.
@@ -271,6 +274,11 @@ impl<C> Session<C> {
         (end, file)
     }
 
+    /// Takes new settings, after a reload.
+    pub fn set_config(&mut self, config: WalSenderConfig) {
+        self.sender.set_config(config);
+    }
+
     /// The timeline being streamed ended at `switchpoint`.
     pub fn end_timeline(&mut self, now: Now, switchpoint: Lsn) {
         self.sender.handle_timeline_end(now, switchpoint);
@@ -314,18 +322,15 @@ impl<C> Session<C> {
             return self.close(around.io);
         }
         self.receive(around);
-        self.sender.handle_sendable(around.now, self.sendable(around));
+        // A historic timeline's end is the machine's own bound.
+        self.sender.handle_sendable(around.now, around.sendable);
         self.transmit(around);
         around.standby.set_state(self.sender.state());
     }
 
-    fn sendable<I: Io>(&self, around: &Surroundings<'_, I>) -> Lsn {
-        // A historic timeline's end is the machine's own bound.
-        around.shared.sendable_lsn()
-    }
-
     fn receive<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
-        if self.receiving || self.phase != Phase::Streaming {
+        // What follows the standby's CopyDone is a command, and the control plane's to receive.
+        if self.receiving || self.phase != Phase::Streaming || !self.sender.takes_messages() {
             return;
         }
         let buf = around.replies.take().unwrap_or_else(|| Buffer::with_capacity(REPLY_BUFFER_LEN));
@@ -391,7 +396,10 @@ impl<C> Session<C> {
             SessionOp::Recv => self.handle_received(around, result),
             SessionOp::Send => self.handle_sent(around, result),
             SessionOp::Open | SessionOp::Read => self.handle_file(around, op, result),
-            SessionOp::Close => self.file_busy = false,
+            SessionOp::Close => {
+                self.file_busy = false;
+                self.read_on(around);
+            }
         }
         self.pump(around);
     }
@@ -484,6 +492,7 @@ impl<C> Session<C> {
                     full(feedback.catalog_xmin, feedback.catalog_xmin_epoch),
                     Ordering::Relaxed,
                 );
+                standby.has_fed_back.store(true, Ordering::Release);
             }
             SenderEvent::StreamEnded => self.phase = Phase::Finishing,
             SenderEvent::Terminated => self.close(around.io),
@@ -492,6 +501,9 @@ impl<C> Session<C> {
 
     /// Reads the next piece of the message from its segment, or sends the message.
     fn read_on<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
+        if self.phase == Phase::Closing {
+            return;
+        }
         let size = around.timelines.segment_size;
         let Some(reading) = &mut self.reading else { return };
         if around.tail.start().is_some_and(|start| start <= reading.next) {

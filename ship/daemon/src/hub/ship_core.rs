@@ -62,6 +62,7 @@ pub struct ShipCore<C: Send> {
     timelines: Option<Arc<Timelines>>,
     sessions: BTreeMap<u64, Session<C>>,
     next_number: u64,
+    /// End of what may be sent, read before the mail that has its slabs was.
     seen_lsn: Lsn,
     /// When some session must be looked at, at the latest.
     deadline: Option<Instant>,
@@ -105,7 +106,9 @@ impl<C: Send + 'static> ShipCore<C> {
 
     /// Does everything that can be done now.
     pub fn turn<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        // The position first, the mail second: slabs are mailed before positions in them are published.
+        // The position first, the mail second: slabs are mailed before positions in them are
+        // published. Sessions never look at the published position themselves: between two turns it
+        // moves into slabs whose mail is not read yet.
         let sendable = self.config.shared.sendable_lsn();
         while let Some(mail) = self.config.mail.recv() {
             self.handle_mail(io, now, mail);
@@ -143,7 +146,15 @@ impl<C: Send + 'static> ShipCore<C> {
                     session.close(io);
                 }
             }
-            ToShip::Settings(settings) => self.config.settings = settings,
+            ToShip::Settings(settings) => {
+                self.config.settings = settings;
+                let config = self.sender_config();
+                for session in self.sessions.values_mut() {
+                    session.set_config(config);
+                }
+                // Deadlines may be nearer now.
+                self.pump_all(io, now);
+            }
             ToShip::Stop { end } => {
                 self.stop_at = Some(end);
                 for session in self.sessions.values_mut() {
@@ -177,11 +188,7 @@ impl<C: Send + 'static> ShipCore<C> {
             let end = StreamEnd::Refused { conn: start.conn, unread: start.unread, report };
             return self.mail_end(standby, reply, end);
         };
-        let settings = &self.config.settings;
-        let config = WalSenderConfig {
-            timeout: settings.wal_sender_timeout,
-            message_bytes_max: settings.wal_sender_message_size,
-        };
+        let config = self.sender_config();
         let end_of_timeline =
             timelines.history.switchpoint(start.timeline).map(|(switchpoint, _)| switchpoint);
         let mut sender = WalSender::new(config, now, start.start, end_of_timeline);
@@ -208,6 +215,13 @@ impl<C: Send + 'static> ShipCore<C> {
         });
     }
 
+    fn sender_config(&self) -> WalSenderConfig {
+        WalSenderConfig {
+            timeout: self.config.settings.wal_sender_timeout,
+            message_bytes_max: self.config.settings.wal_sender_message_size,
+        }
+    }
+
     fn pump_all<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
         self.deadline = None;
         let numbers: Vec<u64> = self.sessions.keys().copied().collect();
@@ -232,6 +246,7 @@ impl<C: Send + 'static> ShipCore<C> {
             now,
             tail: &self.tail,
             shared: &self.config.shared,
+            sendable: self.seen_lsn,
             standby: self.config.standbys.standby(standby),
             timelines,
             wal_dir: &self.config.wal_dir,
@@ -273,3 +288,6 @@ impl<C: Send + 'static> ShipCore<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

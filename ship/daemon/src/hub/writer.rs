@@ -229,7 +229,9 @@ impl Writer {
     }
 }
 
-fn is_disk_full(error: &io::Error) -> bool {
+/// Whether there was no room.
+#[must_use]
+pub fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

@@ -442,6 +442,12 @@ impl WalReceiver {
         self.replies.handle_feedback(horizons.unwrap_or_default());
     }
 
+    /// Nothing is being received because there is no room for it here: the upstream is not silent, we
+    /// are deaf.
+    pub fn handle_backpressure(&mut self, now: Now) {
+        self.last_recv = now.instant;
+    }
+
     /// Time has passed.
     ///
     /// # Errors

@@ -256,6 +256,12 @@ impl WalSender {
         self.copy_done_received && self.copy_done == Farewell::Sent
     }
 
+    /// Whether more messages may come: not after the standby's CopyDone, nor after Terminate.
+    #[must_use]
+    pub const fn takes_messages(&self) -> bool {
+        !self.copy_done_received && !self.terminated
+    }
+
     /// Whether a stopping server owes the standby nothing more: the connection is to be closed.
     #[must_use]
     pub fn is_drained(&self) -> bool {
@@ -280,8 +286,7 @@ impl WalSender {
         now: Now,
         bytes: &mut &[u8],
     ) -> Result<Option<SenderEvent>, PeerViolation> {
-        let Some(&kind) = bytes.first().filter(|_| !self.copy_done_received && !self.terminated)
-        else {
+        let Some(&kind) = bytes.first().filter(|_| self.takes_messages()) else {
             return Ok(None);
         };
         if ![COPY_DATA, COPY_DONE, b'X'].contains(&kind) {

@@ -3,25 +3,24 @@
 //! A literal or a parameter without a type takes the one that its context asks for, as in
 //! PostgreSQL; what no context asks for becomes text.
 //!
-//! Not here: the clauses of a query (`select`).
+//! Not here: casts (`coerce`), functions (`call`), the clauses of a query (`select`).
 //!
 //! PostgreSQL: `transformExpr` (src/backend/parser/parse_expr.c), parse_coerce.c, parse_func.c.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::tz::TimeZone;
 use sqlparser::ast::{self, BinaryOperator, UnaryOperator};
 use walhub_proto::sqlstate::SqlState;
 
 use super::aggregate::AggregateCall;
+use super::coerce::no_operator;
 use super::expr::{Comparison, Expr, Node};
 use super::failure::{
-    AMBIGUOUS_COLUMN, AMBIGUOUS_FUNCTION, CANNOT_COERCE, Failure, Result, STATEMENT_TOO_COMPLEX,
-    UNDEFINED_PARAMETER, fail, hinted, unsupported,
+    AMBIGUOUS_COLUMN, AMBIGUOUS_FUNCTION, Failure, Result, STATEMENT_TOO_COMPLEX,
+    UNDEFINED_PARAMETER, fail, unsupported,
 };
-use super::functions::{self, FUNCTIONS, OPERATORS};
+use super::functions::{self, OPERATORS};
 use super::parse;
 use super::plan::Plan;
 use super::types::Type;
@@ -88,10 +87,6 @@ impl Binder<'_> {
         let bound = self.bind_node(scope, expr);
         self.depth -= 1;
         bound
-    }
-
-    fn boxed(&mut self, scope: &mut Scope, expr: &ast::Expr) -> Result<Box<Expr>> {
-        self.bind(scope, expr).map(Box::new)
     }
 
     fn bind_node(&mut self, scope: &mut Scope, expr: &ast::Expr) -> Result<Expr> {
@@ -327,134 +322,6 @@ impl Binder<'_> {
         Err(self.at(failure, ident))
     }
 
-    /// A type, and the scale of `numeric(p, s)`.
-    fn data_type(&self, data_type: &ast::DataType) -> Result<(Type, Option<u32>)> {
-        let text = data_type.to_string().to_ascii_lowercase();
-        let plain = text.trim_matches('"');
-        if let Some(ty) = Type::from_name(plain) {
-            return Ok((ty, None));
-        }
-        if let Some(modifier) =
-            plain.strip_prefix("numeric(").or_else(|| plain.strip_prefix("decimal("))
-        {
-            let mut numbers = modifier.trim_end_matches(')').split(',').map(str::trim);
-            let precision = numbers.next().and_then(|number| number.parse::<u32>().ok());
-            let scale = numbers.next().map_or(Some(0), |number| number.parse::<u32>().ok());
-            if let (Some(1..=1000), Some(scale @ 0..=38)) = (precision, scale) {
-                return Ok((Type::Numeric, Some(scale)));
-            }
-        }
-        Err(unsupported(format_args!("type {plain}")))
-    }
-
-    /// CAST. PostgreSQL: `coerce_to_target_type` with COERCION_EXPLICIT.
-    fn cast(&mut self, operand: Expr, ty: Type, scale: Option<u32>) -> Result<Expr> {
-        if operand.ty == Type::Unknown && scale.is_none() {
-            return self.coerce(operand, ty);
-        }
-        if !operand.ty.casts_to(ty) {
-            let message =
-                format!("cannot cast type {} to {}", operand.ty.sql_name(), ty.sql_name());
-            return Err(fail(CANNOT_COERCE, message));
-        }
-        if operand.ty == ty && scale.is_none() {
-            return Ok(operand);
-        }
-        let operand = if operand.ty == Type::Unknown { self.coerce(operand, ty)? } else { operand };
-        Ok(Expr::new(ty, Node::Cast(Box::new(operand), scale)))
-    }
-
-    /// Makes the expression be of type `ty`, by an implicit cast or by telling a literal.
-    pub(super) fn coerce(&mut self, expr: Expr, ty: Type) -> Result<Expr> {
-        match (expr.ty, expr.node) {
-            (own, node) if own == ty => Ok(Expr::new(own, node)),
-            (Type::Unknown, Node::Const(Value::Null)) => {
-                Ok(Expr::new(ty, Node::Const(Value::Null)))
-            }
-            // Its meaning depends on the session's time zone: read when it runs.
-            (Type::Unknown, node @ Node::Const(_)) if ty == Type::TimestampTz => {
-                let literal = Box::new(Expr::new(Type::Text, node));
-                Ok(Expr::new(ty, Node::Cast(literal, None)))
-            }
-            (Type::Unknown, Node::Const(Value::Text(text))) => {
-                let value = Value::parse(&text, ty, &TimeZone::UTC)?;
-                Ok(Expr::new(ty, Node::Const(value)))
-            }
-            (Type::Unknown, Node::Param(index)) => {
-                if let Some(param) = self.params.get_mut(index) {
-                    // The first use decides; a later one casts.
-                    if *param == Type::Unknown {
-                        *param = ty;
-                    }
-                    let known = *param;
-                    let param = Expr::new(known, Node::Param(index));
-                    return if known == ty { Ok(param) } else { self.cast(param, ty, None) };
-                }
-                Ok(Expr::new(ty, Node::Param(index)))
-            }
-            (own, node) if own.implicit_cost(ty).is_some() || Self::widens(own, ty) => {
-                Ok(Expr::new(ty, Node::Cast(Box::new(Expr::new(own, node)), None)))
-            }
-            (own, _) => Err(fail(
-                SqlState::DATATYPE_MISMATCH,
-                format!("argument must be type {}, not type {}", ty.sql_name(), own.sql_name()),
-            )),
-        }
-    }
-
-    /// Conversions that only `Type::common` asks for.
-    fn widens(own: Type, ty: Type) -> bool {
-        own.is_number() && ty.is_number()
-    }
-
-    /// Gives an expression without a type one: text.
-    fn settled(&mut self, scope: &mut Scope, expr: &ast::Expr) -> Result<Box<Expr>> {
-        let bound = self.bind(scope, expr)?;
-        self.settle(bound).map(Box::new)
-    }
-
-    /// As [`Binder::settled`], for a bound one.
-    pub(super) fn settle(&mut self, expr: Expr) -> Result<Expr> {
-        if expr.ty == Type::Unknown { self.coerce(expr, Type::Text) } else { Ok(expr) }
-    }
-
-    /// Brings all to their common type. PostgreSQL: `select_common_type`.
-    pub(super) fn unify(&mut self, all: Vec<Expr>, what: &str) -> Result<(Vec<Expr>, Type)> {
-        let mut common = Type::Unknown;
-        for expr in &all {
-            common = common.common(expr.ty).ok_or_else(|| {
-                fail(
-                    SqlState::DATATYPE_MISMATCH,
-                    format!(
-                        "{what} types {} and {} cannot be matched",
-                        common.sql_name(),
-                        expr.ty.sql_name()
-                    ),
-                )
-            })?;
-        }
-        if common == Type::Unknown {
-            common = Type::Text;
-        }
-        let all: Result<Vec<Expr>> =
-            all.into_iter().map(|expr| self.coerce(expr, common)).collect();
-        Ok((all?, common))
-    }
-
-    /// A condition. PostgreSQL: `coerce_to_boolean`.
-    pub(super) fn condition(&mut self, expr: Expr, clause: &str) -> Result<Expr> {
-        if expr.ty != Type::Bool && expr.ty != Type::Unknown {
-            return Err(fail(
-                SqlState::DATATYPE_MISMATCH,
-                format!(
-                    "argument of {clause} must be type boolean, not type {}",
-                    expr.ty.sql_name()
-                ),
-            ));
-        }
-        self.coerce(expr, Type::Bool)
-    }
-
     fn bind_is(
         &mut self,
         scope: &mut Scope,
@@ -478,20 +345,6 @@ impl Binder<'_> {
         let (left, right) = (self.bind(scope, left)?, self.bind(scope, right)?);
         let (left, right) = self.same_type(left, "=", right)?;
         Ok(Expr::bool(Node::Distinct { left, right, negated }))
-    }
-
-    fn same_type(
-        &mut self,
-        left: Expr,
-        symbol: &str,
-        right: Expr,
-    ) -> Result<(Box<Expr>, Box<Expr>)> {
-        let common = left.ty.common(right.ty).ok_or_else(|| no_operator(symbol, &left, &right))?;
-        let common = if common == Type::Unknown { Type::Text } else { common };
-        if !common.is_ordered() && !(common == Type::Xid && matches!(symbol, "=" | "<>")) {
-            return Err(no_operator(symbol, &left, &right));
-        }
-        Ok((Box::new(self.coerce(left, common)?), Box::new(self.coerce(right, common)?)))
     }
 
     fn bind_interval(&mut self, scope: &mut Scope, interval: &ast::Interval) -> Result<Expr> {
@@ -672,80 +525,6 @@ impl Binder<'_> {
         Ok(Expr::new(ty, Node::Case { operand, branches, otherwise }))
     }
 
-    /// Applies a function by name. PostgreSQL: `ParseFuncOrColumn`.
-    pub(super) fn call(&mut self, name: &str, args: Vec<Expr>) -> Result<Expr> {
-        let types: Vec<Type> = args.iter().map(|arg| arg.ty).collect();
-        if let Some(function) = functions::resolve(FUNCTIONS, name, &types) {
-            return self.apply(function, args);
-        }
-        // A type's name with one argument is a cast, as in pg_lsn('0/0').
-        if let (Some(ty), [_]) = (Type::from_name(name), &*types) {
-            let mut args = args;
-            return match args.pop() {
-                Some(arg) => self.cast(arg, ty, None),
-                None => Err(unsupported("this cast")),
-            };
-        }
-        let shown = name.strip_suffix(" epoch").unwrap_or(name);
-        let types: Vec<&str> = types.into_iter().map(Type::sql_name).collect();
-        let message = format!("function {shown}({}) does not exist", types.join(", "));
-        let hint = if functions::exists(name) {
-            "No function matches the given name and argument types. You might need to add explicit \
-             type casts."
-        } else {
-            "walhub has the WAL position functions of PostgreSQL, version(), current_setting(), \
-             now(), the session functions, and common functions of numbers and text."
-        };
-        Err(hinted(fail(SqlState::UNDEFINED_FUNCTION, message), hint))
-    }
-
-    /// Casts the arguments to what the function takes.
-    fn apply(&mut self, function: &'static functions::Function, args: Vec<Expr>) -> Result<Expr> {
-        let last = function.args.last().copied().unwrap_or(Type::Text);
-        let wanted = function.args.iter().copied().chain(std::iter::repeat(last));
-        let args: Result<Vec<Expr>> =
-            args.into_iter().zip(wanted).map(|(arg, wanted)| self.coerce(arg, wanted)).collect();
-        Ok(Expr::new(function.result, Node::Call(function, args?)))
-    }
-
-    /// What looks like a function and is syntax. PostgreSQL: `CoalesceExpr`, `MinMaxExpr`.
-    pub(super) fn bind_syntax(&mut self, name: &str, mut args: Vec<Expr>) -> Result<Expr> {
-        match name {
-            "coalesce" | "greatest" | "least" if !args.is_empty() => {
-                let (args, ty) = self.unify(args, &name.to_ascii_uppercase())?;
-                let node = match name {
-                    "coalesce" => Node::Coalesce(args),
-                    "greatest" => Node::Extreme(Ordering::Greater, args),
-                    _ => Node::Extreme(Ordering::Less, args),
-                };
-                Ok(Expr::new(ty, node))
-            }
-            "nullif" if args.len() == 2 => match (args.pop(), args.pop()) {
-                (Some(right), Some(left)) => {
-                    let (left, right) = self.same_type(left, "=", right)?;
-                    Ok(Expr::new(left.ty, Node::NullIf(left, right)))
-                }
-                _ => Err(unsupported("this NULLIF")),
-            },
-            // Any type is shown as text. PostgreSQL: text_concat.
-            "concat" if !args.is_empty() => {
-                let args: Result<Vec<Expr>> = args
-                    .into_iter()
-                    .map(|arg| match arg.ty {
-                        // concat shows values by their output functions: `t`, not `true`.
-                        Type::Bool | Type::Inet => Err(unsupported(format_args!(
-                            "concat of {}, cast it to text",
-                            arg.ty.sql_name()
-                        ))),
-                        _ => self.cast(arg, Type::Text, None),
-                    })
-                    .collect();
-                self.call("concat", args?)
-            }
-            _ => self.call(name, args),
-        }
-    }
-
     fn bind_scalar_query(&mut self, query: &ast::Query) -> Result<Arc<Plan>> {
         let plan = self.bind_query(query)?;
         if plan.visible != 1 {
@@ -759,25 +538,6 @@ impl Binder<'_> {
         let bound = self.bind(&mut Scope::default(), expr)?;
         self.coerce(bound, ty)
     }
-
-    /// Expressions that are to be evaluated in order.
-    pub(super) fn bind_all(
-        &mut self,
-        scope: &mut Scope,
-        exprs: &[&ast::Expr],
-    ) -> Result<Vec<Expr>> {
-        exprs.iter().map(|expr| self.boxed(scope, expr).map(|expr| *expr)).collect()
-    }
-}
-
-fn no_operator(symbol: &str, left: &Expr, right: &Expr) -> Failure {
-    let message =
-        format!("operator does not exist: {} {symbol} {}", left.ty.sql_name(), right.ty.sql_name());
-    hinted(
-        fail(SqlState::UNDEFINED_FUNCTION, message),
-        "No operator matches the given name and argument types. You might need to add explicit \
-         type casts.",
-    )
 }
 
 /// What an expression is called that the console has not. Never its text: that may be deep.

@@ -64,6 +64,7 @@ pub(super) fn out_of_range(type_name: &str) -> Failure {
 }
 
 /// Adds a hint.
-pub(super) fn hinted(failure: Failure, hint: &str) -> Failure {
-    Box::new(failure.hint(hint))
+pub(super) fn hinted(mut failure: Failure, hint: &str) -> Failure {
+    failure.hint = Some(hint.to_owned());
+    failure
 }

@@ -2,7 +2,7 @@
 //!
 //! A session speaks PostgreSQL's protocol, simple and extended, and answers what psql, drivers and
 //! monitoring tools ask of a server's WAL. From text to rows: `parse` and `utility` read it,
-//! `bind` and `select` resolve names and types into a `plan`, `expr` and `aggregate` evaluate it
+//! `bind`, `coerce`, `call` and `select` resolve names and types into a `plan`, `expr` and `aggregate` evaluate it
 //! over the rows of `catalog`. Everything is bounded: text, tokens, depth, steps, bytes.
 //!
 //! Not here: start-up and authentication, which come before; replication commands.
@@ -10,9 +10,12 @@
 mod aggregate;
 mod binary;
 mod bind;
+mod call;
 mod catalog;
+mod coerce;
 mod context;
 mod datetime;
+mod execute;
 mod expr;
 mod failure;
 mod functions;

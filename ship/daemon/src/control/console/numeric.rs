@@ -46,11 +46,6 @@ impl Numeric {
         Self { unscaled, scale }
     }
 
-    /// Number of digits after the point, as it is shown.
-    pub(super) const fn scale(self) -> u32 {
-        self.scale
-    }
-
     /// The same number with `scale` digits after the point, rounded half away from zero.
     pub(super) fn with_scale(self, scale: u32) -> Result<Self> {
         let unscaled = match scale.cmp(&self.scale) {

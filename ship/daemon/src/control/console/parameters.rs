@@ -183,12 +183,8 @@ impl Parameters {
             }
             None => {
                 // The modes of the transaction are not the session's. PostgreSQL: GUC_NO_RESET_ALL.
-                let kept: Vec<(String, String)> = self
-                    .values
-                    .extract_if(.., |name, _| name.starts_with("transaction_"))
-                    .collect();
-                self.values.clone_from(&self.reset);
-                self.values.extend(kept);
+                self.values.retain(|name, _| name.starts_with("transaction_"));
+                self.values.extend(self.reset.clone());
             }
         }
         let zone = self.value("TimeZone").and_then(time_zone);

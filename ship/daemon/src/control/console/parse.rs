@@ -5,7 +5,6 @@
 
 use sqlparser::ast;
 use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::keywords::Keyword;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 use walhub_proto::sqlstate::SqlState;
@@ -21,6 +20,9 @@ const QUERY_LEN_MAX: usize = 256 << 10;
 const TOKENS_MAX: usize = 4000;
 /// Nesting of parentheses and the like.
 const NESTING_MAX: usize = 64;
+/// What parsing may cost, in tokens looked at. Function arguments and FROM items in parentheses
+/// are tried two ways, so each level can double the work for everything inside it.
+const PARSE_STEPS_MAX: u64 = 500_000;
 
 /// A statement as it was written.
 #[derive(Debug)]
@@ -60,6 +62,9 @@ fn parse_statement(sql: &str, tokens: &[TokenWithSpan]) -> Result<Parsed> {
             format!("statement of {} tokens is longer than {TOKENS_MAX}", tokens.len()),
         ));
     }
+    if parse_steps(tokens) > PARSE_STEPS_MAX {
+        return Err(fail(STATEMENT_TOO_COMPLEX, "parentheses are nested too deeply"));
+    }
     if let Some(utility) = utility::parse(sql, tokens)? {
         return Ok(Parsed::Utility(utility));
     }
@@ -92,6 +97,20 @@ fn parse_statement(sql: &str, tokens: &[TokenWithSpan]) -> Result<Parsed> {
             }
         },
     }
+}
+
+/// The most that parsing can cost: a token counts twice for each level of parentheses around it.
+fn parse_steps(tokens: &[TokenWithSpan]) -> u64 {
+    let (mut steps, mut depth) = (0_u64, 0_u32);
+    for token in tokens {
+        match token.token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        steps = steps.saturating_add(1_u64.checked_shl(depth).unwrap_or(u64::MAX));
+    }
+    steps
 }
 
 /// Whether the statement begins like a command that PostgreSQL has.
@@ -203,11 +222,6 @@ pub(super) fn unsupported_command(name: &str) -> Failure {
     unsupported(format_args!("command {name}"))
 }
 
-/// Whether a token is that keyword, unquoted.
-pub(super) fn is_keyword(token: &TokenWithSpan, keyword: Keyword) -> bool {
-    matches!(&token.token, Token::Word(word) if word.quote_style.is_none() && word.keyword == keyword)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,7 +238,7 @@ mod tests {
         let near = |text: &str| format!("syntax error at or near \"{text}\"");
         assert_eq!(error("SELEC 1"), (near("SELEC"), Some(1)));
         assert_eq!(error("select 1 from"), ("syntax error at end of input".to_owned(), Some(14)));
-        assert_eq!(error("select '\u{e9}',\n  from x where )").0, near("from"));
+        assert_eq!(error("select '\u{e9}',\n  1 where )"), (near(")"), Some(23)));
         assert_eq!(error("select 1 1"), (near("1"), Some(10)));
         assert_eq!(
             error("select 'abc"),
@@ -256,6 +270,16 @@ mod tests {
             // Whatever the answer is, it is one.
             let _ = parse(&sql);
         }
+        for sql in [
+            format!("select {}1{}", "coalesce(".repeat(40), ")".repeat(40)),
+            format!("select {}1{}", "(select * from (".repeat(30), ") x)".repeat(30)),
+        ] {
+            assert_eq!(parse(&sql).unwrap_err().sqlstate.0, "54001");
+        }
+        assert_eq!(
+            parse(&format!("select {}1{}", "abs(".repeat(12), ")".repeat(12))).unwrap().len(),
+            1
+        );
         let failure = parse(&format!("select 1{}", "+1".repeat(2000))).unwrap_err();
         assert_eq!(failure.sqlstate.0, "54001");
         assert_eq!(parse(&" ".repeat(300_000)).unwrap_err().sqlstate.0, "54000");

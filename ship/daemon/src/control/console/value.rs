@@ -216,7 +216,8 @@ pub(super) fn float_to_i64(value: f64) -> Option<i64> {
 
 /// PostgreSQL: `NAMEDATALEN`, cut at a character boundary.
 fn truncated(text: &str, len_max: usize) -> &str {
-    if text.len() <= len_max { text } else { &text[..text.floor_char_boundary(len_max)] }
+    let end = (0..=len_max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    if text.len() <= len_max { text } else { &text[..end] }
 }
 
 /// Any unambiguous prefix of the words. PostgreSQL: `parse_bool_with_len`.

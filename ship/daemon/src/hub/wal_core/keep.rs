@@ -32,6 +32,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.take_reply(standby);
         }
         self.finish_drops(io);
+        // A slot that has come to keep WAL for the first time keeps it after a crash, too.
+        self.slots.save(io, &mut self.jobs, Lsn::INVALID);
         if self.config.settings.hot_standby_feedback {
             let standbys =
                 self.config.standbys.in_use().map(|(_, standby)| standby_horizons(standby));
@@ -75,7 +77,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         slowest.min(bound).min(back(self.config.settings.min_wal_size))
     }
 
-    fn remove_old_segments<I: Io<Conn = C>>(&mut self, io: &mut I) {
+    pub(super) fn remove_old_segments<I: Io<Conn = C>>(&mut self, io: &mut I) {
         let (Some(retention), Some(local)) = (self.retention(), &self.local) else { return };
         let (flush_lsn, size) = (local.flush_lsn(), local.segments.size());
         let slots = self.slots.slots();
@@ -91,16 +93,21 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             }
             self.end_sessions_of(&invalidation.name);
         }
-        self.save_slots(io);
-        let start = plan.oldest_kept.start(size);
+        self.slots.save(io, &mut self.jobs, plan.oldest_kept.start(size));
         // A slot's file must not ask, after a crash, for a segment that is gone.
-        if !self.slots.is_saved_from(start) {
+        let saved = self
+            .slots
+            .saved_restart_lsn()
+            .map_or(plan.oldest_kept, |lsn| SegNo::of_start(lsn, size));
+        let keep = plan.oldest_kept.min(saved);
+        if oldest.is_none_or(|oldest| oldest >= keep) {
             return;
         }
+        let start = keep.start(size);
         // First nobody may begin to read them, then they go.
         self.config.shared.oldest_lsn.store(start);
         if let Some(local) = &mut self.local {
-            let count = local.segments.remove_before(io, &mut self.jobs, plan.oldest_kept);
+            let count = local.segments.remove_before(io, &mut self.jobs, keep);
             tracing::debug!("removed or recycled {count} WAL segments before {start}");
         }
     }

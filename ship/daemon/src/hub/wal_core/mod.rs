@@ -10,6 +10,7 @@ mod slots;
 mod upstream;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,7 +36,7 @@ use super::recover::Recovered;
 use super::segments::{FileJob, Prepared};
 use super::shared::{Shared, StandbyTable};
 use super::tail::{SLAB_LEN, TailSlab};
-use super::writer::{FlushMethod, Flushed};
+use super::writer::{FlushMethod, Flushed, is_disk_full};
 use crate::settings::{Forward, Settings};
 use slots::SlotTable;
 use upstream::Link;
@@ -50,8 +51,8 @@ const LINK_SEND: Token = Token(WAL_TAG | 3);
 /// Bytes of one receive from the upstream.
 const RECEIVE_LEN: usize = 256 << 10;
 const RECEIVE_BUFFERS: usize = 4;
-/// How often a full disk is tried again.
-const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
+/// How often a full or failing disk is tried again.
+const DISK_RETRY: Duration = Duration::from_secs(1);
 /// How often standbys' replies move slots, feedback and removal.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
 
@@ -121,13 +122,13 @@ pub struct WalCore<C: Send, W> {
     timelines: Option<Arc<Timelines>>,
     control: Option<ControlFile>,
     control_saved: Option<ControlFile>,
-    control_saving: bool,
+    control_saving: Option<ControlFile>,
     slots: SlotTable,
     link: Link<C>,
     attached: BTreeMap<usize, Attached>,
     stopping: Stopping,
     retry_disk_at: Option<Instant>,
-    disk_full_logged: bool,
+    disk_trouble_logged: bool,
     housekeeping_at: Instant,
     slabs: SlabPool,
     slabs_max: usize,
@@ -144,8 +145,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Takes over what start-up found.
     pub fn new(config: WalConfig<C, W>, recovered: Recovered, now: Now) -> Self {
         let slabs_max = slabs_max(&config.settings);
-        // Every standby may pin one message, which may lie on two slabs, while its socket is full.
-        let pinned_max = config.standbys.len() * 2;
+        // Every standby may pin one message while its socket is full.
+        let message_slabs_max =
+            usize::try_from(config.settings.wal_sender_message_size).unwrap_or(0) / SLAB_LEN + 2;
+        let pinned_max = config.standbys.len() * message_slabs_max;
         let slabs = SlabPool::new(SLAB_LEN, slabs_max + pinned_max + 8);
         let mut core = Self {
             jobs: Jobs::new(JOB_TAG),
@@ -153,13 +156,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             timelines: None,
             control: None,
             control_saved: None,
-            control_saving: false,
+            control_saving: None,
             slots: SlotTable::new(config.data_dir.join("slots"), recovered.slots),
             link: Link::new(),
             attached: BTreeMap::new(),
             stopping: Stopping::No,
             retry_disk_at: None,
-            disk_full_logged: false,
+            disk_trouble_logged: false,
             housekeeping_at: now.instant,
             slabs,
             slabs_max,
@@ -200,6 +203,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.retry_disk_at = None;
             if let Some(local) = &mut self.local {
                 local.resume();
+                local.segments.retry(io, &mut self.jobs);
+                self.publish_flushed(io, now);
             }
         }
         if self.housekeeping_at <= now.instant {
@@ -292,22 +297,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             Flushed::NotYet => {}
             Flushed::Done => {
                 self.note_disk_has_room();
-                let Some(local) = &self.local else { return };
-                let (before, flush_lsn) = (self.config.shared.flush_lsn.load(), local.flush_lsn());
-                self.config.shared.write_lsn.store(local.write_lsn());
-                self.config.shared.flush_lsn.store(flush_lsn);
-                if self.config.settings.forward == Forward::Flushed {
-                    self.wake_ships();
-                }
-                let size = local.segments.size();
-                if SegNo::of_start(before, size) != SegNo::of_start(flush_lsn, size) {
-                    self.note_segment_switch(io);
-                }
-                self.acknowledge(io, now);
-                self.resume_receiving(io, now);
+                self.publish_flushed(io, now);
             }
             Flushed::DiskFull(error) => {
-                self.pause_for_disk(now, &format!("could not write to WAL: {error}"))
+                if let Some(local) = &mut self.local {
+                    local.pause();
+                }
+                self.wait_for_disk(now, true, &format!("could not write to WAL: {error}"));
             }
             Flushed::Failed(step, error) => {
                 let name = self.local.as_ref().map(|local| {
@@ -324,24 +320,53 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
-    fn pause_for_disk(&mut self, now: Now, what: &str) {
-        if let Some(local) = &mut self.local {
-            local.pause();
+    /// Tells everybody what is durable now.
+    fn publish_flushed<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
+        if let Err(error) = self.vouch_for_first_record(io) {
+            return self.wait_for_disk(
+                now,
+                true,
+                &format!("could not write control file: {error}"),
+            );
         }
-        self.retry_disk_at = Some(now.instant + DISK_FULL_RETRY);
-        if !self.disk_full_logged {
-            self.disk_full_logged = true;
+        let Some(local) = &self.local else { return };
+        let (before, flush_lsn) = (self.config.shared.flush_lsn.load(), local.flush_lsn());
+        self.config.shared.write_lsn.store(local.write_lsn());
+        self.config.shared.flush_lsn.store(flush_lsn);
+        if self.config.settings.forward == Forward::Flushed {
+            self.wake_ships();
+        }
+        let size = local.segments.size();
+        if SegNo::of_start(before, size) != SegNo::of_start(flush_lsn, size) {
+            self.note_segment_switch(io);
+        }
+        self.acknowledge(io, now);
+        self.resume_receiving(io, now);
+    }
+
+    /// Tries again in a moment, and says once why.
+    fn wait_for_disk(&mut self, now: Now, full: bool, what: &str) {
+        self.retry_disk_at = Some(now.instant + DISK_RETRY);
+        if std::mem::replace(&mut self.disk_trouble_logged, true) {
+            return;
+        }
+        let detail = "Receiving WAL pauses when memory is full. What is durable is still served, and nothing more \
+                      is acknowledged to the upstream.";
+        if full {
             tracing::error!(
                 sqlstate = SqlState::DISK_FULL.0,
-                detail = "Receiving WAL is paused. What is durable is still served, and nothing more is acknowledged to the upstream.",
-                hint = "Free space on the file system of the data directory, or lower wal_keep_size or max_slot_wal_keep_size; receiving resumes by itself.",
+                detail,
+                hint = "Free space on the file system of the data directory, or lower wal_keep_size or \
+                        max_slot_wal_keep_size; receiving resumes by itself.",
                 "{what}"
             );
+        } else {
+            tracing::error!(sqlstate = SqlState::IO_ERROR.0, detail, "{what}");
         }
     }
 
     fn note_disk_has_room(&mut self) {
-        if std::mem::take(&mut self.disk_full_logged) {
+        if std::mem::take(&mut self.disk_trouble_logged) {
             tracing::info!("there is room for WAL again, receiving resumes");
         }
     }
@@ -350,25 +375,39 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     fn note_segment_switch<I: Io<Conn = C>>(&mut self, io: &mut I) {
         self.move_control_bound();
         self.save_control(io);
+        self.remove_old_segments(io);
     }
 
     fn move_control_bound(&mut self) {
         let (Some(control), Some(local)) = (&mut self.control, &self.local) else { return };
-        // A bound must be the end of a record whose start is known; within an open record there is none.
-        if local.flush_lsn() == local.verified_lsn() {
-            control.flush_lsn = local.flush_lsn();
-            control.last_record = local.last_record();
+        control.flush_lsn = local.flush_lsn();
+        control.last_record = local.flushed_record();
+    }
+
+    /// A record that began before the first WAL here cannot be verified after a crash, unless the
+    /// control file says that it was durable: that comes before anybody is told so.
+    fn vouch_for_first_record<I: Io<Conn = C>>(&mut self, io: &I) -> io::Result<()> {
+        let (Some(control), Some(local)) = (&self.control, &self.local) else { return Ok(()) };
+        let unseen = local.reader().unseen_end().filter(|&end| end > control.flush_lsn);
+        if unseen.is_none_or(|end| end > local.flush_lsn()) {
+            return Ok(());
         }
+        let before = (control.flush_lsn, control.last_record);
+        self.move_control_bound();
+        let saved = self.save_control_now(io);
+        if let (Err(_), Some(control)) = (&saved, &mut self.control) {
+            (control.flush_lsn, control.last_record) = before;
+        }
+        saved
     }
 
     fn save_control<I: Io<Conn = C>>(&mut self, io: &mut I) {
         let Some(control) = &mut self.control else { return };
-        if self.control_saving || self.control_saved.as_ref() == Some(control) {
+        if self.control_saving.is_some() || self.control_saved.as_ref() == Some(control) {
             return;
         }
         control.sequence += 1;
-        self.control_saving = true;
-        self.control_saved = Some(control.clone());
+        self.control_saving = Some(control.clone());
         let (offset, block) = super::recover::control_block(control);
         let path = self.config.data_dir.join(super::recover::CONTROL_FILE);
         let mode = walhub_engine::io::OpenMode { create: true, direct: false };
@@ -382,19 +421,30 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     /// Saves the control file and waits for it: for what must be durable before anything else is.
-    fn save_control_now<I: Io<Conn = C>>(&mut self, io: &I) {
-        let Some(control) = &mut self.control else { return };
+    ///
+    /// # Errors
+    /// When there is no room; then nothing has changed. Any other error ends the process.
+    fn save_control_now<I: Io<Conn = C>>(&mut self, io: &I) -> io::Result<()> {
+        let Some(control) = &mut self.control else { return Ok(()) };
         control.sequence += 1;
-        if let Err(error) =
-            super::recover::write_control(io.fs().as_ref(), &self.config.data_dir, control)
-        {
-            let text = format!("could not write control file: {error}");
-            walhub_engine::fatal::fatal(
-                walhub_engine::fatal::FatalReason::ControlFileFailed,
-                &text,
-            );
+        match super::recover::write_control(io.fs().as_ref(), &self.config.data_dir, control) {
+            Ok(()) => {
+                self.control_saved = Some(control.clone());
+                Ok(())
+            }
+            Err(error) if is_disk_full(&error) => {
+                // The same copy again next time: the other one is the good one.
+                control.sequence -= 1;
+                Err(error)
+            }
+            Err(error) => {
+                let text = format!("could not write control file: {error}");
+                walhub_engine::fatal::fatal(
+                    walhub_engine::fatal::FatalReason::ControlFileFailed,
+                    &text,
+                );
+            }
         }
-        self.control_saved = Some(control.clone());
     }
 
     fn handle_job<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, finished: Finished<FileJob>) {
@@ -406,23 +456,22 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                         self.note_disk_has_room();
                         self.resume_receiving(io, now);
                     }
-                    Prepared::Failed(error) if error.is_disk_full() => {
-                        self.pause_for_disk(now, &error.to_string())
-                    }
+                    // The current segment is still written to its end.
                     Prepared::Failed(error) => {
-                        tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
-                        self.retry_disk_at = Some(now.instant + DISK_FULL_RETRY);
-                        if let Some(local) = &mut self.local {
-                            local.pause();
-                        }
+                        self.wait_for_disk(now, error.is_disk_full(), &error.to_string())
                     }
                 }
             }
             (FileJob::Control, result) => {
-                self.control_saving = false;
-                if let Err(error) = result {
-                    tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
-                    self.control_saved = None;
+                let saved = self.control_saving.take();
+                match result {
+                    // One that was waited for may have been saved meanwhile.
+                    Ok(_) => {
+                        let newest = |a: &ControlFile, b: &ControlFile| a.sequence.cmp(&b.sequence);
+                        self.control_saved =
+                            saved.into_iter().chain(self.control_saved.take()).max_by(newest);
+                    }
+                    Err(error) => tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}"),
                 }
             }
             (FileJob::Slot(name), result) => {
@@ -432,18 +481,21 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 let saved = result.is_ok();
                 let name = name.clone();
                 self.slots.handle_saved(&name, saved);
+                self.finish_drops(io);
             }
-            (FileJob::Recycle(name), Err(error)) => {
-                tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
-                let name = name.clone();
+            (FileJob::Recycle(name), result) => {
+                if let Err(error) = result {
+                    tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
+                }
+                let (name, done) = (name.clone(), result.is_ok());
                 if let Some(local) = &mut self.local {
-                    local.segments.forget_spare(&name);
+                    local.segments.handle_recycled(io, &mut self.jobs, name, done);
                 }
             }
             (FileJob::Remove | FileJob::Close, Err(error)) => {
                 tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
             }
-            (FileJob::Recycle(_) | FileJob::Remove | FileJob::Close, Ok(_)) => {}
+            (FileJob::Remove | FileJob::Close, Ok(_)) => {}
         }
     }
 
@@ -576,7 +628,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 }
                 self.housekeep(io, now);
                 self.move_control_bound();
-                self.save_control_now(io);
+                if let Err(error) = self.save_control_now(io) {
+                    // The next start reads from the older bound.
+                    tracing::error!(
+                        sqlstate = SqlState::DISK_FULL.0,
+                        "could not write control file: {error}"
+                    );
+                }
                 if !self.jobs.is_idle() {
                     return;
                 }

@@ -27,7 +27,7 @@ use super::super::local::{AppendError, LocalWal};
 use super::super::messages::{Timelines, ToControl, ToShip, Upstream};
 use super::super::recover::RecoveredWal;
 use super::super::segments::Segments;
-use super::super::tail::Tail;
+use super::super::tail::{Tail, TruncateError};
 use super::super::writer::Writer;
 use super::{LINK_RECV, LINK_SEND, Stopping, WRITE_TOKEN, WalCore};
 use crate::settings::Settings;
@@ -91,6 +91,14 @@ enum Drop {
     Orderly { text: String, detail: Option<String> },
     /// WAL that is not valid.
     BadWal(String),
+}
+
+fn no_room_for_control(error: &io::Error) -> Drop {
+    Drop::Reason {
+        text: format!("could not write control file: {error}"),
+        detail: None,
+        hint: None,
+    }
 }
 
 impl From<UpstreamViolation> for Drop {
@@ -226,6 +234,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 }
             }
             State::Live(live) => {
+                if !live.held.is_empty() {
+                    live.receiver.handle_backpressure(now);
+                }
                 if let Err(violation) = live.receiver.handle_timeout(now) {
                     return self.drop_link(io, now, violation.into());
                 }
@@ -276,7 +287,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     pub(super) fn acknowledge<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
         let (State::Live(live), Some(local)) = (&mut self.link.state, &self.local) else { return };
         // A relay replays nothing: apply is never invented from write or flush.
-        live.receiver.handle_progress(now, local.write_lsn(), local.flush_lsn(), Lsn::INVALID);
+        let flush_lsn = self.config.shared.flush_lsn.load();
+        live.receiver.handle_progress(now, local.write_lsn(), flush_lsn, Lsn::INVALID);
         self.reply(io, now);
     }
 
@@ -564,7 +576,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             last_record: None,
             sequence: 0,
         });
-        self.save_control_now(io);
+        // Twice, for room for both copies: no later save needs any.
+        if let Err(error) = self.save_control_now(io).and_then(|()| self.save_control_now(io)) {
+            self.control = None;
+            return Err(no_room_for_control(&error));
+        }
         self.adopt_recovered(RecoveredWal::fresh(
             system_identifier,
             size,
@@ -607,7 +623,14 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let unverified_bytes_max = self.config.settings.tail_cache_size / 4;
         let oldest =
             segments.oldest().map_or_else(|| size.start_of(wal.end), |segno| segno.start(size));
-        let local = LocalWal::new(tail, reader, segments, writer, unverified_bytes_max);
+        let local = LocalWal::new(
+            tail,
+            reader,
+            segments,
+            writer,
+            wal.timelines.system_identifier,
+            unverified_bytes_max,
+        );
         let shared = &self.config.shared;
         let _ = shared.identity.set(identity);
         shared.timeline.store(wal.timelines.current.to_u32(), Ordering::Release);
@@ -675,13 +698,18 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 })?;
             copied = Some(segno);
         }
-        local.segments.switch_timeline(io, &mut self.jobs, timeline, copied);
-        local.set_timeline(timeline);
+        let before = self.control.clone();
         if let Some(control) = &mut self.control {
             control.timeline = timeline;
         }
         self.move_control_bound();
-        self.save_control_now(io);
+        if let Err(error) = self.save_control_now(io) {
+            self.control = before;
+            return Err(no_room_for_control(&error));
+        }
+        let Some(local) = &mut self.local else { return Ok(()) };
+        local.segments.switch_timeline(io, &mut self.jobs, timeline, copied);
+        local.set_timeline(timeline);
         if let Some(old) = &self.timelines {
             let new = Arc::new(Timelines { current: timeline, history, ..(**old).clone() });
             self.timelines = Some(Arc::clone(&new));
@@ -764,18 +792,22 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.link.rewind = false;
             return;
         }
-        if !local.is_idle() {
+        if !local.is_idle() || !local.segments.is_settled() {
             return;
         }
         let (verified, last, timeline) =
             (local.verified_lsn(), local.last_record(), local.segments.timeline());
         let reader = self.reader_at(verified, last, timeline);
         let Some(local) = &mut self.local else { return };
-        if let Ok(slab) = local.rewind(reader) {
-            self.link.rewind = false;
-            self.announce_slabs([slab]);
+        match local.rewind(io, &mut self.jobs, reader) {
+            Ok(slab) => {
+                self.link.rewind = false;
+                self.announce_slabs([slab]);
+            }
+            // At the next turn, then.
+            Err(TruncateError::Full) => {}
+            Err(TruncateError::Io(error)) => self.link.log_once(&error.to_string(), None, None),
         }
-        let _ = io;
     }
 }
 

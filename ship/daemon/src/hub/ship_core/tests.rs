@@ -1,0 +1,211 @@
+//! A ship core on a ring of its own, with sockets and segment files.
+
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use walhub_engine::buffer::SlabPool;
+use walhub_engine::mailbox::mailbox;
+use walhub_engine::uring::{Uring, UringConfig};
+use walhub_proto::history::TimelineHistory;
+use walhub_proto::lsn::{SystemIdentifier, TimelineId};
+use walhub_proto::segment::{SegNo, SegmentSize};
+use walhub_proto::time::Timestamp;
+use walhub_proto::wire::copy::{COPY_DONE_MESSAGE, StandbyStatusUpdate};
+
+use super::super::core_loop::now;
+use super::super::handle::{Client, StartStreaming};
+use super::super::tail::{SLAB_LEN, Tail};
+use super::*;
+
+const SIZE: SegmentSize = SegmentSize::MIN;
+const WAIT: Duration = Duration::from_secs(10);
+
+struct Bench {
+    io: Uring,
+    ship: ShipCore<OwnedFd>,
+    to_ship: Sender<ToShip<OwnedFd>>,
+    from_ship: Receiver<ToWal<OwnedFd>>,
+    shared: Arc<Shared>,
+    dir: PathBuf,
+}
+
+impl Bench {
+    /// With segments 1 to 3 on disk, each filled with its number, and a tail that begins after them.
+    fn new(name: &str, settings: Settings) -> (Self, Tail) {
+        let dir = std::env::temp_dir().join(format!("walhub-ship-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        for segno in 1..=3_u8 {
+            let file = SegNo(u64::from(segno)).file_name(TimelineId::FIRST, SIZE);
+            std::fs::write(dir.join(file), vec![segno; SLAB_LEN]).unwrap();
+        }
+        let io = Uring::new(UringConfig::default()).unwrap();
+        let (to_ship, mail) = mailbox(64, io.waker());
+        let (to_wal, from_ship) = mailbox(64, io.waker());
+        let (shared, standbys) = (Arc::<Shared>::default(), Arc::new(StandbyTable::new(4)));
+        let ship = ShipCore::new(ShipConfig {
+            shared: Arc::clone(&shared),
+            standbys,
+            mail,
+            to_wal,
+            wal_dir: dir.clone(),
+            slabs_max: 8,
+            settings: Arc::new(settings),
+        });
+        let timelines = Timelines {
+            system_identifier: SystemIdentifier(1),
+            segment_size: SIZE,
+            current: TimelineId::FIRST,
+            history: TimelineHistory::single(TimelineId::FIRST),
+        };
+        let (tail, slab) = Tail::new(SlabPool::new(SLAB_LEN, 12), 8, SegNo(4).start(SIZE), &[]);
+        to_ship.send(ToShip::Begin(Arc::new(timelines))).unwrap();
+        to_ship.send(ToShip::Slab(slab)).unwrap();
+        shared.oldest_lsn.store(SegNo(1).start(SIZE));
+        shared.received_lsn.store(tail.end());
+        (Self { io, ship, to_ship, from_ship, shared, dir }, tail)
+    }
+
+    fn start(&self, start: Lsn) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        let client = Client {
+            pid: 1,
+            user: "u".into(),
+            application_name: "a".into(),
+            address: None,
+            backend_start: Timestamp(0),
+        };
+        let start = StartStreaming {
+            conn: theirs.into(),
+            unread: Vec::new(),
+            slot: None,
+            start,
+            timeline: TimelineId::FIRST,
+            client,
+        };
+        let (reply, _) = oneshot::channel();
+        let session = NewSession { start: Box::new(start), standby: 0, reply };
+        self.to_ship.send(ToShip::Start(session)).unwrap();
+        ours
+    }
+
+    fn turn(&mut self) {
+        let now = now(&self.io);
+        self.ship.turn(&mut self.io, now);
+    }
+
+    fn wait(&mut self) -> Vec<Completion> {
+        let mut completions = Vec::new();
+        let soon = self.io.now_ns() + 10_000_000;
+        self.io.wait(Some(soon), &mut completions).unwrap();
+        completions
+    }
+
+    /// Runs the core until `done` gives something.
+    fn run<T>(&mut self, mut done: impl FnMut(&mut Self) -> Option<T>) -> T {
+        let until = std::time::Instant::now() + WAIT;
+        while std::time::Instant::now() < until {
+            self.turn();
+            for completion in self.wait() {
+                let now = now(&self.io);
+                self.ship.handle(&mut self.io, now, completion);
+            }
+            if let Some(done) = done(self) {
+                return done;
+            }
+        }
+        panic!("nothing came of it");
+    }
+
+    /// Reads messages until one is of `kind`; gives all WAL that came before.
+    fn read_until(&mut self, socket: &mut UnixStream, mut done: impl FnMut(u8, &[u8]) -> bool) {
+        let mut bytes = Vec::new();
+        self.run(|_| {
+            let mut piece = [0; 1 << 16];
+            if let Ok(count) = socket.read(&mut piece) {
+                bytes.extend_from_slice(&piece[..count]);
+            }
+            while bytes.len() >= 5 {
+                let len = usize::try_from(u32::from_be_bytes(bytes[1..5].try_into().unwrap()));
+                let end = 1 + len.unwrap();
+                if bytes.len() < end {
+                    break;
+                }
+                let message: Vec<u8> = bytes.drain(..end).collect();
+                if done(message[0], &message[5..]) {
+                    return Some(());
+                }
+            }
+            None
+        });
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+#[test]
+fn catch_up_goes_on_from_segment_to_segment() {
+    let (mut bench, tail) = Bench::new("segments", Settings::default());
+    let mut socket = bench.start(SegNo(1).start(SIZE) + 100);
+    let mut got = Vec::new();
+    let want = usize::try_from(tail.end() - SegNo(1).start(SIZE) - 100).unwrap();
+    bench.read_until(&mut socket, |kind, body| {
+        if kind == b'd' && body[0] == b'w' {
+            got.extend_from_slice(&body[25..]);
+        }
+        got.len() >= want
+    });
+    let segments = got.chunk_by(|a, b| a == b).map(|run| (run[0], run.len()));
+    let (first, whole) = (SLAB_LEN - 100, SLAB_LEN);
+    assert_eq!(segments.collect::<Vec<_>>(), [(1, first), (2, whole), (3, whole)]);
+}
+
+#[test]
+fn a_client_that_ends_the_stream_gets_its_connection_back() {
+    let (mut bench, tail) = Bench::new("copydone", Settings::default());
+    let mut socket = bench.start(tail.end());
+    bench.read_until(&mut socket, |kind, _| kind == b'W');
+    socket.write_all(&COPY_DONE_MESSAGE).unwrap();
+    bench.read_until(&mut socket, |kind, _| kind == b'c');
+    let end = bench.run(|bench| match bench.from_ship.recv()? {
+        ToWal::Ended { end, .. } => Some(end),
+        other => panic!("{other:?}"),
+    });
+    assert!(matches!(end, StreamEnd::Finished { next: None, .. }), "{end:?}");
+}
+
+#[test]
+fn a_position_is_not_used_before_the_mail_with_its_slabs_is_read() {
+    let (mut bench, mut tail) = Bench::new("slabs", Settings::default());
+    let mut socket = bench.start(tail.end());
+    bench.read_until(&mut socket, |kind, _| kind == b'W');
+    socket.write_all(&StandbyStatusUpdate::default().encode()).unwrap();
+    let reply = loop {
+        if let Some(completion) = bench.wait().pop() {
+            break completion;
+        }
+    };
+    // The wal core opens a slab and publishes a position in it while this core is awake.
+    let mut rest = &vec![4; SLAB_LEN + 1][..];
+    while !rest.is_empty() {
+        let (count, slab) = tail.append(rest).unwrap();
+        rest = &rest[count..];
+        slab.into_iter().for_each(|slab| bench.to_ship.send(ToShip::Slab(slab)).unwrap());
+    }
+    bench.shared.received_lsn.store(tail.end());
+    let now = now(&bench.io);
+    bench.ship.handle(&mut bench.io, now, reply);
+    let mut left = SLAB_LEN + 1;
+    bench.read_until(&mut socket, |_, body| {
+        left -= body[25..].len();
+        left == 0
+    });
+}

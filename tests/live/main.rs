@@ -1,0 +1,19 @@
+//! The live suite: the walhub binary between real PostgreSQL servers and tools.
+
+mod cascade;
+mod command_line;
+mod console;
+mod disk;
+mod feedback;
+mod harness;
+mod many_standbys;
+mod operating_system;
+mod pg_receivewal;
+mod restarts;
+mod slots;
+mod stalls;
+mod stop;
+mod synchronous;
+mod timeline;
+mod upstream;
+mod wire;

@@ -1,0 +1,541 @@
+//! A simulated machine that runs a hub: the production cores on simulated disk and network, and a
+//! simulated control plane that connects, answers commands and hands connections over.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::oneshot;
+use walhub::hub::core_loop::{Core, now};
+use walhub::hub::front::PublishedSlots;
+use walhub::hub::handle::{Client, SlotRequest, SlotRow, StartStreaming, StreamEnd};
+use walhub::hub::messages::{
+    MAILBOX_MESSAGES_MAX, NewSession, StopMode, ToControl, ToWal, Upstream,
+};
+use walhub::hub::recover::recover;
+use walhub::hub::shared::{Shared, StandbyTable};
+use walhub::hub::ship_core::{ShipConfig, ShipCore};
+use walhub::hub::wal_core::{ShipLink, WalConfig, WalCore, slabs_max};
+use walhub::hub::writer::FlushMethod;
+use walhub::settings::Settings;
+use walhub_engine::io::{Fs, Io};
+use walhub_engine::mailbox::{Sender, mailbox};
+use walhub_proto::command::Command;
+use walhub_proto::lsn::Lsn;
+use walhub_proto::sqlstate::SqlState;
+use walhub_proto::time::Timestamp;
+use walhub_proto::wire::backend::{Report, Severity};
+
+use crate::answers::{self, Asked, Talk};
+use crate::disk::SimFs;
+use crate::io::{SimIo, SimWaker};
+use crate::net::{End, SimConn};
+use crate::world::{Actor, CoreKey, Event, World};
+
+/// Where a hub's data directory is, on its own disk.
+pub(crate) const DATA_DIR: &str = "/data";
+
+/// How a hub is set up.
+#[derive(Clone, Debug)]
+pub(crate) struct HubPlan {
+    /// The hub it streams from; `None` is the primary.
+    pub(crate) upstream: Option<usize>,
+    pub(crate) cores: usize,
+    pub(crate) direct: bool,
+    pub(crate) durable_write: bool,
+    pub(crate) settings: Arc<Settings>,
+}
+
+type SlotAnswer = oneshot::Receiver<Result<Option<SlotRow>, Report>>;
+
+/// What a downstream connection is doing.
+#[derive(Debug)]
+enum Phase {
+    Talking,
+    Streaming(oneshot::Receiver<StreamEnd<SimConn>>),
+    Slot(String, SlotAnswer),
+    /// The last words are on their way.
+    Leaving,
+}
+
+#[derive(Debug)]
+struct Downstream {
+    talk: Talk,
+    phase: Phase,
+    client: Client,
+    owns_temporary: bool,
+}
+
+/// One life of a hub process.
+pub(crate) struct Life {
+    pub(crate) number: u32,
+    cores: Vec<(SimIo, Core<SimConn, SimWaker>)>,
+    pub(crate) shared: Arc<Shared>,
+    standbys: Arc<StandbyTable>,
+    pub(crate) slots: PublishedSlots,
+    to_wal: Sender<ToWal<SimConn>>,
+    asks: Arc<Mutex<VecDeque<ToControl>>>,
+    downstream: BTreeMap<End, Downstream>,
+    next_pid: u32,
+    stopped: bool,
+}
+
+/// What the hub wants of the world.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Connect,
+    Stopped,
+}
+
+/// A machine with a hub.
+pub(crate) struct HubMachine {
+    pub(crate) number: usize,
+    pub(crate) plan: HubPlan,
+    pub(crate) fs: SimFs,
+    pub(crate) life: Option<Life>,
+    lives: u32,
+    /// Highest flush position that any life published.
+    pub(crate) flushed: Lsn,
+    published: [Lsn; 3],
+}
+
+impl HubMachine {
+    pub(crate) fn new(number: usize, plan: HubPlan, fs: SimFs) -> Self {
+        let data = Path::new(DATA_DIR);
+        for dir in [data.to_path_buf(), data.join("pg_wal"), data.join("slots")] {
+            fs.create_dir(&dir).expect("a new disk");
+        }
+        Self {
+            number,
+            plan,
+            fs,
+            life: None,
+            lives: 0,
+            flushed: Lsn::INVALID,
+            published: [Lsn::INVALID; 3],
+        }
+    }
+
+    pub(crate) fn wal_dir(&self) -> PathBuf {
+        Path::new(DATA_DIR).join("pg_wal")
+    }
+
+    fn key(&self, core: usize) -> CoreKey {
+        CoreKey { hub: self.number, life: self.lives, core }
+    }
+
+    /// Starts the process on what the disk holds, as the daemon's `server` does.
+    ///
+    /// Returns the recovered end of WAL.
+    pub(crate) fn start(&mut self, world: &crate::world::Shared) -> Result<Option<Lsn>, String> {
+        let data = Path::new(DATA_DIR);
+        let recovered = recover(&self.fs, data)
+            .map_err(|error| format!("hub {} cannot start: {error}", self.number))?;
+        let end = recovered.wal.as_ref().map(|wal| wal.end);
+        self.lives += 1;
+        let settings = &self.plan.settings;
+        let ios: Vec<SimIo> =
+            (0..self.plan.cores).map(|core| SimIo::new(world, self.key(core), &self.fs)).collect();
+        let shared = Arc::new(Shared::default());
+        let standbys =
+            Arc::new(StandbyTable::new(usize::try_from(settings.max_wal_senders).expect("few")));
+        let slots = PublishedSlots::default();
+        let (to_wal, wal_mail) = mailbox(MAILBOX_MESSAGES_MAX, ios[0].waker());
+        let ship_ios = if self.plan.cores == 1 { &ios[..] } else { &ios[1..] };
+        let (mut ships, mut ship_cores) = (Vec::new(), VecDeque::new());
+        for io in ship_ios {
+            let (mail, receiver) = mailbox(MAILBOX_MESSAGES_MAX, io.waker());
+            ships.push(ShipLink { mail, waker: io.waker(), sessions: 0 });
+            ship_cores.push_back(ShipCore::new(ShipConfig {
+                shared: Arc::clone(&shared),
+                standbys: Arc::clone(&standbys),
+                mail: receiver,
+                to_wal: to_wal.clone(),
+                wal_dir: self.wal_dir(),
+                slabs_max: slabs_max(settings),
+                settings: Arc::clone(settings),
+            }));
+        }
+        let asks = Arc::new(Mutex::new(VecDeque::new()));
+        let asked = Arc::clone(&asks);
+        let config = WalConfig {
+            data_dir: data.to_path_buf(),
+            shared: Arc::clone(&shared),
+            standbys: Arc::clone(&standbys),
+            mail: wal_mail,
+            ships,
+            control: Box::new(move |ask| {
+                asked.lock().expect("nobody panics with it").push_back(ask)
+            }),
+            slots: Arc::clone(&slots),
+            settings: Arc::clone(settings),
+            direct: self.plan.direct,
+            method: if self.plan.durable_write {
+                FlushMethod::DurableWrite
+            } else {
+                FlushMethod::WriteThenSync
+            },
+        };
+        let mut wal = Some(WalCore::new(config, recovered, now(&ios[0])));
+        let alone = self.plan.cores == 1;
+        let cores = ios.into_iter().map(|io| {
+            let wal = wal.take();
+            let ship = if wal.is_some() && !alone { None } else { ship_cores.pop_front() };
+            (io, Core { wal, ship })
+        });
+        let cores: Vec<_> = cores.collect();
+        for (io, _) in &cores {
+            world.borrow_mut().run_soon(io.key());
+        }
+        self.published = [Lsn::INVALID; 3];
+        self.life = Some(Life {
+            number: self.lives,
+            cores,
+            shared,
+            standbys,
+            slots,
+            to_wal,
+            asks,
+            downstream: BTreeMap::new(),
+            next_pid: 1000 * self.lives,
+            stopped: false,
+        });
+        Ok(end)
+    }
+
+    /// The process is gone, with everything in its memory.
+    pub(crate) fn drop_life(&mut self, world: &mut World) {
+        // Cores drop their sockets and mail; the machine's connections are dealt with by the caller.
+        self.life = None;
+        world.net.dropped.lock().expect("nobody panics with it").clear();
+        let number = self.number;
+        world.cores.retain(|key, _| key.hub != number);
+    }
+
+    /// Runs one core once, as [`Core::run`] does.
+    pub(crate) fn run(&mut self, world: &crate::world::Shared, key: CoreKey) -> Result<(), String> {
+        {
+            let mut world = world.borrow_mut();
+            let time = world.now;
+            let Some(state) = world.cores.get_mut(&key) else { return Ok(()) };
+            if state.scheduled.is_some_and(|at| at <= time) {
+                state.scheduled = None;
+            }
+        }
+        let Some(life) = &mut self.life else { return Ok(()) };
+        if life.number != key.life || life.stopped {
+            return Ok(());
+        }
+        let (io, core) = &mut life.cores[key.core];
+        let mut completions = Vec::new();
+        io.wait(None, &mut completions).expect("the simulator waits");
+        for completion in completions {
+            core.handle(io, completion);
+            if self.fs.disk().dead {
+                return Ok(());
+            }
+        }
+        let go_on = core.turn(io);
+        if self.fs.disk().dead {
+            return Ok(());
+        }
+        life.stopped = !go_on;
+        if let Some(deadline) = core.deadline_ns() {
+            let mut world = world.borrow_mut();
+            let at = deadline.max(world.now + 1_000);
+            world.run_at(key, at);
+        }
+        self.check_published()
+    }
+
+    /// Published positions are in order and never go back.
+    fn check_published(&mut self) -> Result<(), String> {
+        let Some(life) = &self.life else { return Ok(()) };
+        let shared = &life.shared;
+        let seen =
+            [&shared.flush_lsn, &shared.write_lsn, &shared.received_lsn].map(|lsn| lsn.load());
+        let [flush, write, received] = seen;
+        if flush > write || write > received {
+            return Err(format!(
+                "hub {} published flush {flush}, write {write}, received {received}",
+                self.number
+            ));
+        }
+        for (before, now) in self.published.iter().zip(seen) {
+            if now < *before {
+                return Err(format!("hub {} published {now} after {before}", self.number));
+            }
+        }
+        self.published = seen;
+        self.flushed = self.flushed.max(flush);
+        Ok(())
+    }
+
+    /// What the cores asked of the control plane.
+    pub(crate) fn asks(&mut self) -> Result<Vec<Ask>, String> {
+        let Some(life) = &mut self.life else { return Ok(Vec::new()) };
+        let asks: Vec<ToControl> =
+            life.asks.lock().expect("nobody panics with it").drain(..).collect();
+        let mut out = Vec::new();
+        for ask in asks {
+            match ask {
+                ToControl::Connect { .. } => out.push(Ask::Connect),
+                ToControl::Stopped => out.push(Ask::Stopped),
+                ToControl::Status => {}
+                ToControl::Failed(why) => return Err(format!("hub {} failed: {why}", self.number)),
+            }
+        }
+        Ok(out)
+    }
+
+    /// The answer to [`Ask::Connect`].
+    pub(crate) fn connected(&self, conn: Result<SimConn, String>) {
+        let Some(life) = &self.life else { return };
+        let mail = match conn {
+            Ok(conn) => ToWal::Connected(Upstream {
+                conn,
+                unread: Vec::new(),
+                server_version: "15.18".to_owned(),
+                server_version_num: 150_018,
+            }),
+            Err(reason) => ToWal::ConnectFailed(reason),
+        };
+        assert!(life.to_wal.send(mail).is_ok(), "the wal core does not read its mail");
+    }
+
+    /// A fast shutdown begins.
+    pub(crate) fn stop(&self) {
+        if let Some(life) = &self.life {
+            assert!(
+                life.to_wal.send(ToWal::Stop(StopMode::Fast)).is_ok(),
+                "the wal core does not read its mail"
+            );
+        }
+    }
+
+    /// A reload of unchanged settings: "try the upstream again".
+    pub(crate) fn reload(&self) {
+        if let Some(life) = &self.life {
+            let settings = Arc::clone(&self.plan.settings);
+            assert!(
+                life.to_wal.send(ToWal::Settings(settings)).is_ok(),
+                "the wal core does not read its mail"
+            );
+        }
+    }
+
+    /// Somebody downstream connected.
+    pub(crate) fn accept(&mut self, end: End, name: &str) {
+        let Some(life) = &mut self.life else { return };
+        life.next_pid += 1;
+        let client = Client {
+            pid: life.next_pid,
+            user: "replicator".to_owned(),
+            application_name: name.to_owned(),
+            address: None,
+            backend_start: Timestamp(0),
+        };
+        life.downstream.insert(
+            end,
+            Downstream {
+                talk: Talk::default(),
+                phase: Phase::Talking,
+                client,
+                owns_temporary: false,
+            },
+        );
+    }
+
+    /// Looks at answers of the cores, which may have come after any of their turns.
+    pub(crate) fn poll_control(&mut self, world: &mut World) {
+        let Some(life) = &mut self.life else { return };
+        let waiting = |downstream: &Downstream| {
+            matches!(downstream.phase, Phase::Streaming(_) | Phase::Slot(..))
+        };
+        let ends: Vec<End> = life
+            .downstream
+            .iter()
+            .filter(|(_, downstream)| waiting(downstream))
+            .map(|(end, _)| *end)
+            .collect();
+        for end in ends {
+            self.poll_answer(world, end);
+        }
+    }
+
+    fn poll_answer(&mut self, world: &mut World, end: End) {
+        let Some(life) = &mut self.life else { return };
+        let Some(downstream) = life.downstream.get_mut(&end) else { return };
+        match &mut downstream.phase {
+            Phase::Talking | Phase::Leaving => {}
+            Phase::Slot(name, answer) => match answer.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => {}
+                Ok(Ok(_)) => {
+                    let name = std::mem::take(name);
+                    downstream.talk.answer(|out| answers::created_slot(out, &name));
+                    downstream.phase = Phase::Talking;
+                    world.at(world.now, Event::Wake(Actor::Control(self.number), Some(end)));
+                }
+                Ok(Err(report)) => refuse(downstream, world, self.number, end, &report),
+                Err(oneshot::error::TryRecvError::Closed) => downstream.phase = Phase::Leaving,
+            },
+            Phase::Streaming(answer) => match answer.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => {}
+                Ok(StreamEnd::Finished { conn, unread, next }) => {
+                    assert_eq!(conn.into_end(), end, "another connection came back");
+                    downstream.talk.input.extend(unread);
+                    downstream.talk.answer(|out| answers::stream_ended(out, next));
+                    downstream.phase = Phase::Talking;
+                    world.at(world.now, Event::Wake(Actor::Control(self.number), Some(end)));
+                }
+                Ok(StreamEnd::Refused { conn, unread, report }) => {
+                    assert_eq!(conn.into_end(), end, "another connection came back");
+                    downstream.talk.input.extend(unread);
+                    refuse(downstream, world, self.number, end, &report);
+                }
+                Ok(StreamEnd::Closed) | Err(oneshot::error::TryRecvError::Closed) => {
+                    life.downstream.remove(&end);
+                }
+            },
+        }
+    }
+
+    /// Reads and answers commands.
+    pub(crate) fn serve(&mut self, world: &mut World, end: End) {
+        loop {
+            let Some(life) = &mut self.life else { return };
+            let Some(downstream) = life.downstream.get_mut(&end) else { return };
+            match downstream.phase {
+                Phase::Streaming(_) => return,
+                // A request is answered before the next is read.
+                Phase::Slot(..) => return,
+                Phase::Leaving => {
+                    if downstream.talk.flush(world.now, &mut world.net, end) != Some(false) {
+                        self.hang_up(world, end);
+                    }
+                    return;
+                }
+                Phase::Talking => {}
+            }
+            match downstream.talk.flush(world.now, &mut world.net, end) {
+                None => return self.hang_up(world, end),
+                Some(false) => return,
+                Some(true) => {}
+            }
+            match downstream.talk.next() {
+                Some(Asked::Goodbye) => return self.hang_up(world, end),
+                Some(Asked::Command(command)) => self.command(world, end, command),
+                None => match world.net.take(world.now, end, 4096) {
+                    None => return,
+                    Some(Ok(data)) if !data.is_empty() => downstream.talk.input.extend(data),
+                    Some(_) => return self.hang_up(world, end),
+                },
+            }
+        }
+    }
+
+    fn hang_up(&mut self, world: &mut World, end: End) {
+        let Some(life) = &mut self.life else { return };
+        if let Some(downstream) = life.downstream.remove(&end)
+            && downstream.owns_temporary
+        {
+            let (reply, _) = oneshot::channel();
+            let request = SlotRequest::DropTemporary { owner: downstream.client.pid };
+            assert!(
+                life.to_wal.send(ToWal::Slot(request, reply)).is_ok(),
+                "the wal core does not read its mail"
+            );
+        }
+        world.net.close(world.now, end);
+    }
+
+    fn command(&mut self, world: &World, end: End, command: Command) {
+        let history = match &command {
+            Command::TimelineHistory { timeline } => {
+                self.fs.read(&self.wal_dir().join(walhub_proto::history::file_name(*timeline))).ok()
+            }
+            _ => None,
+        };
+        let Some(life) = &mut self.life else { return };
+        let Some(downstream) = life.downstream.get_mut(&end) else { return };
+        let (Some(identity), Some(positions)) =
+            (life.shared.identity.get(), life.shared.positions())
+        else {
+            let report =
+                Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up");
+            downstream.talk.answer(|out| {
+                out.report(&report);
+            });
+            downstream.phase = Phase::Leaving;
+            return;
+        };
+        let talk = &mut downstream.talk;
+        match command {
+            Command::IdentifySystem => {
+                talk.answer(|out| {
+                    answers::identify(out, positions.timeline, positions.sendable_lsn)
+                });
+            }
+            Command::Show { name } => {
+                talk.answer(|out| answers::show(out, &name, &identity.segment_size.to_string()))
+            }
+            Command::TimelineHistory { timeline } => {
+                talk.answer(|out| answers::history(out, timeline, history.as_deref()))
+            }
+            Command::ReadReplicationSlot { slot } => {
+                let rows = life.slots.load();
+                let row = rows.iter().find(|row| row.slot_name == slot);
+                talk.answer(|out| {
+                    answers::read_slot(out, row.map(|row| (row.restart_lsn, row.restart_tli)))
+                });
+            }
+            Command::CreateReplicationSlot { slot, temporary, .. } => {
+                let (reply, answer) = oneshot::channel();
+                let owner = downstream.client.pid;
+                downstream.owns_temporary |= temporary;
+                let request =
+                    SlotRequest::Create { name: slot.clone(), temporary, reserve_wal: true, owner };
+                assert!(
+                    life.to_wal.send(ToWal::Slot(request, reply)).is_ok(),
+                    "the wal core does not read its mail"
+                );
+                downstream.phase = Phase::Slot(slot, answer);
+            }
+            Command::StartReplication { slot, start, timeline } => {
+                let (reply, answer) = oneshot::channel();
+                let Some(standby) = life.standbys.claim() else {
+                    let report = Report::fatal(SqlState::TOO_MANY_CONNECTIONS, "too many");
+                    talk.answer(|out| {
+                        out.report(&report);
+                    });
+                    downstream.phase = Phase::Leaving;
+                    return;
+                };
+                let start = Box::new(StartStreaming {
+                    conn: SimConn::new(end, &world.net.dropped),
+                    unread: std::mem::take(&mut talk.input),
+                    slot,
+                    start,
+                    timeline: timeline.unwrap_or(positions.timeline),
+                    client: downstream.client.clone(),
+                });
+                let mail = ToWal::Start(NewSession { start, standby, reply });
+                assert!(life.to_wal.send(mail).is_ok(), "the wal core does not read its mail");
+                downstream.phase = Phase::Streaming(answer);
+            }
+            other => panic!("a standby sent {other:?}"),
+        }
+    }
+}
+
+fn refuse(downstream: &mut Downstream, world: &mut World, hub: usize, end: End, report: &Report) {
+    let fatal = report.severity == Severity::Fatal;
+    downstream.talk.answer(|out| {
+        out.report(report);
+        if !fatal {
+            out.ready_for_query(b'I');
+        }
+    });
+    downstream.phase = if fatal { Phase::Leaving } else { Phase::Talking };
+    world.at(world.now, Event::Wake(Actor::Control(hub), Some(end)));
+}

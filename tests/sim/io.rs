@@ -1,0 +1,260 @@
+//! The engine's `Io` over the simulated world: what the production code runs on.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use walhub_engine::io::{
+    BLOCK_LEN, Completion, Done, FileId, Fs, Gather, Io, Op, SocketId, Token, Waker,
+};
+
+use crate::disk::{SECTOR, SimFs};
+use crate::net::{Owner, SendOp, SimConn};
+use crate::world::{CoreKey, CoreState, DiskOp, Event, Shared, World};
+
+/// Microseconds since the Unix epoch at virtual time zero.
+const EPOCH_MICROS: i64 = 1_700_000_000_000_000;
+
+/// Wakes a core.
+#[derive(Clone, Debug)]
+pub(crate) struct SimWaker(Arc<AtomicBool>);
+
+impl Waker for SimWaker {
+    fn wake(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Disk and network of one simulated core.
+#[derive(Debug)]
+pub(crate) struct SimIo {
+    world: Shared,
+    key: CoreKey,
+    fs: SimFs,
+    wake: SimWaker,
+}
+
+impl SimIo {
+    pub(crate) fn new(world: &Shared, key: CoreKey, fs: &SimFs) -> Self {
+        let wake = Arc::new(AtomicBool::new(false));
+        let state = CoreState {
+            fs: fs.clone(),
+            wake: Arc::clone(&wake),
+            ready: std::collections::VecDeque::new(),
+            scheduled: None,
+            files: std::collections::BTreeMap::new(),
+            sockets: std::collections::BTreeMap::new(),
+            next_id: 0,
+        };
+        world.borrow_mut().cores.insert(key, state);
+        Self { world: std::rc::Rc::clone(world), key, fs: fs.clone(), wake: SimWaker(wake) }
+    }
+
+    pub(crate) fn key(&self) -> CoreKey {
+        self.key
+    }
+
+    fn state<T>(&self, act: impl FnOnce(&mut CoreState) -> T) -> T {
+        act(self.world.borrow_mut().cores.get_mut(&self.key).expect("a live core"))
+    }
+
+    fn file(&self, file: FileId) -> (u64, bool) {
+        self.state(|state| *state.files.get(&file.0).expect("the file is open"))
+    }
+
+    fn submit_disk(&mut self, token: Token, op: Op) {
+        let mut disk = self.fs.disk();
+        let flush =
+            matches!(op, Op::Sync { .. } | Op::SyncDir { .. } | Op::Write { durable: true, .. });
+        let delay = disk.latency(flush);
+        let op = match op {
+            Op::Write { file, offset, data, durable } => {
+                let (file, direct) = self.file(file);
+                if direct && !is_aligned(offset, &data) {
+                    drop(disk);
+                    let result = Err(io::Error::from_raw_os_error(22));
+                    return self
+                        .world
+                        .borrow_mut()
+                        .complete(self.key, Completion { token, result });
+                }
+                let write = disk.begin_write(file, offset, data.into_iter().collect());
+                DiskOp::Write { write, durable, unit: if direct { SECTOR } else { 1 } }
+            }
+            Op::Sync { file } => DiskOp::Flush(disk.begin_flush(self.file(file).0)),
+            Op::SyncDir { path } => DiskOp::DirFlush { up_to: disk.begin_dir_flush(), path },
+            other => DiskOp::Other(other),
+        };
+        drop(disk);
+        self.world.borrow_mut().after(delay, Event::Disk(self.key, token, op));
+    }
+}
+
+/// Whether the kernel would take this for direct I/O: offset, lengths and memory in whole blocks.
+fn is_aligned(offset: u64, data: &Gather) -> bool {
+    let whole = |number: usize| number.is_multiple_of(BLOCK_LEN);
+    whole(crate::rng::size(offset))
+        && data.iter().all(|piece| whole(piece.len()) && whole(piece.as_ptr().addr()))
+}
+
+impl Io for SimIo {
+    type Conn = SimConn;
+    type Waker = SimWaker;
+
+    fn submit(&mut self, token: Token, op: Op) {
+        // From the moment of a crash on nothing reaches the disk or the network.
+        if !self.fs.disk().step() {
+            return;
+        }
+        match op {
+            Op::Recv { socket, buf } => {
+                let end = self.state(|state| state.sockets[&socket.0]);
+                let mut world = self.world.borrow_mut();
+                let now = world.now;
+                world.net.submit_recv(now, self.key, end, token, buf);
+                world.settle();
+            }
+            Op::Send { socket, head, body } => {
+                let end = self.state(|state| state.sockets[&socket.0]);
+                let head = bytes::Bytes::copy_from_slice(head.as_slice());
+                let data =
+                    std::iter::once(head).chain(body).filter(|piece| !piece.is_empty()).collect();
+                let mut world = self.world.borrow_mut();
+                let now = world.now;
+                world.net.submit_send(now, self.key, end, SendOp { token, data });
+                world.settle();
+            }
+            disk => self.submit_disk(token, disk),
+        }
+    }
+
+    fn wait(
+        &mut self,
+        _deadline_ns: Option<u64>,
+        completions: &mut Vec<Completion>,
+    ) -> io::Result<()> {
+        self.state(|state| completions.extend(state.ready.drain(..)));
+        Ok(())
+    }
+
+    fn waker(&self) -> SimWaker {
+        self.wake.clone()
+    }
+
+    fn adopt(&mut self, conn: SimConn) -> SocketId {
+        let end = conn.into_end();
+        self.world.borrow_mut().net.set_owner(end, Owner::Core(self.key));
+        self.state(|state| {
+            let id = state.next_id;
+            state.next_id += 1;
+            state.sockets.insert(id, end);
+            SocketId(id)
+        })
+    }
+
+    fn release(&mut self, socket: SocketId) -> SimConn {
+        let end = self.state(|state| state.sockets.remove(&socket.0).expect("the socket is open"));
+        let mut world = self.world.borrow_mut();
+        world.net.set_owner(end, Owner::Actor(crate::world::Actor::Control(self.key.hub)));
+        SimConn::new(end, &world.net.dropped)
+    }
+
+    fn shutdown(&mut self, socket: SocketId) {
+        if self.fs.disk().dead {
+            return;
+        }
+        let end = self.state(|state| state.sockets[&socket.0]);
+        let mut world = self.world.borrow_mut();
+        let now = world.now;
+        world.net.shutdown(now, end);
+        world.settle();
+    }
+
+    fn close_socket(&mut self, socket: SocketId) {
+        let end = self.state(|state| state.sockets.remove(&socket.0).expect("the socket is open"));
+        let mut world = self.world.borrow_mut();
+        let now = world.now;
+        world.net.close(now, end);
+        world.settle();
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.world.borrow().now
+    }
+
+    fn unix_micros(&self) -> i64 {
+        EPOCH_MICROS + i64::try_from(self.now_ns() / 1000).expect("virtual time is short")
+    }
+
+    fn fs(&self) -> Arc<dyn Fs> {
+        Arc::new(self.fs.clone())
+    }
+}
+
+/// Both clocks, for actors.
+pub(crate) fn now(world: &World) -> walhub_proto::time::Now {
+    let wall = EPOCH_MICROS + i64::try_from(world.now / 1000).expect("virtual time is short");
+    walhub_proto::time::Now {
+        instant: walhub_proto::time::Instant(world.now),
+        wall: walhub_proto::time::Timestamp::from_unix_micros(wall),
+    }
+}
+
+/// Ends a disk operation.
+pub(crate) fn finish_disk(world: &mut World, key: CoreKey, token: Token, op: DiskOp) {
+    let Some(core) = world.cores.get_mut(&key) else { return };
+    let fs = core.fs.clone();
+    let mut disk = fs.disk();
+    let done = |result: io::Result<()>, done: Done| result.map(|()| done);
+    let exists = |path: &Path| path.to_path_buf();
+    let result = match op {
+        DiskOp::Write { write, durable, unit } => {
+            disk.finish_write(write, durable, unit).map(Done::Wrote)
+        }
+        DiskOp::Flush(flush) => {
+            disk.finish_flush(flush);
+            Ok(Done::Synced)
+        }
+        DiskOp::DirFlush { path, up_to } => {
+            disk.finish_dir_flush(&path, up_to);
+            Ok(Done::Synced)
+        }
+        DiskOp::Other(op) => match op {
+            Op::Open { path, mode } => disk.open(&exists(&path), mode.create).map(|file| {
+                let id = core.next_id;
+                core.next_id += 1;
+                core.files.insert(id, (file, mode.direct));
+                Done::Opened(FileId(id))
+            }),
+            Op::Close { file } => {
+                let (file, _) = core.files.remove(&file.0).expect("the file is open");
+                disk.close(file);
+                Ok(Done::Closed)
+            }
+            Op::Read { file, offset, mut buf } => {
+                let (file, direct) = core.files[&file.0];
+                let aligned = crate::rng::size(offset).is_multiple_of(BLOCK_LEN)
+                    && buf.capacity().is_multiple_of(BLOCK_LEN);
+                if direct && !aligned {
+                    Err(io::Error::from_raw_os_error(22))
+                } else {
+                    let unit = if direct { BLOCK_LEN } else { 1 };
+                    buf.fill(&disk.read(file, offset, buf.capacity(), unit));
+                    Ok(Done::Read(buf))
+                }
+            }
+            Op::Rename { from, to } => done(disk.rename(&from, &to), Done::Renamed),
+            Op::Unlink { path } => done(disk.unlink(&path), Done::Unlinked),
+            Op::Write { .. }
+            | Op::Sync { .. }
+            | Op::SyncDir { .. }
+            | Op::Recv { .. }
+            | Op::Send { .. } => {
+                unreachable!("begun elsewhere")
+            }
+        },
+    };
+    drop(disk);
+    world.complete(key, Completion { token, result });
+}

@@ -1,0 +1,527 @@
+//! The network: connections with latency, bandwidth and bounded buffers.
+//!
+//! Faults: delays that differ per connection (so connections overtake each other, but never the
+//! bytes of one), partitions (bytes wait, new connections fail), resets, hosts that vanish without a
+//! word, short sends and short receives, readers that stall.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use walhub_engine::buffer::Buffer;
+use walhub_engine::io::{Done, Token};
+
+use crate::rng::{Rng, bytes};
+use crate::world::{Actor, CoreKey};
+
+/// One end of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct End {
+    pub(crate) conn: u64,
+    /// 0 connected, 1 accepted.
+    pub(crate) side: usize,
+}
+
+impl End {
+    pub(crate) fn other(self) -> Self {
+        Self { side: 1 - self.side, ..self }
+    }
+}
+
+/// Ends that were dropped without being closed; a socket closes itself.
+pub(crate) type Dropped = Arc<Mutex<Vec<End>>>;
+
+/// A socket on its way between the threads of one process.
+#[derive(Debug)]
+pub(crate) struct SimConn {
+    end: Option<End>,
+    dropped: Dropped,
+}
+
+impl SimConn {
+    pub(crate) fn new(end: End, dropped: &Dropped) -> Self {
+        Self { end: Some(end), dropped: Arc::clone(dropped) }
+    }
+
+    pub(crate) fn into_end(mut self) -> End {
+        self.end.take().expect("a socket has an end")
+    }
+}
+
+impl Drop for SimConn {
+    fn drop(&mut self) {
+        if let Some(end) = self.end.take() {
+            self.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(end);
+        }
+    }
+}
+
+/// Who reads and writes at an end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Owner {
+    Core(CoreKey),
+    Actor(Actor),
+}
+
+#[derive(Debug)]
+pub(crate) struct SendOp {
+    pub(crate) token: Token,
+    pub(crate) data: VecDeque<Bytes>,
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    owner: Owner,
+    machine: usize,
+    inbox: VecDeque<Bytes>,
+    inbox_len: usize,
+    wire: VecDeque<(u64, Bytes)>,
+    wire_len: usize,
+    arrives_last: u64,
+    /// The other end has closed or shut down: after the inbox there is no more.
+    fin: bool,
+    reset: bool,
+    /// This end is closed.
+    closed: bool,
+    recv: Option<(Token, Buffer)>,
+    send: Option<SendOp>,
+    stalled_until: u64,
+}
+
+#[derive(Debug)]
+struct Conn {
+    ends: [Endpoint; 2],
+    latency: u64,
+    ns_per_kib: u64,
+    window: usize,
+}
+
+/// Something that happens because bytes moved.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// A core's operation is done.
+    Complete(CoreKey, Token, io::Result<Done>),
+    /// Somebody may look at an end.
+    Notify(Actor, End),
+    /// Bytes will arrive at an end.
+    Arrival(u64, End),
+}
+
+/// How connections behave.
+#[derive(Clone, Debug)]
+pub(crate) struct NetShape {
+    pub(crate) latency_ns: (u64, u64),
+    pub(crate) ns_per_kib: (u64, u64),
+    pub(crate) window: (u64, u64),
+    /// Transfers cut short, in cases of a thousand.
+    pub(crate) short: u64,
+}
+
+/// All connections.
+#[derive(Debug)]
+pub(crate) struct Net {
+    rng: Rng,
+    shape: NetShape,
+    conns: BTreeMap<u64, Conn>,
+    next: u64,
+    /// Pairs of machines that do not reach each other, and until when.
+    partitions: BTreeMap<(usize, usize), u64>,
+    pub(crate) effects: Vec<Effect>,
+    /// Transfers from a core to an actor with a wrong bit, in cases of a thousand.
+    pub(crate) damage: u64,
+    pub(crate) dropped: Dropped,
+}
+
+fn pair(a: usize, b: usize) -> (usize, usize) {
+    (a.min(b), a.max(b))
+}
+
+impl Net {
+    pub(crate) fn new(rng: Rng, shape: NetShape) -> Self {
+        Self {
+            rng,
+            shape,
+            conns: BTreeMap::new(),
+            next: 0,
+            partitions: BTreeMap::new(),
+            effects: Vec::new(),
+            damage: 0,
+            dropped: Dropped::default(),
+        }
+    }
+
+    /// Connects two machines; the first end is the caller's.
+    pub(crate) fn connect(&mut self, from: (Owner, usize), to: (Owner, usize)) -> End {
+        let conn = self.next;
+        self.next += 1;
+        let endpoint = |(owner, machine)| Endpoint {
+            owner,
+            machine,
+            inbox: VecDeque::new(),
+            inbox_len: 0,
+            wire: VecDeque::new(),
+            wire_len: 0,
+            arrives_last: 0,
+            fin: false,
+            reset: false,
+            closed: false,
+            recv: None,
+            send: None,
+            stalled_until: 0,
+        };
+        let rng = &mut self.rng;
+        let shape = &self.shape;
+        let value = Conn {
+            ends: [endpoint(from), endpoint(to)],
+            latency: rng.log_range(shape.latency_ns.0, shape.latency_ns.1),
+            ns_per_kib: rng.log_range(shape.ns_per_kib.0, shape.ns_per_kib.1),
+            window: crate::rng::size(rng.log_range(shape.window.0, shape.window.1)),
+        };
+        self.conns.insert(conn, value);
+        End { conn, side: 0 }
+    }
+
+    fn endpoint(&mut self, end: End) -> Option<&mut Endpoint> {
+        Some(&mut self.conns.get_mut(&end.conn)?.ends[end.side])
+    }
+
+    /// Hands an end to another owner.
+    pub(crate) fn set_owner(&mut self, end: End, owner: Owner) {
+        if let Some(endpoint) = self.endpoint(end) {
+            endpoint.owner = owner;
+            assert!(
+                endpoint.recv.is_none() && endpoint.send.is_none(),
+                "a socket changes hands with operations under way"
+            );
+        }
+    }
+
+    pub(crate) fn partition(&mut self, a: usize, b: usize, until: u64) {
+        self.partitions.insert(pair(a, b), until);
+    }
+
+    pub(crate) fn heal(&mut self) {
+        self.partitions.clear();
+        for conn in self.conns.values_mut() {
+            for end in &mut conn.ends {
+                end.stalled_until = 0;
+            }
+        }
+        self.shape.short /= 4;
+    }
+
+    /// Until when two machines do not reach each other.
+    pub(crate) fn parted_until(&self, a: usize, b: usize, now: u64) -> Option<u64> {
+        self.partitions.get(&pair(a, b)).copied().filter(|&until| until > now)
+    }
+
+    /// Takes as many bytes as the other end has room for. `None` when the connection is broken.
+    pub(crate) fn send(&mut self, now: u64, end: End, data: &[u8]) -> Option<usize> {
+        let short = self.rng.chance(self.shape.short);
+        let part = self.rng.below(1000);
+        let conn = self.conns.get_mut(&end.conn)?;
+        if conn.ends[end.side].reset || conn.ends[end.side].closed {
+            return None;
+        }
+        let (latency, ns_per_kib, window) = (conn.latency, conn.ns_per_kib, conn.window);
+        let from_core = matches!(conn.ends[end.side].owner, Owner::Core(_));
+        let damaged = from_core && self.damage > 0 && self.rng.chance(self.damage);
+        let to = &mut conn.ends[1 - end.side];
+        if to.closed {
+            return Some(data.len());
+        }
+        let mut count = data.len().min(window.saturating_sub(to.inbox_len + to.wire_len));
+        if short && count > 1 {
+            count = (crate::rng::size(bytes(count) * part / 1000)).max(1);
+        }
+        if count == 0 {
+            return Some(0);
+        }
+        let at = (now + latency).max(to.arrives_last) + bytes(count) * ns_per_kib / 1024;
+        to.arrives_last = at;
+        let mut chunk = data[..count].to_vec();
+        if damaged && count > 1000 {
+            chunk[count / 2] ^= 1;
+        }
+        to.wire.push_back((at, Bytes::from(chunk)));
+        to.wire_len += count;
+        self.effects.push(Effect::Arrival(at, end.other()));
+        Some(count)
+    }
+
+    /// The first bytes on the way to `end` have arrived, unless something keeps them.
+    pub(crate) fn arrive(&mut self, now: u64, end: End) {
+        let Some(conn) = self.conns.get(&end.conn) else { return };
+        let machines = (conn.ends[0].machine, conn.ends[1].machine);
+        let parted = self.parted_until(machines.0, machines.1, now);
+        let Some(to) = self.endpoint(end) else { return };
+        let Some(&(at, _)) = to.wire.front() else { return };
+        if let Some(until) = parted {
+            return self.effects.push(Effect::Arrival(until, end));
+        }
+        if at > now {
+            return self.effects.push(Effect::Arrival(at, end));
+        }
+        let Some((_, chunk)) = to.wire.pop_front() else { return };
+        to.wire_len -= chunk.len();
+        if to.closed {
+            return;
+        }
+        if chunk.is_empty() {
+            to.fin = true;
+        } else {
+            to.inbox_len += chunk.len();
+            to.inbox.push_back(chunk);
+        }
+        self.poke(now, end);
+    }
+
+    /// Lets the owner of `end` go on.
+    pub(crate) fn poke(&mut self, now: u64, end: End) {
+        let Some(endpoint) = self.endpoint(end) else { return };
+        match endpoint.owner {
+            Owner::Actor(actor) => self.effects.push(Effect::Notify(actor, end)),
+            Owner::Core(key) => {
+                self.try_recv(now, key, end);
+                self.try_send(now, key, end);
+            }
+        }
+    }
+
+    /// Takes received bytes: `None` when there are none yet, empty at the end.
+    pub(crate) fn take(&mut self, now: u64, end: End, max: usize) -> Option<io::Result<Vec<u8>>> {
+        let short = self.rng.chance(self.shape.short);
+        let Some(endpoint) = self.endpoint(end) else { return Some(Ok(Vec::new())) };
+        if endpoint.reset {
+            return Some(Err(io::Error::from(io::ErrorKind::ConnectionReset)));
+        }
+        if endpoint.closed {
+            return Some(Ok(Vec::new()));
+        }
+        if endpoint.stalled_until > now {
+            let until = endpoint.stalled_until;
+            self.effects.push(Effect::Arrival(until, end));
+            return None;
+        }
+        let mut out = Vec::with_capacity(max.min(endpoint.inbox_len));
+        while out.len() < max {
+            let Some(front) = endpoint.inbox.front_mut() else { break };
+            let piece = front.split_to(front.len().min(max - out.len()));
+            out.extend_from_slice(&piece);
+            if front.is_empty() {
+                endpoint.inbox.pop_front();
+            }
+            if short {
+                break;
+            }
+        }
+        endpoint.inbox_len -= out.len();
+        if out.is_empty() {
+            return endpoint.fin.then(|| Ok(out));
+        }
+        self.poke_sender(now, end.other());
+        Some(Ok(out))
+    }
+
+    fn poke_sender(&mut self, now: u64, end: End) {
+        let Some(endpoint) = self.endpoint(end) else { return };
+        match endpoint.owner {
+            Owner::Actor(actor) => self.effects.push(Effect::Notify(actor, end)),
+            Owner::Core(key) => self.try_send(now, key, end),
+        }
+    }
+
+    pub(crate) fn submit_recv(
+        &mut self,
+        now: u64,
+        key: CoreKey,
+        end: End,
+        token: Token,
+        buf: Buffer,
+    ) {
+        let Some(endpoint) = self.endpoint(end) else { return };
+        assert!(endpoint.recv.is_none(), "two receives on one socket");
+        endpoint.recv = Some((token, buf));
+        self.try_recv(now, key, end);
+    }
+
+    fn try_recv(&mut self, now: u64, key: CoreKey, end: End) {
+        let Some(endpoint) = self.endpoint(end) else { return };
+        let Some((token, mut buf)) = endpoint.recv.take() else { return };
+        let result = match self.take(now, end, buf.capacity()) {
+            None => {
+                if let Some(endpoint) = self.endpoint(end) {
+                    endpoint.recv = Some((token, buf));
+                }
+                return;
+            }
+            Some(Ok(data)) => {
+                buf.fill(&data);
+                Ok(Done::Received(buf))
+            }
+            Some(Err(error)) => Err(error),
+        };
+        self.effects.push(Effect::Complete(key, token, result));
+    }
+
+    pub(crate) fn submit_send(&mut self, now: u64, key: CoreKey, end: End, op: SendOp) {
+        let Some(endpoint) = self.endpoint(end) else { return };
+        assert!(endpoint.send.is_none(), "two sends on one socket");
+        endpoint.send = Some(op);
+        self.try_send(now, key, end);
+    }
+
+    fn try_send(&mut self, now: u64, key: CoreKey, end: End) {
+        let Some(endpoint) = self.endpoint(end) else { return };
+        let Some(mut op) = endpoint.send.take() else { return };
+        let mut sent = 0;
+        let broken = loop {
+            let Some(piece) = op.data.pop_front() else { break false };
+            match self.send(now, end, &piece) {
+                None => break true,
+                Some(count) => {
+                    sent += count;
+                    if count < piece.len() {
+                        op.data.push_front(piece.slice(count..));
+                        break false;
+                    }
+                }
+            }
+        };
+        let result = match (sent, broken) {
+            (0, true) => Err(io::Error::from(io::ErrorKind::BrokenPipe)),
+            (0, false) if !op.data.is_empty() => {
+                if let Some(endpoint) = self.endpoint(end) {
+                    endpoint.send = Some(op);
+                }
+                return;
+            }
+            (sent, _) => Ok(Done::Sent(sent)),
+        };
+        self.effects.push(Effect::Complete(key, op.token, result));
+    }
+
+    /// Ends both directions; what is under way completes.
+    pub(crate) fn shutdown(&mut self, now: u64, end: End) {
+        let Some(conn) = self.conns.get_mut(&end.conn) else { return };
+        let at = (now + conn.latency).max(conn.ends[1 - end.side].arrives_last);
+        let own = &mut conn.ends[end.side];
+        if own.closed {
+            return;
+        }
+        own.fin = true;
+        own.reset |= own.send.is_some();
+        own.stalled_until = 0;
+        let to = &mut conn.ends[1 - end.side];
+        to.wire.push_back((at, Bytes::new()));
+        to.arrives_last = at;
+        self.effects.push(Effect::Arrival(at, end.other()));
+        self.poke(now, end);
+    }
+
+    /// Closes an end. The other one reads what was sent before, then the end.
+    pub(crate) fn close(&mut self, now: u64, end: End) {
+        self.shutdown(now, end);
+        let Some(endpoint) = self.endpoint(end) else { return };
+        endpoint.closed = true;
+        endpoint.inbox.clear();
+        endpoint.inbox_len = 0;
+        endpoint.recv = None;
+        endpoint.send = None;
+        self.poke_sender(now, end.other());
+        if self.conns.get(&end.conn).is_some_and(|conn| conn.ends.iter().all(|end| end.closed)) {
+            self.conns.remove(&end.conn);
+        }
+    }
+
+    /// Breaks a connection for both ends at once.
+    pub(crate) fn reset(&mut self, now: u64, conn: u64) {
+        for side in 0..2 {
+            self.break_end(now, End { conn, side });
+        }
+    }
+
+    fn break_end(&mut self, now: u64, end: End) {
+        let Some(endpoint) = self.endpoint(end) else { return };
+        endpoint.reset = true;
+        endpoint.stalled_until = 0;
+        endpoint.inbox.clear();
+        endpoint.inbox_len = 0;
+        self.poke(now, end);
+    }
+
+    /// A machine lost its power: its ends are gone. `silent`: the others are not told.
+    pub(crate) fn vanish(&mut self, now: u64, machine: usize, silent: bool) {
+        let ends: Vec<End> = self.ends_of(machine);
+        for end in ends {
+            let Some(endpoint) = self.endpoint(end) else { continue };
+            endpoint.closed = true;
+            endpoint.recv = None;
+            endpoint.send = None;
+            endpoint.inbox.clear();
+            // A silent end keeps its window shut: what is sent to it is neither taken nor refused.
+            endpoint.inbox_len = 0;
+            if !silent {
+                self.break_end(now, end.other());
+            }
+            if self.conns.get(&end.conn).is_some_and(|conn| conn.ends.iter().all(|end| end.closed))
+            {
+                self.conns.remove(&end.conn);
+            }
+        }
+    }
+
+    fn ends_of(&self, machine: usize) -> Vec<End> {
+        let ends = self.conns.iter().flat_map(|(&conn, value)| {
+            value
+                .ends
+                .iter()
+                .enumerate()
+                .filter(move |(_, end)| end.machine == machine)
+                .map(move |(side, _)| End { conn, side })
+        });
+        ends.collect()
+    }
+
+    /// After a silent loss of power the machine is back and knows nothing of its old connections.
+    pub(crate) fn refuse_old(&mut self, now: u64, machine: usize) {
+        let ends: Vec<End> =
+            self.ends_of(machine).into_iter().filter(|&end| self.endpoint_closed(end)).collect();
+        for end in ends {
+            self.break_end(now, end.other());
+        }
+    }
+
+    fn endpoint_closed(&self, end: End) -> bool {
+        self.conns.get(&end.conn).is_none_or(|conn| conn.ends[end.side].closed)
+    }
+
+    /// What waits at both ends, for a message.
+    pub(crate) fn describe(&self, end: End) -> String {
+        let Some(conn) = self.conns.get(&end.conn) else { return "no connection".to_owned() };
+        let ends: Vec<String> = conn
+            .ends
+            .iter()
+            .map(|end| {
+                format!(
+                    "{:?}: {} received, {} on the way, fin {}, reset {}, closed {}, receiving {}, sending {}",
+                    end.owner, end.inbox_len, end.wire_len, end.fin, end.reset, end.closed, end.recv.is_some(), end.send.is_some()
+                )
+            })
+            .collect();
+        format!("{ends:?}, window {}", conn.window)
+    }
+
+    /// Numbers of the connections there are.
+    pub(crate) fn open(&self) -> Vec<u64> {
+        self.conns.keys().copied().collect()
+    }
+
+    /// The reader at an end takes nothing for a while.
+    pub(crate) fn stall(&mut self, end: End, until: u64) {
+        if let Some(endpoint) = self.endpoint(end) {
+            endpoint.stalled_until = until;
+        }
+    }
+}

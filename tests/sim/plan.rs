@@ -1,0 +1,239 @@
+//! What a seed means: topology, sizes, settings, fault rates. Each seed draws its own extremes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use walhub::settings::{Forward, Settings};
+use walhub_proto::segment::SegmentSize;
+
+use crate::disk::DiskFaults;
+use crate::hub::HubPlan;
+use crate::net::NetShape;
+use crate::primary::PrimaryPlan;
+use crate::rng::Rng;
+use crate::standby::StandbyPlan;
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1_000 * MS;
+
+/// A fault that somebody makes now and then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fault {
+    /// A hub's machine loses power a few operations from now.
+    HubPower,
+    /// A hub's process is killed a few operations from now.
+    HubKill,
+    /// A hub is asked to stop, and started again.
+    HubStop,
+    /// A hub's disk is full for a while.
+    HubDiskFull,
+    /// A connection breaks.
+    Reset,
+    /// Two machines do not reach each other for a while.
+    Partition,
+    /// A standby does not read for a while.
+    Stall,
+    StandbyDies,
+    PrimaryRestart,
+    /// A new primary on a new timeline.
+    Failover,
+    /// The upstream goes over to a new timeline without ending a connection.
+    TimelineSwitch,
+}
+
+/// Everything about one run.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) segment_size: SegmentSize,
+    pub(crate) major: u32,
+    pub(crate) record_len_max: u64,
+    pub(crate) primary: PrimaryPlan,
+    pub(crate) hubs: Vec<HubPlan>,
+    pub(crate) disks: Vec<DiskFaults>,
+    pub(crate) standbys: Vec<StandbyPlan>,
+    pub(crate) net: NetShape,
+    pub(crate) sleepy: u64,
+    /// Virtual time with faults.
+    pub(crate) faults_ns: u64,
+    pub(crate) fault_pause_ns: (u64, u64),
+    /// Faults and how often each comes.
+    pub(crate) faults: Vec<(Fault, u64)>,
+    /// Virtual time after the last fault within which all must be well.
+    pub(crate) patience_ns: u64,
+    /// All hubs are stopped in good order at the end.
+    pub(crate) stop_at_end: bool,
+    /// A slot may never be invalidated, whatever the settings say: to prove that the checker notices.
+    pub(crate) slots_are_sacred: bool,
+    /// Messages from hubs to standbys damaged, in cases of a thousand. Outside the fault model.
+    pub(crate) damage: u64,
+}
+
+fn settings(rng: &mut Rng, slots_bounded: bool) -> Settings {
+    let mb = |count: u64| count << 20;
+    let timeout = |rng: &mut Rng| Some(Duration::from_millis(rng.log_range(2_000, 15_000)));
+    let mut settings = Settings::default();
+    settings.primary_conninfo = "host=upstream".to_owned();
+    settings.tail_cache_size = mb(rng.pick(&[4, 4, 6, 8]));
+    settings.wal_keep_size = mb(rng.pick(&[0, 0, 1, 4]));
+    settings.min_wal_size = mb(rng.pick(&[2, 2, 3, 5]));
+    settings.max_slot_wal_keep_size = slots_bounded.then(|| mb(rng.pick(&[1, 2, 4])));
+    settings.max_wal_senders = 16;
+    settings.max_replication_slots = 16;
+    settings.wal_sender_timeout = timeout(rng);
+    settings.wal_receiver_timeout = timeout(rng);
+    settings.wal_receiver_status_interval = Some(Duration::from_secs(1));
+    settings.wal_retrieve_retry_interval = Duration::from_millis(rng.log_range(50, 3_000));
+    settings.wal_sender_message_size = rng.log_range(8 << 10, 512 << 10);
+    settings.forward = rng.pick(&[Forward::Received, Forward::Received, Forward::Flushed]);
+    settings
+}
+
+/// Who streams from whom: every entry is a hub's upstream.
+fn topology(rng: &mut Rng) -> Vec<Option<usize>> {
+    match rng.below(10) {
+        0..=5 => vec![None],
+        6..=7 => vec![None, Some(0)],
+        8 => vec![None, None],
+        _ => vec![None, Some(0), Some(rng.below(2)).map(crate::rng::size)],
+    }
+}
+
+impl Plan {
+    pub(crate) fn of_seed(seed: u64) -> Self {
+        let mut rng = Rng::new(seed, "plan");
+        let rng = &mut rng;
+        let topology = topology(rng);
+        let slots_bounded = topology.len() == 1 && rng.chance(150);
+        let base = settings(rng, slots_bounded);
+        let hubs: Vec<HubPlan> =
+            topology.into_iter().map(|upstream| hub(rng, &base, upstream)).collect();
+        let disks = hubs.iter().map(|_| disk(rng)).collect();
+        let standbys = (0..rng.range(1, 5)).map(|_| standby(rng, hubs.len())).collect();
+        let total = rng.log_range(1 << 20, 6 << 20);
+        Self {
+            seed,
+            segment_size: SegmentSize::new(if rng.chance(900) { 1 << 20 } else { 2 << 20 })
+                .expect("a size"),
+            major: u32::try_from(rng.range(13, 18)).expect("small"),
+            record_len_max: rng.pick(&[20_000, 200_000, 200_000, 3 << 20]),
+            primary: primary(rng, total),
+            hubs,
+            disks,
+            standbys,
+            net: network(rng),
+            sleepy: rng.pick(&[0, 0, 5, 50]),
+            faults_ns: rng.range(5, 25) * SECOND,
+            fault_pause_ns: (20 * MS, rng.log_range(100, 4_000) * MS),
+            faults: faults(rng),
+            patience_ns: 300 * SECOND,
+            stop_at_end: rng.chance(300),
+            slots_are_sacred: false,
+            damage: 0,
+        }
+    }
+
+    /// Nothing goes wrong but what a scenario adds.
+    pub(crate) fn calm(seed: u64) -> Self {
+        let mut plan = Self::of_seed(seed);
+        let mut rng = Rng::new(seed, "calm");
+        let base = settings(&mut rng, false);
+        plan.hubs = vec![hub(&mut rng, &base, None)];
+        plan.disks = vec![DiskFaults::default()];
+        plan.standbys = (0..2).map(|_| standby(&mut rng, 1)).collect();
+        plan.segment_size = SegmentSize::MIN;
+        plan.record_len_max = 200_000;
+        plan.sleepy = 0;
+        plan.faults = Vec::new();
+        plan.primary.total = 5 << 20;
+        plan
+    }
+}
+
+fn hub(rng: &mut Rng, base: &Settings, upstream: Option<usize>) -> HubPlan {
+    let mut settings = base.clone();
+    if upstream.is_some() || rng.chance(500) {
+        settings.primary_slot_name = Some(format!("hub_{}", rng.below(1 << 30)));
+        settings.primary_slot_create = true;
+    }
+    if rng.chance(200) {
+        settings.hot_standby_feedback = true;
+    }
+    HubPlan {
+        upstream,
+        cores: crate::rng::size(rng.range(1, 3)),
+        direct: rng.chance(750),
+        durable_write: rng.chance(500),
+        settings: Arc::new(settings),
+    }
+}
+
+fn disk(rng: &mut Rng) -> DiskFaults {
+    DiskFaults {
+        short_write: rng.pick(&[0, 0, 20, 200]),
+        short_read: rng.pick(&[0, 0, 20, 200]),
+        slow: rng.pick(&[0, 0, 2, 20]),
+        full_blocks_all: rng.chance(300),
+        lies: false,
+    }
+}
+
+fn standby(rng: &mut Rng, hubs: usize) -> StandbyPlan {
+    StandbyPlan {
+        hub: crate::rng::size(rng.below(crate::rng::bytes(hubs))),
+        slot: rng.chance(400),
+        flush_ns: (50_000, rng.log_range(1, 2_000) * MS),
+        whole_segments: rng.chance(500),
+        status_interval: Some(Duration::from_millis(rng.log_range(200, 5_000))),
+        timeout: Some(Duration::from_millis(rng.log_range(2_000, 20_000))),
+        retry_ns: rng.log_range(10, 2_000) * MS,
+    }
+}
+
+fn primary(rng: &mut Rng, total: u64) -> PrimaryPlan {
+    PrimaryPlan {
+        pause_ns: (100_000, rng.log_range(1, 500) * MS),
+        burst: (100, rng.log_range(1 << 10, 1 << 20)),
+        total,
+        switch: rng.pick(&[0, 2, 20]),
+        message_bytes_max: rng.log_range(8 << 10, 256 << 10),
+        timeout: Some(Duration::from_millis(rng.log_range(2_000, 20_000))),
+        flip: 0,
+    }
+}
+
+fn network(rng: &mut Rng) -> NetShape {
+    NetShape {
+        latency_ns: (5_000, rng.log_range(20_000, 10 * MS)),
+        ns_per_kib: (100, rng.log_range(200, 20_000)),
+        window: (rng.pick(&[20_000, 100_000]), rng.log_range(128 << 10, 4 << 20)),
+        short: rng.pick(&[0, 10, 100, 400]),
+    }
+}
+
+fn faults(rng: &mut Rng) -> Vec<(Fault, u64)> {
+    let all = [
+        Fault::HubPower,
+        Fault::HubPower,
+        Fault::HubKill,
+        Fault::HubStop,
+        Fault::HubDiskFull,
+        Fault::Reset,
+        Fault::Partition,
+        Fault::Stall,
+        Fault::StandbyDies,
+        Fault::PrimaryRestart,
+        Fault::Failover,
+        Fault::TimelineSwitch,
+    ];
+    // A swarm: each run has its own faults in its own proportions.
+    let mut chosen = Vec::new();
+    for fault in all {
+        if rng.chance(500) {
+            let rare =
+                matches!(fault, Fault::Failover | Fault::TimelineSwitch | Fault::PrimaryRestart);
+            chosen.push((fault, rng.range(1, if rare { 3 } else { 10 })));
+        }
+    }
+    chosen
+}

@@ -1,0 +1,173 @@
+//! Named scenarios: each found seed and each promise of the design as a plan of its own.
+
+use crate::plan::{Fault, Plan};
+use crate::sim::Stats;
+use std::sync::Arc;
+
+/// What must come of a scenario.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Expect {
+    /// All is well, and this too.
+    Well(fn(&Stats) -> bool),
+    /// A checker notices, in one of these words.
+    Caught(&'static [&'static str]),
+}
+
+/// A plan with a name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) plan: fn() -> Plan,
+    pub(crate) expect: Expect,
+}
+
+const ANY: Expect = Expect::Well(|_| true);
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "calm_stream_reaches_all_standbys",
+        plan: || Plan::calm(1),
+        expect: Expect::Well(|stats| stats.standby_bytes > 1 << 20),
+    },
+    Scenario {
+        name: "fast_stop_ends_every_hub",
+        plan: || Plan { stop_at_end: true, ..Plan::calm(2) },
+        expect: Expect::Well(|stats| stats.stops == 1),
+    },
+    Scenario {
+        name: "power_is_lost_again_and_again",
+        plan: || Plan {
+            faults: vec![(Fault::HubPower, 1)],
+            faults_ns: 40_000_000_000,
+            fault_pause_ns: (10_000_000, 700_000_000),
+            ..Plan::calm(3)
+        },
+        expect: Expect::Well(|stats| stats.power_losses > 5),
+    },
+    Scenario {
+        name: "killed_again_and_again",
+        plan: || Plan {
+            faults: vec![(Fault::HubKill, 3), (Fault::HubStop, 1)],
+            faults_ns: 40_000_000_000,
+            fault_pause_ns: (10_000_000, 700_000_000),
+            ..Plan::calm(4)
+        },
+        expect: Expect::Well(|stats| stats.kills > 5),
+    },
+    Scenario {
+        name: "disk_is_full_now_and_then",
+        plan: || Plan {
+            faults: vec![(Fault::HubDiskFull, 1)],
+            faults_ns: 20_000_000_000,
+            ..Plan::calm(5)
+        },
+        expect: ANY,
+    },
+    Scenario {
+        name: "one_failover_after_another",
+        plan: || Plan {
+            faults: vec![(Fault::Failover, 1), (Fault::TimelineSwitch, 1)],
+            faults_ns: 20_000_000_000,
+            fault_pause_ns: (50_000_000, 3_000_000_000),
+            ..Plan::calm(6)
+        },
+        expect: Expect::Well(|stats| stats.timelines > 3),
+    },
+    Scenario {
+        name: "power_is_lost_during_failovers",
+        plan: || Plan {
+            faults: vec![(Fault::Failover, 1), (Fault::TimelineSwitch, 1), (Fault::HubPower, 3)],
+            faults_ns: 20_000_000_000,
+            fault_pause_ns: (50_000_000, 1_000_000_000),
+            ..Plan::calm(7)
+        },
+        expect: Expect::Well(|stats| stats.timelines > 2 && stats.power_losses > 3),
+    },
+    Scenario {
+        name: "cascade_of_three_hubs_with_resets_and_kills",
+        plan: cascade,
+        expect: Expect::Well(|stats| stats.kills + stats.power_losses > 2),
+    },
+    Scenario {
+        name: "damaged_wal_never_reaches_a_standby",
+        plan: || {
+            let mut plan = Plan::calm(9);
+            plan.primary.flip = 15;
+            plan.primary.message_bytes_max = 16 << 10;
+            plan
+        },
+        expect: Expect::Well(|stats| stats.flipped > 0),
+    },
+    Scenario {
+        name: "a_disk_that_lies_is_noticed",
+        plan: || {
+            let mut plan = Plan {
+                faults: vec![(Fault::HubPower, 1)],
+                faults_ns: 60_000_000_000,
+                fault_pause_ns: (100_000_000, 2_000_000_000),
+                ..Plan::calm(10)
+            };
+            plan.disks[0].lies = true;
+            plan
+        },
+        expect: Expect::Caught(&["recovered to", "cannot start", "differs from the primary's"]),
+    },
+    Scenario {
+        name: "damage_behind_the_hub_is_noticed",
+        plan: || Plan { damage: 100, ..Plan::calm(11) },
+        expect: Expect::Caught(&[
+            "differ from the primary's",
+            "broke the protocol",
+            "has not made durable",
+        ]),
+    },
+    Scenario {
+        name: "impatience_is_noticed",
+        plan: || {
+            let mut plan = Plan { patience_ns: 1, faults_ns: 1, ..Plan::calm(12) };
+            plan.standbys[0].flush_ns = (5_000_000_000, 10_000_000_000);
+            plan
+        },
+        expect: Expect::Caught(&["no end within"]),
+    },
+    Scenario {
+        name: "a_segment_removed_under_a_slot_is_noticed",
+        plan: || {
+            let mut plan = Plan {
+                faults: vec![(Fault::StandbyDies, 1)],
+                faults_ns: 20_000_000_000,
+                fault_pause_ns: (100_000_000, 1_000_000_000),
+                slots_are_sacred: true,
+                ..Plan::calm(13)
+            };
+            for standby in &mut plan.standbys {
+                standby.slot = true;
+            }
+            plan.primary.pause_ns = (100_000_000, 200_000_000);
+            plan.primary.burst = (20_000, 100_000);
+            let mut settings = (*plan.hubs[0].settings).clone();
+            settings.max_slot_wal_keep_size = Some(1 << 20);
+            settings.min_wal_size = 2 << 20;
+            settings.wal_keep_size = 0;
+            plan.hubs[0].settings = Arc::new(settings);
+            plan
+        },
+        expect: Expect::Caught(&["has a slot and only"]),
+    },
+];
+
+fn cascade() -> Plan {
+    let mut seed = 100;
+    let mut plan = loop {
+        let plan = Plan::of_seed(seed);
+        if plan.hubs.len() == 3 {
+            break plan;
+        }
+        seed += 1;
+    };
+    plan.faults =
+        vec![(Fault::HubPower, 2), (Fault::HubKill, 1), (Fault::Reset, 3), (Fault::Partition, 1)];
+    plan.fault_pause_ns = (20_000_000, 1_500_000_000);
+    plan.faults_ns = 20_000_000_000;
+    plan
+}

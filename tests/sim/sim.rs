@@ -1,0 +1,632 @@
+//! One run: all machines, the faults, and the checkers that stand outside the hub.
+//!
+//! 1. No position that a hub published or acknowledged as flushed is ever lost: after each crash the
+//!    recovered end is not before it, and `pg_wal` holds the primary's bytes.
+//! 2. Every byte that a standby receives is the primary's, durable there, on the right timeline.
+//! 3. No segment that a slot's standby can still ask for is removed.
+//! 4. Published positions never go back in one life, and flush <= write <= received.
+//! 5. Once faults stop, all hubs and standbys reach the primary's end within bounded time.
+
+use std::rc::Rc;
+
+use walhub_engine::io::Fs as _;
+use walhub_proto::lsn::LsnRange;
+use walhub_proto::segment::SegNo;
+
+use crate::disk::{Disk, SimFs};
+use crate::hub::{Ask, HubMachine};
+use crate::io::finish_disk;
+use crate::net::{Net, Owner, SimConn};
+use crate::plan::{Fault, Plan};
+use crate::primary::Primary;
+use crate::rng::Rng;
+use crate::source::Source;
+use crate::standby::{Standby, Want};
+use crate::world::{Actor, Event, Shared, World};
+
+const SECOND: u64 = 1_000_000_000;
+/// More events than any run has: a core that never sleeps would make as many.
+const EVENTS_MAX: u64 = 3_000_000;
+const STANDBY_MACHINES: usize = 100;
+
+fn hub_machine(hub: usize) -> usize {
+    1 + hub
+}
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stats {
+    pub(crate) events: u64,
+    pub(crate) virtual_ns: u64,
+    pub(crate) wal_bytes: u64,
+    pub(crate) standby_bytes: u64,
+    pub(crate) power_losses: u64,
+    pub(crate) kills: u64,
+    pub(crate) stops: u64,
+    pub(crate) timelines: u64,
+    pub(crate) removed: u64,
+    pub(crate) segments_gone: u64,
+    pub(crate) flipped: u64,
+}
+
+impl Stats {
+    /// Its numbers, in the order of the fields.
+    pub(crate) fn numbers(&self) -> [u64; 11] {
+        [
+            self.events,
+            self.virtual_ns,
+            self.wal_bytes,
+            self.standby_bytes,
+            self.power_losses,
+            self.kills,
+            self.stops,
+            self.timelines,
+            self.removed,
+            self.segments_gone,
+            self.flipped,
+        ]
+    }
+
+    /// From the words that another process wrote of [`Stats::numbers`].
+    pub(crate) fn of_numbers(text: &str) -> Self {
+        let mut numbers = text.split(' ').map(|word| word.parse().unwrap_or(0));
+        let mut next = || numbers.next().unwrap_or(0);
+        Self {
+            events: next(),
+            virtual_ns: next(),
+            wal_bytes: next(),
+            standby_bytes: next(),
+            power_losses: next(),
+            kills: next(),
+            stops: next(),
+            timelines: next(),
+            removed: next(),
+            segments_gone: next(),
+            flipped: next(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        let sums: Vec<String> =
+            self.numbers().iter().zip(other.numbers()).map(|(a, b)| (a + b).to_string()).collect();
+        *self = Self::of_numbers(&sums.join(" "));
+    }
+
+    /// For people.
+    pub(crate) fn describe(&self) -> String {
+        format!(
+            "{} MB of WAL made, {} MB received by standbys, {:.1} hours of virtual time, {} events: {} power losses, {} kills, \
+             {} stops, {} timelines, {} segments gone, {} fresh starts",
+            self.wal_bytes >> 20,
+            self.standby_bytes >> 20,
+            seconds(self.virtual_ns) / 3600.0,
+            self.events,
+            self.power_losses,
+            self.kills,
+            self.stops,
+            self.timelines,
+            self.segments_gone,
+            self.removed
+        )
+    }
+}
+
+/// How a hub's process will end at its next dead operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Death {
+    Power,
+    Kill,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Faults,
+    /// Faults have stopped; until this time all must be well.
+    Quiet(u64),
+    /// All hubs were asked to stop.
+    Stopping(u64),
+    Done,
+}
+
+/// One run.
+pub(crate) struct Sim {
+    plan: Plan,
+    world: Shared,
+    primary: Primary,
+    hubs: Vec<HubMachine>,
+    deaths: Vec<Death>,
+    down_until: Vec<u64>,
+    standbys: Vec<Standby>,
+    chaos: Rng,
+    stage: Stage,
+    stats: Stats,
+}
+
+impl Sim {
+    pub(crate) fn new(plan: Plan) -> Self {
+        let seed = plan.seed;
+        let rng = |salt: &str| Rng::new(seed, salt);
+        let mut net = Net::new(rng("network"), plan.net.clone());
+        net.damage = plan.damage;
+        let world = World::new(seed, net);
+        world.borrow_mut().sleepy = plan.sleepy;
+        let source =
+            Source::new(rng("workload"), plan.segment_size, plan.major, plan.record_len_max);
+        let primary = Primary::new(source, plan.primary.clone(), rng("primary"));
+        let hubs: Vec<HubMachine> = plan
+            .hubs
+            .iter()
+            .zip(&plan.disks)
+            .enumerate()
+            .map(|(number, (hub, faults))| {
+                let disk = Disk::new(rng(&format!("disk {number}")), faults.clone());
+                let fs = SimFs(std::sync::Arc::new(std::sync::Mutex::new(disk)));
+                HubMachine::new(number, hub.clone(), fs)
+            })
+            .collect();
+        let standbys = plan
+            .standbys
+            .iter()
+            .enumerate()
+            .map(|(number, standby)| {
+                Standby::new(number, standby.clone(), rng(&format!("standby {number}")))
+            })
+            .collect();
+        Self {
+            deaths: vec![Death::Power; hubs.len()],
+            down_until: vec![0; hubs.len()],
+            chaos: rng("crash"),
+            stage: Stage::Faults,
+            stats: Stats::default(),
+            plan,
+            world,
+            primary,
+            hubs,
+            standbys,
+        }
+    }
+
+    /// Runs to the end; the error says what a checker found.
+    pub(crate) fn run(mut self) -> Result<Stats, String> {
+        let result = self.run_to_end();
+        let now = self.world.borrow().now;
+        result.map_err(|reason| {
+            format!("{reason} (at {:.6} s, {} events)", seconds(now), self.stats.events)
+        })?;
+        self.stats.virtual_ns = now;
+        self.stats.wal_bytes = self
+            .primary
+            .source
+            .timelines
+            .iter()
+            .map(|timeline| timeline.end() - timeline.begin)
+            .sum();
+        self.stats.standby_bytes = self.standbys.iter().map(|standby| standby.bytes).sum();
+        self.stats.removed = self.standbys.iter().map(|standby| standby.removed).sum();
+        self.stats.timelines = crate::rng::bytes(self.primary.source.timelines.len());
+        self.stats.flipped = self.primary.flipped;
+        Ok(self.stats)
+    }
+
+    fn run_to_end(&mut self) -> Result<(), String> {
+        for hub in 0..self.hubs.len() {
+            self.start_hub(hub)?;
+        }
+        {
+            let mut world = self.world.borrow_mut();
+            world.after(0, Event::Wake(Actor::Primary, None));
+            world.after(0, Event::Wake(Actor::Chaos, None));
+            for standby in 0..self.standbys.len() {
+                world.after(1_000_000, Event::Wake(Actor::Standby(standby), None));
+            }
+        }
+        while self.stage != Stage::Done {
+            let event = self.world.borrow_mut().next().ok_or("nothing is left to happen")?;
+            self.stats.events += 1;
+            if self.stats.events > EVENTS_MAX {
+                return Err(format!(
+                    "more than {EVENTS_MAX} events: somebody does not sleep; now {event:?}"
+                ));
+            }
+            self.step(event)?;
+        }
+        for hub in 0..self.hubs.len() {
+            self.check_wal(hub)?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::Run(key) => {
+                self.hubs[key.hub].run(&self.world, key)?;
+                self.after_hub(key.hub)
+            }
+            Event::Disk(key, token, op) => {
+                finish_disk(&mut self.world.borrow_mut(), key, token, op);
+                self.check_gone(key.hub)
+            }
+            Event::Arrive(end) => {
+                let mut world = self.world.borrow_mut();
+                let now = world.now;
+                world.net.arrive(now, end);
+                Ok(())
+            }
+            Event::Wake(Actor::Primary, end) => {
+                let world = Rc::clone(&self.world);
+                self.primary.wake(&mut world.borrow_mut(), end)
+            }
+            Event::Wake(Actor::Control(hub), Some(end)) => {
+                let world = Rc::clone(&self.world);
+                self.hubs[hub].serve(&mut world.borrow_mut(), end);
+                Ok(())
+            }
+            Event::Wake(Actor::Control(hub), None) => {
+                if self.hubs[hub].life.is_none() && self.world.borrow().now >= self.down_until[hub]
+                {
+                    self.start_hub(hub)?;
+                }
+                Ok(())
+            }
+            Event::Wake(Actor::Standby(number), end) => {
+                let world = Rc::clone(&self.world);
+                let want =
+                    self.standbys[number].wake(&mut world.borrow_mut(), end, &self.primary)?;
+                if want == Want::Connect {
+                    self.connect_standby(number);
+                }
+                Ok(())
+            }
+            Event::Wake(Actor::Chaos, _) => self.direct(),
+        }
+    }
+
+    /// After a core ran: a death, requests, answers.
+    fn after_hub(&mut self, hub: usize) -> Result<(), String> {
+        if self.hubs[hub].fs.disk().dead {
+            self.bury(hub);
+            return Ok(());
+        }
+        self.check_gone(hub)?;
+        for ask in self.hubs[hub].asks()? {
+            match ask {
+                Ask::Connect => self.connect_hub(hub),
+                Ask::Stopped => {
+                    self.stats.stops += 1;
+                    self.deaths[hub] = Death::Kill;
+                    self.bury(hub);
+                    return Ok(());
+                }
+            }
+        }
+        let world = Rc::clone(&self.world);
+        self.hubs[hub].poll_control(&mut world.borrow_mut());
+        Ok(())
+    }
+
+    fn bury(&mut self, hub: usize) {
+        let mut world = self.world.borrow_mut();
+        world.settle();
+        self.hubs[hub].drop_life(&mut world);
+        let power = self.deaths[hub] == Death::Power;
+        let now = world.now;
+        world.net.vanish(now, hub_machine(hub), power && self.chaos.chance(500));
+        world.settle();
+        if power {
+            self.stats.power_losses += 1;
+            self.hubs[hub].fs.disk().crash();
+        } else {
+            self.stats.kills += 1;
+            self.hubs[hub].fs.disk().kill();
+        }
+        self.down_until[hub] = now + self.chaos.log_range(SECOND / 100, 5 * SECOND);
+        world.at(self.down_until[hub], Event::Wake(Actor::Control(hub), None));
+    }
+
+    fn start_hub(&mut self, hub: usize) -> Result<(), String> {
+        if matches!(self.stage, Stage::Stopping(_)) {
+            return Ok(());
+        }
+        {
+            let mut world = self.world.borrow_mut();
+            let now = world.now;
+            world.net.refuse_old(now, hub_machine(hub));
+        }
+        let end = self.hubs[hub].start(&self.world)?;
+        if self.hubs[hub].fs.disk().dead {
+            self.bury(hub);
+            return Ok(());
+        }
+        let flushed = self.hubs[hub].flushed;
+        let acknowledged = self.primary.acknowledged.get(&hub).copied().unwrap_or_default();
+        let end = end.unwrap_or_default();
+        if end < flushed {
+            return Err(format!("hub {hub} recovered to {end}, but had published flush {flushed}"));
+        }
+        if end < acknowledged {
+            return Err(format!(
+                "hub {hub} recovered to {end}, but had acknowledged flush {acknowledged}"
+            ));
+        }
+        self.check_wal(hub)
+    }
+
+    /// What a hub has on disk is what the primary made.
+    fn check_wal(&self, hub: usize) -> Result<(), String> {
+        let machine = &self.hubs[hub];
+        let limit = match &machine.life {
+            Some(life) => life.shared.flush_lsn.load(),
+            None => machine.flushed,
+        };
+        let (dir, size) = (machine.wal_dir(), self.plan.segment_size);
+        let entries = machine.fs.list(&dir).unwrap_or_default();
+        let disk = machine.fs.disk();
+        for entry in entries {
+            let Some((tli, segno)) = SegNo::parse_file_name(&entry.name, size) else { continue };
+            let Some(timeline) = self.primary.source.timeline(tli) else { continue };
+            let own_end =
+                self.primary.source.history.switchpoint(tli).map_or(timeline.end(), |(lsn, _)| lsn);
+            let start = segno.start(size).max(size.start_of(timeline.begin));
+            let end = segno.end(size).min(limit).min(own_end);
+            if start >= end {
+                continue;
+            }
+            let range = LsnRange::new(start, end);
+            let truth = timeline.get(range).expect("the truth is whole");
+            let content = disk.content(&dir.join(&entry.name)).unwrap_or_default();
+            let offset = crate::rng::size(size.offset(start));
+            let got = content.get(offset..offset + truth.len()).unwrap_or_default();
+            if got != truth {
+                let at = truth.iter().zip(got).position(|(a, b)| a != b).unwrap_or(got.len());
+                return Err(format!(
+                    "hub {hub}: file {} differs from the primary's WAL at {}, durable up to {limit}",
+                    entry.name,
+                    start + crate::rng::bytes(at)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Segments that went away were needed by nobody.
+    fn check_gone(&mut self, hub: usize) -> Result<(), String> {
+        let gone = std::mem::take(&mut self.hubs[hub].fs.disk().gone);
+        let bounded = self.plan.hubs[hub].settings.max_slot_wal_keep_size.is_some();
+        if gone.is_empty() || bounded && !self.plan.slots_are_sacred {
+            return Ok(());
+        }
+        let Some(life) = &self.hubs[hub].life else { return Ok(()) };
+        let (flush, size) = (life.shared.flush_lsn.load(), self.plan.segment_size);
+        for path in gone {
+            let name = path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
+            let Some((_, segno)) = SegNo::parse_file_name(&name, size) else { continue };
+            if segno.start(size) >= flush {
+                continue;
+            }
+            self.stats.segments_gone += 1;
+            let standbys =
+                self.standbys.iter().filter(|standby| standby.plan.hub == hub && standby.has_slot);
+            let standbys = standbys.filter_map(|standby| {
+                Some((format!("standby {}", standby.number), standby.flushed?.1))
+            });
+            let hubs = self
+                .hubs
+                .iter()
+                .filter(|other| other.plan.upstream == Some(hub) && other.flushed.is_valid());
+            let hubs = hubs.map(|other| (format!("hub {}", other.number), other.flushed));
+            for (who, needed) in standbys.chain(hubs) {
+                if segno.end(size) > needed {
+                    return Err(format!(
+                        "hub {hub} removed segment {name}, but {who} has a slot and only {needed}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn connect_hub(&mut self, hub: usize) {
+        let upstream = self.plan.hubs[hub].upstream;
+        let mut world = self.world.borrow_mut();
+        let now = world.now;
+        let (machine, owner, up) = match upstream {
+            None => (0, Actor::Primary, now >= self.primary.down_until),
+            Some(other) => {
+                (hub_machine(other), Actor::Control(other), self.hubs[other].life.is_some())
+            }
+        };
+        if !up || world.net.parted_until(hub_machine(hub), machine, now).is_some() {
+            drop(world);
+            return self.hubs[hub]
+                .connected(Err("could not connect to the primary server".to_owned()));
+        }
+        let from = (Owner::Actor(Actor::Control(hub)), hub_machine(hub));
+        let end = world.net.connect(from, (Owner::Actor(owner), machine));
+        match upstream {
+            None => self.primary.accept(end.other(), hub),
+            Some(other) => self.hubs[other].accept(end.other(), &format!("hub_{hub}")),
+        }
+        self.hubs[hub].connected(Ok(SimConn::new(end, &world.net.dropped)));
+    }
+
+    fn connect_standby(&mut self, number: usize) {
+        let hub = self.standbys[number].plan.hub;
+        let machine = STANDBY_MACHINES + number;
+        let mut world = self.world.borrow_mut();
+        let now = world.now;
+        let up = self.hubs[hub].life.is_some();
+        if !up || world.net.parted_until(machine, hub_machine(hub), now).is_some() {
+            let retry = self.standbys[number].plan.retry_ns;
+            return self.standbys[number].disconnect(&mut world, false, retry);
+        }
+        let from = (Owner::Actor(Actor::Standby(number)), machine);
+        let end = world.net.connect(from, (Owner::Actor(Actor::Control(hub)), hub_machine(hub)));
+        self.hubs[hub].accept(end.other(), &format!("standby_{number}"));
+        self.standbys[number].connected(&mut world, end, Some(self.plan.segment_size));
+    }
+
+    /// Makes faults, ends them, waits for all to be well.
+    fn direct(&mut self) -> Result<(), String> {
+        let now = self.world.borrow().now;
+        let pause = match self.stage {
+            Stage::Faults if now < self.plan.faults_ns => {
+                self.fault();
+                self.chaos.log_range(self.plan.fault_pause_ns.0, self.plan.fault_pause_ns.1)
+            }
+            Stage::Faults => {
+                self.end_faults();
+                self.stage = Stage::Quiet(now + self.plan.patience_ns);
+                SECOND / 10
+            }
+            Stage::Quiet(until) => {
+                match self.unwell() {
+                    None if self.plan.stop_at_end => {
+                        self.stage = Stage::Stopping(now + self.plan.patience_ns);
+                        self.hubs.iter().for_each(HubMachine::stop);
+                    }
+                    None => self.stage = Stage::Done,
+                    Some(why) if now > until => {
+                        return Err(format!(
+                            "no end within {} s: {why}",
+                            self.plan.patience_ns / SECOND
+                        ));
+                    }
+                    Some(_) => {}
+                }
+                SECOND / 4
+            }
+            Stage::Stopping(until) => {
+                if self.hubs.iter().all(|hub| hub.life.is_none()) {
+                    self.stage = Stage::Done;
+                } else if now > until {
+                    return Err("a hub that was asked to stop did not".to_owned());
+                }
+                SECOND / 4
+            }
+            Stage::Done => return Ok(()),
+        };
+        self.world.borrow_mut().after(pause, Event::Wake(Actor::Chaos, None));
+        Ok(())
+    }
+
+    fn end_faults(&mut self) {
+        let mut world = self.world.borrow_mut();
+        world.net.heal();
+        self.primary.quiet = true;
+        self.primary.down_until = 0;
+        for hub in &self.hubs {
+            let mut disk = hub.fs.disk();
+            disk.full = false;
+            disk.crash_in = None;
+            disk.faults.slow = 0;
+            drop(disk);
+            hub.reload();
+        }
+    }
+
+    /// Who has not reached the end yet.
+    fn unwell(&self) -> Option<String> {
+        let current = self.primary.source.current();
+        let (tli, end) = (current.tli, current.end());
+        if current.flush_lsn != end {
+            return Some("the primary has not flushed".to_owned());
+        }
+        for hub in &self.hubs {
+            let Some(positions) = hub.life.as_ref().and_then(|life| life.shared.positions()) else {
+                return Some(format!("hub {} is down or has no WAL", hub.number));
+            };
+            if positions.flush_lsn != end || positions.timeline != tli {
+                let state =
+                    hub.life.as_ref().map_or("down", |life| life.shared.receiver.state_name());
+                return Some(format!(
+                    "hub {} ({state}) is at {positions:?}, the primary at {end} on timeline {tli}",
+                    hub.number
+                ));
+            }
+        }
+        let late = self.standbys.iter().find(|standby| standby.flushed != Some((tli, end)))?;
+        Some(format!(
+            "standby {} of hub {} is at {:?}, the primary at {end} on timeline {tli}; last error: {}; {}",
+            late.number,
+            late.plan.hub,
+            late.flushed,
+            late.last_error,
+            late.describe(&self.world.borrow())
+        ))
+    }
+
+    fn fault(&mut self) {
+        let total: u64 = self.plan.faults.iter().map(|(_, weight)| weight).sum();
+        if total == 0 {
+            return;
+        }
+        let mut at = self.chaos.below(total);
+        let mut chosen = None;
+        for &(fault, weight) in &self.plan.faults {
+            if at < weight {
+                chosen = Some(fault);
+                break;
+            }
+            at -= weight;
+        }
+        let Some(fault) = chosen else { return };
+        let world = Rc::clone(&self.world);
+        self.make(&mut world.borrow_mut(), fault);
+    }
+
+    fn make(&mut self, world: &mut World, fault: Fault) {
+        let now = world.now;
+        let hub = crate::rng::size(self.chaos.below(crate::rng::bytes(self.hubs.len())));
+        let standby = crate::rng::size(self.chaos.below(crate::rng::bytes(self.standbys.len())));
+        let span = self.chaos.log_range(SECOND / 50, 10 * SECOND);
+        match fault {
+            Fault::HubPower | Fault::HubKill => {
+                self.deaths[hub] =
+                    if fault == Fault::HubPower { Death::Power } else { Death::Kill };
+                // A hub that is down dies while it starts.
+                let operations = self.chaos.log_range(1, 200) - 1;
+                self.hubs[hub].fs.disk().crash_in = Some(operations);
+            }
+            Fault::HubStop => self.hubs[hub].stop(),
+            Fault::HubDiskFull => {
+                let full = !self.hubs[hub].fs.disk().full;
+                // The control file of a new hub must find room, or the process ends.
+                let known = self.hubs[hub]
+                    .life
+                    .as_ref()
+                    .is_some_and(|life| life.shared.identity.get().is_some());
+                self.hubs[hub].fs.disk().full = full && known;
+            }
+            Fault::Reset => {
+                let open = world.net.open();
+                if !open.is_empty() {
+                    let conn = self.chaos.pick(&open);
+                    world.net.reset(now, conn);
+                }
+            }
+            Fault::Partition => {
+                let machine = hub_machine(hub);
+                let upstream = self.plan.hubs[hub].upstream.map_or(0, hub_machine);
+                let other =
+                    if self.chaos.chance(500) { upstream } else { STANDBY_MACHINES + standby };
+                world.net.partition(machine, other, now + span);
+            }
+            Fault::Stall => {
+                if let Some(end) = self.standbys[standby].end() {
+                    world.net.stall(end, now + span);
+                }
+            }
+            Fault::StandbyDies => self.standbys[standby].die(world, span),
+            Fault::PrimaryRestart => self.primary.restart(world, span, false),
+            Fault::Failover => self.primary.restart(world, span, true),
+            Fault::TimelineSwitch => self.primary.switch_timeline(world),
+        }
+    }
+}
+
+fn seconds(ns: u64) -> f64 {
+    std::time::Duration::from_nanos(ns).as_secs_f64()
+}

@@ -1,0 +1,231 @@
+//! The truth: every byte of WAL that the simulated cluster ever made, on every timeline.
+
+use walhub_proto::generate::{WalShape, WalWriter};
+use walhub_proto::history::TimelineHistory;
+use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
+use walhub_proto::page::{PAGE_BYTES, WalVersion};
+use walhub_proto::segment::SegmentSize;
+
+use crate::rng::{Rng, bytes, size};
+
+/// The simulated cluster.
+pub(crate) const SYSTEM: SystemIdentifier = SystemIdentifier(7_300_000_000_000_000_001);
+/// PostgreSQL: `RM_LOGICALMSG_ID`.
+const RM_LOGICALMSG: u8 = 21;
+const NOISE_LEN: usize = 1 << 16;
+
+/// The WAL of one timeline, from the segment in which it began.
+#[derive(Debug)]
+pub(crate) struct Timeline {
+    pub(crate) tli: TimelineId,
+    /// First byte of its own; before it are copies of the timeline before.
+    pub(crate) begin: Lsn,
+    base: Lsn,
+    bytes: Vec<u8>,
+    /// What the primary has made durable, and may have sent.
+    pub(crate) flush_lsn: Lsn,
+    /// Ends of its records with their starts.
+    records: Vec<(Lsn, Option<Lsn>)>,
+}
+
+impl Timeline {
+    pub(crate) fn end(&self) -> Lsn {
+        self.base + bytes(self.bytes.len())
+    }
+
+    /// The bytes of a range, when the timeline has all of them.
+    pub(crate) fn get(&self, range: LsnRange) -> Option<&[u8]> {
+        let start = range.start.0.checked_sub(self.base.0)?;
+        self.bytes.get(size(start)..size(start + range.len()))
+    }
+}
+
+/// Makes WAL.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) size: SegmentSize,
+    pub(crate) timelines: Vec<Timeline>,
+    pub(crate) history: TimelineHistory,
+    writer: WalWriter,
+    rng: Rng,
+    noise: Vec<u8>,
+    /// Longest record that is made now and then.
+    record_len_max: u64,
+}
+
+impl Source {
+    pub(crate) fn new(
+        mut rng: Rng,
+        segment_size: SegmentSize,
+        major: u32,
+        record_len_max: u64,
+    ) -> Self {
+        let version = WalVersion::of_major(major).expect("a known major");
+        let tli = TimelineId::FIRST;
+        let shape = WalShape {
+            system_identifier: SYSTEM,
+            segment_size,
+            timeline: tli,
+            version,
+            crc: walhub_engine::crc::crc32c,
+        };
+        let base = Lsn(segment_size.bytes() * rng.pick(&[1, 3, 254, 255, 4095, 4096]));
+        let noise = (0..NOISE_LEN / 8).flat_map(|_| rng.next().to_le_bytes()).collect();
+        let timeline = Timeline {
+            tli,
+            begin: base,
+            base,
+            bytes: Vec::new(),
+            flush_lsn: base,
+            records: vec![(base, None)],
+        };
+        let mut source = Self {
+            size: segment_size,
+            timelines: vec![timeline],
+            history: TimelineHistory::single(tli),
+            writer: WalWriter::new(shape, base, None),
+            rng,
+            noise,
+            record_len_max,
+        };
+        source.generate(1);
+        source.flush_all();
+        source
+    }
+
+    pub(crate) fn current(&self) -> &Timeline {
+        self.timelines.last().expect("there is a timeline")
+    }
+
+    fn current_mut(&mut self) -> &mut Timeline {
+        self.timelines.last_mut().expect("there is a timeline")
+    }
+
+    pub(crate) fn timeline(&self, tli: TimelineId) -> Option<&Timeline> {
+        self.timelines.iter().find(|timeline| timeline.tli == tli)
+    }
+
+    /// The history file of a timeline.
+    pub(crate) fn history_of(&self, tli: TimelineId) -> Option<TimelineHistory> {
+        let mut history = TimelineHistory::single(TimelineId::FIRST);
+        for timeline in self.timelines.iter().skip(1) {
+            history = history.extend(timeline.tli, timeline.begin, "no recovery target specified");
+            if timeline.tli == tli {
+                return Some(history);
+            }
+        }
+        None
+    }
+
+    /// Appends records until there are at least `count` bytes more.
+    pub(crate) fn generate(&mut self, count: u64) {
+        let end = self.current().end() + count;
+        let mut out = Vec::new();
+        while self.writer.lsn() < end {
+            let len = match self.rng.below(1000) {
+                0..=699 => self.rng.range(24, 400),
+                700..=949 => self.rng.range(400, 9_000),
+                950..=995 => self.rng.range(8_000, 60_000),
+                _ => self.rng.range(8_000, self.record_len_max),
+            };
+            let mut pieces: Vec<&[u8]> = Vec::new();
+            let mut left = size(len);
+            // A message's body must follow its header; nobody reads it.
+            let head = long_data_header(len);
+            pieces.push(&head);
+            while left > 0 {
+                let start = size(self.rng.below(bytes(NOISE_LEN / 2)));
+                let count = left.min(NOISE_LEN - start);
+                pieces.push(&self.noise[start..start + count]);
+                left -= count;
+            }
+            self.writer.append_record(RM_LOGICALMSG, 0, 0, &pieces, &mut out);
+            self.note(&mut out);
+        }
+    }
+
+    /// Ends the segment, as `pg_switch_wal()` does.
+    pub(crate) fn switch_segment(&mut self) {
+        let mut out = Vec::new();
+        self.writer.switch_segment(&mut out);
+        self.note(&mut out);
+    }
+
+    fn note(&mut self, out: &mut Vec<u8>) {
+        let record = (self.writer.lsn(), self.writer.last_record());
+        let timeline = self.current_mut();
+        timeline.bytes.append(out);
+        timeline.records.push(record);
+        assert_eq!(timeline.end(), record.0);
+    }
+
+    /// Makes all of it durable.
+    pub(crate) fn flush_all(&mut self) {
+        let timeline = self.current_mut();
+        timeline.flush_lsn = timeline.end();
+    }
+
+    /// Makes part of it durable: up to a record's end, or a page's.
+    pub(crate) fn flush_some(&mut self) {
+        let (from, to) = (self.current().flush_lsn, self.current().end());
+        if from == to {
+            return;
+        }
+        let target = from + self.rng.range(1, to - from);
+        let target = if self.rng.chance(500) {
+            self.record_end(target).0
+        } else {
+            target.align_down(PAGE_BYTES).max(from)
+        };
+        self.current_mut().flush_lsn = target;
+    }
+
+    /// The first record's end at or after `lsn`, and that record's start.
+    fn record_end(&self, lsn: Lsn) -> (Lsn, Option<Lsn>) {
+        let records = &self.current().records;
+        records[records.partition_point(|(end, _)| *end < lsn)]
+    }
+
+    /// The primary crashes and comes back: what was not durable never happened.
+    pub(crate) fn lose_unflushed(&mut self) {
+        let (end, last_record) = self.record_end(self.current().flush_lsn);
+        let timeline = self.current_mut();
+        let keep = size(end - timeline.base);
+        timeline.bytes.truncate(keep);
+        timeline.records.retain(|(record, _)| *record <= end);
+        timeline.flush_lsn = end;
+        self.writer = WalWriter::new(*self.writer.shape(), end, last_record);
+    }
+
+    /// A standby that has everything durable is promoted.
+    pub(crate) fn promote(&mut self) {
+        self.lose_unflushed();
+        let (switchpoint, last_record) = *self.current().records.last().expect("there is a record");
+        let old = self.current();
+        let tli = TimelineId::new(old.tli.to_u32() + 1).expect("not zero");
+        let base = self.size.start_of(switchpoint);
+        let start = base.max(old.base);
+        let copied =
+            old.get(LsnRange::new(start, switchpoint)).expect("the timeline holds it").to_vec();
+        self.history = self.history.extend(tli, switchpoint, "no recovery target specified");
+        let shape = WalShape { timeline: tli, ..*self.writer.shape() };
+        self.timelines.push(Timeline {
+            tli,
+            begin: switchpoint,
+            base,
+            bytes: copied,
+            flush_lsn: switchpoint,
+            records: vec![(switchpoint, last_record)],
+        });
+        self.writer = WalWriter::new(shape, switchpoint, last_record);
+        self.generate(100);
+        self.flush_all();
+    }
+}
+
+/// What stands before the main data of a record without block references.
+/// PostgreSQL: `XLR_BLOCK_ID_DATA_LONG`.
+fn long_data_header(len: u64) -> [u8; 5] {
+    let len = u32::try_from(len).expect("a record is short").to_le_bytes();
+    [254, len[0], len[1], len[2], len[3]]
+}

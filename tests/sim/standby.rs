@@ -1,0 +1,378 @@
+//! A simulated standby: receives from a hub, checks every byte, acknowledges, stalls, dies, comes back.
+
+use std::time::Duration;
+
+use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
+use walhub_proto::sqlstate::SqlState;
+use walhub_proto::walreceiver::{
+    Activity, LocalWal, ReceiverEvent, UpstreamViolation, WalReceiver, WalReceiverConfig,
+};
+
+use crate::io::now;
+use crate::net::End;
+use crate::primary::Primary;
+use crate::rng::{Rng, bytes};
+use crate::world::{Actor, Event, World};
+
+/// How a standby works.
+#[derive(Clone, Debug)]
+pub(crate) struct StandbyPlan {
+    /// Which hub it streams from.
+    pub(crate) hub: usize,
+    pub(crate) slot: bool,
+    /// Nanoseconds from receipt to flush.
+    pub(crate) flush_ns: (u64, u64),
+    /// After a restart it asks from the start of the segment, as PostgreSQL's walreceiver does.
+    pub(crate) whole_segments: bool,
+    pub(crate) status_interval: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retry_ns: u64,
+}
+
+#[derive(Debug)]
+struct Session {
+    end: End,
+    receiver: WalReceiver,
+    out: Vec<u8>,
+    sent: usize,
+    timer: u64,
+}
+
+/// A simulated standby.
+#[derive(Debug)]
+pub(crate) struct Standby {
+    pub(crate) number: usize,
+    pub(crate) plan: StandbyPlan,
+    rng: Rng,
+    session: Option<Session>,
+    /// Received and checked.
+    received: Option<(TimelineId, Lsn)>,
+    /// Survives its death.
+    pub(crate) flushed: Option<(TimelineId, Lsn)>,
+    flush_at: Option<u64>,
+    pub(crate) down_until: u64,
+    /// Whether its slot exists on the hub.
+    pub(crate) has_slot: bool,
+    /// How often it had to begin afresh because WAL was gone.
+    pub(crate) removed: u64,
+    pub(crate) bytes: u64,
+    pub(crate) last_error: String,
+}
+
+/// What a standby wants of the world.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Want {
+    Nothing,
+    Connect,
+}
+
+impl Standby {
+    pub(crate) fn new(number: usize, plan: StandbyPlan, rng: Rng) -> Self {
+        Self {
+            number,
+            plan,
+            rng,
+            session: None,
+            received: None,
+            flushed: None,
+            flush_at: None,
+            down_until: 0,
+            has_slot: false,
+            removed: 0,
+            bytes: 0,
+            last_error: String::new(),
+        }
+    }
+
+    pub(crate) fn slot_name(&self) -> Option<String> {
+        self.plan.slot.then(|| format!("standby_{}", self.number))
+    }
+
+    /// Where it stands, for a message.
+    pub(crate) fn describe(&self, world: &World) -> String {
+        let session = self.session.as_ref().map(|session| {
+            format!(
+                "{:?} from {} on {}, {} of {} bytes to send, {}",
+                session.receiver.state(),
+                session.receiver.next_lsn(),
+                session.end.conn,
+                session.sent,
+                session.out.len(),
+                world.net.describe(session.end)
+            )
+        });
+        format!(
+            "received {:?}, flush at {:?}, down until {}, session {session:?}",
+            self.received, self.flush_at, self.down_until
+        )
+    }
+
+    fn actor(&self) -> Actor {
+        Actor::Standby(self.number)
+    }
+
+    /// The connection was made.
+    pub(crate) fn connected(
+        &mut self,
+        world: &mut World,
+        end: End,
+        size: Option<walhub_proto::segment::SegmentSize>,
+    ) {
+        let next_lsn = self.flushed.map(|(tli, lsn)| match size {
+            Some(size) if self.plan.whole_segments => (tli, size.start_of(lsn)),
+            _ => (tli, lsn),
+        });
+        let local = LocalWal {
+            system_identifier: self.flushed.map(|_| crate::source::SYSTEM),
+            segment_size: None,
+            timeline: next_lsn.map(|(tli, _)| tli),
+            next_lsn: next_lsn.map(|(_, lsn)| lsn),
+        };
+        let config = WalReceiverConfig {
+            slot_name: self.slot_name(),
+            slot_create: self.plan.slot,
+            status_interval: self.plan.status_interval,
+            timeout: self.plan.timeout,
+            hot_standby_feedback: false,
+        };
+        self.received = next_lsn;
+        let mut receiver = WalReceiver::new(config, now(world), local, 150_018);
+        if let Some((_, lsn)) = self.flushed {
+            receiver.handle_progress(now(world), lsn, lsn, Lsn::INVALID);
+        }
+        self.session = Some(Session { end, receiver, out: Vec::new(), sent: 0, timer: 0 });
+        self.pump(world);
+    }
+
+    pub(crate) fn end(&self) -> Option<End> {
+        self.session.as_ref().map(|session| session.end)
+    }
+
+    /// Ends its connection; `reset`: without a word to read the rest.
+    pub(crate) fn disconnect(&mut self, world: &mut World, reset: bool, retry_ns: u64) {
+        if let Some(session) = self.session.take() {
+            if reset {
+                world.net.reset(world.now, session.end.conn);
+            }
+            world.net.close(world.now, session.end);
+        }
+        self.down_until = self.down_until.max(world.now + retry_ns);
+        world.at(self.down_until, Event::Wake(self.actor(), None));
+    }
+
+    /// The standby dies, and comes back with what it had flushed.
+    pub(crate) fn die(&mut self, world: &mut World, down_ns: u64) {
+        self.flush_at = None;
+        self.disconnect(world, true, down_ns);
+    }
+
+    pub(crate) fn wake(
+        &mut self,
+        world: &mut World,
+        end: Option<End>,
+        primary: &Primary,
+    ) -> Result<Want, String> {
+        if self.flush_at.is_some_and(|at| at <= world.now) {
+            self.flush_at = None;
+            // What comes again after a restart is older than what is durable.
+            let newer = |received: &(TimelineId, Lsn)| {
+                self.flushed.is_none_or(|flushed| *received >= flushed)
+            };
+            self.flushed = self.received.filter(newer).or(self.flushed);
+            if let (Some(session), Some((_, lsn))) = (&mut self.session, self.flushed) {
+                session.receiver.handle_progress(now(world), lsn, lsn, Lsn::INVALID);
+            }
+        }
+        if self.session.is_none() {
+            let due = world.now >= self.down_until;
+            return Ok(if due { Want::Connect } else { Want::Nothing });
+        }
+        if end.is_some() && end != self.end() {
+            return Ok(Want::Nothing);
+        }
+        self.receive(world, primary)?;
+        if let Some(session) = &mut self.session
+            && let Err(violation) = session.receiver.handle_timeout(now(world))
+        {
+            self.last_error = violation.to_string();
+            self.disconnect(world, false, self.plan.retry_ns);
+        }
+        self.pump(world);
+        Ok(Want::Nothing)
+    }
+
+    fn receive(&mut self, world: &mut World, primary: &Primary) -> Result<(), String> {
+        while let Some(session) = &mut self.session {
+            let data = match world.net.take(world.now, session.end, 1 << 18) {
+                None => return Ok(()),
+                Some(Ok(data)) if !data.is_empty() => data,
+                Some(_) => {
+                    self.last_error = "connection closed".to_owned();
+                    self.disconnect(world, false, self.plan.retry_ns);
+                    return Ok(());
+                }
+            };
+            let mut rest = data.as_slice();
+            while let Some(session) = &mut self.session {
+                match session.receiver.handle_bytes(now(world), &mut rest) {
+                    Ok(None) => break,
+                    Ok(Some(event)) => {
+                        let tli = session.receiver.timeline();
+                        let slot = (&mut self.has_slot, self.plan.slot);
+                        handle_event(self.number, &mut self.received, slot, tli, &event, primary)?;
+                        if let ReceiverEvent::Started { timeline, start } = event
+                            && self.flushed.is_none()
+                        {
+                            self.flushed = Some((timeline, start));
+                        }
+                        if let ReceiverEvent::Wal { bytes: wal, .. } = event {
+                            self.bytes += bytes(wal.len());
+                            self.flush_soon(world);
+                        }
+                    }
+                    Err(violation) => {
+                        self.handle_violation(world, &violation)?;
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn flush_soon(&mut self, world: &mut World) {
+        if self.flush_at.is_none() {
+            let at = world.now + self.rng.log_range(self.plan.flush_ns.0, self.plan.flush_ns.1);
+            self.flush_at = Some(at);
+            world.at(at, Event::Wake(self.actor(), None));
+        }
+    }
+
+    fn handle_violation(
+        &mut self,
+        world: &mut World,
+        violation: &UpstreamViolation,
+    ) -> Result<(), String> {
+        self.last_error = format!("{violation}");
+        match violation {
+            UpstreamViolation::Server {
+                during: Activity::StartReplication | Activity::Streaming,
+                error,
+            } if error.is_wal_removed() => {
+                if self.has_slot && self.flushed.is_some() {
+                    return Err(format!(
+                        "standby {} streams from a slot and has flushed {:?}, yet: {}",
+                        self.number, self.flushed, error.message
+                    ));
+                }
+                self.removed += 1;
+                self.received = None;
+                self.flushed = None;
+                self.flush_at = None;
+            }
+            UpstreamViolation::Server { error, .. } => {
+                // An invalidated slot is of no more use; PostgreSQL's administrator would drop it.
+                if error.is(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE)
+                    && error.message.starts_with("can no longer")
+                {
+                    self.removed += 1;
+                    self.plan.slot = false;
+                    self.has_slot = false;
+                }
+            }
+            UpstreamViolation::Terminated { .. } | UpstreamViolation::Timeout => {}
+            other => {
+                return Err(format!(
+                    "standby {}: the hub broke the protocol: {other:?}: {other}",
+                    self.number
+                ));
+            }
+        }
+        self.disconnect(world, false, self.plan.retry_ns);
+        Ok(())
+    }
+
+    fn pump(&mut self, world: &mut World) {
+        let time = now(world);
+        loop {
+            let Some(session) = &mut self.session else { return };
+            if session.sent == session.out.len() {
+                let Some(more) = session.receiver.poll_transmit(time) else { break };
+                session.out = more;
+                session.sent = 0;
+            }
+            match world.net.send(world.now, session.end, &session.out[session.sent..]) {
+                None => return self.disconnect(world, false, self.plan.retry_ns),
+                Some(0) => return,
+                Some(count) => session.sent += count,
+            }
+        }
+        let actor = self.actor();
+        let Some(session) = &mut self.session else { return };
+        if let Some(at) = session.receiver.poll_timeout()
+            && (session.timer <= world.now || at.0 < session.timer)
+        {
+            session.timer = at.0.max(world.now + 1_000_000);
+            let end = session.end;
+            world.at(session.timer, Event::Wake(actor, Some(end)));
+        }
+    }
+}
+
+fn handle_event(
+    number: usize,
+    received: &mut Option<(TimelineId, Lsn)>,
+    (has_slot, uses_slot): (&mut bool, bool),
+    tli: TimelineId,
+    event: &ReceiverEvent<'_>,
+    primary: &Primary,
+) -> Result<(), String> {
+    match event {
+        ReceiverEvent::Wal { start, bytes: wal } => {
+            let range = LsnRange::new(*start, *start + bytes(wal.len()));
+            match primary.flushed(tli, range) {
+                None => {
+                    return Err(format!(
+                        "standby {number} received {range:?} of timeline {tli}, which the primary has not made durable"
+                    ));
+                }
+                Some(truth) if truth != *wal => {
+                    let at = truth.iter().zip(*wal).position(|(a, b)| a != b).unwrap_or(0);
+                    return Err(format!(
+                        "standby {number} received bytes on timeline {tli} that differ from the primary's at {}",
+                        *start + bytes(at)
+                    ));
+                }
+                Some(_) => {}
+            }
+            *received = Some((tli, range.end));
+        }
+        ReceiverEvent::Started { start, timeline } => {
+            *has_slot |= uses_slot;
+            *received = Some((*timeline, *start));
+        }
+        ReceiverEvent::SlotCreated => *has_slot = true,
+        ReceiverEvent::EndOfTimeline { next, switchpoint } => {
+            let truth = primary.source.timeline(*next).map(|timeline| timeline.begin);
+            if truth != Some(*switchpoint) {
+                return Err(format!(
+                    "standby {number} was told that timeline {next} begins at {switchpoint}, in truth {truth:?}"
+                ));
+            }
+        }
+        ReceiverEvent::TimelineHistory { timeline, content } => {
+            let truth = primary.source.history_of(*timeline);
+            if truth.as_ref().map(walhub_proto::history::TimelineHistory::content)
+                != Some(content.as_slice())
+            {
+                return Err(format!(
+                    "standby {number} received a wrong history file of timeline {timeline}"
+                ));
+            }
+        }
+        ReceiverEvent::Identified { .. }
+        | ReceiverEvent::SegmentSize(_)
+        | ReceiverEvent::Told { .. } => {}
+    }
+    Ok(())
+}

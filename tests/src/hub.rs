@@ -1,0 +1,323 @@
+//! The program under test: `walhub serve` and its other commands.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output};
+use std::sync::OnceLock;
+
+use crate::client::{Endpoint, SqlServer};
+use crate::log::Log;
+use crate::postgres::{StopMode, program};
+use crate::process::{Process, command, quick_command, run, run_ok, said};
+use crate::scratch::{Scratch, free_port, host};
+use crate::wait::wait_until;
+
+/// The walhub binary: `WALHUB_BIN`, else the one beside this test, built when needed.
+///
+/// # Panics
+/// When it does not build.
+#[must_use]
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        if let Some(path) = std::env::var_os("WALHUB_BIN") {
+            return fs::canonicalize(path).expect("WALHUB_BIN is a program");
+        }
+        // target/<profile>/deps/live-0123456789abcdef
+        let test = std::env::current_exe().expect("this test's path");
+        let target = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--package", "walhub", "--bin", "walhub"]);
+        if target.ends_with("release") {
+            build.arg("--release");
+        }
+        build.arg("--target-dir").arg(target.parent().expect("target"));
+        run_ok(build.current_dir(env!("CARGO_MANIFEST_DIR")));
+        target.join("walhub")
+    })
+}
+
+/// Runs `walhub` with `arguments` to its end; a server that should have been refused is killed
+/// after a while.
+pub fn walhub<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
+    run(quick_command(binary()).args(arguments))
+}
+
+/// How to start a hub.
+#[derive(Clone, Debug)]
+pub struct HubBuilder {
+    name: String,
+    data: Option<PathBuf>,
+    upstream: Option<String>,
+    config_file: Option<PathBuf>,
+    settings: Vec<(String, String)>,
+}
+
+impl HubBuilder {
+    /// Where its data directory is, when not in the scratch directory.
+    #[must_use]
+    pub fn data(mut self, data: PathBuf) -> Self {
+        self.data = Some(data);
+        self
+    }
+
+    /// Streams from `conninfo`.
+    #[must_use]
+    pub fn upstream(mut self, conninfo: impl Into<String>) -> Self {
+        self.upstream = Some(conninfo.into());
+        self
+    }
+
+    /// `--config`.
+    #[must_use]
+    pub fn config_file(mut self, file: PathBuf) -> Self {
+        self.config_file = Some(file);
+        self
+    }
+
+    /// `-c name=value`; the last one of a name wins.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.settings.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// The hub, not started yet.
+    #[must_use]
+    pub fn build(self, scratch: &Scratch) -> Hub {
+        let data = self.data.unwrap_or_else(|| scratch.path(&self.name));
+        let endpoint = Endpoint { host: host(), port: free_port() };
+        let log = Log::new(&self.name);
+        let Self { name, upstream, config_file, settings, .. } = self;
+        Hub { name, data, upstream, config_file, settings, endpoint, process: None, log }
+    }
+
+    /// The hub, started.
+    ///
+    /// # Panics
+    /// When it does not take connections.
+    #[must_use]
+    #[track_caller]
+    pub fn start(self, scratch: &Scratch) -> Hub {
+        let mut hub = self.build(scratch);
+        hub.start();
+        hub
+    }
+}
+
+/// A hub with its data directory.
+#[derive(Debug)]
+pub struct Hub {
+    name: String,
+    data: PathBuf,
+    upstream: Option<String>,
+    config_file: Option<PathBuf>,
+    settings: Vec<(String, String)>,
+    endpoint: Endpoint,
+    process: Option<Process>,
+    log: Log,
+}
+
+impl SqlServer for Hub {
+    fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+}
+
+impl Hub {
+    /// A new hub. Unless set otherwise it keeps its WAL and retries quickly.
+    #[must_use]
+    pub fn named(name: &str) -> HubBuilder {
+        let settings = [
+            ("wal_keep_size", "4GB"),
+            ("wal_retrieve_retry_interval", "100ms"),
+            ("wal_receiver_status_interval", "1s"),
+        ];
+        HubBuilder {
+            name: name.to_owned(),
+            data: None,
+            upstream: None,
+            config_file: None,
+            settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        }
+    }
+
+    /// The arguments of `walhub serve` for this hub.
+    #[must_use]
+    pub fn serve_arguments(&self) -> Vec<OsString> {
+        let listen = format!("{}:{}", self.endpoint.host, self.endpoint.port);
+        let mut arguments: Vec<OsString> =
+            vec!["serve".into(), "-D".into(), self.data.clone().into()];
+        arguments.extend(["--listen".into(), listen.into()]);
+        if let Some(upstream) = &self.upstream {
+            arguments.extend(["--upstream".into(), upstream.into()]);
+        }
+        if let Some(file) = &self.config_file {
+            arguments.extend(["--config".into(), file.into()]);
+        }
+        for (name, value) in &self.settings {
+            arguments.extend(["-c".into(), format!("{name}={value}").into()]);
+        }
+        arguments
+    }
+
+    /// Starts the hub without waiting.
+    ///
+    /// # Panics
+    /// When it runs already.
+    pub fn spawn(&mut self) {
+        assert!(self.process.is_none(), "{} runs already", self.name);
+        let mut serve = command(binary());
+        serve.args(self.serve_arguments());
+        self.process = Some(Process::spawn(&self.name, &mut serve, &self.log));
+    }
+
+    /// Starts the hub and waits until it takes connections.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn start(&mut self) {
+        self.spawn();
+        self.wait_ready();
+    }
+
+    /// Waits until the hub takes connections.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn wait_ready(&mut self) {
+        let what = format!("{} takes connections", self.name);
+        let endpoint = self.endpoint;
+        let process = self.process.as_mut().expect("started");
+        wait_until(&what, || {
+            assert!(process.is_running(), "{} ended while starting", self.name);
+            is_ready(endpoint).success()
+        });
+    }
+
+    /// Stops the hub by its signal and waits until it has ended.
+    ///
+    /// # Panics
+    /// When it does not run, or does not end.
+    #[track_caller]
+    pub fn stop(&mut self, mode: StopMode) -> ExitStatus {
+        self.signal_stop(mode);
+        self.wait_exit()
+    }
+
+    /// Tells the hub to stop, without waiting.
+    pub fn signal_stop(&self, mode: StopMode) {
+        self.process.as_ref().expect("a running hub").signal(mode.signal());
+    }
+
+    /// Waits until the hub has ended by itself.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        self.process.take().expect("a running hub").wait_exit()
+    }
+
+    /// Kills the hub.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill9(&mut self) {
+        self.process.take().expect("a running hub").kill9();
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
+    }
+
+    /// Its process id.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("a running hub").pid()
+    }
+
+    /// Its log.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Its pg_wal.
+    #[must_use]
+    pub fn pg_wal(&self) -> PathBuf {
+        self.data.join("pg_wal")
+    }
+
+    /// Streams from another upstream from the next start on.
+    pub fn set_upstream(&mut self, conninfo: impl Into<String>) {
+        self.upstream = Some(conninfo.into());
+    }
+
+    /// Another setting from the next start on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Waits until `application_name` streams from this hub.
+    #[track_caller]
+    pub fn wait_streaming(&self, application_name: &str) {
+        self.wait_sql(
+            &format!(
+                "select count(*) from pg_stat_replication \
+                 where application_name = '{application_name}' and state = 'streaming'"
+            ),
+            "1",
+        );
+    }
+
+    /// Waits until the hub has received everything before `lsn`.
+    #[track_caller]
+    pub fn wait_received(&self, lsn: &str) {
+        let distance = format!("select pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '{lsn}')");
+        wait_until(&format!("{} has received {lsn}", self.name), || {
+            let output = self.try_psql(&distance);
+            said(&output).trim().parse().is_ok_and(|bytes: i64| bytes >= 0)
+        });
+    }
+
+    /// Names of the complete or current segments in its pg_wal, oldest first.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn segments(&self) -> io::Result<Vec<String>> {
+        crate::compare::segment_names(&self.pg_wal())
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.process = None;
+        if std::thread::panicking() {
+            self.log.show();
+        }
+    }
+}
+
+/// pg_isready against `endpoint`.
+#[must_use]
+pub fn is_ready(endpoint: Endpoint) -> ExitStatus {
+    let mut ready = quick_command(program("pg_isready"));
+    ready.args(["-q", "-t", "5", "-d", &endpoint.database()]);
+    run(&mut ready).status
+}
