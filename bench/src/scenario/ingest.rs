@@ -96,6 +96,14 @@ impl Receiver {
         }
     }
 
+    /// The end of its log.
+    fn said(&self) -> String {
+        match self {
+            Self::Walhub(hub) => hub.said(),
+            Self::PgReceivewal(running) => running.said(),
+        }
+    }
+
     fn check(&mut self) -> Result<()> {
         match self {
             Self::Walhub(hub) => hub.check(),
@@ -127,7 +135,7 @@ fn one_leg(context: &Context, wal: &Arc<Wal>, window: Option<u64>, run: Run) -> 
     let flushed = source.run();
     let mut leg = watch.stop(&[("receiver_cpu_s", receiver.pid())])?;
     receiver.check()?;
-    let (elapsed, outcome) = flushed?;
+    let (elapsed, outcome) = flushed.with_context(|| receiver.said())?;
     let bytes = wal.bytes.len() as f64;
     let value = |leg: &Leg, key: &str| leg.values.get(key).copied().unwrap_or(f64::NAN);
     let (cpu, machine) = (value(&leg, "receiver_cpu_s"), value(&leg, "machine_cpu_s"));
