@@ -182,7 +182,7 @@ fn standby(rng: &mut Rng, hubs: usize) -> StandbyPlan {
     StandbyPlan {
         hub: crate::rng::size(rng.below(crate::rng::bytes(hubs))),
         slot: rng.chance(400),
-        flush_ns: (50_000, rng.log_range(1, 2_000) * MS),
+        flush_ns: (50_000, rng.log_range(1, 500) * MS),
         whole_segments: rng.chance(500),
         status_interval: Some(Duration::from_millis(rng.log_range(200, 5_000))),
         timeout: Some(Duration::from_millis(rng.log_range(2_000, 20_000))),
@@ -204,7 +204,7 @@ fn primary(rng: &mut Rng, total: u64) -> PrimaryPlan {
 
 fn network(rng: &mut Rng) -> NetShape {
     NetShape {
-        latency_ns: (5_000, rng.log_range(20_000, 10 * MS)),
+        latency_ns: (20_000, rng.log_range(40_000, 10 * MS)),
         ns_per_kib: (100, rng.log_range(200, 20_000)),
         window: (rng.pick(&[20_000, 100_000]), rng.log_range(128 << 10, 4 << 20)),
         short: rng.pick(&[0, 10, 100, 400]),

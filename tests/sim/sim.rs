@@ -341,7 +341,11 @@ impl Sim {
         let acknowledged = self.primary.acknowledged.get(&hub).copied().unwrap_or_default();
         let end = end.unwrap_or_default();
         if end < flushed {
-            return Err(format!("hub {hub} recovered to {end}, but had published flush {flushed}"));
+            let life = self.hubs[hub].life.as_ref();
+            let timeline = life.and_then(|life| life.shared.positions()).map(|positions| positions.timeline);
+            let files = self.hubs[hub].fs.list(&self.hubs[hub].wal_dir()).unwrap_or_default();
+            let files: Vec<String> = files.into_iter().map(|entry| entry.name).collect();
+            return Err(format!("hub {hub} recovered to {end}, but had published flush {flushed}; timeline {timeline:?}, files {files:?}"));
         }
         if end < acknowledged {
             return Err(format!(
@@ -402,8 +406,11 @@ impl Sim {
                 .file_name()
                 .map(|name| name.to_string_lossy().into_owned())
                 .unwrap_or_default();
-            let Some((_, segno)) = SegNo::parse_file_name(&name, size) else { continue };
-            if segno.start(size) >= flush {
+            let Some((tli, segno)) = SegNo::parse_file_name(&name, size) else { continue };
+            // A spare file has a name in which its timeline has no WAL.
+            let source = &self.primary.source;
+            let end = source.history.switchpoint(tli).map_or(flush, |(lsn, _)| lsn.min(flush));
+            if segno.start(size) >= end {
                 continue;
             }
             self.stats.segments_gone += 1;

@@ -53,6 +53,8 @@ pub struct LocalWal {
     /// Bytes of an unverified record that are held back from the disk at most.
     unverified_bytes_max: u64,
     paused: bool,
+    /// End of the record that was under way where the first reading began.
+    unseen_end: Option<Lsn>,
     /// Ends of records, with the records' starts, that writes were begun for: oldest first.
     targets: VecDeque<(Lsn, Option<Lsn>)>,
     /// The last of them that is durable.
@@ -83,6 +85,7 @@ impl LocalWal {
             system_identifier,
             unverified_bytes_max,
             paused: false,
+            unseen_end: None,
             targets: VecDeque::new(),
             durable,
         }
@@ -163,7 +166,9 @@ impl LocalWal {
             slab.into_iter().for_each(&mut *opened);
             rest = rest.get(count..).unwrap_or_default();
         }
-        self.reader.feed(bytes).map_err(AppendError::Violation)
+        let fed = self.reader.feed(bytes).map_err(AppendError::Violation);
+        self.unseen_end = self.unseen_end.or(self.reader.unseen_end());
+        fed
     }
 
     /// Goes back to the end of the last valid record: what came after it will come again.
@@ -265,6 +270,12 @@ impl LocalWal {
     #[must_use]
     pub fn tail(&self) -> &Tail {
         &self.tail
+    }
+
+    /// End of the record that was under way where the first WAL begins, and is taken unverified.
+    #[must_use]
+    pub fn unseen_end(&self) -> Option<Lsn> {
+        self.unseen_end
     }
 
     /// The reader that follows the WAL.

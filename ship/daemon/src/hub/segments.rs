@@ -427,6 +427,9 @@ impl Segments {
         }
         self.timeline = timeline;
         if let Some(segno) = copied {
+            // What an earlier life left under that name was a spare file; now it is this segment.
+            let name = segno.file_name(timeline, self.size);
+            self.spare.retain(|spare| *spare != name);
             self.hold(segno);
         }
     }

@@ -388,7 +388,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// control file says that it was durable: that comes before anybody is told so.
     fn vouch_for_first_record<I: Io<Conn = C>>(&mut self, io: &I) -> io::Result<()> {
         let (Some(control), Some(local)) = (&self.control, &self.local) else { return Ok(()) };
-        let unseen = local.reader().unseen_end().filter(|&end| end > control.flush_lsn);
+        let unseen = local.unseen_end().filter(|&end| end > control.flush_lsn);
         if unseen.is_none_or(|end| end > local.flush_lsn()) {
             return Ok(());
         }

@@ -421,7 +421,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     fn take_held<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) -> Result<(), Drop> {
         loop {
             let State::Live(live) = &mut self.link.state else { return Ok(()) };
-            if live.held.is_empty() || !ready_for(live, self.local.as_ref()) {
+            if live.held.is_empty() || !ready_for(live, self.local.as_ref(), self.control_saving) {
                 return Ok(());
             }
             live.switchpoint = None;
@@ -845,9 +845,12 @@ impl Live {
 }
 
 /// Whether what was received can be taken now.
-fn ready_for(live: &Live, local: Option<&LocalWal>) -> bool {
+///
+/// A switch saves the control file and waits for it. A save that is under way meanwhile could put its
+/// older copy over the second of two such saves.
+fn ready_for(live: &Live, local: Option<&LocalWal>, control_saving: bool) -> bool {
     let Some(local) = local else { return true };
     let switching = live.switchpoint.is_some();
-    let settled = !switching || (local.is_flushed() && local.segments.is_settled());
+    let settled = !switching || (local.is_flushed() && local.segments.is_settled() && !control_saving);
     settled && local.has_room(live.held.len())
 }
