@@ -421,7 +421,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     fn take_held<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) -> Result<(), Drop> {
         loop {
             let State::Live(live) = &mut self.link.state else { return Ok(()) };
-            if live.held.is_empty() || !ready_for(live, self.local.as_ref(), self.control_saving) {
+            if live.held.is_empty()
+                || !ready_for(live, self.local.as_ref(), self.control_saving.is_some())
+            {
                 return Ok(());
             }
             live.switchpoint = None;
@@ -851,6 +853,7 @@ impl Live {
 fn ready_for(live: &Live, local: Option<&LocalWal>, control_saving: bool) -> bool {
     let Some(local) = local else { return true };
     let switching = live.switchpoint.is_some();
-    let settled = !switching || (local.is_flushed() && local.segments.is_settled() && !control_saving);
+    let settled =
+        !switching || (local.is_flushed() && local.segments.is_settled() && !control_saving);
     settled && local.has_room(live.held.len())
 }
