@@ -427,6 +427,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     fn save_control_now<I: Io<Conn = C>>(&mut self, io: &I) -> io::Result<()> {
         let Some(control) = &mut self.control else { return Ok(()) };
         control.sequence += 1;
+        // Not the copy that a save under way may yet write over: after two timeline switches in a row
+        // that would be the newer of the two.
+        let copy = |control: &ControlFile| super::recover::control_block(control).0;
+        if self.control_saving.as_ref().is_some_and(|saving| copy(saving) == copy(control)) {
+            control.sequence += 1;
+        }
         match super::recover::write_control(io.fs().as_ref(), &self.config.data_dir, control) {
             Ok(()) => {
                 self.control_saved = Some(control.clone());

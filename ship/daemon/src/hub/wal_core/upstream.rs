@@ -128,6 +128,8 @@ impl<C> Link<C> {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Off | State::Connecting | State::Closing { .. } => None,
+            // Going back waits for a write or a segment; their completions are turns, too.
+            State::Waiting { .. } if self.rewind => None,
             State::Waiting { until } => Some(*until),
             State::Live(live) => live.receiver.poll_timeout(),
         }
