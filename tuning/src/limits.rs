@@ -68,11 +68,11 @@ fn of_unit(system: &dyn System, directive: &str, with_own: bool) -> Option<Strin
     let files = unit.into_iter().chain(drop_ins.filter(|path| with_own || path != DROP_IN));
     let assigned = |path: String| {
         let text = system.read(&path).ok()?;
-        let values = text.lines().filter_map(|line| {
+        let mut values = text.lines().filter_map(|line| {
             let (name, value) = line.split_once('=')?;
             (name.trim() == directive).then(|| bytes(value.trim()))
         });
-        values.last()
+        values.next_back()
     };
     files.filter_map(assigned).last()
 }
