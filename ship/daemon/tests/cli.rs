@@ -241,6 +241,17 @@ fn doctor_tells_the_same_in_both_forms() {
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0, "doctor leaves nothing behind");
 }
 
+/// A server that does not outlive its test.
+struct Server(std::process::Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It has ended already when the test went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_server_tells_its_service_manager_when_it_is_ready_and_when_it_stops() {
     let root = tempfile::tempdir().unwrap();
@@ -249,16 +260,20 @@ fn a_server_tells_its_service_manager_when_it_is_ready_and_when_it_stops() {
     manager.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
     let heard = || {
         let mut buffer = [0; 64];
-        let count = manager.recv(&mut buffer).unwrap();
+        let count = loop {
+            match manager.recv(&mut buffer) {
+                // A receive with a timeout is not restarted after a signal.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                received => break received.unwrap(),
+            }
+        };
         String::from_utf8(buffer[..count].to_vec()).unwrap()
     };
     let dir = root.path().join("hub");
-    let mut server = walhub(&["serve", "-D", dir.to_str().unwrap(), "--listen", "127.0.0.1:0"])
-        .env("NOTIFY_SOCKET", &socket)
-        .env("WATCHDOG_USEC", "300000")
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut command = walhub(&["serve", "-D", dir.to_str().unwrap(), "--listen", "127.0.0.1:0"]);
+    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "300000");
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut server = Server(command.spawn().unwrap());
     assert_eq!(heard(), "READY=1");
     assert_eq!(heard(), "WATCHDOG=1");
     assert_eq!(heard(), "WATCHDOG=1");
@@ -266,5 +281,5 @@ fn a_server_tells_its_service_manager_when_it_is_ready_and_when_it_stops() {
     assert!(stopped.status.success(), "{stopped:?}");
     let last = std::iter::repeat_with(heard).find(|assignment| assignment != "WATCHDOG=1");
     assert_eq!(last.unwrap(), "STOPPING=1");
-    assert!(server.wait().unwrap().success());
+    assert!(server.0.wait().unwrap().success());
 }
