@@ -32,10 +32,10 @@ pub fn directive(limit: &str) -> Option<&'static str> {
     names(limit).map(|(directive, _)| directive)
 }
 
-/// Whether systemd runs services here.
+/// Whether systemd runs services here: sd_booted(3), or in a tree that is not running, its files.
 #[must_use]
 pub fn has_systemd(system: &dyn System) -> bool {
-    system.exists("/etc/systemd/system")
+    system.exists(if system.is_live() { "/run/systemd/system" } else { "/etc/systemd/system" })
 }
 
 /// The soft limit that the service has, or would have without walhub's own drop-in.

@@ -349,19 +349,14 @@ fn open_files(system: &dyn System, settings: &Settings) -> Finding {
     )
 }
 
+/// A limit too small for a ring is a failure of `io_uring`; nothing else is locked.
 fn locked_memory(system: &dyn System) -> Finding {
-    match limit(system, "memlock") {
-        Some((text, u64::MAX)) => Finding::ok("locked memory", text),
-        Some((text, _)) => Finding::bad(
-            Level::Advice,
-            "locked memory",
-            format!("{text} bytes"),
-            "buffers registered with a ring count against it: beyond it walhub goes without them",
-            "LimitMEMLOCK=infinity in the unit (walhub tune apply), ulimit -l unlimited, or \
-             docker run --ulimit memlock=-1",
-        ),
-        None => Finding::ok("locked memory", "unknown"),
-    }
+    let found = match limit(system, "memlock") {
+        Some((text, u64::MAX)) => text,
+        Some((text, _)) => format!("{text} bytes; walhub locks nothing but its rings"),
+        None => "unknown".to_owned(),
+    };
+    Finding::ok("locked memory", found)
 }
 
 fn memory(system: &dyn System, settings: &Settings) -> Option<Finding> {
