@@ -77,7 +77,7 @@ pub fn run(config: ServeConfig) -> anyhow::Result<ExitCode> {
     let listener = Listener::bind(&settings)?;
     announce(&data_dir, &settings, &listener);
     let server = Server {
-        to_wal: cores.to_wal.clone(),
+        to_wal: cores.to_wal,
         front,
         settings: settings_sender,
         settings_receiver,

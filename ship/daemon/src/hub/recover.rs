@@ -204,7 +204,7 @@ fn read_control(fs: &dyn Fs, data_dir: &Path) -> Result<Option<ControlFile>, Rec
 /// Where the copy with this sequence number is, and its bytes.
 #[must_use]
 pub fn control_block(control: &ControlFile) -> (u64, Vec<u8>) {
-    let offset = if control.sequence % 2 == 0 { 0 } else { BLOCK_BYTES };
+    let offset = if control.sequence.is_multiple_of(2) { 0 } else { BLOCK_BYTES };
     (offset, control.encode(crc32c))
 }
 
@@ -284,7 +284,7 @@ fn find_end(
         })
         .collect();
     let history = read_history(fs, wal_dir, control.timeline)?;
-    match recovery::plan(Some(control), &segments, &[history.clone()], size)? {
+    match recovery::plan(Some(control), &segments, std::slice::from_ref(&history), size)? {
         RecoveryPlan::Fresh | RecoveryPlan::NoWal { .. } => {
             let oldest_lsn = size.start_of(control.start_lsn);
             Ok(Found { end: control.start_lsn, last_record: None, oldest_lsn, history })

@@ -123,7 +123,7 @@ impl Cores {
         // One core does both; with more, core 0 is the wal core alone.
         let ship_threads = if count == 1 { 0..1 } else { 1..count };
         let (mut ships, mut ship_mails) = (Vec::new(), Vec::new());
-        for thread in &threads[ship_threads.clone()] {
+        for thread in &threads[ship_threads] {
             let (mail, receiver) = mailbox(MAILBOX_MESSAGES_MAX, thread.waker.clone());
             ships.push(ShipLink { mail, waker: thread.waker.clone(), sessions: 0 });
             ship_mails.push(receiver);
@@ -140,7 +140,7 @@ impl Cores {
             })
         };
         let mut ship_cores: Vec<_> = ship_mails.into_iter().map(ship).collect();
-        let control = to_control.clone();
+        let control = to_control;
         let config = WalConfig {
             data_dir: data_dir.to_path_buf(),
             shared: Arc::clone(&shared),
