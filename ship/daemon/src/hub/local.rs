@@ -179,6 +179,10 @@ impl LocalWal {
     pub fn rewind(&mut self, reader: RecordReader) -> Result<TailSlab, TailFull> {
         let end = self.verified_lsn();
         assert!(reader.next_lsn() == end);
+        // What waits for room on the disk must not be dropped for it.
+        if !self.tail.can_truncate(end, self.writer.needed_from()) {
+            return Err(TailFull);
+        }
         let slab = self.tail.truncate(end)?;
         if self.writer.write_lsn() > end {
             self.writer.truncate(end);
