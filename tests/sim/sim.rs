@@ -224,7 +224,9 @@ impl Sim {
             let event = self.world.borrow_mut().next().ok_or("nothing is left to happen")?;
             self.stats.events += 1;
             if self.stats.events > EVENTS_MAX {
-                return Err(format!("more than {EVENTS_MAX} events: somebody does not sleep; now {event:?}"));
+                return Err(format!(
+                    "more than {EVENTS_MAX} events: somebody does not sleep; now {event:?}"
+                ));
             }
             self.step(event)?;
         }
@@ -340,10 +342,13 @@ impl Sim {
         let end = end.unwrap_or_default();
         if end < flushed {
             let life = self.hubs[hub].life.as_ref();
-            let timeline = life.and_then(|life| life.shared.positions()).map(|positions| positions.timeline);
+            let timeline =
+                life.and_then(|life| life.shared.positions()).map(|positions| positions.timeline);
             let files = self.hubs[hub].fs.list(&self.hubs[hub].wal_dir()).unwrap_or_default();
             let files: Vec<String> = files.into_iter().map(|entry| entry.name).collect();
-            return Err(format!("hub {hub} recovered to {end}, but had published flush {flushed}; timeline {timeline:?}, files {files:?}"));
+            return Err(format!(
+                "hub {hub} recovered to {end}, but had published flush {flushed}; timeline {timeline:?}, files {files:?}"
+            ));
         }
         if end < acknowledged {
             return Err(format!(

@@ -175,7 +175,9 @@ impl Standby {
         if self.flush_at.is_some_and(|at| at <= world.now) {
             self.flush_at = None;
             // What comes again after a restart is older than what is durable.
-            let newer = |received: &(TimelineId, Lsn)| self.flushed.is_none_or(|flushed| *received >= flushed);
+            let newer = |received: &(TimelineId, Lsn)| {
+                self.flushed.is_none_or(|flushed| *received >= flushed)
+            };
             self.flushed = self.received.filter(newer).or(self.flushed);
             if let (Some(session), Some((_, lsn))) = (&mut self.session, self.flushed) {
                 session.receiver.handle_progress(now(world), lsn, lsn, Lsn::INVALID);

@@ -321,7 +321,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Tells everybody what is durable now.
     fn publish_flushed<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
         if let Err(error) = self.vouch_for_first_record(io) {
-            return self.wait_for_disk(now, true, &format!("could not write control file: {error}"));
+            return self.wait_for_disk(
+                now,
+                true,
+                &format!("could not write control file: {error}"),
+            );
         }
         let Some(local) = &self.local else { return };
         let (before, flush_lsn) = (self.config.shared.flush_lsn.load(), local.flush_lsn());
@@ -617,7 +621,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 self.move_control_bound();
                 if let Err(error) = self.save_control_now(io) {
                     // The next start reads from the older bound.
-                    tracing::error!(sqlstate = SqlState::DISK_FULL.0, "could not write control file: {error}");
+                    tracing::error!(
+                        sqlstate = SqlState::DISK_FULL.0,
+                        "could not write control file: {error}"
+                    );
                 }
                 if !self.jobs.is_idle() {
                     return;

@@ -94,7 +94,11 @@ enum Drop {
 }
 
 fn no_room_for_control(error: &io::Error) -> Drop {
-    Drop::Reason { text: format!("could not write control file: {error}"), detail: None, hint: None }
+    Drop::Reason {
+        text: format!("could not write control file: {error}"),
+        detail: None,
+        hint: None,
+    }
 }
 
 impl From<UpstreamViolation> for Drop {
@@ -818,6 +822,7 @@ impl Live {
 fn ready_for(live: &Live, local: Option<&LocalWal>, control_saving: bool) -> bool {
     let Some(local) = local else { return true };
     let switching = live.switchpoint.is_some();
-    let settled = !switching || (local.is_flushed() && local.segments.is_settled() && !control_saving);
+    let settled =
+        !switching || (local.is_flushed() && local.segments.is_settled() && !control_saving);
     settled && local.has_room(live.held.len())
 }
