@@ -46,6 +46,9 @@ struct Options {
     /// Run every scenario in a few seconds: to see that it works, not for figures.
     #[arg(long, global = true)]
     smoke: bool,
+    /// Count system calls too, in one more run of each side (strace).
+    #[arg(long, global = true)]
+    syscalls: bool,
     /// Set a setting of walhub.
     #[arg(short = 'c', global = true, value_name = "NAME=VALUE")]
     settings: Vec<String>,
@@ -114,9 +117,11 @@ fn main() -> Result<()> {
     };
     let walhub = walhub_bench::peer::walhub::binary()?;
     let dir = options.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let plan =
-        Plan { pairs: options.pairs, warmups: options.warmups, repeats_max: options.repeats };
-    let plan = if options.smoke { Plan { pairs: 1, warmups: 0, repeats_max: 0 } } else { plan };
+    let (pairs, warmups, repeats_max) = match options.smoke {
+        true => (1, 0, 0),
+        false => (options.pairs, options.warmups, options.repeats),
+    };
+    let plan = Plan { pairs, warmups, repeats_max, syscalls: options.syscalls };
     let context = Context { dir, walhub, plan, walhub_settings: options.settings.clone() };
     let mut reports = Vec::new();
     for scenario in scenarios {

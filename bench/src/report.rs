@@ -8,6 +8,9 @@ use serde::Serialize;
 use crate::environment::Environment;
 use crate::method::pairs::{Experiment, Plan};
 
+/// System calls named for each side.
+const SYSCALLS_SHOWN: usize = 6;
+
 /// Everything about one run of one scenario.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -63,7 +66,7 @@ fn table(experiment: &Experiment) -> String {
         text.push_str(&line);
     }
     let disturbed = experiment.rounds.iter().filter(|round| round.disturbed).count();
-    let written = writeln!(
+    let _ = writeln!(
         text,
         "  ratio: {} over {}, median of {} pairs; {} repeated, {disturbed} disturbed; at worst {:.1} % stolen, {:.1} % used by others",
         experiment.sides.first().map_or("", String::as_str),
@@ -73,7 +76,23 @@ fn table(experiment: &Experiment) -> String {
         experiment.worst(|leg| leg.steal) * 100.0,
         experiment.worst(|leg| leg.foreign) * 100.0,
     );
-    written.map_or_else(|_| String::new(), |()| text)
+    for (side, calls) in experiment.sides.iter().zip(&experiment.syscalls) {
+        text.push_str(&syscalls(side, calls));
+    }
+    text
+}
+
+/// The most frequent calls of a side.
+fn syscalls(side: &str, calls: &BTreeMap<String, f64>) -> String {
+    let mut sorted: Vec<_> = calls.iter().collect();
+    sorted.sort_by(|a, b| b.1.total_cmp(a.1));
+    let total = digits(calls.values().sum());
+    let most: Vec<String> = sorted
+        .iter()
+        .take(SYSCALLS_SHOWN)
+        .map(|(name, count)| format!("{name} {}", digits(**count)))
+        .collect();
+    format!("  system calls, {side}: {total} for each unit: {}\n", most.join(", "))
 }
 
 fn pad(line: &mut String, text: &str) {

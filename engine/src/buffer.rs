@@ -52,6 +52,11 @@ impl Recycler {
         Some(Memory::new(self.capacity_each))
     }
 
+    /// How many takes are sure to succeed, as long as nobody else takes.
+    fn available(&self) -> usize {
+        self.free.len() + self.count_max.saturating_sub(self.made.load(Ordering::Relaxed))
+    }
+
     fn give_back(&self, memory: Memory) {
         // The queue has room for all that was ever made.
         self.free.push(memory).expect("more memory came back than was lent");

@@ -4,3 +4,4 @@ pub mod machine;
 pub mod pairs;
 pub mod progress;
 pub mod stats;
+pub mod syscalls;

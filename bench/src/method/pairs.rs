@@ -26,6 +26,17 @@ pub struct Plan {
     pub warmups: usize,
     /// Disturbed rounds that may be run again, in all.
     pub repeats_max: usize,
+    /// Whether system calls are counted, in one more run of each side.
+    pub syscalls: bool,
+}
+
+/// A run to be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// Index of the side.
+    pub side: usize,
+    /// Whether system calls are counted, which makes everything else worthless.
+    pub syscalls: bool,
 }
 
 /// One run of one side.
@@ -37,6 +48,8 @@ pub struct Leg {
     pub steal: f64,
     /// Share of CPU time used by programs that this run did not start.
     pub foreign: f64,
+    /// System calls by name for each unit of work; empty when they were not counted.
+    pub syscalls: BTreeMap<String, f64>,
 }
 
 impl Leg {
@@ -76,12 +89,14 @@ pub struct Experiment {
     pub rounds: Vec<Round>,
     /// Rounds run again because something disturbed them.
     pub repeated: usize,
+    /// By side: system calls for each unit of work; empty when they were not counted.
+    pub syscalls: Vec<BTreeMap<String, f64>>,
     /// By figure: the first side over the second, in the same round.
     pub ratios: BTreeMap<String, Estimate>,
 }
 
 impl Experiment {
-    /// Runs the experiment; `run` makes one run of the side with that index.
+    /// Runs the experiment.
     ///
     /// # Errors
     /// The first error of a run.
@@ -90,7 +105,7 @@ impl Experiment {
         sides: &[&str],
         figures: &[Figure],
         plan: Plan,
-        mut run: impl FnMut(usize) -> Result<Leg>,
+        mut run: impl FnMut(Run) -> Result<Leg>,
     ) -> Result<Self> {
         let mut rounds = Vec::new();
         let mut repeated = 0;
@@ -109,7 +124,8 @@ impl Experiment {
             for index in order {
                 let side = sides.get(index).copied().unwrap_or_default();
                 Progress::show(&format!("{name}: {what}, {side}"));
-                let leg = run(index).with_context(|| format!("{name}: {what}, {side}"))?;
+                let leg = run(Run { side: index, syscalls: false });
+                let leg = leg.with_context(|| format!("{name}: {what}, {side}"))?;
                 legs.insert(index, leg);
             }
             turn += 1;
@@ -124,6 +140,11 @@ impl Experiment {
             }
             rounds.push(Round { legs, disturbed });
         }
+        let mut syscalls = Vec::new();
+        for (index, side) in sides.iter().enumerate().filter(|_| plan.syscalls) {
+            Progress::show(&format!("{name}: counting system calls, {side}"));
+            syscalls.push(run(Run { side: index, syscalls: true })?.syscalls);
+        }
         Progress::clear();
         let sides = sides.iter().map(|&side| side.to_owned()).collect();
         let mut experiment = Self {
@@ -132,6 +153,7 @@ impl Experiment {
             figures: figures.to_vec(),
             rounds,
             repeated,
+            syscalls,
             ratios: BTreeMap::new(),
         };
         for figure in figures {
@@ -170,18 +192,24 @@ mod tests {
     const FIGURE: Figure = Figure { key: "rate", label: "rate" };
 
     fn leg(rate: f64, steal: f64) -> Leg {
-        Leg { values: BTreeMap::from([("rate".to_owned(), rate)]), steal, foreign: 0.0 }
+        Leg {
+            values: BTreeMap::from([("rate".to_owned(), rate)]),
+            steal,
+            foreign: 0.0,
+            syscalls: BTreeMap::new(),
+        }
     }
 
     #[test]
     fn sides_change_places_and_warm_up_does_not_count() {
         let mut order = Vec::new();
-        let plan = Plan { pairs: 2, warmups: 1, repeats_max: 0 };
-        let experiment = Experiment::run("x", &["a", "b"], &[FIGURE], plan, |side| {
-            order.push(side);
-            let warm_up = order.len() <= 2;
-            Ok(leg(if warm_up { 1000.0 } else { [6.0, 3.0][side] }, 0.0))
-        });
+        let plan = Plan { pairs: 2, warmups: 1, repeats_max: 0, syscalls: false };
+        let experiment =
+            Experiment::run("x", &["a", "b"], &[FIGURE], plan, |Run { side, .. }| {
+                order.push(side);
+                let warm_up = order.len() <= 2;
+                Ok(leg(if warm_up { 1000.0 } else { [6.0, 3.0][side] }, 0.0))
+            });
         let experiment = experiment.unwrap();
         assert_eq!(order, [0, 1, 1, 0, 0, 1]);
         assert_eq!(experiment.rounds.len(), 2);
@@ -191,14 +219,14 @@ mod tests {
 
     #[test]
     fn a_disturbed_pair_is_run_again_until_no_repeat_is_left() {
-        let plan = Plan { pairs: 3, warmups: 0, repeats_max: 2 };
+        let plan = Plan { pairs: 3, warmups: 0, repeats_max: 2, syscalls: true };
         let mut runs = 0;
         let experiment = Experiment::run("x", &["a", "b"], &[FIGURE], plan, |_| {
             runs += 1;
             Ok(leg(1.0, 0.5))
         });
         let experiment = experiment.unwrap();
-        assert_eq!((runs, experiment.repeated), (10, 2));
+        assert_eq!((runs, experiment.repeated, experiment.syscalls.len()), (10 + 2, 2, 2));
         assert!(experiment.rounds.iter().all(|round| round.disturbed));
     }
 }

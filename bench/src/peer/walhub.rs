@@ -84,6 +84,12 @@ impl Hub {
         self.port
     }
 
+    /// The end of its log.
+    #[must_use]
+    pub fn said(&self) -> String {
+        self.running.said()
+    }
+
     /// # Errors
     /// When it has ended, with what it said.
     pub fn check(&mut self) -> Result<()> {

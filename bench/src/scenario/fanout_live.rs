@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use walhub_proto::lsn::Lsn;
 
-use super::{Context, Scenario, Watch, put};
-use crate::method::pairs::{Experiment, Figure, Leg};
+use super::{Context, Scenario, Watch, per_unit, put};
+use crate::method::pairs::{Experiment, Figure, Leg, Run};
 use crate::method::progress::Progress;
 use crate::method::stats::median;
 use crate::peer::postgres::Primary;
@@ -87,7 +87,7 @@ impl Scenario for FanoutLive {
         let mut experiments = Vec::new();
         for &standbys in &self.standbys {
             let name = format!("fanout-live {standbys} standbys");
-            let run = |side| self.one_leg(context, &primary, standbys, side);
+            let run = |run| self.one_leg(context, &primary, standbys, run);
             experiments.push(Experiment::run(&name, &SIDES, FIGURES, context.plan, run)?);
         }
         Ok(experiments)
@@ -100,11 +100,11 @@ impl FanoutLive {
         context: &Context,
         primary: &Primary,
         standbys: usize,
-        side: usize,
+        run: Run,
     ) -> Result<Leg> {
         let scratch = context.scratch()?;
         let mut hub = None;
-        if side == 0 {
+        if run.side == 0 {
             let mut settings = vec![format!("max_wal_senders={}", standbys + 1)];
             settings.push(format!("max_connections={}", standbys + 10));
             settings.extend(context.walhub_settings.iter().cloned());
@@ -117,13 +117,14 @@ impl FanoutLive {
         let start = flush_lsn(&mut client)?;
         let start_segment = start.align_down(16 << 20);
         let port = hub.as_ref().map_or(primary.port(), Hub::port);
-        let connected = if side == 2 { 0 } else { standbys };
+        let connected = if run.side == 2 { 0 } else { standbys };
         let sinks = Sinks::connect(port, connected, SINK_THREADS, start_segment)?;
         client.query("SELECT pg_logical_emit_message(true, 'walhub-bench', '')")?;
         sinks.wait_for(flush_lsn(&mut client)?, CATCH_UP_TIMEOUT)?;
         let mut trees = vec![("primary_cpu_s", primary.pid())];
         trees.extend(hub.as_ref().map(|hub| ("hub_cpu_s", hub.pid())));
-        let watch = Watch::start()?;
+        let sender = hub.as_ref().map_or(primary.pid(), Hub::pid);
+        let watch = Watch::start(run.syscalls.then_some(sender), scratch.path())?;
         let (printed, probes) = self.load(primary, client)?;
         let mut leg = watch.stop(&trees)?;
         if let Some(hub) = &mut hub {
@@ -134,6 +135,7 @@ impl FanoutLive {
         let arrivals = sinks.finish()?;
         let load = Load::parse(&printed).with_context(|| format!("pgbench printed:\n{printed}"))?;
         figures(&mut leg, load, hub.is_some());
+        per_unit(&mut leg, load.transactions);
         lags(&mut leg, &probes, &arrivals);
         put(&mut leg, "wal_mb", (last.saturating_bytes_since(start)) as f64 / 1e6);
         Ok(leg)
@@ -244,7 +246,8 @@ mod tests {
     fn lag_is_from_probe_to_first_arrival_past_it() {
         let t = Instant::now();
         let at = |ms| t + Duration::from_millis(ms);
-        let mut leg = Leg { values: BTreeMap::new(), steal: 0.0, foreign: 0.0 };
+        let mut leg =
+            Leg { values: BTreeMap::new(), steal: 0.0, foreign: 0.0, syscalls: BTreeMap::new() };
         let probes = vec![(at(10), Lsn(100)), (at(20), Lsn(200))];
         let arrivals = vec![(at(5), Lsn(100)), (at(25), Lsn(150)), (at(27), Lsn(300))];
         lags(&mut leg, &probes, &[arrivals]);

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 
-use super::{Context, Scenario, Watch, put};
-use crate::method::pairs::{Experiment, Figure, Leg};
+use super::{Context, Scenario, Watch, per_unit, put};
+use crate::method::pairs::{Experiment, Figure, Leg, Run};
 use crate::method::progress::Progress;
 use crate::peer::program::{self, PG_RECEIVEWAL, Running};
 use crate::peer::walhub::Hub;
@@ -75,7 +75,7 @@ impl Scenario for Ingest {
             if window.is_some() {
                 figures.extend_from_slice(COMMIT_FIGURES);
             }
-            let run = |side| one_leg(context, &wal, window, side == 0);
+            let run = |run| one_leg(context, &wal, window, run);
             experiments.push(Experiment::run(name, &SIDES, &figures, context.plan, run)?);
         }
         Ok(experiments)
@@ -96,6 +96,14 @@ impl Receiver {
         }
     }
 
+    /// The end of its log.
+    fn said(&self) -> String {
+        match self {
+            Self::Walhub(hub) => hub.said(),
+            Self::PgReceivewal(running) => running.said(),
+        }
+    }
+
     fn check(&mut self) -> Result<()> {
         match self {
             Self::Walhub(hub) => hub.check(),
@@ -104,10 +112,10 @@ impl Receiver {
     }
 }
 
-fn one_leg(context: &Context, wal: &Arc<Wal>, window: Option<u64>, walhub: bool) -> Result<Leg> {
+fn one_leg(context: &Context, wal: &Arc<Wal>, window: Option<u64>, run: Run) -> Result<Leg> {
     let scratch = context.scratch()?;
     let source = Source::listen(Arc::clone(wal), window)?;
-    let mut receiver = if walhub {
+    let mut receiver = if run.side == 0 {
         let dir = scratch.path().join("hub");
         let settings = &context.walhub_settings;
         Receiver::Walhub(Hub::start(&context.walhub, &dir, source.port(), settings)?)
@@ -123,11 +131,11 @@ fn one_leg(context: &Context, wal: &Arc<Wal>, window: Option<u64>, walhub: bool)
     let checked = source.wait_until_asked();
     receiver.check()?;
     checked?;
-    let watch = Watch::start()?;
-    let run = source.run();
+    let watch = Watch::start(run.syscalls.then(|| receiver.pid()), scratch.path())?;
+    let flushed = source.run();
     let mut leg = watch.stop(&[("receiver_cpu_s", receiver.pid())])?;
     receiver.check()?;
-    let (elapsed, outcome) = run?;
+    let (elapsed, outcome) = flushed.with_context(|| receiver.said())?;
     let bytes = wal.bytes.len() as f64;
     let value = |leg: &Leg, key: &str| leg.values.get(key).copied().unwrap_or(f64::NAN);
     let (cpu, machine) = (value(&leg, "receiver_cpu_s"), value(&leg, "machine_cpu_s"));
@@ -136,6 +144,7 @@ fn one_leg(context: &Context, wal: &Arc<Wal>, window: Option<u64>, walhub: bool)
     put(&mut leg, "cpu_s_per_gb", cpu / (bytes / 1e9));
     put(&mut leg, "machine_cpu_s_per_gb", machine / (bytes / 1e9));
     put(&mut leg, "flushes_per_mb", outcome.flushes as f64 / (bytes / 1e6));
+    per_unit(&mut leg, bytes / 1e6);
     if window.is_some() {
         put(&mut leg, "messages_per_s", wal.message_ends.len() as f64 / elapsed.as_secs_f64());
         put(&mut leg, "latency_p50_us", outcome.latency_us.value_at_quantile(0.5) as f64);

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::method::machine::Snapshot;
 use crate::method::pairs::{Experiment, Leg, Plan};
+use crate::method::syscalls::Trace;
 
 /// What every scenario gets.
 #[derive(Clone, Debug)]
@@ -65,11 +66,14 @@ pub const SCENARIOS: &[(&str, &str)] = &[
 #[derive(Debug)]
 struct Watch {
     before: Snapshot,
+    trace: Option<Trace>,
 }
 
 impl Watch {
-    fn start() -> Result<Self> {
-        Ok(Self { before: Snapshot::take()? })
+    /// Begins; counts the system calls of the process `traced`, when there is one.
+    fn start(traced: Option<u32>, scratch: &Path) -> Result<Self> {
+        let trace = traced.map(|pid| Trace::start(pid, scratch)).transpose()?;
+        Ok(Self { before: Snapshot::take()?, trace })
     }
 
     /// Ends the leg; `trees` are processes whose CPU seconds are values of the leg.
@@ -80,13 +84,22 @@ impl Watch {
         for &(name, pid) in trees {
             values.insert(name.to_owned(), self.before.tree_until(&after, pid));
         }
-        Ok(Leg { values, steal: used.steal, foreign: used.foreign })
+        let calls = self.trace.map(Trace::finish).transpose()?.unwrap_or_default();
+        let syscalls = calls.into_iter().map(|(name, count)| (name, count as f64)).collect();
+        Ok(Leg { values, steal: used.steal, foreign: used.foreign, syscalls })
     }
 }
 
 /// Puts a value of one leg in the table.
 fn put(leg: &mut Leg, key: &str, value: f64) {
     leg.values.insert(key.to_owned(), value);
+}
+
+/// Turns counts of system calls into calls for each unit of work.
+fn per_unit(leg: &mut Leg, units: f64) {
+    for calls in leg.syscalls.values_mut() {
+        *calls /= units.max(1.0);
+    }
 }
 
 /// The file system that holds `dir`: type, device and options, from /proc/self/mountinfo.

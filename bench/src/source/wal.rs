@@ -9,6 +9,8 @@ use crate::method::stats::next_random;
 
 /// The most WAL in one message. PostgreSQL: `MAX_SEND_SIZE`.
 const MESSAGE_BYTES_MAX: usize = 128 << 10;
+/// The longest commit.
+const COMMIT_LEN_MAX: usize = 8 << 10;
 /// Where the WAL begins: the start of the first segment that a cluster uses.
 const START: Lsn = Lsn(16 << 20);
 /// The cluster that it seems to come from.
@@ -54,15 +56,15 @@ impl Wal {
                 );
             }
             Load::Commits => {
-                let (mut random, mut start) = (15, 0);
+                // No record is longer than the window of a source may be: a receiver that checks
+                // records flushes whole ones only.
+                let mut random = 15;
+                let noise = noise(&mut random);
+                generator.append_next(&mut bytes);
                 while bytes.len() < bytes_min {
-                    generator.fill(commit_len(&mut random), &mut bytes);
-                    while bytes.len() - start > MESSAGE_BYTES_MAX {
-                        start += MESSAGE_BYTES_MAX;
-                        message_ends.push(start);
-                    }
-                    start = bytes.len();
-                    message_ends.push(start);
+                    let message = noise.get(..commit_len(&mut random)).unwrap_or_default();
+                    generator.append_message(message, &mut bytes);
+                    message_ends.push(bytes.len());
                 }
             }
         }
@@ -97,11 +99,16 @@ impl Wal {
     }
 }
 
+/// Bytes that messages of commits are cut from.
+fn noise(random: &mut u64) -> Vec<u8> {
+    (0..COMMIT_LEN_MAX / 8).flat_map(|_| next_random(random).to_le_bytes()).collect()
+}
+
 /// 200 bytes to 8 kB, small ones more often: the size doubles evenly.
 fn commit_len(random: &mut u64) -> usize {
     let shift = next_random(random) % 5;
     let base = 200_u64 << shift;
-    usize::try_from(base + next_random(random) % base).unwrap_or(200).min(8 << 10)
+    usize::try_from(base + next_random(random) % base).unwrap_or(200).min(COMMIT_LEN_MAX)
 }
 
 #[cfg(test)]

@@ -43,6 +43,12 @@ impl SlabPool {
         Some(SlabWriter { slab: Slab { shared }, filled: 0 })
     }
 
+    /// How many slabs can be taken now; more when some come back.
+    #[must_use]
+    pub fn available(&self) -> usize {
+        self.recycler.available()
+    }
+
     /// Length of each slab.
     #[must_use]
     pub fn slab_len(&self) -> usize {
@@ -252,7 +258,9 @@ mod tests {
         drop(writer);
         drop(slab);
         assert!(pool.take().is_none());
+        assert_eq!(pool.available(), 0);
         drop(bytes);
+        assert_eq!(pool.available(), 1);
         let writer = pool.take().unwrap().with_prefix(6);
         assert_eq!(writer.filled(), 6);
         assert_eq!(&writer.slab().slice(0..6)[..], [0; 6]);

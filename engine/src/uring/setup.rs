@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 
-use io_uring::{Builder, IoUring};
+use io_uring::{Builder, IoUring, Probe, opcode};
 
 /// The oldest kernel that has every operation and flag needed.
 pub const KERNEL_MIN: &str = "5.19";
@@ -103,6 +103,30 @@ impl From<UringUnavailable> for io::Error {
 /// With the knob to turn when not.
 pub fn io_uring_check() -> Result<(), UringUnavailable> {
     build(8).map(drop)
+}
+
+/// Names of the operations that [`super::Uring`] submits and this kernel does not have.
+///
+/// # Errors
+/// When there can be no ring to ask.
+pub fn operations_missing() -> Result<Vec<&'static str>, UringUnavailable> {
+    let used = [
+        ("OPENAT", opcode::OpenAt::CODE),
+        ("CLOSE", opcode::Close::CODE),
+        ("RENAMEAT", opcode::RenameAt::CODE),
+        ("UNLINKAT", opcode::UnlinkAt::CODE),
+        ("READ", opcode::Read::CODE),
+        ("WRITEV", opcode::Writev::CODE),
+        ("FSYNC", opcode::Fsync::CODE),
+        ("RECV", opcode::Recv::CODE),
+        ("SENDMSG", opcode::SendMsg::CODE),
+        ("ASYNC_CANCEL", opcode::AsyncCancel2::CODE),
+    ];
+    let ring = build(8)?;
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe).map_err(UringUnavailable::Other)?;
+    let missing = used.into_iter().filter(|(_, code)| !probe.is_supported(*code));
+    Ok(missing.map(|(name, _)| name).collect())
 }
 
 /// The ring with the best set of flags that the kernel takes, for use by this thread alone.
@@ -212,7 +236,8 @@ mod tests {
     }
 
     #[test]
-    fn this_system_has_rings() {
+    fn this_system_has_rings_and_every_operation() {
         io_uring_check().unwrap();
+        assert_eq!(operations_missing().unwrap(), <[&str; 0]>::default());
     }
 }

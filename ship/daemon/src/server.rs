@@ -5,6 +5,7 @@
 //! PostgreSQL: `PostmasterMain` (src/backend/postmaster/postmaster.c).
 
 mod cores;
+mod notify;
 mod title;
 
 use std::os::fd::OwnedFd;
@@ -27,6 +28,7 @@ use crate::hub::recover::recover;
 use crate::settings::{Reloader, Settings};
 use crate::signals::{Request, ShutdownMode, Signals};
 use cores::Cores;
+use notify::Notify;
 use title::Title;
 
 /// What a server starts with.
@@ -81,6 +83,7 @@ pub fn run(config: ServeConfig) -> anyhow::Result<ExitCode> {
         settings_receiver,
         reloader,
         title,
+        notify: Notify::from_environment(),
     };
     let code = tokio_uring::start(server.serve(listener, from_hub, &data_dir))?;
     tracing::info!("database system is shut down");
@@ -106,6 +109,7 @@ struct Server {
     settings_receiver: watch::Receiver<Arc<Settings>>,
     reloader: Reloader,
     title: Title,
+    notify: Notify,
 }
 
 impl Server {
@@ -122,6 +126,8 @@ impl Server {
         let listening = tokio::task::spawn_local(listener.run(Arc::clone(&services)));
         set_status(data_dir, Status::Standby);
         tracing::info!("database system is ready to accept read-only connections");
+        self.notify.send("READY=1");
+        let mut watchdog_due = tokio::time::interval(self.notify.watchdog_interval());
         let mut title_due = tokio::time::interval(TITLE_INTERVAL);
         let mut smart_due = tokio::time::interval(SMART_INTERVAL);
         let mut stopping: Option<ShutdownMode> = None;
@@ -133,6 +139,7 @@ impl Server {
                     Request::Shutdown(mode) if stopping.is_none_or(|earlier| mode > earlier) => {
                         tracing::info!("{}", mode.message());
                         stopping = Some(mode);
+                        self.notify.send("STOPPING=1");
                         set_status(data_dir, Status::Stopping);
                         self.front.begin_stopping();
                         if mode == ShutdownMode::Immediate {
@@ -152,6 +159,7 @@ impl Server {
                     None => anyhow::bail!("a core ended unexpectedly"),
                 },
                 _ = title_due.tick() => self.title.show(&self.front),
+                _ = watchdog_due.tick() => self.notify.send("WATCHDOG=1"),
                 _ = smart_due.tick(), if stopping.is_some() && !draining => {
                     // Smart waits for the SQL sessions; fast ends them.
                     let may_drain = stopping >= Some(ShutdownMode::Fast) || services.sql_sessions() == 0;

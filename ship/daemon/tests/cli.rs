@@ -166,3 +166,120 @@ fn version_and_settings_are_printed() {
     assert!(text.starts_with("| setting | default |"), "{text}");
     assert!(text.contains("| `wal_keep_size` | `0` |"), "{text}");
 }
+
+#[test]
+fn tune_checks_applies_and_undoes_a_tree() {
+    let root = tempfile::tempdir().unwrap();
+    let knob = root.path().join("proc/sys/vm/swappiness");
+    fs::create_dir_all(knob.parent().unwrap()).unwrap();
+    fs::write(&knob, "60\n").unwrap();
+    let tree = root.path().to_str().unwrap();
+    let tune = |args: &[&str]| {
+        let all: Vec<_> = ["tune"].iter().chain(args).chain(&["--root", tree]).copied().collect();
+        let output = run(&all);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, text) = tune(&["check", "--profile", "cloud-vm"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("differs  vm.swappiness"), "{text}");
+    let (code, text) = tune(&["check", "--profile", "cloud-vm", "--json"]);
+    assert_eq!(code, Some(1));
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["holds"], false);
+    assert!(report["rows"].as_array().unwrap().iter().any(|row| row["name"] == "vm.swappiness"
+        && row["now"] == "60"
+        && row["wanted"] == "10"
+        && row["state"] == "differs"));
+    let (code, text) = tune(&["apply", "--profile", "cloud-vm", "--dry-run"]);
+    assert_eq!(code, Some(0));
+    assert!(text.contains("would set /proc/sys/vm/swappiness: 60 -> 10\n"), "{text}");
+    assert_eq!(fs::read_to_string(&knob).unwrap(), "60\n");
+    assert_eq!(tune(&["apply", "--profile", "cloud-vm"]).0, Some(0));
+    assert_eq!(fs::read_to_string(&knob).unwrap(), "10\n");
+    assert_eq!(tune(&["check", "--profile", "cloud-vm"]).0, Some(0));
+    let output = run(&["tune", "apply", "--profile", "laptop", "--root", tree]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(lines(&output)[0].contains("profile \"cloud-vm\" is applied"), "{output:?}");
+    let (code, text) = tune(&["undo"]);
+    assert_eq!(code, Some(0));
+    assert!(text.contains("restore /proc/sys/vm/swappiness: 10 -> 60\n"), "{text}");
+    assert_eq!(fs::read_to_string(&knob).unwrap(), "60\n");
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "nothing else is left");
+    assert_eq!(tune(&["check", "--profile", "mainframe"]).0, Some(2));
+}
+
+#[test]
+fn tune_without_a_profile_recognises_the_machine() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join(".dockerenv"), "").unwrap();
+    let output = run(&["tune", "check", "--root", root.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("Profile container (/.dockerenv exists): "), "{text}");
+}
+
+#[test]
+fn doctor_tells_the_same_in_both_forms() {
+    let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = root.path().to_str().unwrap();
+    let output = run(&["doctor", "-D", dir, "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let code = match report["worst"].as_str().unwrap() {
+        "ok" | "advice" => 0,
+        "warning" => 1,
+        "failure" => 3,
+        other => panic!("{other}"),
+    };
+    assert_eq!(output.status.code(), Some(code));
+    let text = String::from_utf8(run(&["doctor", "-D", dir]).stdout).unwrap();
+    for finding in report["findings"].as_array().unwrap() {
+        assert!(text.contains(finding["check"].as_str().unwrap()), "{text}");
+        let is_ok = finding["level"] == "ok";
+        assert_eq!(finding["costs"].is_string(), !is_ok, "{finding}");
+        assert_eq!(finding["mend"].is_string(), !is_ok, "{finding}");
+    }
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0, "doctor leaves nothing behind");
+}
+
+/// A server that does not outlive its test.
+struct Server(std::process::Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It has ended already when the test went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_server_tells_its_service_manager_when_it_is_ready_and_when_it_stops() {
+    let root = tempfile::tempdir().unwrap();
+    let socket = root.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let heard = || {
+        let mut buffer = [0; 64];
+        let count = loop {
+            match manager.recv(&mut buffer) {
+                // A receive with a timeout is not restarted after a signal.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                received => break received.unwrap(),
+            }
+        };
+        String::from_utf8(buffer[..count].to_vec()).unwrap()
+    };
+    let dir = root.path().join("hub");
+    let mut command = walhub(&["serve", "-D", dir.to_str().unwrap(), "--listen", "127.0.0.1:0"]);
+    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "300000");
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut server = Server(command.spawn().unwrap());
+    assert_eq!(heard(), "READY=1");
+    assert_eq!(heard(), "WATCHDOG=1");
+    assert_eq!(heard(), "WATCHDOG=1");
+    let stopped = run(&["stop", "-D", dir.to_str().unwrap()]);
+    assert!(stopped.status.success(), "{stopped:?}");
+    let last = std::iter::repeat_with(heard).find(|assignment| assignment != "WATCHDOG=1");
+    assert_eq!(last.unwrap(), "STOPPING=1");
+    assert!(server.0.wait().unwrap().success());
+}

@@ -1,9 +1,11 @@
-//! The command line: `walhub serve | status | stop | reload | demo | settings`.
+//! The command line: `walhub serve | status | stop | reload | demo | tune | doctor | settings`.
 //!
 //! Unlike PostgreSQL, walhub runs as root when told to: it executes nothing that a client sends. A
 //! service should name a user of its own all the same.
 
 mod ctl;
+mod doctor;
+mod tune;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -47,6 +49,11 @@ enum Command {
     Reload(DataDirArgs),
     /// Ship WAL through a hub on this machine, and show how it went.
     Demo(DemoArgs),
+    /// Check, apply and undo kernel settings that suit walhub.
+    #[command(subcommand)]
+    Tune(tune::TuneCommand),
+    /// Tell whether this machine can run walhub well.
+    Doctor(doctor::DoctorArgs),
     /// List every setting as a Markdown table.
     Settings,
 }
@@ -107,6 +114,8 @@ pub fn main() -> ExitCode {
             let _ = writeln!(io::stderr(), "walhub: {error:#}");
             ExitCode::FAILURE
         }),
+        Command::Tune(command) => tune::run(&command, &mut io::stdout()),
+        Command::Doctor(args) => doctor::run(&args, &mut io::stdout()),
         Command::Settings => {
             // A reader such as head may close the pipe early.
             let _ = io::stdout().write_all(show::markdown().as_bytes());
@@ -118,14 +127,18 @@ pub fn main() -> ExitCode {
 impl DataDirArgs {
     /// The directory; a command without one is wrong usage.
     fn path(&self) -> PathBuf {
-        let from_environment = || std::env::var_os(DATA_DIR_VARIABLE).filter(|dir| !dir.is_empty());
-        let path = self.data_dir.clone().or_else(|| from_environment().map(PathBuf::from));
-        path.unwrap_or_else(|| {
+        self.path_if_given().unwrap_or_else(|| {
             let message = format!(
                 "no data directory specified and environment variable {DATA_DIR_VARIABLE} unset"
             );
             Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit()
         })
+    }
+
+    /// The directory, from -D or the environment.
+    fn path_if_given(&self) -> Option<PathBuf> {
+        let from_environment = || std::env::var_os(DATA_DIR_VARIABLE).filter(|dir| !dir.is_empty());
+        self.data_dir.clone().or_else(|| from_environment().map(PathBuf::from))
     }
 }
 

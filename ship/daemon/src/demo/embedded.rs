@@ -27,7 +27,7 @@ const KEEP_BYTES: u64 = 512 << 20;
 /// Room for the hub's spare segments and logs.
 const SPARE_BYTES: u64 = 256 << 20;
 /// Nothing moves for so long: the demo has failed.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_millis(5);
 /// How long small commits are made, for a demo of at least [`FULL_BYTES`] and for a smaller one.

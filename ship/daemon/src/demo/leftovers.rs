@@ -30,6 +30,8 @@ struct Leftovers {
 struct Running {
     child: Child,
     end_by: Signal,
+    /// Once it has ended: its id may be another process's by then.
+    status: Option<ExitStatus>,
 }
 
 static LEFTOVERS: Mutex<Leftovers> =
@@ -39,7 +41,7 @@ fn lock() -> MutexGuard<'static, Leftovers> {
     LEFTOVERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A child process; known here until it has ended.
+/// A child process. Dropping this ends nothing; the process stays known here until it has ended.
 #[derive(Debug)]
 pub(super) struct ChildId(u32);
 
@@ -88,7 +90,7 @@ pub(super) fn spawn(command: &mut Command, end_by: Signal) -> io::Result<ChildId
     let mut leftovers = lock();
     let child = command.spawn()?;
     let id = child.id();
-    leftovers.children.push(Running { child, end_by });
+    leftovers.children.push(Running { child, end_by, status: None });
     Ok(ChildId(id))
 }
 
@@ -100,21 +102,12 @@ impl ChildId {
 
     /// Its exit status, once it has ended.
     pub(super) fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
-        let mut leftovers = lock();
-        let gone = || io::Error::other("the process has been waited for");
-        let all = &mut leftovers.children;
-        let index = all.iter().position(|running| running.child.id() == self.0);
-        let index = index.ok_or_else(gone)?;
-        let status = all[index].child.try_wait()?;
-        if status.is_some() {
-            all.remove(index);
-        }
-        Ok(status)
+        lock().find(self.0).map_or(Ok(None), Running::try_wait)
     }
 
     /// Sends a signal; a process that has ended does not mind.
     pub(super) fn signal(&self, signal: Signal) {
-        if let Some(running) = lock().children.iter().find(|one| one.child.id() == self.0) {
+        if let Some(running) = lock().find(self.0) {
             running.send(signal);
         }
     }
@@ -141,9 +134,24 @@ impl ChildId {
     }
 }
 
+impl Drop for ChildId {
+    fn drop(&mut self) {
+        lock().children.retain(|running| running.child.id() != self.0 || running.status.is_none());
+    }
+}
+
 impl Running {
+    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        if self.status.is_none() {
+            self.status = self.child.try_wait()?;
+        }
+        Ok(self.status)
+    }
+
     fn send(&self, signal: Signal) {
-        // The child has not been waited for, so its id is still its own.
+        if self.status.is_some() {
+            return;
+        }
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         if let Some(pid) = pid {
             let _ = kill_process(pid, signal);
@@ -157,6 +165,11 @@ pub(super) fn clean_up() {
 }
 
 impl Leftovers {
+    fn find(&mut self, id: u32) -> Option<&mut Running> {
+        // Of an id that was used again, the later one.
+        self.children.iter_mut().rev().find(|running| running.child.id() == id)
+    }
+
     fn remove(&mut self) {
         for running in &self.children {
             running.send(running.end_by);
@@ -164,10 +177,9 @@ impl Leftovers {
         let deadline = Instant::now() + END_TIMEOUT;
         // The last one started depends on those before it.
         while let Some(mut running) = self.children.pop() {
-            while matches!(running.child.try_wait(), Ok(None)) {
+            while matches!(running.try_wait(), Ok(None)) {
                 if Instant::now() >= deadline {
                     running.send(Signal::KILL);
-                    let _ = running.child.wait();
                 }
                 std::thread::sleep(Duration::from_millis(2));
             }

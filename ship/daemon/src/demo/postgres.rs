@@ -38,8 +38,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let size = args.size.unwrap_or(SIZE_DEFAULT);
     let work = WorkDir::create(size * 4 + SPARE_BYTES)?;
     let mut screen = Screen::new();
-    screen
-        .line("walhub demo: a PostgreSQL primary, one hub, a PostgreSQL hot standby, on loopback");
+    screen.line("walhub demo: PostgreSQL primary, hub, PostgreSQL hot standby, on loopback");
     screen.heading("Starting");
     screen.line(&format!("  files     {} ({})", work.path.display(), work.about));
     let programs = Programs::new(bin_dir, &work.path)?;
@@ -269,8 +268,10 @@ impl Demo {
         self.screen.heading("pg_stat_replication of the hub, as psql shows it");
         let sql = "SELECT application_name, state, sent_lsn, flush_lsn, replay_lsn, sync_state \
                    FROM pg_stat_replication";
-        for line in self.programs.psql(self.hub.port, sql, &["-P", "footer=off"])?.lines() {
-            self.screen.line(&format!("  {line}"));
+        for line in
+            self.programs.psql(self.hub.port, sql, &["-P", "footer=off"])?.trim_end().lines()
+        {
+            self.screen.line(format!("  {line}").trim_end());
         }
         self.screen.heading("Verifying");
         let mut rows = vec![
@@ -281,7 +282,7 @@ impl Demo {
         let mut is_good = true;
         for table in TABLES {
             let sql = format!(
-                "SELECT count(*) || ' ' || coalesce(sum(hashtextextended(t::text, 0)), 0) % 1e15 \
+                "SELECT count(*) || ' ' || abs(coalesce(sum(hashtextextended(t::text, 0)), 0) % 1e15) \
                  FROM {table} t"
             );
             let primary = self.programs.query(self.primary_port, &sql)?;

@@ -77,7 +77,7 @@ pub(super) fn size(bytes: u64) -> String {
         0..0x10_0000 => format!("{} kB", bytes >> 10),
         0x10_0000..0x4000_0000 => format!("{} MB", bytes >> 20),
         _ => {
-            let hundredths = u128::from(bytes) * 100 >> 30;
+            let hundredths = (u128::from(bytes) * 100) >> 30;
             format!("{}.{:02} GB", hundredths / 100, hundredths % 100)
         }
     }

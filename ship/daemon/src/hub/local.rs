@@ -10,13 +10,13 @@ use std::collections::VecDeque;
 use std::io;
 
 use walhub_engine::io::{Done, Io};
-use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use walhub_proto::record::{RecordReader, WalViolation};
 use walhub_proto::segment::SegNo;
 
 use super::jobs::Jobs;
 use super::segments::{FileJob, Segments};
-use super::tail::{Tail, TailFull, TailSlab};
+use super::tail::{Tail, TailFull, TailSlab, TruncateError};
 use super::writer::{Flushed, Writer};
 
 /// Why bytes were not taken.
@@ -172,20 +172,36 @@ impl LocalWal {
     }
 
     /// Goes back to the end of the last valid record: what came after it will come again.
-    /// The caller waits until no write is under way.
+    /// The caller waits until no write is under way and no segment is being made ready.
     ///
     /// # Errors
-    /// [`TailFull`] when there is no memory for it now.
-    pub fn rewind(&mut self, reader: RecordReader) -> Result<TailSlab, TailFull> {
+    /// When there is no memory for it now, or its block is on disk only and cannot be read.
+    pub fn rewind<I: Io>(
+        &mut self,
+        io: &mut I,
+        jobs: &mut Jobs<FileJob>,
+        reader: RecordReader,
+    ) -> Result<TailSlab, TruncateError> {
         let end = self.verified_lsn();
         assert!(reader.next_lsn() == end);
         // What waits for room on the disk must not be dropped for it.
         if !self.tail.can_truncate(end, self.writer.needed_from()) {
-            return Err(TailFull);
+            return Err(TailFull.into());
         }
-        let slab = self.tail.truncate(end)?;
+        let size = self.segments.size();
+        let segno = SegNo::of_start(end, size);
+        let (fs, path) = (io.fs(), self.segments.segment_path(segno));
+        // A record may be larger than the tail: then its beginning is on disk only.
+        let read = |block: LsnRange| {
+            let mut bytes = vec![0; usize::try_from(block.len()).unwrap_or(0)];
+            let count = fs.read_at(&path, size.offset(block.start), &mut bytes)?;
+            bytes.truncate(count);
+            Ok(bytes)
+        };
+        let slab = self.tail.truncate(end, read)?;
         if self.writer.write_lsn() > end {
             self.writer.truncate(end);
+            self.segments.rewind(io, jobs, segno);
         }
         self.reader = reader;
         Ok(slab)
@@ -196,10 +212,10 @@ impl LocalWal {
         self.reader.set_timeline(timeline);
     }
 
-    /// Whether the disk had no room at the last try.
+    /// Whether the disk had no room at the last try, and nothing more can be written for now.
     #[must_use]
     pub fn is_paused(&self) -> bool {
-        self.paused
+        self.paused || (self.writer.is_idle() && self.segments.is_blocked())
     }
 
     /// Stops writing until [`LocalWal::resume`].
@@ -272,3 +288,6 @@ impl LocalWal {
         &self.reader
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -242,7 +242,6 @@ pub fn read_history(
     TimelineHistory::parse(content, timeline).map_err(|error| fault(error.to_string()))
 }
 
-/// Finds where the WAL ends and on which timeline it goes on.
 /// Makes durable what was read: the process that wrote it may have been killed before its flush, and
 /// from now on it counts as flushed. PostgreSQL: `SyncDataDirectory`.
 fn make_durable(
@@ -268,7 +267,8 @@ fn make_durable(
     [wal_dir.as_path(), slots_dir.as_path(), data_dir].iter().try_for_each(|dir| fs.sync_dir(dir))
 }
 
-/// Reads records from where the control file says to their end.
+/// Finds where the WAL ends, and on which timeline it goes on, by reading records from where the control
+/// file says.
 fn find_end(
     fs: &dyn Fs,
     wal_dir: &Path,
@@ -417,3 +417,6 @@ pub fn copy_segment_start(
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,6 +73,8 @@ pub struct Segments {
     /// Segments with WAL, and the timelines under whose names there is a file.
     held: BTreeMap<SegNo, Vec<TimelineId>>,
     spare: VecDeque<String>,
+    /// Names under which there will be spare files once they are durably renamed.
+    recycling: Vec<String>,
     spare_max: usize,
     zeros: Bytes,
     /// What the first page of a new segment begins with, once that is known.
@@ -108,6 +110,7 @@ impl Segments {
             next: Next::Unwanted,
             held,
             spare,
+            recycling: Vec::new(),
             spare_max: 2,
             zeros,
             first_page: None,
@@ -206,7 +209,16 @@ impl Segments {
         !matches!(self.next, Next::Preparing(_))
     }
 
+    /// Whether no segment can be made ready before [`Segments::retry`].
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
     fn hold(&mut self, segno: SegNo) {
+        // A crash in the middle of a timeline switch leaves the copied segment as a spare file.
+        let name = segno.file_name(self.timeline, self.size);
+        self.spare.retain(|spare| *spare != name);
         let timelines = self.held.entry(segno).or_default();
         if !timelines.contains(&self.timeline) {
             timelines.push(self.timeline);
@@ -241,6 +253,10 @@ impl Segments {
         let path = self.segment_path(segno);
         let open = Step::Open(path.clone(), OpenMode { create: false, direct: self.direct });
         let name = segno.file_name(self.timeline, self.size);
+        if self.recycling.contains(&name) {
+            // It is about to be there.
+            return;
+        }
         let spare = self.spare.iter().position(|spare| *spare == name).unwrap_or(0);
         let steps = if self.is_held(segno) {
             vec![open]
@@ -295,10 +311,33 @@ impl Segments {
 
     /// Tries again what failed.
     pub fn retry<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>) {
-        if std::mem::take(&mut self.blocked)
-            && let (Next::Unwanted, Some((current, _))) = (&self.next, self.current)
-        {
+        if std::mem::take(&mut self.blocked) {
+            self.prepare_ahead(io, jobs);
+        }
+    }
+
+    fn prepare_ahead<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>) {
+        if let (Next::Unwanted, Some((current, _))) = (&self.next, self.current) {
             self.prepare(io, jobs, current.next());
+        }
+    }
+
+    /// The WAL goes back to `segno`: what was written after it was no WAL.
+    ///
+    /// # Panics
+    /// If a segment is being prepared.
+    pub fn rewind<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>, segno: SegNo) {
+        assert!(self.is_settled(), "a segment is being prepared");
+        if self.current.is_none_or(|(current, _)| current <= segno) {
+            return;
+        }
+        self.close_current(io, jobs);
+        if let Next::Ready(ready, file) = std::mem::replace(&mut self.next, Next::Unwanted) {
+            jobs.close(io, FileJob::Close, file);
+            self.spare.push_back(ready.file_name(self.timeline, self.size));
+        }
+        for wrong in self.held.split_off(&segno.next()).into_keys() {
+            self.spare.push_back(wrong.file_name(self.timeline, self.size));
         }
     }
 
@@ -318,11 +357,11 @@ impl Segments {
             for timeline in timelines {
                 count += 1;
                 let path = self.path(&segno.file_name(timeline, self.size));
-                if self.spare.len() < self.spare_max {
+                if self.spare.len() + self.recycling.len() < self.spare_max {
                     let name = self.spare_name();
                     let steps =
                         vec![Step::Rename(path, self.path(&name)), Step::SyncDir(self.dir.clone())];
-                    self.spare.push_back(name.clone());
+                    self.recycling.push(name.clone());
                     jobs.start(io, FileJob::Recycle(name), steps);
                 } else {
                     removed.push(Step::Unlink(path));
@@ -346,16 +385,26 @@ impl Segments {
         let mut segno = newest.next();
         loop {
             let name = segno.file_name(self.timeline, self.size);
-            if !self.spare.contains(&name) {
+            if !self.spare.contains(&name) && !self.recycling.contains(&name) {
                 return name;
             }
             segno = segno.next();
         }
     }
 
-    /// A spare file could not be made.
-    pub fn forget_spare(&mut self, name: &str) {
-        self.spare.retain(|spare| spare != name);
+    /// Takes the end of a [`FileJob::Recycle`]: only now may the spare file be renamed again.
+    pub fn handle_recycled<I: Io>(
+        &mut self,
+        io: &mut I,
+        jobs: &mut Jobs<FileJob>,
+        name: String,
+        done: bool,
+    ) {
+        self.recycling.retain(|recycling| *recycling != name);
+        if done {
+            self.spare.push_back(name);
+        }
+        self.prepare_ahead(io, jobs);
     }
 
     /// Goes over to `timeline`: the segment that is written next has a file already, at

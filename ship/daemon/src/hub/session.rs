@@ -14,7 +14,7 @@ use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
 use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Now;
-use walhub_proto::walsender::{SenderEvent, Transmit, WalSender, WalSenderState};
+use walhub_proto::walsender::{SenderEvent, Transmit, WalSender, WalSenderConfig, WalSenderState};
 use walhub_proto::wire::backend::{Encoder, Report};
 
 use super::handle::{Client, StreamEnd};
@@ -274,6 +274,11 @@ impl<C> Session<C> {
         (end, file)
     }
 
+    /// Takes new settings, after a reload.
+    pub fn set_config(&mut self, config: WalSenderConfig) {
+        self.sender.set_config(config);
+    }
+
     /// The timeline being streamed ended at `switchpoint`.
     pub fn end_timeline(&mut self, now: Now, switchpoint: Lsn) {
         self.sender.handle_timeline_end(now, switchpoint);
@@ -487,6 +492,7 @@ impl<C> Session<C> {
                     full(feedback.catalog_xmin, feedback.catalog_xmin_epoch),
                     Ordering::Relaxed,
                 );
+                standby.has_fed_back.store(true, Ordering::Release);
             }
             SenderEvent::StreamEnded => self.phase = Phase::Finishing,
             SenderEvent::Terminated => self.close(around.io),

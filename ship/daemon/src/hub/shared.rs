@@ -160,6 +160,8 @@ pub struct Standby {
     pub xmin: AtomicU64,
     /// The same for catalogue rows.
     pub catalog_xmin: AtomicU64,
+    /// Whether it has said what it needs in this session.
+    pub has_fed_back: AtomicBool,
 }
 
 impl Standby {
@@ -175,6 +177,7 @@ impl Standby {
             lag_us: [const { AtomicI64::new(LAG_UNKNOWN) }; 3],
             xmin: AtomicU64::new(0),
             catalog_xmin: AtomicU64::new(0),
+            has_fed_back: AtomicBool::new(false),
         }
     }
 
@@ -191,6 +194,7 @@ impl Standby {
         number(&self.apply_lsn, &fresh.apply_lsn);
         number(&self.xmin, &fresh.xmin);
         number(&self.catalog_xmin, &fresh.catalog_xmin);
+        self.has_fed_back.store(false, Ordering::Relaxed);
         self.reply_time.store(i64::MIN, Ordering::Relaxed);
         for lag in &self.lag_us {
             lag.store(LAG_UNKNOWN, Ordering::Relaxed);

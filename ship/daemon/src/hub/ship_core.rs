@@ -146,7 +146,15 @@ impl<C: Send + 'static> ShipCore<C> {
                     session.close(io);
                 }
             }
-            ToShip::Settings(settings) => self.config.settings = settings,
+            ToShip::Settings(settings) => {
+                self.config.settings = settings;
+                let config = self.sender_config();
+                for session in self.sessions.values_mut() {
+                    session.set_config(config);
+                }
+                // Deadlines may be nearer now.
+                self.pump_all(io, now);
+            }
             ToShip::Stop { end } => {
                 self.stop_at = Some(end);
                 for session in self.sessions.values_mut() {
@@ -180,11 +188,7 @@ impl<C: Send + 'static> ShipCore<C> {
             let end = StreamEnd::Refused { conn: start.conn, unread: start.unread, report };
             return self.mail_end(standby, reply, end);
         };
-        let settings = &self.config.settings;
-        let config = WalSenderConfig {
-            timeout: settings.wal_sender_timeout,
-            message_bytes_max: settings.wal_sender_message_size,
-        };
+        let config = self.sender_config();
         let end_of_timeline =
             timelines.history.switchpoint(start.timeline).map(|(switchpoint, _)| switchpoint);
         let mut sender = WalSender::new(config, now, start.start, end_of_timeline);
@@ -209,6 +213,13 @@ impl<C: Send + 'static> ShipCore<C> {
             session.take_replies(around);
             session.pump(around);
         });
+    }
+
+    fn sender_config(&self) -> WalSenderConfig {
+        WalSenderConfig {
+            timeout: self.config.settings.wal_sender_timeout,
+            message_bytes_max: self.config.settings.wal_sender_message_size,
+        }
     }
 
     fn pump_all<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {

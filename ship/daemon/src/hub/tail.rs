@@ -6,6 +6,7 @@
 //! Not here: what is durable (`writer`), what may be sent (`shared`).
 
 use std::collections::VecDeque;
+use std::io;
 
 use bytes::Bytes;
 use walhub_engine::buffer::{Slab, SlabPool, SlabWriter};
@@ -47,8 +48,10 @@ pub struct TailView {
 }
 
 impl TailView {
-    /// Adds the newest slab, and drops the oldest ones beyond `slabs_max`.
+    /// Adds the newest slab, and drops those that it supersedes as a whole and the oldest ones beyond
+    /// `slabs_max`.
     pub fn push(&mut self, slab: TailSlab, slabs_max: usize) {
+        self.slabs.retain(|old| old.valid_from < slab.valid_from);
         while self.slabs.len() >= slabs_max.max(1) {
             self.slabs.pop_front();
         }
@@ -120,6 +123,27 @@ pub struct Tail {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TailFull;
 
+/// The tail could not be cut.
+#[derive(Debug)]
+pub enum TruncateError {
+    /// No slab can be had now.
+    Full,
+    /// The block before the cut could not be read back.
+    Io(io::Error),
+}
+
+impl From<TailFull> for TruncateError {
+    fn from(TailFull: TailFull) -> Self {
+        Self::Full
+    }
+}
+
+impl From<io::Error> for TruncateError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
 impl Tail {
     /// Starts at `end`, with the bytes of its block before it in memory.
     ///
@@ -175,7 +199,8 @@ impl Tail {
                 / SLAB_BYTES;
         let slabs_needed = self.slabs_needed(needed_from, Lsn::MAX);
         let new = usize::try_from(slabs_after).unwrap_or(usize::MAX).saturating_sub(1);
-        slabs_needed.saturating_add(new) <= self.slabs_max
+        // Ship cores let go of old slabs when they read their mail, and standbys when they were sent.
+        slabs_needed.saturating_add(new) <= self.slabs_max && new <= self.pool.available()
     }
 
     /// Appends as much of `bytes` as the current slab takes, opening a new one when it is full.
@@ -198,23 +223,27 @@ impl Tail {
     }
 
     /// Forgets everything at and after `end`. Slabs are immutable, so the block that `end` lies in
-    /// moves to a new one.
+    /// moves to a new one; `read` reads it back when it is no longer in memory.
     ///
     /// # Errors
-    /// [`TailFull`] when no slab can be had.
+    /// [`TruncateError`]; nothing has changed.
     ///
     /// # Panics
-    /// If `end` is not in memory.
-    pub fn truncate(&mut self, end: Lsn) -> Result<TailSlab, TailFull> {
+    /// If `end` is beyond the tail's.
+    pub fn truncate(
+        &mut self,
+        end: Lsn,
+        read: impl FnOnce(LsnRange) -> io::Result<Vec<u8>>,
+    ) -> Result<TailSlab, TruncateError> {
         assert!(end <= self.end, "truncating to {end}, beyond {}", self.end);
         let mut gather = Gather::new();
         let block = LsnRange::new(end.align_down(BLOCK_BYTES), end);
-        assert!(self.view.gather(block, &mut gather), "{end} is no longer in memory");
-        let (current, slab) =
-            open_slab(&self.pool, block.start, &gather.concat()).ok_or(TailFull)?;
+        let bytes =
+            if self.view.gather(block, &mut gather) { gather.concat() } else { read(block)? };
+        assert!(u64::try_from(bytes.len()) == Ok(block.len()), "a part of a block was read");
+        let (current, slab) = open_slab(&self.pool, block.start, &bytes).ok_or(TailFull)?;
         self.current = current;
         self.current_base = slab.base;
-        self.view.slabs.retain(|old| old.valid_from < block.start);
         self.view.push(slab.clone(), self.slabs_max);
         self.end = end;
         Ok(slab)
@@ -276,11 +305,63 @@ mod tests {
     fn truncated_bytes_are_replaced_not_seen() {
         let mut tail = tail(8192, &[], 4);
         append_all(&mut tail, &[1; 5000]);
-        tail.truncate(Lsn(8192 + 4500)).unwrap();
+        tail.truncate(Lsn(8192 + 4500), |_| unreachable!("it is in memory")).unwrap();
         append_all(&mut tail, &[2; 5000]);
         let mut want = vec![1; 4500];
         want.extend([2; 5000]);
         assert_eq!(bytes(&tail, 8192, 8192 + 9500).unwrap(), want);
+    }
+
+    #[test]
+    fn another_view_sees_what_replaced_truncated_bytes() {
+        let (mut tail, first) = Tail::new(SlabPool::new(SLAB_LEN, 12), 4, Lsn(0), &[]);
+        let mut view = TailView::default();
+        view.push(first, 4);
+        let append = |tail: &mut Tail, view: &mut TailView, byte: u8, len: usize| {
+            let bytes = vec![byte; len];
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let (count, slab) = tail.append(rest).unwrap();
+                rest = &rest[count..];
+                slab.into_iter().for_each(|slab| view.push(slab, 4));
+            }
+        };
+        // Bad bytes from the middle of the first slab into the third.
+        append(&mut tail, &mut view, 1, 8192);
+        append(&mut tail, &mut view, 9, 2 * SLAB_LEN);
+        view.push(tail.truncate(Lsn(8192), |_| unreachable!("it is in memory")).unwrap(), 4);
+        append(&mut tail, &mut view, 2, 2 * SLAB_LEN);
+        let mut gather = Gather::new();
+        assert!(view.gather(LsnRange::new(Lsn(100), Lsn(8192 + 2 * SLAB_BYTES)), &mut gather));
+        let runs = gather
+            .concat()
+            .chunk_by(|a, b| a == b)
+            .map(|run| (run[0], run.len()))
+            .collect::<Vec<_>>();
+        assert_eq!(runs, [(1, 8092), (2, 2 * SLAB_LEN)]);
+    }
+
+    #[test]
+    fn a_block_that_is_no_longer_in_memory_is_read_back() {
+        let mut tail = tail(0, &[], 2);
+        append_all(&mut tail, &vec![1; 4 * SLAB_LEN]);
+        let read = |range: LsnRange| {
+            assert_eq!(range, LsnRange::new(Lsn(4096), Lsn(5000)));
+            Ok(vec![7; 904])
+        };
+        tail.truncate(Lsn(5000), read).unwrap();
+        assert_eq!(tail.end(), Lsn(5000));
+        assert_eq!(bytes(&tail, 4096, 5000).unwrap(), [7; 904]);
+    }
+
+    #[test]
+    fn there_is_no_room_while_all_memory_is_pinned_elsewhere() {
+        let (mut tail, first) = Tail::new(SlabPool::new(SLAB_LEN, 3), 2, Lsn(0), &[]);
+        append_all(&mut tail, &vec![0; 2 * SLAB_LEN]);
+        let pinned = [first, tail.append(&[0]).unwrap().1.unwrap()];
+        assert!(!tail.has_room(SLAB_LEN, tail.end()));
+        drop(pinned);
+        assert!(tail.has_room(SLAB_LEN, tail.end()));
     }
 
     #[test]

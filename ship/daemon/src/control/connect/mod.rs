@@ -263,13 +263,17 @@ async fn try_place(
         SslMode::Prefer => (Encryption::Tls, Some(Encryption::Plain)),
         SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => (Encryption::Tls, None),
     };
-    let cause = match try_tcp(host, address, first, request).await {
+    let mut encrypted = false;
+    let cause = match try_tcp(host, address, first, request, &mut encrypted).await {
         Ok(conn) => return Ok(conn),
         Err(cause) => cause,
     };
+    // A server without TLS was tried without it already.
+    let second = second.filter(|_| first == Encryption::Plain || encrypted);
     match (second, &cause) {
         (Some(second), Cause::Server { authenticated: false, .. } | Cause::Tls(_)) => {
-            try_tcp(host, address, second, request).await.map_err(|second| vec![cause, second])
+            let again = try_tcp(host, address, second, request, &mut encrypted).await;
+            again.map_err(|second| vec![cause, second])
         }
         _ => Err(vec![cause]),
     }
@@ -291,12 +295,14 @@ async fn try_tcp(
     address: SocketAddr,
     encryption: Encryption,
     request: &Request<'_>,
+    encrypted: &mut bool,
 ) -> Result<UpstreamConn, Cause> {
     let mut stream = socket::connect_tcp(address, &request.conninfo.keepalives).await?;
     if encryption == Encryption::Plain || !negotiate(&mut stream, request.conninfo).await? {
         let session = startup::start(&mut stream, &Channel::Plain, request).await?;
         return finish(Stream::Tcp(stream), session, host);
     }
+    *encrypted = true;
     let ssl = &request.conninfo.ssl;
     let (mut stream, channel) = tls::handshake(stream, ssl, &host.host, address.ip()).await?;
     let session =

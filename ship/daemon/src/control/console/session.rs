@@ -150,13 +150,6 @@ impl<V: SettingsView> Session<V> {
         if self.skip_to_sync && !matches!(kind, b'S' | b'X') {
             return Next::Continue;
         }
-        if self.params.hub.is_stopping() {
-            self.out.report(&Report::fatal(
-                SqlState::ADMIN_SHUTDOWN,
-                "terminating connection due to administrator command",
-            ));
-            return Next::End;
-        }
         self.statement_start = clock();
         if !self.transaction.is_open() {
             self.transaction_start = self.statement_start;

@@ -52,9 +52,11 @@ impl Demo {
         ));
         if let Some(restart) = heard.starts.get(1) {
             let (acked, lsn, back) = (restart.acked, restart.lsn, screen::time(times.hub_back));
-            self.screen.line(&format!("            killed at {acked}, back after {back} at {lsn}"));
+            self.screen.line(&format!(
+                "            acknowledged {acked} when killed; went on from {lsn} after {back}"
+            ));
             if self.lost(restart).is_none() {
-                self.screen.line("            no acknowledged record was lost by the kill");
+                self.screen.line("            lost no acknowledged record");
             }
         }
         match on_disk {

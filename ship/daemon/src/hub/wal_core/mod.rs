@@ -122,7 +122,7 @@ pub struct WalCore<C: Send, W> {
     timelines: Option<Arc<Timelines>>,
     control: Option<ControlFile>,
     control_saved: Option<ControlFile>,
-    control_saving: bool,
+    control_saving: Option<ControlFile>,
     slots: SlotTable,
     link: Link<C>,
     attached: BTreeMap<usize, Attached>,
@@ -145,8 +145,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Takes over what start-up found.
     pub fn new(config: WalConfig<C, W>, recovered: Recovered, now: Now) -> Self {
         let slabs_max = slabs_max(&config.settings);
-        // Every standby may pin one message, which may lie on two slabs, while its socket is full.
-        let pinned_max = config.standbys.len() * 2;
+        // Every standby may pin one message while its socket is full.
+        let message_slabs_max =
+            usize::try_from(config.settings.wal_sender_message_size).unwrap_or(0) / SLAB_LEN + 2;
+        let pinned_max = config.standbys.len() * message_slabs_max;
         let slabs = SlabPool::new(SLAB_LEN, slabs_max + pinned_max + 8);
         let mut core = Self {
             jobs: Jobs::new(JOB_TAG),
@@ -154,7 +156,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             timelines: None,
             control: None,
             control_saved: None,
-            control_saving: false,
+            control_saving: None,
             slots: SlotTable::new(config.data_dir.join("slots"), recovered.slots),
             link: Link::new(),
             attached: BTreeMap::new(),
@@ -241,7 +243,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             ToWal::Start(session) => self.handle_start(io, session),
             ToWal::Ended { standby, reply, end } => self.handle_ended(io, standby, reply, end),
             ToWal::Settings(settings) => self.handle_settings(io, now, settings),
-            ToWal::Stop(mode) => self.handle_stop(io, mode),
+            ToWal::Stop(mode) => self.handle_stop(io, now, mode),
             ToWal::Drained => {
                 if let Stopping::Draining { ships } = &mut self.stopping {
                     *ships = ships.saturating_sub(1);
@@ -401,12 +403,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     fn save_control<I: Io<Conn = C>>(&mut self, io: &mut I) {
         let Some(control) = &mut self.control else { return };
-        if self.control_saving || self.control_saved.as_ref() == Some(control) {
+        if self.control_saving.is_some() || self.control_saved.as_ref() == Some(control) {
             return;
         }
         control.sequence += 1;
-        self.control_saving = true;
-        self.control_saved = Some(control.clone());
+        self.control_saving = Some(control.clone());
         let (offset, block) = super::recover::control_block(control);
         let path = self.config.data_dir.join(super::recover::CONTROL_FILE);
         let mode = walhub_engine::io::OpenMode { create: true, direct: false };
@@ -426,6 +427,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     fn save_control_now<I: Io<Conn = C>>(&mut self, io: &I) -> io::Result<()> {
         let Some(control) = &mut self.control else { return Ok(()) };
         control.sequence += 1;
+        // Not the copy that a save under way may yet write over: after two timeline switches in a row
+        // that would be the newer of the two.
+        let copy = |control: &ControlFile| super::recover::control_block(control).0;
+        if self.control_saving.as_ref().is_some_and(|saving| copy(saving) == copy(control)) {
+            control.sequence += 1;
+        }
         match super::recover::write_control(io.fs().as_ref(), &self.config.data_dir, control) {
             Ok(()) => {
                 self.control_saved = Some(control.clone());
@@ -462,10 +469,15 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 }
             }
             (FileJob::Control, result) => {
-                self.control_saving = false;
-                if let Err(error) = result {
-                    tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
-                    self.control_saved = None;
+                let saved = self.control_saving.take();
+                match result {
+                    // One that was waited for may have been saved meanwhile.
+                    Ok(_) => {
+                        let newest = |a: &ControlFile, b: &ControlFile| a.sequence.cmp(&b.sequence);
+                        self.control_saved =
+                            saved.into_iter().chain(self.control_saved.take()).max_by(newest);
+                    }
+                    Err(error) => tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}"),
                 }
             }
             (FileJob::Slot(name), result) => {
@@ -475,18 +487,21 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 let saved = result.is_ok();
                 let name = name.clone();
                 self.slots.handle_saved(&name, saved);
+                self.finish_drops(io);
             }
-            (FileJob::Recycle(name), Err(error)) => {
-                tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
-                let name = name.clone();
+            (FileJob::Recycle(name), result) => {
+                if let Err(error) = result {
+                    tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
+                }
+                let (name, done) = (name.clone(), result.is_ok());
                 if let Some(local) = &mut self.local {
-                    local.segments.forget_spare(&name);
+                    local.segments.handle_recycled(io, &mut self.jobs, name, done);
                 }
             }
             (FileJob::Remove | FileJob::Close, Err(error)) => {
                 tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
             }
-            (FileJob::Recycle(_) | FileJob::Remove | FileJob::Close, Ok(_)) => {}
+            (FileJob::Remove | FileJob::Close, Ok(_)) => {}
         }
     }
 
@@ -590,13 +605,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         drop(reply.send(end));
     }
 
-    fn handle_stop<I: Io<Conn = C>>(&mut self, io: &mut I, mode: StopMode) {
+    fn handle_stop<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, mode: StopMode) {
         if self.stopping != Stopping::No || mode == StopMode::Immediate {
             return;
         }
         self.config.shared.stopping.store(true, Ordering::Release);
         self.stopping = Stopping::Flushing;
-        self.link.stop(io);
+        self.link.stop(io, now);
     }
 
     fn turn_stopping<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {

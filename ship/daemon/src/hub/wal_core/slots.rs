@@ -37,6 +37,13 @@ struct Entry {
     drop_waiters: Vec<SlotReply>,
 }
 
+impl Entry {
+    /// Whether it can be dropped now: a save that is under way would bring the file back.
+    fn may_go(&self) -> bool {
+        self.slot.active_pid.is_none() && self.saving.is_none()
+    }
+}
+
 /// All slots, by name.
 #[derive(Debug)]
 pub(super) struct SlotTable {
@@ -121,7 +128,13 @@ impl SlotTable {
             let asks = saved
                 .and_then(|saved| saved.restart_lsn)
                 .is_none_or(|restart_lsn| restart_lsn < lsn);
-            if entry.slot.temporary || entry.saving.is_some() || !asks || saved == Some(&current) {
+            let going = !entry.drop_waiters.is_empty();
+            if entry.slot.temporary
+                || going
+                || entry.saving.is_some()
+                || !asks
+                || saved == Some(&current)
+            {
                 continue;
             }
             let content = encode_slot(&current, walhub_engine::crc::crc32c);
@@ -136,8 +149,10 @@ impl SlotTable {
 
     /// What the downstream standbys and idle slots need together.
     pub(super) fn horizons(&self) -> Horizons {
+        // PostgreSQL: ReplicationSlotsComputeRequiredXmin skips invalidated slots.
         self.entries
             .values()
+            .filter(|entry| entry.slot.invalidated.is_none())
             .fold(Horizons::default(), |oldest, entry| oldest.oldest(entry.slot.horizons()))
     }
 }
@@ -184,6 +199,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 Some(entry) => match entry.slot.active_pid {
                     Some(_) if wait => return entry.drop_waiters.push(reply),
                     Some(pid) => Err(active(&name, pid)),
+                    None if !entry.may_go() => return entry.drop_waiters.push(reply),
                     None => self.drop_slot(io, &name).map(|()| None),
                 },
             },
@@ -284,10 +300,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Drops the slots that became free while somebody waited to drop them.
     pub(super) fn finish_drops<I: Io>(&mut self, io: &I) {
-        let free =
-            self.slots.entries.iter().filter(|(_, entry)| {
-                entry.slot.active_pid.is_none() && !entry.drop_waiters.is_empty()
-            });
+        let free = self
+            .slots
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.may_go() && !entry.drop_waiters.is_empty());
         let names: Vec<String> = free.map(|(name, _)| name.clone()).collect();
         for name in names {
             let Some(entry) = self.slots.entries.get_mut(&name) else { continue };
@@ -317,7 +334,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let flush = Lsn(entry.flush_lsn.load(Ordering::Relaxed));
         if let Some(slot) = self.slots.get_mut(slot) {
             slot.confirm_received(flush, timeline);
-            slot.set_horizons(standby_horizons(entry));
+            // Until the standby says otherwise, the slot holds what the last session asked for.
+            if entry.has_fed_back.load(Ordering::Acquire) {
+                slot.set_horizons(standby_horizons(entry));
+            }
         }
     }
 }
@@ -329,4 +349,57 @@ fn remove_durably<I: Io>(io: &I, path: &Path, dir: &Path) -> std::io::Result<()>
         Ok(()) | Err(_) => {}
     }
     fs.sync_dir(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use walhub_engine::uring::{Uring, UringConfig};
+
+    use super::*;
+
+    fn run(io: &mut Uring, jobs: &mut Jobs<FileJob>, table: &mut SlotTable) {
+        while !jobs.is_idle() {
+            let mut completions = Vec::new();
+            io.wait(None, &mut completions).unwrap();
+            for completion in completions {
+                let finished = jobs.handle(io, completion.token, completion.result);
+                if let Some(FileJob::Slot(name)) = finished.map(|finished| finished.kind) {
+                    table.handle_saved(&name, true);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_slot_is_not_dropped_while_its_file_is_being_written() {
+        let dir = std::env::temp_dir().join(format!("walhub-slots-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut io = Uring::new(UringConfig::default()).unwrap();
+        let (mut jobs, slot) = (Jobs::new(1 << 60), Slot::new("a".into(), false));
+        let mut table = SlotTable::new(dir.clone(), vec![slot]);
+        assert!(table.entries["a"].may_go());
+        table.get_mut("a").unwrap().restart_lsn = Some(Lsn(100));
+        table.save(&mut io, &mut jobs, Lsn::MAX);
+        assert!(!table.entries["a"].may_go());
+        // Nor is it written again while somebody waits to drop it.
+        let (waiter, _) = tokio::sync::oneshot::channel();
+        table.entries.get_mut("a").unwrap().drop_waiters.push(waiter);
+        run(&mut io, &mut jobs, &mut table);
+        assert!(table.entries["a"].may_go() && dir.join("a").exists());
+        table.get_mut("a").unwrap().restart_lsn = Some(Lsn(200));
+        table.save(&mut io, &mut jobs, Lsn::MAX);
+        assert!(jobs.is_idle());
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn an_invalidated_slot_holds_no_rows_back() {
+        let mut slot = Slot::new("a".into(), false);
+        slot.restart_lsn = Some(Lsn(100));
+        slot.xmin = FullTransactionId::new(0, 7);
+        let mut table = SlotTable::new(PathBuf::new(), vec![slot]);
+        assert!(!table.horizons().is_empty());
+        table.get_mut("a").unwrap().invalidate();
+        assert!(table.horizons().is_empty());
+    }
 }

@@ -27,7 +27,7 @@ use super::super::local::{AppendError, LocalWal};
 use super::super::messages::{Timelines, ToControl, ToShip, Upstream};
 use super::super::recover::RecoveredWal;
 use super::super::segments::Segments;
-use super::super::tail::Tail;
+use super::super::tail::{Tail, TruncateError};
 use super::super::writer::Writer;
 use super::{LINK_RECV, LINK_SEND, Stopping, WRITE_TOKEN, WalCore};
 use crate::settings::Settings;
@@ -45,6 +45,8 @@ pub(super) struct Link<C> {
     violations: (Lsn, u32),
     /// What was received after the last valid record must be forgotten before connecting again.
     pub(super) rewind: bool,
+    /// The connection that is being made is to where the upstream no longer is.
+    outdated: bool,
     marker: std::marker::PhantomData<fn(C)>,
 }
 
@@ -118,6 +120,7 @@ impl<C> Link<C> {
             last_reason: None,
             violations: (Lsn::INVALID, 0),
             rewind: false,
+            outdated: false,
             marker: std::marker::PhantomData,
         }
     }
@@ -125,6 +128,8 @@ impl<C> Link<C> {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Off | State::Connecting | State::Closing { .. } => None,
+            // Going back waits for a write or a segment; their completions are turns, too.
+            State::Waiting { .. } if self.rewind => None,
             State::Waiting { until } => Some(*until),
             State::Live(live) => live.receiver.poll_timeout(),
         }
@@ -136,11 +141,14 @@ impl<C> Link<C> {
 
     /// The control plane could not connect.
     pub(super) fn fail(&mut self, now: Now, settings: &Settings, reason: &str) {
-        if matches!(self.state, State::Connecting) {
-            self.log_once(reason, None, None);
-            self.state =
-                State::Waiting { until: now.instant + settings.wal_retrieve_retry_interval };
+        if !matches!(self.state, State::Connecting) {
+            return;
         }
+        self.log_once(reason, None, None);
+        let outdated = std::mem::take(&mut self.outdated);
+        let pause = settings.wal_retrieve_retry_interval;
+        let until = if outdated { now.instant } else { now.instant + pause };
+        self.state = State::Waiting { until };
     }
 
     fn log_once(&mut self, reason: &str, detail: Option<&str>, hint: Option<&str>) {
@@ -151,14 +159,27 @@ impl<C> Link<C> {
         tracing::error!(detail, hint, "{reason}");
     }
 
-    /// Ends receiving for good.
-    pub(super) fn stop<I: Io>(&mut self, io: &mut I) {
+    /// Ends receiving for good: the last status and Terminate are sent, then the socket goes.
+    pub(super) fn stop<I: Io>(&mut self, io: &mut I, now: Now) {
         match &mut self.state {
             State::Live(live) => {
-                let (socket, receiving, sending) =
-                    (live.socket, live.receiving, live.sending.is_some());
-                io.shutdown(socket);
-                self.state = State::Closing { socket, receiving, sending, retry_at: None };
+                let (socket, receiving) = (live.socket, live.receiving);
+                let farewell = if live.sending.is_none() {
+                    live.receiver.stop(now);
+                    live.receiver.poll_transmit(now)
+                } else {
+                    None
+                };
+                if let Some(bytes) = farewell {
+                    let body = Gather::from_iter([Bytes::from(bytes)]);
+                    io.submit(LINK_SEND, Op::Send { socket, head: Head::new(&[]), body });
+                    self.state =
+                        State::Closing { socket, receiving, sending: true, retry_at: None };
+                } else {
+                    let sending = live.sending.is_some();
+                    io.shutdown(socket);
+                    self.state = State::Closing { socket, receiving, sending, retry_at: None };
+                }
                 self.finish_closing(io);
             }
             State::Closing { retry_at, .. } => *retry_at = None,
@@ -201,7 +222,8 @@ impl<C> Link<C> {
                 self.last_reason = None;
                 self.state = State::Waiting { until: now.instant };
             }
-            State::Connecting | State::Closing { .. } => {}
+            State::Connecting => self.outdated |= elsewhere,
+            State::Closing { .. } => {}
         }
     }
 }
@@ -255,6 +277,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     ) {
         let socket = io.adopt(upstream.conn);
         if !matches!(self.link.state, State::Connecting) || self.stopping != Stopping::No {
+            return io.close_socket(socket);
+        }
+        if std::mem::take(&mut self.link.outdated) {
+            self.link.state = State::Waiting { until: now.instant };
             return io.close_socket(socket);
         }
         let local = LocalState {
@@ -337,8 +363,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                     self.drop_link(io, now, Drop::Reason { text, detail: None, hint: None });
                 }
             },
-            State::Closing { sending, .. } => {
+            State::Closing { socket, sending, .. } => {
                 *sending = false;
+                io.shutdown(*socket);
                 self.link.finish_closing(io);
             }
             State::Off | State::Waiting { .. } | State::Connecting => {}
@@ -396,7 +423,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     fn take_held<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) -> Result<(), Drop> {
         loop {
             let State::Live(live) = &mut self.link.state else { return Ok(()) };
-            if live.held.is_empty() || !ready_for(live, self.local.as_ref(), self.control_saving) {
+            if live.held.is_empty()
+                || !ready_for(live, self.local.as_ref(), self.control_saving.is_some())
+            {
                 return Ok(());
             }
             live.switchpoint = None;
@@ -792,18 +821,22 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.link.rewind = false;
             return;
         }
-        if !local.is_idle() {
+        if !local.is_idle() || !local.segments.is_settled() {
             return;
         }
         let (verified, last, timeline) =
             (local.verified_lsn(), local.last_record(), local.segments.timeline());
         let reader = self.reader_at(verified, last, timeline);
         let Some(local) = &mut self.local else { return };
-        if let Ok(slab) = local.rewind(reader) {
-            self.link.rewind = false;
-            self.announce_slabs([slab]);
+        match local.rewind(io, &mut self.jobs, reader) {
+            Ok(slab) => {
+                self.link.rewind = false;
+                self.announce_slabs([slab]);
+            }
+            // At the next turn, then.
+            Err(TruncateError::Full) => {}
+            Err(TruncateError::Io(error)) => self.link.log_once(&error.to_string(), None, None),
         }
-        let _ = io;
     }
 }
 

@@ -1,0 +1,223 @@
+//! Local WAL on a ring and a directory of its own.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use walhub_engine::buffer::{Buffer, SlabPool};
+use walhub_engine::crc::crc32c;
+use walhub_engine::io::{Completion, Token};
+use walhub_engine::uring::{Uring, UringConfig};
+use walhub_proto::generate::{WalShape, WalWriter};
+use walhub_proto::lsn::SystemIdentifier;
+use walhub_proto::page::WalVersion;
+use walhub_proto::segment::SegmentSize;
+
+use super::super::segments::{Prepared, ZEROS_LEN};
+use super::super::tail::SLAB_LEN;
+use super::super::writer::FlushMethod;
+use super::*;
+
+const SIZE: SegmentSize = SegmentSize::MIN;
+const WRITE: Token = Token(1 << 62);
+const JOB_TAG: u64 = 1 << 61;
+const START: Lsn = Lsn(1 << 20);
+
+struct Bench {
+    io: Uring,
+    jobs: Jobs<FileJob>,
+    local: LocalWal,
+    dir: PathBuf,
+    slabs: Vec<TailSlab>,
+}
+
+fn reader(lsn: Lsn) -> RecordReader {
+    RecordReader::new(lsn, SIZE, crc32c).with_timeline(TimelineId::FIRST)
+}
+
+fn writer() -> WalWriter {
+    let shape = WalShape {
+        system_identifier: SystemIdentifier(1),
+        segment_size: SIZE,
+        timeline: TimelineId::FIRST,
+        version: WalVersion::PG15,
+        crc: crc32c,
+    };
+    WalWriter::new(shape, START, None)
+}
+
+impl Bench {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("walhub-local-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let (tail, first) = Tail::new(SlabPool::new(SLAB_LEN, 16), 4, START, &[]);
+        let mut zeros = Buffer::with_capacity(ZEROS_LEN);
+        zeros.zero_pad_to(ZEROS_LEN);
+        let (held, zeros) = (BTreeMap::new(), zeros.freeze());
+        let segments =
+            Segments::new(dir.clone(), SIZE, TimelineId::FIRST, false, held, Vec::new(), zeros);
+        let writer = Writer::new(WRITE, FlushMethod::WriteThenSync, false, START);
+        Self {
+            io: Uring::new(UringConfig::default()).unwrap(),
+            jobs: Jobs::new(JOB_TAG),
+            local: LocalWal::new(
+                tail,
+                reader(START),
+                segments,
+                writer,
+                SystemIdentifier(7),
+                1 << 20,
+            ),
+            dir,
+            slabs: vec![first],
+        }
+    }
+
+    /// Runs until nothing more happens by itself; `flushed` is called after each flush.
+    fn settle(&mut self, mut flushed: impl FnMut(&mut Self)) {
+        loop {
+            self.local.pump(&mut self.io, &mut self.jobs);
+            if self.local.is_idle() && self.jobs.is_idle() {
+                return;
+            }
+            let mut completions = Vec::new();
+            self.io.wait(None, &mut completions).unwrap();
+            for Completion { token, result } in completions {
+                if token == WRITE {
+                    match self.local.handle_write(&mut self.io, result) {
+                        Flushed::NotYet => {}
+                        Flushed::Done => flushed(self),
+                        other => panic!("{other:?}"),
+                    }
+                    continue;
+                }
+                let Some(finished) = self.jobs.handle(&mut self.io, token, result) else {
+                    continue;
+                };
+                match &finished.kind {
+                    FileJob::Prepare(_) => {
+                        let prepared = self.local.segments.handle_prepared(finished);
+                        assert!(matches!(prepared, Prepared::Ready), "{prepared:?}");
+                    }
+                    FileJob::Recycle(name) => {
+                        let (name, done) = (name.clone(), finished.result.is_ok());
+                        assert!(done, "{:?}", finished.result);
+                        let (io, jobs) = (&mut self.io, &mut self.jobs);
+                        self.local.segments.handle_recycled(io, jobs, name, done);
+                    }
+                    _ => assert!(finished.result.is_ok(), "{:?}", finished.result),
+                }
+                self.local.pump(&mut self.io, &mut self.jobs);
+            }
+        }
+    }
+
+    /// Feeds `bytes` as they would come, with room for each piece.
+    fn feed(&mut self, mut bytes: &[u8], mut flushed: impl FnMut(&mut Self)) {
+        while !bytes.is_empty() {
+            let (piece, rest) = bytes.split_at(bytes.len().min(100_000));
+            if !self.local.has_room(piece.len()) {
+                self.settle(&mut flushed);
+                assert!(self.local.has_room(piece.len()), "there is never room");
+            }
+            let (start, slabs) = (self.local.received_lsn(), &mut self.slabs);
+            self.local.append(start, piece, &mut |slab| slabs.push(slab)).unwrap();
+            self.slabs.clear();
+            self.local.pump(&mut self.io, &mut self.jobs);
+            bytes = rest;
+        }
+        self.settle(flushed);
+    }
+
+    fn on_disk(&self, from: SegNo, bytes: u64) -> Vec<u8> {
+        let mut all = Vec::new();
+        let mut segno = from;
+        while u64::try_from(all.len()).unwrap() < bytes {
+            all.extend(std::fs::read(self.local.segments.segment_path(segno)).unwrap());
+            segno = segno.next();
+        }
+        all.truncate(usize::try_from(bytes).unwrap());
+        all
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+#[test]
+fn a_record_larger_than_the_tail_may_break_off_and_come_again() {
+    let (mut wal, mut out) = (writer(), Vec::new());
+    wal.append_record(10, 0, 1, &[&[1; 1000]], &mut out);
+    let verified = START + u64::try_from(out.len()).unwrap();
+    wal.append_record(10, 0, 1, &[&vec![2; 8 << 20]], &mut out);
+    let mut bench = Bench::new("large");
+    bench.feed(&out[..7 << 20], |_| ());
+    assert_eq!((bench.local.verified_lsn(), bench.local.flush_lsn()), (verified, verified));
+    let last = bench.local.last_record().unwrap();
+    let again = reader(verified).with_prev(last);
+    bench.local.rewind(&mut bench.io, &mut bench.jobs, again).unwrap();
+    assert_eq!(bench.local.received_lsn(), verified);
+    let rest = usize::try_from(verified - START).unwrap();
+    bench.feed(&out[rest..], |_| ());
+    assert_eq!(bench.local.flush_lsn(), wal.lsn());
+    assert!(bench.on_disk(SegNo(1), wal.lsn() - START) == out);
+}
+
+#[test]
+fn segments_are_recycled_while_the_next_ones_are_made_ready() {
+    let (mut wal, mut out) = (writer(), Vec::new());
+    for record in 0..600_u32 {
+        wal.append_record(10, 0, record, &[&vec![7; 50_000]], &mut out);
+    }
+    let mut bench = Bench::new("recycle");
+    bench.feed(&out, |bench| {
+        let keep = SegNo::of_start(bench.local.flush_lsn(), SIZE);
+        let local = &mut bench.local;
+        local.segments.remove_before(&mut bench.io, &mut bench.jobs, keep);
+    });
+    assert_eq!(bench.local.flush_lsn(), wal.lsn());
+    let last = SegNo::of_start(wal.lsn(), SIZE);
+    let offset = usize::try_from(last.start(SIZE) - START).unwrap();
+    assert!(bench.on_disk(last, wal.lsn() - last.start(SIZE)) == out[offset..]);
+    // Two spare files, the current segment and the next.
+    assert!(std::fs::read_dir(&bench.dir).unwrap().count() <= 4);
+}
+
+#[test]
+fn with_wal_always_coming_in_some_record_is_known_to_be_durable() {
+    let (mut wal, mut out) = (writer(), Vec::new());
+    wal.append_record(10, 0, 1, &[&[1; 1000]], &mut out);
+    let mut bench = Bench::new("bound");
+    bench.feed(&out, |_| ());
+    let first = (bench.local.flush_lsn(), bench.local.flushed_record());
+    assert_eq!(first, (wal.lsn(), wal.last_record()));
+    let mut seen = first.0;
+    for record in 0..20_u32 {
+        // Two records at each flush: one before it, one while it is under way.
+        for _ in 0..2 {
+            let mut out = Vec::new();
+            wal.append_record(10, 0, record, &[&[2; 9000]], &mut out);
+            let start = bench.local.received_lsn();
+            bench.local.append(start, &out, &mut |_| ()).unwrap();
+            bench.local.pump(&mut bench.io, &mut bench.jobs);
+        }
+        let before = bench.local.flush_lsn();
+        while bench.local.flush_lsn() == before {
+            let mut completions = Vec::new();
+            bench.io.wait(None, &mut completions).unwrap();
+            for Completion { token, result } in completions {
+                if token == WRITE {
+                    let _ = bench.local.handle_write(&mut bench.io, result);
+                } else if let Some(finished) = bench.jobs.handle(&mut bench.io, token, result) {
+                    let _ = bench.local.segments.handle_prepared(finished);
+                }
+            }
+        }
+        assert!(bench.local.flush_lsn() < bench.local.verified_lsn());
+        seen = seen.max(bench.local.flush_lsn());
+    }
+    assert!(seen - first.0 > 15 * 18_000, "stuck at {seen}");
+    assert!(seen <= bench.local.flush_lsn());
+}

@@ -1,0 +1,101 @@
+//! Start-ups on directories made here.
+
+use std::sync::Mutex;
+
+use walhub_engine::files::OsFs;
+use walhub_proto::generate::{WalShape, WalWriter};
+use walhub_proto::page::WalVersion;
+
+use super::*;
+
+const SIZE: SegmentSize = SegmentSize::MIN;
+
+/// The operating system's files; notes what was made durable.
+#[derive(Default)]
+struct Watched(Mutex<Vec<PathBuf>>);
+
+impl Fs for Watched {
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        OsFs.list(dir)
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        OsFs.read(path)
+    }
+
+    fn read_at(&self, path: &Path, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        OsFs.read_at(path, offset, buf)
+    }
+
+    fn write_at(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        OsFs.write_at(path, offset, bytes)
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        self.0.lock().unwrap().push(path.to_owned());
+        OsFs.sync(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.0.lock().unwrap().push(path.to_owned());
+        OsFs.sync_dir(path)
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        OsFs.replace(path, bytes)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        OsFs.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        OsFs.remove(path)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        OsFs.create_dir(path)
+    }
+}
+
+#[test]
+fn what_recovery_ends_with_is_made_durable() {
+    let dir = std::env::temp_dir().join(format!("walhub-recover-{}", std::process::id()));
+    let wal_dir = dir.join("pg_wal");
+    std::fs::create_dir_all(&wal_dir).unwrap();
+    std::fs::create_dir_all(dir.join("slots")).unwrap();
+    let shape = WalShape {
+        system_identifier: SystemIdentifier(1),
+        segment_size: SIZE,
+        timeline: TimelineId::FIRST,
+        version: WalVersion::PG15,
+        crc: crc32c,
+    };
+    let start = SegNo(1).start(SIZE);
+    let (mut wal, mut out) = (WalWriter::new(shape, start, None), Vec::new());
+    for record in 0..30 {
+        wal.append_record(10, 0, record, &[&vec![7; 50_000]], &mut out);
+    }
+    out.resize(2 << 20, 0);
+    let path = |segno| wal_dir.join(SegNo(segno).file_name(TimelineId::FIRST, SIZE));
+    std::fs::write(path(1), &out[..1 << 20]).unwrap();
+    std::fs::write(path(2), &out[1 << 20..]).unwrap();
+    let control = ControlFile {
+        system_identifier: SystemIdentifier(1),
+        segment_size: SIZE,
+        server_version_num: 150_000,
+        server_version: "15".into(),
+        wal_version: None,
+        timeline: TimelineId::FIRST,
+        start_lsn: start,
+        flush_lsn: start,
+        last_record: None,
+        sequence: 1,
+    };
+    write_control(&OsFs, &dir, &control).unwrap();
+    let fs = Watched::default();
+    let recovered = recover(&fs, &dir).unwrap().wal.unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    assert_eq!((recovered.end, recovered.last_record), (wal.lsn(), wal.last_record()));
+    assert_eq!(fs.0.into_inner().unwrap(), [path(1), path(2), wal_dir]);
+}

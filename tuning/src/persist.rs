@@ -1,0 +1,167 @@
+//! The files that keep a profile over a reboot.
+//!
+//! Each belongs to walhub alone and says so in its first line; a file of the same name without that
+//! line is somebody else's, and is never touched.
+
+use std::fmt::Write as _;
+
+use crate::limits;
+use crate::profile::{Kind, Knob};
+use crate::system::System;
+use crate::target::CPU_POLICIES;
+
+/// The first line of every file written.
+pub const MARK: &str = "# Written by \"walhub tune apply\"; \"walhub tune undo\" removes it.";
+/// sysctl.d(5).
+pub const SYSCTL_CONF: &str = "/etc/sysctl.d/90-walhub.conf";
+/// udev(7).
+pub const UDEV_RULES: &str = "/etc/udev/rules.d/90-walhub.rules";
+/// tmpfiles.d(5): the one that can write to every CPU's frequency policy at boot.
+pub const TMPFILES_CONF: &str = "/etc/tmpfiles.d/90-walhub.conf";
+
+/// A knob with the value it is set to at one place.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// The knob.
+    pub knob: Knob,
+    /// The disk or CPU policy.
+    pub place: String,
+    /// The value.
+    pub value: String,
+}
+
+/// A file and what it has to contain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FileToWrite {
+    /// Where.
+    pub path: String,
+    /// What.
+    pub content: String,
+}
+
+/// Where tuned looks for profiles of the administrator; `None` without tuned.
+#[must_use]
+pub fn tuned_conf(system: &dyn System) -> Option<String> {
+    // tuned 2.23 moved them into a directory of their own.
+    ["/etc/tuned/profiles", "/etc/tuned"]
+        .into_iter()
+        .find(|directory| system.exists(directory))
+        .map(|directory| format!("{directory}/walhub/tuned.conf"))
+}
+
+/// Every file that `settings` need.
+#[must_use]
+pub fn files(system: &dyn System, profile: &str, settings: &[Setting]) -> Vec<FileToWrite> {
+    let of = |kind: Kind| settings.iter().filter(move |setting| setting.knob.kind == kind);
+    let mut files = Vec::new();
+    let mut add = |path: String, body: String| {
+        if !body.is_empty() {
+            let content = format!("{MARK}\n# Profile: {profile}.\n{body}");
+            files.push(FileToWrite { path, content });
+        }
+    };
+    let lines = of(Kind::Sysctl)
+        .map(|set| format!("\n# {}\n{} = {}\n", set.knob.why, set.knob.name, set.value));
+    add(SYSCTL_CONF.to_owned(), lines.collect());
+    let lines = of(Kind::Block).map(|set| {
+        format!(
+            "\n# {}\nACTION==\"add|change\", SUBSYSTEM==\"block\", ENV{{DEVTYPE}}==\"disk\", {}, ATTR{{queue/{}}}=\"{}\"\n",
+            set.knob.why,
+            disk_match(system, &set.place),
+            set.knob.name,
+            set.value
+        )
+    });
+    add(UDEV_RULES.to_owned(), lines.collect());
+    add(TMPFILES_CONF.to_owned(), tmpfiles(&of(Kind::Cpu).collect::<Vec<_>>()));
+    add(limits::DROP_IN.to_owned(), drop_in(&of(Kind::Limit).collect::<Vec<_>>()));
+    if let Some(path) = tuned_conf(system) {
+        let kept = settings.iter().filter(|set| set.knob.kind != Kind::Limit);
+        add(path, tuned(profile, &kept.collect::<Vec<_>>()));
+    }
+    files
+}
+
+/// Matches a disk by what it keeps over a reboot, or by its name when it has no such thing.
+fn disk_match(system: &dyn System, disk: &str) -> String {
+    for (key, attribute) in [("ATTR", "wwid"), ("ATTRS", "device/wwid")] {
+        let Ok(text) = system.read(&format!("/sys/block/{disk}/{attribute}")) else { continue };
+        let text = text.trim_end_matches('\n');
+        // udev takes these for a pattern, and compares without trailing white space.
+        let is_plain = !text.is_empty()
+            && text.is_ascii()
+            && !text.contains(['*', '?', '[', ']', '|', '"', '\\', '\n'])
+            && text.trim() == text;
+        if is_plain {
+            return format!("{key}{{wwid}}==\"{text}\"");
+        }
+    }
+    format!("KERNEL==\"{disk}\"")
+}
+
+/// One line for every knob: all policies get the same value.
+fn tmpfiles(settings: &[&Setting]) -> String {
+    let mut text = String::new();
+    for (index, set) in settings.iter().enumerate() {
+        if settings[..index].iter().any(|before| before.knob.name == set.knob.name) {
+            continue;
+        }
+        let name = &set.knob.name;
+        let _ = writeln!(text, "\n# {}", set.knob.why);
+        let _ = writeln!(text, "w {CPU_POLICIES}/policy*/{name} - - - - {}", set.value);
+    }
+    text
+}
+
+fn drop_in(settings: &[&Setting]) -> String {
+    let mut text = String::new();
+    for set in settings {
+        let Some(directive) = limits::directive(&set.knob.name) else { continue };
+        if text.is_empty() {
+            text.push_str("\n[Service]\n");
+        }
+        let _ = writeln!(text, "# {}\n{directive}={}", set.knob.why, set.value);
+    }
+    text
+}
+
+/// tuned.conf(5), with the plugins sysctl, cpu and sysfs.
+fn tuned(profile: &str, settings: &[&Setting]) -> String {
+    let mut text = String::new();
+    if settings.is_empty() {
+        return text;
+    }
+    let _ = write!(text, "\n[main]\nsummary=walhub, {profile}\n");
+    for (section, kind) in [("sysctl", Kind::Sysctl), ("cpu", Kind::Cpu), ("sysfs", Kind::Block)] {
+        let mut lines: Vec<String> = Vec::new();
+        for set in settings.iter().filter(|set| set.knob.kind == kind) {
+            let line = match kind {
+                Kind::Cpu if set.knob.name == "scaling_governor" => {
+                    format!("governor={}", set.value)
+                }
+                Kind::Block => {
+                    format!("/sys/block/{}/queue/{}={}", set.place, set.knob.name, set.value)
+                }
+                _ => format!("{}={}", set.knob.name, set.value),
+            };
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
+        if !lines.is_empty() {
+            let _ = write!(text, "\n[{section}]\n{}\n", lines.join("\n"));
+        }
+    }
+    text
+}
+
+/// A tuned profile without places: for a package, which does not know the machine.
+#[must_use]
+pub fn packaged_tuned(profile: &str, knobs: &[Knob]) -> String {
+    let applied = knobs.iter().filter(|knob| matches!(knob.kind, Kind::Sysctl | Kind::Cpu));
+    let settings: Vec<_> = applied
+        .map(|knob| Setting { knob: knob.clone(), place: String::new(), value: knob.value.clone() })
+        .collect();
+    let body = tuned(profile, &settings.iter().collect::<Vec<_>>());
+    format!("# Profile {profile} of walhub, without what depends on the disk.\n{body}")
+}
