@@ -318,7 +318,7 @@ impl Net {
         }
         endpoint.inbox_len -= out.len();
         if out.is_empty() {
-            return endpoint.fin.then(|| Ok(out));
+            return endpoint.fin.then_some(Ok(out));
         }
         self.poke_sender(now, end.other());
         Some(Ok(out))

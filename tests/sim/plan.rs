@@ -95,7 +95,7 @@ fn topology(rng: &mut Rng) -> Vec<Option<usize>> {
         0..=5 => vec![None],
         6..=7 => vec![None, Some(0)],
         8 => vec![None, None],
-        _ => vec![None, Some(0), Some(rng.below(2)).map(crate::rng::size)],
+        _ => vec![None, Some(0), Some(crate::rng::size(rng.below(2)))],
     }
 }
 

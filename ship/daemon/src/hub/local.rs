@@ -184,6 +184,10 @@ impl LocalWal {
     ) -> Result<TailSlab, TruncateError> {
         let end = self.verified_lsn();
         assert!(reader.next_lsn() == end);
+        // What waits for room on the disk must not be dropped for it.
+        if !self.tail.can_truncate(end, self.writer.needed_from()) {
+            return Err(TailFull.into());
+        }
         let size = self.segments.size();
         let segno = SegNo::of_start(end, size);
         let (fs, path) = (io.fs(), self.segments.segment_path(segno));

@@ -176,6 +176,20 @@ impl Tail {
         &self.view
     }
 
+    /// Slabs of which something from `needed_from` to `end` is not superseded by a later one.
+    fn slabs_needed(&self, needed_from: Lsn, end: Lsn) -> usize {
+        let slabs = &self.view.slabs;
+        let next = slabs.iter().skip(1).map(|slab| slab.valid_from).chain([Lsn::MAX]);
+        let ends = slabs.iter().zip(next).map(|(slab, next)| slab.end().min(next).min(end));
+        ends.filter(|&end| end > needed_from).count()
+    }
+
+    /// Whether [`Tail::truncate`] to `end` drops no byte at or after `needed_from`.
+    #[must_use]
+    pub fn can_truncate(&self, end: Lsn, needed_from: Lsn) -> bool {
+        self.slabs_needed(needed_from, end.align_down(BLOCK_BYTES)) < self.slabs_max
+    }
+
     /// Whether `bytes` more can be appended without dropping a byte at or after `needed_from`.
     #[must_use]
     pub fn has_room(&self, bytes: usize, needed_from: Lsn) -> bool {
@@ -183,7 +197,7 @@ impl Tail {
         let slabs_after =
             (self.end + bytes).align_up(SLAB_BYTES).saturating_bytes_since(self.current_base)
                 / SLAB_BYTES;
-        let slabs_needed = self.view.slabs.iter().filter(|slab| slab.end() > needed_from).count();
+        let slabs_needed = self.slabs_needed(needed_from, Lsn::MAX);
         let new = usize::try_from(slabs_after).unwrap_or(usize::MAX).saturating_sub(1);
         // Ship cores let go of old slabs when they read their mail, and standbys when they were sent.
         slabs_needed.saturating_add(new) <= self.slabs_max && new <= self.pool.available()
