@@ -49,6 +49,8 @@ pub(crate) struct Source {
     writer: WalWriter,
     rng: Rng,
     noise: Vec<u8>,
+    /// Switch records and the filling after them.
+    fillings: Vec<(Lsn, Lsn)>,
     /// Longest record that is made now and then.
     record_len_max: u64,
 }
@@ -86,6 +88,7 @@ impl Source {
             writer: WalWriter::new(shape, base, None),
             rng,
             noise,
+            fillings: Vec::new(),
             record_len_max,
         };
         source.generate(1);
@@ -148,6 +151,8 @@ impl Source {
     pub(crate) fn switch_segment(&mut self) {
         let mut out = Vec::new();
         self.writer.switch_segment(&mut out);
+        let start = self.writer.last_record().filter(|_| !out.is_empty());
+        self.fillings.extend(start.map(|start| (start, self.writer.lsn())));
         self.note(&mut out);
     }
 
@@ -177,6 +182,9 @@ impl Source {
         } else {
             target.align_down(PAGE_BYTES).max(from)
         };
+        // A switch is flushed to the end of its segment, and read so by a start-up. PostgreSQL: XLogInsertRecord.
+        let filled = |&&(start, end): &&(Lsn, Lsn)| start <= target && target < end;
+        let target = self.fillings.iter().find(filled).map_or(target, |(_, end)| *end);
         self.current_mut().flush_lsn = target;
     }
 
@@ -194,6 +202,7 @@ impl Source {
         timeline.bytes.truncate(keep);
         timeline.records.retain(|(record, _)| *record <= end);
         timeline.flush_lsn = end;
+        self.fillings.retain(|(_, filled)| *filled <= end);
         self.writer = WalWriter::new(*self.writer.shape(), end, last_record);
     }
 

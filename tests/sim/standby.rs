@@ -224,6 +224,12 @@ impl Standby {
                             && self.flushed.is_none()
                         {
                             self.flushed = Some((timeline, start));
+                            session.receiver.handle_progress(
+                                now(world),
+                                start,
+                                start,
+                                Lsn::INVALID,
+                            );
                         }
                         if let ReceiverEvent::Wal { bytes: wal, .. } = event {
                             self.bytes += bytes(wal.len());
