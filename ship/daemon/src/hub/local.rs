@@ -230,7 +230,8 @@ impl LocalWal {
 
     /// Starts the next write when there is something to write and somewhere to write it.
     pub fn pump<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>) {
-        if self.paused || !self.writer.is_idle() {
+        let size = self.segments.size();
+        if self.paused || !self.writer.can_start(size) {
             return;
         }
         let unverified = self.received_lsn() - self.verified_lsn();
@@ -246,7 +247,6 @@ impl LocalWal {
         if let Some(version) = self.reader.version() {
             self.segments.set_format(self.system_identifier, version);
         }
-        let size = self.segments.size();
         let Some(file) = self.segments.file_of(io, jobs, SegNo::of_start(written, size)) else {
             return;
         };
@@ -257,9 +257,22 @@ impl LocalWal {
         }
     }
 
-    /// Takes a completion of the writer.
+    /// Takes the completion of a write.
     pub fn handle_write<I: Io>(&mut self, io: &mut I, result: io::Result<Done>) -> Flushed {
-        let flushed = self.writer.handle(io, result);
+        let flushed = self.writer.handle_write(io, result);
+        self.note_durable();
+        flushed
+    }
+
+    /// Takes the completion of a flush.
+    pub fn handle_sync<I: Io>(&mut self, io: &mut I, result: io::Result<Done>) -> Flushed {
+        let flushed = self.writer.handle_sync(io, result);
+        self.note_durable();
+        flushed
+    }
+
+    /// What is durable goes on to the last record that is so as a whole.
+    fn note_durable(&mut self) {
         let flush_lsn = self.writer.flush_lsn();
         while let Some(&target) = self.targets.front()
             && target.0 <= flush_lsn
@@ -267,7 +280,6 @@ impl LocalWal {
             self.durable = target;
             self.targets.pop_front();
         }
-        flushed
     }
 
     /// The tail, for a new reader of it.

@@ -1,8 +1,9 @@
-//! Group commit: one write and flush under way; what arrives meanwhile is the next one.
+//! Group commit: one write and one flush under way; what arrives meanwhile goes with the next ones.
 //!
 //! With direct I/O, whole blocks go straight from the tail's slabs; the partial block at the end
-//! goes from a copy, padded with zeros, and is rewritten at the same place by the next flush. As only
-//! one is ever under way, rewrites of a block cannot overtake each other.
+//! goes from a copy, padded with zeros, and is rewritten at the same place by the next write. As only
+//! one write is ever under way, rewrites of a block cannot overtake each other. A flush does not hold
+//! up the next write: it covers what was written before it began, and that write goes with the next.
 //!
 //! Not here: what is durable (`walhub_proto::progress`), which file (`segments`).
 //!
@@ -28,14 +29,14 @@ const BLOCK_BYTES: u64 = 4096;
 pub enum FlushMethod {
     /// The write itself, with RWF_DSYNC. PostgreSQL: `open_datasync`.
     DurableWrite,
-    /// fdatasync after the write. PostgreSQL: `fdatasync`.
+    /// fdatasync after the write, while the next write is under way. PostgreSQL: `fdatasync`.
     WriteThenSync,
 }
 
 /// What a completion meant.
 #[derive(Debug)]
 pub enum Flushed {
-    /// More of the same flush is under way.
+    /// Nothing more is durable than before.
     NotYet,
     /// Everything up to the new flush position is durable.
     Done,
@@ -46,6 +47,7 @@ pub enum Flushed {
     Failed(&'static str, io::Error),
 }
 
+/// A write that is under way.
 #[derive(Debug)]
 struct Flight {
     file: FileId,
@@ -54,31 +56,44 @@ struct Flight {
     data: Gather,
     offset: u64,
     taken: usize,
-    syncing: Option<FlushTicket>,
 }
 
 /// Writes the tail to its segment files, in order.
 #[derive(Debug)]
 pub struct Writer {
-    token: Token,
+    tokens: WriterTokens,
     method: FlushMethod,
     direct: bool,
     blocks: BufferPool,
     progress: WriteProgress,
-    flight: Option<Flight>,
+    writing: Option<Flight>,
+    syncing: Option<FlushTicket>,
+    /// What was written last, and is to be flushed.
+    file: Option<FileId>,
+}
+
+/// Names of the writer's operations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WriterTokens {
+    /// The write.
+    pub write: Token,
+    /// The flush.
+    pub sync: Token,
 }
 
 impl Writer {
     /// Everything up to `flush_lsn` is durable already.
     #[must_use]
-    pub fn new(token: Token, method: FlushMethod, direct: bool, flush_lsn: Lsn) -> Self {
+    pub fn new(tokens: WriterTokens, method: FlushMethod, direct: bool, flush_lsn: Lsn) -> Self {
         Self {
-            token,
+            tokens,
             method,
             direct,
             blocks: BufferPool::new(BLOCK_LEN, 2),
             progress: WriteProgress::new(flush_lsn),
-            flight: None,
+            writing: None,
+            syncing: None,
+            file: None,
         }
     }
 
@@ -97,16 +112,21 @@ impl Writer {
     /// Whether nothing is under way.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.flight.is_none()
+        self.writing.is_none() && self.syncing.is_none()
+    }
+
+    /// Whether a write can be started; into another segment only once the last one is durable.
+    #[must_use]
+    pub fn can_start(&self, size: SegmentSize) -> bool {
+        let synced = self.syncing.is_none() && self.flush_lsn() == self.write_lsn();
+        self.writing.is_none() && (synced || size.offset(self.write_lsn()) != 0)
     }
 
     /// First byte that the tail must keep: the block in which the written part ends.
     #[must_use]
     pub fn needed_from(&self) -> Lsn {
-        let unwritten = self
-            .flight
-            .as_ref()
-            .map_or(self.write_lsn(), |flight| flight.range.start.min(self.write_lsn()));
+        let writing = self.writing.as_ref().map(|flight| flight.range.start);
+        let unwritten = writing.map_or(self.write_lsn(), |start| start.min(self.write_lsn()));
         unwritten.align_down(BLOCK_BYTES)
     }
 
@@ -119,10 +139,10 @@ impl Writer {
         self.progress.truncate(lsn);
     }
 
-    /// Starts to write and flush up to `target`, or as far as the segment and one write reach.
+    /// Starts to write up to `target`, or as far as the segment and one write reach; the flush follows.
     ///
     /// # Panics
-    /// If something is under way already, or the tail does not hold the range.
+    /// If a write is under way already, or the tail does not hold the range.
     pub fn start<I: Io>(
         &mut self,
         io: &mut I,
@@ -131,7 +151,7 @@ impl Writer {
         target: Lsn,
         tail: &TailView,
     ) {
-        assert!(self.is_idle(), "one flush at a time");
+        assert!(self.can_start(size), "one write at a time, in one segment");
         let written = self.write_lsn();
         let begin = if self.direct { written.align_down(BLOCK_BYTES) } else { written };
         let segment_end = size.start_of(written) + size.bytes();
@@ -144,14 +164,14 @@ impl Writer {
             data.push(self.padded_block(LsnRange::new(whole, end), tail));
         }
         let (offset, range) = (size.offset(begin), LsnRange::new(written, end));
-        self.flight = Some(Flight { file, range, data, offset, taken: 0, syncing: None });
-        self.submit(io);
+        self.writing = Some(Flight { file, range, data, offset, taken: 0 });
+        self.submit_write(io);
     }
 
     fn padded_block(&self, part: LsnRange, tail: &TailView) -> bytes::Bytes {
         let mut pieces = Gather::new();
         assert!(tail.gather(part, &mut pieces), "{} is not in memory", part.start);
-        let mut block = self.blocks.take().expect("one flush at a time needs one block");
+        let mut block = self.blocks.take().expect("one write at a time needs one block");
         block.clear();
         for piece in &pieces {
             block.extend_from_slice(piece);
@@ -160,71 +180,79 @@ impl Writer {
         block.freeze()
     }
 
-    fn submit<I: Io>(&self, io: &mut I) {
-        let Some(flight) = &self.flight else { return };
-        let op = if flight.syncing.is_some() {
-            Op::Sync { file: flight.file }
-        } else {
-            let durable = self.method == FlushMethod::DurableWrite;
-            // A short direct write may end inside a block; the next one may not begin there.
-            let taken =
-                if self.direct { flight.taken - flight.taken % BLOCK_LEN } else { flight.taken };
-            let mut data = flight.data.clone();
-            drop_front(&mut data, taken);
-            let offset = flight.offset + u64::try_from(taken).unwrap_or(0);
-            Op::Write { file: flight.file, offset, data, durable }
-        };
-        io.submit(self.token, op);
+    fn submit_write<I: Io>(&self, io: &mut I) {
+        let Some(flight) = &self.writing else { return };
+        let taken = self.on_block(flight.taken);
+        let mut data = flight.data.clone();
+        drop_front(&mut data, taken);
+        let offset = flight.offset + u64::try_from(taken).unwrap_or(0);
+        let durable = self.method == FlushMethod::DurableWrite;
+        io.submit(self.tokens.write, Op::Write { file: flight.file, offset, data, durable });
     }
 
-    /// Takes the completion of the write or of the flush.
+    /// A short direct write may end inside a block; the next one may not begin there.
+    fn on_block(&self, taken: usize) -> usize {
+        if self.direct { taken - taken % BLOCK_LEN } else { taken }
+    }
+
+    /// Takes the completion of the write.
     ///
     /// # Panics
-    /// If nothing was under way.
-    pub fn handle<I: Io>(&mut self, io: &mut I, result: io::Result<Done>) -> Flushed {
-        let flight = self.flight.as_mut().expect("a flush is under way");
+    /// If none was under way.
+    pub fn handle_write<I: Io>(&mut self, io: &mut I, result: io::Result<Done>) -> Flushed {
+        let mut flight = self.writing.take().expect("a write is under way");
         match result {
             Ok(Done::Wrote(0)) => {
-                self.flight = None;
-                return Flushed::Failed("write to", io::Error::from(io::ErrorKind::WriteZero));
+                Flushed::Failed("write to", io::Error::from(io::ErrorKind::WriteZero))
             }
             Ok(Done::Wrote(count)) => {
-                let before = if self.direct {
-                    flight.taken - flight.taken % BLOCK_LEN
-                } else {
-                    flight.taken
-                };
-                flight.taken = before + count;
+                flight.taken = self.on_block(flight.taken) + count;
                 let len: usize = flight.data.iter().map(bytes::Bytes::len).sum();
                 if flight.taken < len {
-                    self.submit(io);
+                    self.writing = Some(flight);
+                    self.submit_write(io);
                     return Flushed::NotYet;
                 }
-                if self.method == FlushMethod::WriteThenSync {
-                    self.progress.handle_written(flight.range);
-                    flight.syncing = Some(self.progress.begin_flush());
-                    self.submit(io);
-                    return Flushed::NotYet;
+                if self.method == FlushMethod::DurableWrite {
+                    self.progress.handle_written_durably(flight.range);
+                    return Flushed::Done;
                 }
-                self.progress.handle_written_durably(flight.range);
+                self.progress.handle_written(flight.range);
+                self.begin_sync(io, flight.file);
+                Flushed::NotYet
             }
-            Ok(Done::Synced) => {
-                if let Some(ticket) = flight.syncing {
-                    self.progress.handle_flushed(ticket);
-                }
-            }
-            Ok(other) => unreachable!("{other:?} for a flush"),
-            Err(error) if flight.syncing.is_none() && is_disk_full(&error) => {
-                self.flight = None;
-                return Flushed::DiskFull(error);
-            }
-            Err(error) => {
-                let step = if flight.syncing.is_some() { "fdatasync" } else { "write to" };
-                self.flight = None;
-                return Flushed::Failed(step, error);
-            }
+            Ok(other) => unreachable!("{other:?} for a write"),
+            Err(error) if is_disk_full(&error) => Flushed::DiskFull(error),
+            Err(error) => Flushed::Failed("write to", error),
         }
-        self.flight = None;
+    }
+
+    /// Flushes what is written, unless a flush is under way: then it is the next one's.
+    fn begin_sync<I: Io>(&mut self, io: &mut I, file: FileId) {
+        self.file = Some(file);
+        if self.syncing.is_none() {
+            self.syncing = Some(self.progress.begin_flush());
+            io.submit(self.tokens.sync, Op::Sync { file });
+        }
+    }
+
+    /// Takes the completion of the flush.
+    ///
+    /// # Panics
+    /// If none was under way.
+    pub fn handle_sync<I: Io>(&mut self, io: &mut I, result: io::Result<Done>) -> Flushed {
+        let ticket = self.syncing.take().expect("a flush is under way");
+        if let Err(error) = result {
+            return Flushed::Failed("fdatasync", error);
+        }
+        self.progress.handle_flushed(ticket);
+        // A write that is under way has its flush when it completes, which then covers everything.
+        if self.writing.is_none()
+            && self.write_lsn() > self.flush_lsn()
+            && let Some(file) = self.file
+        {
+            self.begin_sync(io, file);
+        }
         Flushed::Done
     }
 }

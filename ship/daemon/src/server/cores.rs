@@ -27,8 +27,9 @@ use crate::settings::{Cores as CoresSetting, Settings, WalSyncMethod};
 const PIN_CPUS_MIN: usize = 4;
 /// Core loops that `cores = auto` starts at most.
 const AUTO_CORES_MAX: usize = 8;
-/// fdatasync must be this much cheaper than a durable write to be chosen: the probe is noisy.
-const CLEARLY_CHEAPER: u64 = 2;
+/// A durable write must be cheaper than a write and fdatasync by this much, in percent, to be chosen:
+/// the flush of the second can overlap the next write, that of the first cannot.
+const CLEARLY_CHEAPER_PERCENT: u64 = 70;
 
 /// How segments are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,11 +61,13 @@ pub(super) fn choose_disk(data_dir: &Path, settings: &Settings) -> anyhow::Resul
     let method = match settings.wal_sync_method {
         WalSyncMethod::OpenDatasync | WalSyncMethod::OpenSync => FlushMethod::DurableWrite,
         WalSyncMethod::Fdatasync | WalSyncMethod::Fsync => FlushMethod::WriteThenSync,
-        // A write cache without FUA support can make a durable write far dearer than a flush.
-        WalSyncMethod::Auto if probe.fdatasync_us * CLEARLY_CHEAPER < probe.dsync_us => {
-            FlushMethod::WriteThenSync
+        // On drives with power-loss protection FUA saves the flush; on others it can be far dearer.
+        WalSyncMethod::Auto
+            if probe.dsync_us * 100 < probe.fdatasync_us * CLEARLY_CHEAPER_PERCENT =>
+        {
+            FlushMethod::DurableWrite
         }
-        WalSyncMethod::Auto => FlushMethod::DurableWrite,
+        WalSyncMethod::Auto => FlushMethod::WriteThenSync,
     };
     let name = match method {
         FlushMethod::DurableWrite => "open_datasync",

@@ -14,11 +14,12 @@ use walhub_proto::segment::SegmentSize;
 
 use super::super::segments::{Prepared, ZEROS_LEN};
 use super::super::tail::SLAB_LEN;
-use super::super::writer::FlushMethod;
+use super::super::writer::{FlushMethod, WriterTokens};
 use super::*;
 
 const SIZE: SegmentSize = SegmentSize::MIN;
 const WRITE: Token = Token(1 << 62);
+const SYNC: Token = Token(1 << 62 | 1);
 const JOB_TAG: u64 = 1 << 61;
 const START: Lsn = Lsn(1 << 20);
 
@@ -55,7 +56,12 @@ impl Bench {
         let (held, zeros) = (BTreeMap::new(), zeros.freeze());
         let segments =
             Segments::new(dir.clone(), SIZE, TimelineId::FIRST, false, held, Vec::new(), zeros);
-        let writer = Writer::new(WRITE, FlushMethod::WriteThenSync, false, START);
+        let writer = Writer::new(
+            WriterTokens { write: WRITE, sync: SYNC },
+            FlushMethod::WriteThenSync,
+            false,
+            START,
+        );
         Self {
             io: Uring::new(UringConfig::default()).unwrap(),
             jobs: Jobs::new(JOB_TAG),
@@ -82,8 +88,13 @@ impl Bench {
             let mut completions = Vec::new();
             self.io.wait(None, &mut completions).unwrap();
             for Completion { token, result } in completions {
-                if token == WRITE {
-                    match self.local.handle_write(&mut self.io, result) {
+                if token == WRITE || token == SYNC {
+                    let done = if token == WRITE {
+                        self.local.handle_write(&mut self.io, result)
+                    } else {
+                        self.local.handle_sync(&mut self.io, result)
+                    };
+                    match done {
                         Flushed::NotYet => {}
                         Flushed::Done => flushed(self),
                         other => panic!("{other:?}"),
@@ -210,6 +221,8 @@ fn with_wal_always_coming_in_some_record_is_known_to_be_durable() {
             for Completion { token, result } in completions {
                 if token == WRITE {
                     let _ = bench.local.handle_write(&mut bench.io, result);
+                } else if token == SYNC {
+                    let _ = bench.local.handle_sync(&mut bench.io, result);
                 } else if let Some(finished) = bench.jobs.handle(&mut bench.io, token, result) {
                     let _ = bench.local.segments.handle_prepared(finished);
                 }

@@ -45,6 +45,7 @@ use upstream::Link;
 pub const WAL_TAG: u64 = 1 << 63;
 const JOB_TAG: u64 = WAL_TAG | 1 << 60;
 const WRITE_TOKEN: Token = Token(WAL_TAG | 1);
+const SYNC_TOKEN: Token = Token(WAL_TAG | 4);
 const LINK_RECV: Token = Token(WAL_TAG | 2);
 const LINK_SEND: Token = Token(WAL_TAG | 3);
 
@@ -219,9 +220,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Takes a completion whose token carries [`WAL_TAG`].
     pub fn handle<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, completion: Completion) {
         match completion.token {
-            WRITE_TOKEN => {
+            WRITE_TOKEN | SYNC_TOKEN => {
                 let Some(local) = &mut self.local else { return };
-                let flushed = local.handle_write(io, completion.result);
+                let flushed = if completion.token == WRITE_TOKEN {
+                    local.handle_write(io, completion.result)
+                } else {
+                    local.handle_sync(io, completion.result)
+                };
                 self.handle_flushed(io, now, flushed);
             }
             LINK_RECV => self.handle_link_received(io, now, completion.result),

@@ -28,8 +28,8 @@ use super::super::messages::{Timelines, ToControl, ToShip, Upstream};
 use super::super::recover::RecoveredWal;
 use super::super::segments::Segments;
 use super::super::tail::{Tail, TruncateError};
-use super::super::writer::Writer;
-use super::{LINK_RECV, LINK_SEND, Stopping, WRITE_TOKEN, WalCore};
+use super::super::writer::{Writer, WriterTokens};
+use super::{LINK_RECV, LINK_SEND, SYNC_TOKEN, Stopping, WRITE_TOKEN, WalCore};
 use crate::settings::Settings;
 
 /// Bad WAL at one position before it is no longer asked for again.
@@ -648,7 +648,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             wal.spare,
             zeros.freeze(),
         );
-        let writer = Writer::new(WRITE_TOKEN, self.config.method, self.config.direct, wal.end);
+        let tokens = WriterTokens { write: WRITE_TOKEN, sync: SYNC_TOKEN };
+        let writer = Writer::new(tokens, self.config.method, self.config.direct, wal.end);
         let unverified_bytes_max = self.config.settings.tail_cache_size / 4;
         let oldest =
             segments.oldest().map_or_else(|| size.start_of(wal.end), |segno| segno.start(size));
