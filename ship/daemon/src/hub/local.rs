@@ -127,6 +127,12 @@ impl LocalWal {
         self.durable.1
     }
 
+    /// Bytes that could be written now and are not.
+    #[must_use]
+    pub fn unwritten(&self) -> u64 {
+        self.verified_lsn().saturating_bytes_since(self.writer.write_lsn())
+    }
+
     /// Whether everything received and verified is durable and nothing is under way.
     #[must_use]
     pub fn is_flushed(&self) -> bool {

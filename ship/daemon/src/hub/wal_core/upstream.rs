@@ -384,6 +384,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 match result {
                     Ok(Done::Received(buf)) if !buf.is_empty() => {
                         live.held = buf.freeze();
+                        self.received = true;
                         self.resume_receiving(io, now);
                     }
                     other => {
