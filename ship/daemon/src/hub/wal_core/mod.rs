@@ -2,21 +2,23 @@
 //!
 //! It alone writes segments, the control file, slots and every published position.
 //!
-//! Not here: what the upstream says (`upstream`), slots (`slots`), which segments may go (`keep`),
+//! Not here: what the upstream says (`upstream`), first WAL and timelines (`timeline`), the control
+//! file (`control`), who may stream (`sessions`), slots (`slots`), which segments may go (`keep`),
 //! what a start-up finds (`super::recover`).
 
+mod control;
 mod keep;
+mod sessions;
 mod slots;
+mod timeline;
 mod upstream;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use walhub_engine::buffer::{Buffer, BufferPool, SlabPool};
 use walhub_engine::io::{Completion, Io, Token, Waker};
 use walhub_engine::mailbox::{Receiver, Sender};
@@ -25,18 +27,16 @@ use walhub_proto::recovery::ControlFile;
 use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::{Instant, Now};
-use walhub_proto::wire::backend::Report;
 
 use super::front::PublishedSlots;
-use super::handle::{StartStreaming, StreamEnd};
-use super::jobs::{Finished, Jobs, Step};
+use super::jobs::{Finished, Jobs};
 use super::local::LocalWal;
-use super::messages::{NewSession, StopMode, Timelines, ToControl, ToShip, ToWal};
+use super::messages::{StopMode, Timelines, ToControl, ToShip, ToWal};
 use super::recover::Recovered;
 use super::segments::{FileJob, Prepared};
 use super::shared::{Shared, StandbyTable};
 use super::tail::{SLAB_LEN, TailSlab};
-use super::writer::{FlushMethod, Flushed, is_disk_full};
+use super::writer::{FlushMethod, Flushed};
 use crate::settings::{Forward, Settings};
 use slots::SlotTable;
 use upstream::Link;
@@ -395,88 +395,6 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
-    /// The durable WAL has reached a new segment: the control file's bound follows.
-    fn note_segment_switch<I: Io<Conn = C>>(&mut self, io: &mut I) {
-        self.move_control_bound();
-        self.save_control(io);
-        self.remove_old_segments(io);
-    }
-
-    fn move_control_bound(&mut self) {
-        let (Some(control), Some(local)) = (&mut self.control, &self.local) else { return };
-        control.flush_lsn = local.flush_lsn();
-        control.last_record = local.flushed_record();
-    }
-
-    /// A record that began before the first WAL here cannot be verified after a crash, unless the
-    /// control file says that it was durable: that comes before anybody is told so.
-    fn vouch_for_first_record<I: Io<Conn = C>>(&mut self, io: &I) -> io::Result<()> {
-        let (Some(control), Some(local)) = (&self.control, &self.local) else { return Ok(()) };
-        let unseen = local.unseen_end().filter(|&end| end > control.flush_lsn);
-        if unseen.is_none_or(|end| end > local.flush_lsn()) {
-            return Ok(());
-        }
-        let before = (control.flush_lsn, control.last_record);
-        self.move_control_bound();
-        let saved = self.save_control_now(io);
-        if let (Err(_), Some(control)) = (&saved, &mut self.control) {
-            (control.flush_lsn, control.last_record) = before;
-        }
-        saved
-    }
-
-    fn save_control<I: Io<Conn = C>>(&mut self, io: &mut I) {
-        let Some(control) = &mut self.control else { return };
-        if self.control_saving.is_some() || self.control_saved.as_ref() == Some(control) {
-            return;
-        }
-        control.sequence += 1;
-        self.control_saving = Some(control.clone());
-        let (offset, block) = super::recover::control_block(control);
-        let path = self.config.data_dir.join(super::recover::CONTROL_FILE);
-        let mode = walhub_engine::io::OpenMode { create: true, direct: false };
-        let steps = vec![
-            Step::Open(path, mode),
-            Step::Write { offset, data: block.into(), durable: false },
-            Step::Sync,
-            Step::Close,
-        ];
-        self.jobs.start(io, FileJob::Control, steps);
-    }
-
-    /// Saves the control file and waits for it: for what must be durable before anything else is.
-    ///
-    /// # Errors
-    /// When there is no room; then nothing has changed. Any other error ends the process.
-    fn save_control_now<I: Io<Conn = C>>(&mut self, io: &I) -> io::Result<()> {
-        let Some(control) = &mut self.control else { return Ok(()) };
-        control.sequence += 1;
-        // Not the copy that a save under way may yet write over: after two timeline switches in a row
-        // that would be the newer of the two.
-        let copy = |control: &ControlFile| super::recover::control_block(control).0;
-        if self.control_saving.as_ref().is_some_and(|saving| copy(saving) == copy(control)) {
-            control.sequence += 1;
-        }
-        match super::recover::write_control(io.fs().as_ref(), &self.config.data_dir, control) {
-            Ok(()) => {
-                self.control_saved = Some(control.clone());
-                Ok(())
-            }
-            Err(error) if is_disk_full(&error) => {
-                // The same copy again next time: the other one is the good one.
-                control.sequence -= 1;
-                Err(error)
-            }
-            Err(error) => {
-                let text = format!("could not write control file: {error}");
-                walhub_engine::fatal::fatal(
-                    walhub_engine::fatal::FatalReason::ControlFileFailed,
-                    &text,
-                );
-            }
-        }
-    }
-
     fn handle_job<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, finished: Finished<FileJob>) {
         match (&finished.kind, &finished.result) {
             (FileJob::Prepare(_), _) => {
@@ -527,106 +445,6 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             }
             (FileJob::Remove | FileJob::Close, Ok(_)) => {}
         }
-    }
-
-    fn handle_start<I: Io<Conn = C>>(&mut self, io: &mut I, session: NewSession<C>) {
-        let NewSession { start, standby, reply } = session;
-        match self.admit(&start) {
-            Ok(Admitted::Stream) => {}
-            Ok(Admitted::AtEndOfTimeline(next)) => {
-                let end = StreamEnd::Finished {
-                    conn: start.conn,
-                    unread: start.unread,
-                    next: Some(next),
-                };
-                self.config.standbys.free(standby);
-                return drop(reply.send(end));
-            }
-            Err(report) => {
-                self.config.standbys.free(standby);
-                let end = StreamEnd::Refused { conn: start.conn, unread: start.unread, report };
-                return drop(reply.send(end));
-            }
-        }
-        let entry = self.config.standbys.standby(standby);
-        entry.sent_lsn.store(start.start.0, Ordering::Release);
-        if let Some(slot) = &start.slot {
-            self.slots.acquire(slot, start.client.pid);
-        }
-        let Some((ship, link)) =
-            self.config.ships.iter_mut().enumerate().min_by_key(|(_, link)| link.sessions)
-        else {
-            return;
-        };
-        link.sessions += 1;
-        self.attached.insert(standby, Attached { ship, slot: start.slot.clone() });
-        let sent = link.mail.send(ToShip::Start(NewSession { start, standby, reply }));
-        assert!(sent.is_ok(), "a ship core does not read its mail");
-        let _ = io;
-    }
-
-    /// Whether a standby may stream what it asks for. PostgreSQL: `StartReplication`.
-    fn admit(&self, start: &StartStreaming<C>) -> Result<Admitted, Report> {
-        if self.stopping != Stopping::No {
-            return Err(Report::fatal(
-                SqlState::CANNOT_CONNECT_NOW,
-                "the database system is shutting down",
-            ));
-        }
-        let Some(timelines) = &self.timelines else {
-            return Err(Report::fatal(
-                SqlState::CANNOT_CONNECT_NOW,
-                "the database system is starting up",
-            ));
-        };
-        if let Some(slot) = &start.slot {
-            self.slots.check_usable(slot)?;
-        }
-        if start.timeline == timelines.current {
-            return Ok(Admitted::Stream);
-        }
-        let Some((switchpoint, next)) = timelines.history.switchpoint(start.timeline) else {
-            let text =
-                format!("requested timeline {} is not in this server's history", start.timeline);
-            return Err(Report::error(SqlState::INTERNAL_ERROR, text));
-        };
-        if switchpoint < start.start {
-            let text = format!(
-                "requested starting point {} on timeline {} is not in this server's history",
-                start.start, start.timeline
-            );
-            let detail = format!(
-                "This server's history forked from timeline {} at {switchpoint}.",
-                start.timeline
-            );
-            return Err(Report::error(SqlState::INTERNAL_ERROR, text).detail(detail));
-        }
-        if switchpoint == start.start {
-            Ok(Admitted::AtEndOfTimeline((next, switchpoint)))
-        } else {
-            Ok(Admitted::Stream)
-        }
-    }
-
-    fn handle_ended<I: Io<Conn = C>>(
-        &mut self,
-        io: &mut I,
-        standby: usize,
-        reply: oneshot::Sender<StreamEnd<C>>,
-        end: StreamEnd<C>,
-    ) {
-        self.take_reply(standby);
-        if let Some(attached) = self.attached.remove(&standby) {
-            if let Some(link) = self.config.ships.get_mut(attached.ship) {
-                link.sessions = link.sessions.saturating_sub(1);
-            }
-            if let Some(slot) = attached.slot {
-                self.slots.release(&slot);
-            }
-        }
-        self.config.standbys.free(standby);
-        self.save_slots(io);
-        drop(reply.send(end));
     }
 
     fn handle_stop<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, mode: StopMode) {
@@ -684,13 +502,4 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.mail_ships(|| ToShip::Slab(slab.clone()));
         }
     }
-}
-
-/// How a standby is admitted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Admitted {
-    /// Streaming begins.
-    Stream,
-    /// It already has all of that timeline: this is the next one.
-    AtEndOfTimeline((walhub_proto::lsn::TimelineId, Lsn)),
 }

@@ -5,31 +5,24 @@
 //! PostgreSQL: `WalReceiverMain`, `WaitForWALToBecomeAvailable`.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use walhub_engine::io::{Done, Gather, Head, Io, Op, SocketId, Waker};
 use walhub_proto::feedback::Horizons;
-use walhub_proto::history::{self, TimelineHistory};
+use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
-use walhub_proto::record::RecordReader;
-use walhub_proto::recovery::ControlFile;
-use walhub_proto::segment::{SegNo, SegmentSize};
+use walhub_proto::segment::SegmentSize;
 use walhub_proto::time::{Instant, Now};
 use walhub_proto::walreceiver::{
     LocalWal as LocalState, ReceiverEvent, UpstreamViolation, WalReceiver, WalReceiverConfig,
     WalReceiverState,
 };
 
-use super::super::handle::Identity;
 use super::super::local::{AppendError, LocalWal};
-use super::super::messages::{Timelines, ToControl, ToShip, Upstream};
-use super::super::recover::RecoveredWal;
-use super::super::segments::Segments;
-use super::super::tail::{Tail, TruncateError};
-use super::super::writer::{Writer, WriterTokens};
-use super::{LINK_RECV, LINK_SEND, SYNC_TOKEN, Stopping, WRITE_TOKEN, WalCore};
+use super::super::messages::{ToControl, Upstream};
+use super::super::tail::TruncateError;
+use super::{LINK_RECV, LINK_SEND, Stopping, WalCore};
 use crate::settings::Settings;
 
 /// Bad WAL at one position before it is no longer asked for again.
@@ -38,20 +31,20 @@ const VIOLATIONS_MAX: u32 = 3;
 /// The connection to the upstream.
 #[derive(Debug)]
 pub(super) struct Link<C> {
-    state: State,
+    pub(super) state: State,
     /// The reason that was logged last: each is logged once.
-    last_reason: Option<String>,
+    pub(super) last_reason: Option<String>,
     /// Bad WAL: where, and how often in a row.
-    violations: (Lsn, u32),
+    pub(super) violations: (Lsn, u32),
     /// What was received after the last valid record must be forgotten before connecting again.
     pub(super) rewind: bool,
     /// The connection that is being made is to where the upstream no longer is.
-    outdated: bool,
-    marker: std::marker::PhantomData<fn(C)>,
+    pub(super) outdated: bool,
+    pub(super) marker: std::marker::PhantomData<fn(C)>,
 }
 
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     /// No upstream, or none to be had until the settings change.
     Off,
     Waiting {
@@ -69,24 +62,24 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Live {
-    socket: SocketId,
-    receiver: WalReceiver,
-    receiving: bool,
-    sending: Option<(Bytes, usize)>,
+pub(super) struct Live {
+    pub(super) socket: SocketId,
+    pub(super) receiver: WalReceiver,
+    pub(super) receiving: bool,
+    pub(super) sending: Option<(Bytes, usize)>,
     /// Received bytes that wait for room or for a timeline's last flush.
-    held: Bytes,
+    pub(super) held: Bytes,
     /// Between two timelines: where the old one ends. Nothing is taken before it is durable.
-    switchpoint: Option<Lsn>,
-    server_version: String,
-    server_version_num: u32,
-    identified: Option<SystemIdentifier>,
-    segment_size: Option<SegmentSize>,
-    history: Option<(TimelineId, TimelineHistory)>,
+    pub(super) switchpoint: Option<Lsn>,
+    pub(super) server_version: String,
+    pub(super) server_version_num: u32,
+    pub(super) identified: Option<SystemIdentifier>,
+    pub(super) segment_size: Option<SegmentSize>,
+    pub(super) history: Option<(TimelineId, TimelineHistory)>,
 }
 
 /// Why a connection ends.
-enum Drop {
+pub(super) enum Drop {
     /// The upstream or the network.
     Reason { text: String, detail: Option<String>, hint: Option<String> },
     /// The upstream stops in order, and will be back.
@@ -95,7 +88,7 @@ enum Drop {
     BadWal(String),
 }
 
-fn no_room_for_control(error: &io::Error) -> Drop {
+pub(super) fn no_room_for_control(error: &io::Error) -> Drop {
     Drop::Reason {
         text: format!("could not write control file: {error}"),
         detail: None,
@@ -532,231 +525,6 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 let hint = Some("Raise tail_cache_size, or lower max_wal_senders.".to_owned());
                 Err(Drop::Reason { text, detail: None, hint })
             }
-        }
-    }
-
-    /// Keeps a history file, before any WAL of its timeline. PostgreSQL: `WalRcvFetchTimeLineHistoryFiles`.
-    fn keep_history<I: Io<Conn = C>>(
-        &mut self,
-        io: &mut I,
-        timeline: TimelineId,
-        content: &[u8],
-    ) -> Result<(), Drop> {
-        let fault = |text: String| Drop::Reason { text, detail: None, hint: None };
-        let name = history::file_name(timeline);
-        let history = TimelineHistory::parse(content, timeline)
-            .map_err(|error| fault(format!("invalid timeline history file {name}: {error}")))?;
-        tracing::info!(
-            "fetching timeline history file for timeline {timeline} from primary server"
-        );
-        io.fs()
-            .replace(&self.wal_dir().join(&name), content)
-            .map_err(|error| fault(format!("could not write timeline history file: {error}")))?;
-        if let State::Live(live) = &mut self.link.state {
-            live.history = Some((timeline, history));
-        }
-        Ok(())
-    }
-
-    fn handle_started<I: Io<Conn = C>>(
-        &mut self,
-        io: &mut I,
-        timeline: TimelineId,
-        start: Lsn,
-    ) -> Result<(), Drop> {
-        if self.local.is_none() {
-            self.begin_first_wal(io, timeline, start)?;
-        } else if self.timelines.as_ref().is_some_and(|timelines| timelines.current != timeline) {
-            self.switch_timeline(io, timeline, start)?;
-        }
-        self.note_server_version();
-        self.link.last_reason = None;
-        let receiver = &self.config.shared.receiver;
-        receiver.start_lsn.store(start.0, Ordering::Relaxed);
-        receiver.start_tli.store(timeline.to_u32(), Ordering::Relaxed);
-        tracing::info!("started streaming WAL from primary at {start} on timeline {timeline}");
-        (self.config.control)(ToControl::Status);
-        Ok(())
-    }
-
-    /// The first contact: from now on this data directory belongs to that cluster.
-    fn begin_first_wal<I: Io<Conn = C>>(
-        &mut self,
-        io: &mut I,
-        timeline: TimelineId,
-        start: Lsn,
-    ) -> Result<(), Drop> {
-        let State::Live(live) = &mut self.link.state else { return Ok(()) };
-        let (Some(system_identifier), Some(size)) = (live.identified, live.segment_size) else {
-            return Ok(());
-        };
-        let history = match live.history.take() {
-            Some((of, history)) if of == timeline => history,
-            _ => TimelineHistory::single(timeline),
-        };
-        self.control = Some(ControlFile {
-            system_identifier,
-            segment_size: size,
-            server_version_num: live.server_version_num,
-            server_version: live.server_version.clone(),
-            wal_version: None,
-            timeline,
-            start_lsn: start,
-            flush_lsn: start,
-            last_record: None,
-            sequence: 0,
-        });
-        // Twice, for room for both copies: no later save needs any.
-        if let Err(error) = self.save_control_now(io).and_then(|()| self.save_control_now(io)) {
-            self.control = None;
-            return Err(no_room_for_control(&error));
-        }
-        self.adopt_recovered(RecoveredWal::fresh(
-            system_identifier,
-            size,
-            timeline,
-            history,
-            start,
-        ));
-        Ok(())
-    }
-
-    /// Takes up WAL that is on disk, or the place where the first will be.
-    pub(super) fn adopt_recovered(&mut self, wal: RecoveredWal) {
-        if let Some(control) = wal.control.clone() {
-            self.control_saved = Some(control.clone());
-            self.control = Some(control);
-        }
-        let Some(control) = &self.control else { return };
-        let identity = Identity {
-            system_identifier: control.system_identifier,
-            segment_size: control.segment_size,
-            server_version: control.server_version.clone(),
-            server_version_num: control.server_version_num,
-        };
-        let size = control.segment_size;
-        let reader = self.reader_at(wal.end, wal.last_record, wal.timelines.current);
-        let (tail, first) = Tail::new(self.slabs.clone(), self.slabs_max, wal.end, &wal.block);
-        let mut zeros =
-            walhub_engine::buffer::Buffer::with_capacity(super::super::segments::ZEROS_LEN);
-        zeros.zero_pad_to(super::super::segments::ZEROS_LEN);
-        let segments = Segments::new(
-            self.wal_dir(),
-            size,
-            wal.timelines.current,
-            self.config.direct,
-            wal.held,
-            wal.spare,
-            zeros.freeze(),
-        );
-        let tokens = WriterTokens { write: WRITE_TOKEN, sync: SYNC_TOKEN };
-        let writer = Writer::new(tokens, self.config.method, self.config.direct, wal.end);
-        let unverified_bytes_max = self.config.settings.tail_cache_size / 4;
-        let oldest =
-            segments.oldest().map_or_else(|| size.start_of(wal.end), |segno| segno.start(size));
-        let local = LocalWal::new(
-            tail,
-            reader,
-            segments,
-            writer,
-            wal.timelines.system_identifier,
-            unverified_bytes_max,
-        );
-        let shared = &self.config.shared;
-        let _ = shared.identity.set(identity);
-        shared.timeline.store(wal.timelines.current.to_u32(), Ordering::Release);
-        shared.oldest_lsn.store(oldest);
-        self.local = Some(local);
-        let timelines = Arc::new(wal.timelines);
-        self.timelines = Some(Arc::clone(&timelines));
-        self.mail_ships(|| ToShip::Begin(Arc::clone(&timelines)));
-        self.announce_slabs([first]);
-        let shared = &self.config.shared;
-        shared.write_lsn.store(wal.end);
-        shared.flush_lsn.store(wal.end);
-        shared.received_lsn.store(wal.end);
-        self.wake_ships();
-    }
-
-    fn reader_at(&self, lsn: Lsn, last_record: Option<Lsn>, timeline: TimelineId) -> RecordReader {
-        let size =
-            self.control.as_ref().map_or(SegmentSize::DEFAULT, |control| control.segment_size);
-        let mut reader =
-            RecordReader::new(lsn, size, walhub_engine::crc::crc32c).with_timeline(timeline);
-        if let Some(control) = &self.control {
-            reader = reader.with_system_identifier(control.system_identifier);
-        }
-        if let Some(last_record) = last_record {
-            reader = reader.with_prev(last_record);
-        }
-        reader
-    }
-
-    /// Goes over to the next timeline. Everything before `start` is durable on the old one.
-    fn switch_timeline<I: Io<Conn = C>>(
-        &mut self,
-        io: &mut I,
-        timeline: TimelineId,
-        start: Lsn,
-    ) -> Result<(), Drop> {
-        let State::Live(live) = &mut self.link.state else { return Ok(()) };
-        let history = match live.history.take() {
-            Some((of, history)) if of == timeline => history,
-            _ => {
-                let text = format!("no history of timeline {timeline} was received");
-                return Err(Drop::Reason { text, detail: None, hint: None });
-            }
-        };
-        let Some(local) = &mut self.local else { return Ok(()) };
-        if local.flush_lsn() != start {
-            let text = format!(
-                "timeline {timeline} begins at {start}, but local WAL ends at {}",
-                local.flush_lsn()
-            );
-            return Err(Drop::Reason { text, detail: None, hint: None });
-        }
-        let size = local.segments.size();
-        let mut copied = None;
-        if size.offset(start) > 0 {
-            let segno = SegNo::of_start(start, size);
-            let from = local.segments.segment_path(segno);
-            let to = self.config.data_dir.join("pg_wal").join(segno.file_name(timeline, size));
-            super::super::recover::copy_segment_start(io.fs().as_ref(), &from, &to, size, start)
-                .map_err(|error| Drop::Reason {
-                    text: error.to_string(),
-                    detail: None,
-                    hint: None,
-                })?;
-            copied = Some(segno);
-        }
-        let before = self.control.clone();
-        if let Some(control) = &mut self.control {
-            control.timeline = timeline;
-        }
-        self.move_control_bound();
-        if let Err(error) = self.save_control_now(io) {
-            self.control = before;
-            return Err(no_room_for_control(&error));
-        }
-        let Some(local) = &mut self.local else { return Ok(()) };
-        local.segments.switch_timeline(io, &mut self.jobs, timeline, copied);
-        local.set_timeline(timeline);
-        if let Some(old) = &self.timelines {
-            let new = Arc::new(Timelines { current: timeline, history, ..(**old).clone() });
-            self.timelines = Some(Arc::clone(&new));
-            // Before any position of the new timeline is published.
-            self.mail_ships(|| ToShip::Timelines(Arc::clone(&new)));
-        }
-        self.config.shared.timeline.store(timeline.to_u32(), Ordering::Release);
-        tracing::info!("new target timeline is {timeline}");
-        Ok(())
-    }
-
-    fn note_server_version(&mut self) {
-        let State::Live(live) = &self.link.state else { return };
-        if let Some(control) = &mut self.control {
-            control.server_version.clone_from(&live.server_version);
-            control.server_version_num = live.server_version_num;
         }
     }
 

@@ -1,0 +1,128 @@
+//! Who may stream: standbys are let in here, given to a ship core, and taken back.
+//!
+//! Not here: their streams (`super::super::session`).
+//!
+//! PostgreSQL: `StartReplication` (src/backend/replication/walsender.c).
+
+use std::sync::atomic::Ordering;
+
+use tokio::sync::oneshot;
+use walhub_engine::io::{Io, Waker};
+use walhub_proto::lsn::Lsn;
+use walhub_proto::sqlstate::SqlState;
+use walhub_proto::wire::backend::Report;
+
+use super::super::handle::{StartStreaming, StreamEnd};
+use super::super::messages::{NewSession, ToShip};
+use super::{Attached, Stopping, WalCore};
+
+/// How a standby is admitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Admitted {
+    /// Streaming begins.
+    Stream,
+    /// It already has all of that timeline: this is the next one.
+    AtEndOfTimeline((walhub_proto::lsn::TimelineId, Lsn)),
+}
+
+impl<C: Send + 'static, W: Waker> WalCore<C, W> {
+    pub(super) fn handle_start<I: Io<Conn = C>>(&mut self, io: &mut I, session: NewSession<C>) {
+        let NewSession { start, standby, reply } = session;
+        match self.admit(&start) {
+            Ok(Admitted::Stream) => {}
+            Ok(Admitted::AtEndOfTimeline(next)) => {
+                let end = StreamEnd::Finished {
+                    conn: start.conn,
+                    unread: start.unread,
+                    next: Some(next),
+                };
+                self.config.standbys.free(standby);
+                return drop(reply.send(end));
+            }
+            Err(report) => {
+                self.config.standbys.free(standby);
+                let end = StreamEnd::Refused { conn: start.conn, unread: start.unread, report };
+                return drop(reply.send(end));
+            }
+        }
+        let entry = self.config.standbys.standby(standby);
+        entry.sent_lsn.store(start.start.0, Ordering::Release);
+        if let Some(slot) = &start.slot {
+            self.slots.acquire(slot, start.client.pid);
+        }
+        let Some((ship, link)) =
+            self.config.ships.iter_mut().enumerate().min_by_key(|(_, link)| link.sessions)
+        else {
+            return;
+        };
+        link.sessions += 1;
+        self.attached.insert(standby, Attached { ship, slot: start.slot.clone() });
+        let sent = link.mail.send(ToShip::Start(NewSession { start, standby, reply }));
+        assert!(sent.is_ok(), "a ship core does not read its mail");
+        let _ = io;
+    }
+
+    /// Whether a standby may stream what it asks for. PostgreSQL: `StartReplication`.
+    pub(super) fn admit(&self, start: &StartStreaming<C>) -> Result<Admitted, Report> {
+        if self.stopping != Stopping::No {
+            return Err(Report::fatal(
+                SqlState::CANNOT_CONNECT_NOW,
+                "the database system is shutting down",
+            ));
+        }
+        let Some(timelines) = &self.timelines else {
+            return Err(Report::fatal(
+                SqlState::CANNOT_CONNECT_NOW,
+                "the database system is starting up",
+            ));
+        };
+        if let Some(slot) = &start.slot {
+            self.slots.check_usable(slot)?;
+        }
+        if start.timeline == timelines.current {
+            return Ok(Admitted::Stream);
+        }
+        let Some((switchpoint, next)) = timelines.history.switchpoint(start.timeline) else {
+            let text =
+                format!("requested timeline {} is not in this server's history", start.timeline);
+            return Err(Report::error(SqlState::INTERNAL_ERROR, text));
+        };
+        if switchpoint < start.start {
+            let text = format!(
+                "requested starting point {} on timeline {} is not in this server's history",
+                start.start, start.timeline
+            );
+            let detail = format!(
+                "This server's history forked from timeline {} at {switchpoint}.",
+                start.timeline
+            );
+            return Err(Report::error(SqlState::INTERNAL_ERROR, text).detail(detail));
+        }
+        if switchpoint == start.start {
+            Ok(Admitted::AtEndOfTimeline((next, switchpoint)))
+        } else {
+            Ok(Admitted::Stream)
+        }
+    }
+
+    pub(super) fn handle_ended<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        standby: usize,
+        reply: oneshot::Sender<StreamEnd<C>>,
+        end: StreamEnd<C>,
+    ) {
+        self.take_reply(standby);
+        if let Some(attached) = self.attached.remove(&standby) {
+            if let Some(link) = self.config.ships.get_mut(attached.ship) {
+                link.sessions = link.sessions.saturating_sub(1);
+            }
+            if let Some(slot) = attached.slot {
+                self.slots.release(&slot);
+            }
+        }
+        self.config.standbys.free(standby);
+        self.save_slots(io);
+        drop(reply.send(end));
+    }
+}
