@@ -234,6 +234,14 @@ fn upstream_that_has_removed_the_wal_is_reported_with_what_to_do() {
     let removed = format!("requested WAL segment {needed} has already been removed");
     relay.hub.log().wait_for(mark, &removed);
     relay.hub.log().wait_for(mark, "HINT:");
+    let primary = relay.primary.log();
+    walhub_tests::wait::wait_until("the hub has tried again", || {
+        primary.text(primary.beginning()).matches(&removed).count() >= 3
+    });
+    // Once, not once a try.
+    let text = relay.hub.log().text(mark);
+    assert_eq!(text.matches(&removed).count(), 1, "{text}");
+    assert_eq!(text.matches("started streaming WAL").count(), 1, "{text}");
     // What it has is still served.
     let identity = relay.hub.replication("IDENTIFY_SYSTEM");
     assert_eq!(identity.split('|').nth(1), Some("1"), "{identity}");

@@ -8,6 +8,7 @@ use std::io;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use walhub_engine::files::reason;
 use walhub_engine::io::{BLOCK_LEN, Done, FileId, Gather, Io, Op, OpenMode, Token};
 
 /// One operation of a job.
@@ -82,7 +83,13 @@ impl JobError {
 
 impl std::fmt::Display for JobError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "could not {} file \"{}\": {}", self.step, self.path.display(), self.error)
+        write!(
+            f,
+            "could not {} file \"{}\": {}",
+            self.step,
+            self.path.display(),
+            reason(&self.error)
+        )
     }
 }
 

@@ -20,6 +20,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use walhub_engine::buffer::{Buffer, BufferPool, SlabPool};
+use walhub_engine::files::reason;
 use walhub_engine::io::{Completion, Io, Token, Waker};
 use walhub_engine::mailbox::{Receiver, Sender};
 use walhub_proto::lsn::Lsn;
@@ -327,15 +328,22 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 if let Some(local) = &mut self.local {
                     local.pause();
                 }
-                self.wait_for_disk(now, true, &format!("could not write to WAL: {error}"));
+                self.wait_for_disk(
+                    now,
+                    true,
+                    &format!("could not write to WAL: {}", reason(&error)),
+                );
             }
             Flushed::Failed(step, error) => {
                 let name = self.local.as_ref().map(|local| {
                     let segno = SegNo::of_start(local.write_lsn(), local.segments.size());
                     local.segments.segment_path(segno).display().to_string()
                 });
-                let text =
-                    format!("could not {step} file \"{}\": {error}", name.unwrap_or_default());
+                let text = format!(
+                    "could not {step} file \"{}\": {}",
+                    name.unwrap_or_default(),
+                    reason(&error)
+                );
                 walhub_engine::fatal::fatal(
                     walhub_engine::fatal::FatalReason::WalFlushFailed,
                     &text,
@@ -390,7 +398,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     fn note_disk_has_room(&mut self) {
-        if std::mem::take(&mut self.disk_trouble_logged) {
+        // A flush into the current segment says nothing about room for the next one.
+        let blocked = self.local.as_ref().is_some_and(|local| local.segments.is_blocked());
+        if !blocked && std::mem::take(&mut self.disk_trouble_logged) {
             tracing::info!("there is room for WAL again, receiving resumes");
         }
     }

@@ -61,11 +61,17 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.switch_timeline(io, timeline, start)?;
         }
         self.note_server_version();
-        self.link.last_reason = None;
         let receiver = &self.config.shared.receiver;
         receiver.start_lsn.store(start.0, Ordering::Relaxed);
         receiver.start_tli.store(timeline.to_u32(), Ordering::Relaxed);
-        tracing::info!("started streaming WAL from primary at {start} on timeline {timeline}");
+        // An upstream that lets a stream begin and then ends it for the same reason each time is logged
+        // once, as any reason is.
+        let again =
+            self.link.last_reason.is_some() && self.link.last_start == Some((start, timeline));
+        self.link.last_start = Some((start, timeline));
+        if !again {
+            tracing::info!("started streaming WAL from primary at {start} on timeline {timeline}");
+        }
         (self.config.control)(ToControl::Status);
         Ok(())
     }

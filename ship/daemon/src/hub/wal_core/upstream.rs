@@ -34,6 +34,8 @@ pub(super) struct Link<C> {
     pub(super) state: State,
     /// The reason that was logged last: each is logged once.
     pub(super) last_reason: Option<String>,
+    /// Where the last stream began.
+    pub(super) last_start: Option<(Lsn, TimelineId)>,
     /// Bad WAL: where, and how often in a row.
     pub(super) violations: (Lsn, u32),
     /// What was received after the last valid record must be forgotten before connecting again.
@@ -111,6 +113,7 @@ impl<C> Link<C> {
         Self {
             state: State::Waiting { until: Instant(0) },
             last_reason: None,
+            last_start: None,
             violations: (Lsn::INVALID, 0),
             rewind: false,
             outdated: false,
@@ -449,6 +452,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         match event {
             ReceiverEvent::Wal { start, bytes } => return self.append(io, start, bytes),
             ReceiverEvent::Told { end, sent } => {
+                // It streams: whatever ends it now is news.
+                self.link.last_reason = None;
                 receiver.last_send_time.store(sent.0, Ordering::Relaxed);
                 receiver.last_receipt_time.store(now.wall.0, Ordering::Relaxed);
                 if receiver.latest_end_lsn.swap(end.0, Ordering::Relaxed) != end.0 {
