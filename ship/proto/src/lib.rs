@@ -35,6 +35,7 @@ pub mod retention;
 pub mod segment;
 pub mod slot;
 pub mod sqlstate;
+pub mod syncrep;
 pub mod time;
 pub mod walreceiver;
 pub mod walsender;

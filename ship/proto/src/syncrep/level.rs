@@ -1,0 +1,201 @@
+//! Words of synchronous replication: modes, levels, positions of each mode, roles.
+
+use crate::lsn::Lsn;
+
+/// What a standby must have done with a position. PostgreSQL: `SyncRepWaitMode`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum WaitMode {
+    /// Written: `remote_write`.
+    Write,
+    /// Made durable: `on`.
+    Flush,
+    /// Replayed: `remote_apply`.
+    Apply,
+}
+
+impl WaitMode {
+    /// Every mode, weakest first.
+    pub const ALL: [Self; 3] = [Self::Write, Self::Flush, Self::Apply];
+
+    /// The mode for a record that does not commit a transaction: nobody is told of its replay.
+    /// PostgreSQL: `SyncRepWaitForLSN`.
+    #[must_use]
+    pub const fn without_commit(self) -> Self {
+        match self {
+            Self::Write => Self::Write,
+            Self::Flush | Self::Apply => Self::Flush,
+        }
+    }
+}
+
+/// `synchronous_commit`. PostgreSQL: `SyncCommitLevel`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum SynchronousCommit {
+    /// A commit waits for nothing.
+    Off,
+    /// For the own disk.
+    Local,
+    /// And for standbys to write.
+    RemoteWrite,
+    /// And for standbys to make it durable.
+    #[default]
+    On,
+    /// And for standbys to replay it.
+    RemoteApply,
+}
+
+impl SynchronousCommit {
+    /// The level that `value` names. PostgreSQL: `synchronous_commit_options`.
+    #[must_use]
+    pub fn parse(value: &str) -> Option<Self> {
+        const OPTIONS: [(&str, SynchronousCommit); 11] = [
+            ("local", SynchronousCommit::Local),
+            ("remote_write", SynchronousCommit::RemoteWrite),
+            ("remote_apply", SynchronousCommit::RemoteApply),
+            ("on", SynchronousCommit::On),
+            ("off", SynchronousCommit::Off),
+            ("true", SynchronousCommit::On),
+            ("false", SynchronousCommit::Off),
+            ("yes", SynchronousCommit::On),
+            ("no", SynchronousCommit::Off),
+            ("1", SynchronousCommit::On),
+            ("0", SynchronousCommit::Off),
+        ];
+        let named = OPTIONS.into_iter().find(|(name, _)| value.eq_ignore_ascii_case(name));
+        named.map(|(_, level)| level)
+    }
+
+    /// As `SHOW` shows it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Local => "local",
+            Self::RemoteWrite => "remote_write",
+            Self::On => "on",
+            Self::RemoteApply => "remote_apply",
+        }
+    }
+
+    /// What standbys must do; `None` when they do not matter.
+    /// PostgreSQL: `assign_synchronous_commit`.
+    #[must_use]
+    pub const fn wait_mode(self) -> Option<WaitMode> {
+        match self {
+            Self::Off | Self::Local => None,
+            Self::RemoteWrite => Some(WaitMode::Write),
+            Self::On => Some(WaitMode::Flush),
+            Self::RemoteApply => Some(WaitMode::Apply),
+        }
+    }
+}
+
+/// One position for each mode; `None` where nothing is known, which is before every position.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ModeLsns {
+    /// Written up to here.
+    pub write: Option<Lsn>,
+    /// Durable up to here.
+    pub flush: Option<Lsn>,
+    /// Replayed up to here.
+    pub apply: Option<Lsn>,
+}
+
+impl ModeLsns {
+    /// Positions as a status update carries them, zero where nothing is known.
+    #[must_use]
+    pub const fn of_wire(write: Lsn, flush: Lsn, apply: Lsn) -> Self {
+        Self { write: write.valid(), flush: flush.valid(), apply: apply.valid() }
+    }
+
+    /// The position of `mode`.
+    #[must_use]
+    pub const fn of(&self, mode: WaitMode) -> Option<Lsn> {
+        match mode {
+            WaitMode::Write => self.write,
+            WaitMode::Flush => self.flush,
+            WaitMode::Apply => self.apply,
+        }
+    }
+
+    /// Combines each position with that of `other`.
+    #[must_use]
+    pub(super) fn zip(
+        self,
+        other: Self,
+        combine: fn(Option<Lsn>, Option<Lsn>) -> Option<Lsn>,
+    ) -> Self {
+        Self {
+            write: combine(self.write, other.write),
+            flush: combine(self.flush, other.flush),
+            apply: combine(self.apply, other.apply),
+        }
+    }
+}
+
+/// What `synchronous_standby_names` asks for, and how far it is fulfilled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Synced {
+    /// It asks for nothing.
+    Undefined,
+    /// It asks for more standbys than are streaming: nothing new is reached.
+    TooFew,
+    /// Enough standbys have reached these.
+    Reached(ModeLsns),
+}
+
+/// The role of a standby. PostgreSQL: `pg_stat_get_wal_senders`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SyncState {
+    /// Nobody waits for it.
+    Async,
+    /// It would be waited for if others went away.
+    Potential,
+    /// It is waited for.
+    Sync,
+    /// It counts for a quorum.
+    Quorum,
+}
+
+impl SyncState {
+    /// As `pg_stat_replication.sync_state` shows it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Async => "async",
+            Self::Potential => "potential",
+            Self::Sync => "sync",
+            Self::Quorum => "quorum",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_parse_in_any_case_and_name_their_mode() {
+        for level in [
+            SynchronousCommit::Off,
+            SynchronousCommit::Local,
+            SynchronousCommit::RemoteWrite,
+            SynchronousCommit::On,
+            SynchronousCommit::RemoteApply,
+        ] {
+            let upper = level.as_str().to_ascii_uppercase();
+            assert_eq!(SynchronousCommit::parse(&upper), Some(level));
+        }
+        assert_eq!(SynchronousCommit::parse("yes"), Some(SynchronousCommit::On));
+        assert_eq!(SynchronousCommit::parse("0"), Some(SynchronousCommit::Off));
+        for value in ["", "t", "remote_flush", " on", "of"] {
+            assert_eq!(SynchronousCommit::parse(value), None, "{value:?}");
+        }
+        assert_eq!(SynchronousCommit::Local.wait_mode(), None);
+        assert_eq!(SynchronousCommit::default().wait_mode(), Some(WaitMode::Flush));
+        assert_eq!(
+            WaitMode::ALL.map(WaitMode::without_commit),
+            [WaitMode::Write, WaitMode::Flush, WaitMode::Flush]
+        );
+    }
+}

@@ -1,0 +1,28 @@
+//! Synchronous replication: which standbys count, what they have all reached, and who waits for it.
+//!
+//! - `names`: `synchronous_standby_names`, parsed.
+//! - `standbys`: the connected standbys, their roles, and the positions that enough of them reached.
+//! - `gate`: for whom a position still waits.
+//! - `relay`: what a hub may tell its upstream.
+//! - `waiters`: transactions that wait for their commit to get there.
+//!
+//! Not here: the queue by which replies reach their owner, sessions, warnings to clients.
+//!
+//! PostgreSQL: src/backend/replication/syncrep.c.
+
+mod gate;
+mod level;
+mod names;
+mod relay;
+mod standbys;
+mod waiters;
+
+#[cfg(test)]
+mod model;
+
+pub use gate::Gate;
+pub use level::{ModeLsns, SyncState, Synced, SynchronousCommit, WaitMode};
+pub use names::{NamesError, SyncRepConfig, SyncRepMethod};
+pub use relay::{RelayPolicy, RelayReply};
+pub use standbys::{STANDBYS_MAX, SyncStandbys, Takeover};
+pub use waiters::{CommitWaiters, Released, Wait, WaitLevel, WaitTicket, WaitersFull};

@@ -1,0 +1,324 @@
+//! The connected standbys, and which positions enough of them have reached.
+//!
+//! Events of sessions come in; the answer is worked out again only after an event that can change
+//! it, so that most replies cost a few comparisons.
+//!
+//! PostgreSQL: `SyncRepGetCandidateStandbys`, `SyncRepGetSyncRecPtr`, `SyncRepReleaseWaiters`
+//! (src/backend/replication/syncrep.c), `pg_stat_get_wal_senders` (walsender.c).
+
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use super::gate::Gate;
+use super::level::{ModeLsns, SyncState, Synced, WaitMode};
+use super::names::{SyncRepConfig, SyncRepMethod};
+use crate::lsn::Lsn;
+use crate::walsender::WalSenderState;
+
+/// Most standbys at once. PostgreSQL: `MAX_BACKENDS`.
+pub const STANDBYS_MAX: usize = 0x3_FFFF;
+
+/// A connected standby.
+#[derive(Clone, Debug)]
+pub(super) struct Standby {
+    pub(super) application_name: String,
+    pub(super) state: WalSenderState,
+    pub(super) lsns: ModeLsns,
+    /// 0 when the list does not name it.
+    pub(super) priority: u32,
+    /// Whether it is waited for, or counts for the quorum.
+    pub(super) is_sync: bool,
+}
+
+impl Standby {
+    /// Whether it may count. PostgreSQL: `SyncRepGetCandidateStandbys`.
+    pub(super) fn is_candidate(&self) -> bool {
+        // One in catchup would hold every commit until it has caught up. One without a durable
+        // position, as pg_basebackup is, will never confirm anything.
+        matches!(self.state, WalSenderState::Streaming | WalSenderState::Stopping)
+            && self.priority > 0
+            && self.lsns.flush.is_some()
+    }
+}
+
+/// A standby has begun to count: to be logged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Takeover {
+    /// Its slot.
+    pub index: usize,
+    /// Its name.
+    pub application_name: String,
+    /// How it was chosen.
+    pub method: SyncRepMethod,
+    /// Its priority.
+    pub priority: u32,
+}
+
+impl fmt::Display for Takeover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { application_name, priority, .. } = self;
+        write!(f, "standby \"{application_name}\" is now a ")?;
+        match self.method {
+            SyncRepMethod::Priority => write!(f, "synchronous standby with priority {priority}"),
+            SyncRepMethod::Quorum => f.write_str("candidate for quorum synchronous standby"),
+        }
+    }
+}
+
+/// The standbys by the slot of their session, and what `synchronous_standby_names` makes of them.
+///
+/// Among equal priorities the lower slot wins, so a new session takes the lowest free one, as in
+/// PostgreSQL.
+///
+/// Invariants:
+/// - While nothing is stale, `synced` is what a computation from nothing gives.
+/// - Only a candidate is `is_sync`.
+#[derive(Clone, Debug)]
+pub struct SyncStandbys {
+    config: Option<SyncRepConfig>,
+    slots: Vec<Option<Standby>>,
+    synced: Synced,
+    /// Something has changed that `synced` may depend on.
+    is_stale: bool,
+    takeovers: VecDeque<Takeover>,
+    /// Reused by every computation.
+    chosen: Vec<(u32, usize)>,
+    sorted: Vec<Option<Lsn>>,
+}
+
+impl SyncStandbys {
+    /// Without a standby.
+    #[must_use]
+    pub const fn new(config: Option<SyncRepConfig>) -> Self {
+        Self {
+            config,
+            slots: Vec::new(),
+            synced: Synced::Undefined,
+            is_stale: true,
+            takeovers: VecDeque::new(),
+            chosen: Vec::new(),
+            sorted: Vec::new(),
+        }
+    }
+
+    /// What is asked for; `None` is nothing.
+    #[must_use]
+    pub const fn config(&self) -> Option<&SyncRepConfig> {
+        self.config.as_ref()
+    }
+
+    /// `synchronous_standby_names` was read again. PostgreSQL: `SyncRepInitConfig`.
+    pub fn handle_config(&mut self, config: Option<SyncRepConfig>) {
+        for standby in self.slots.iter_mut().flatten() {
+            standby.priority = priority(config.as_ref(), &standby.application_name);
+        }
+        self.config = config;
+        self.is_stale = true;
+    }
+
+    /// A standby has connected; it is in `startup`.
+    ///
+    /// # Panics
+    /// If the slot is in use or not below [`STANDBYS_MAX`].
+    pub fn handle_connected(&mut self, index: usize, application_name: &str) {
+        assert!(index < STANDBYS_MAX, "slot {index}");
+        if index >= self.slots.len() {
+            self.slots.resize_with(index + 1, || None);
+        }
+        let slot = self.slots.get_mut(index).filter(|slot| slot.is_none());
+        let Some(slot) = slot else { panic!("slot {index} is in use") };
+        *slot = Some(Standby {
+            application_name: String::from(application_name),
+            state: WalSenderState::Startup,
+            lsns: ModeLsns::default(),
+            priority: priority(self.config.as_ref(), application_name),
+            is_sync: false,
+        });
+    }
+
+    /// A standby has changed its state.
+    ///
+    /// # Panics
+    /// If no standby has this slot.
+    pub fn handle_state(&mut self, index: usize, state: WalSenderState) {
+        self.change(index, |standby| standby.state = state);
+    }
+
+    /// A standby has told its positions, which must be of the timeline that commits wait on.
+    ///
+    /// # Panics
+    /// If no standby has this slot.
+    pub fn handle_reply(&mut self, index: usize, lsns: ModeLsns) {
+        let (standby, synced, is_stale) = self.parts(index);
+        let before = (standby.is_candidate(), standby.lsns);
+        standby.lsns = lsns;
+        let role_changed = standby.is_candidate() != before.0;
+        *is_stale |= role_changed || (standby.is_sync && moves(synced, before.1, lsns));
+    }
+
+    /// A standby has gone.
+    ///
+    /// # Panics
+    /// If no standby has this slot.
+    pub fn handle_disconnected(&mut self, index: usize) {
+        // From here on it counts for nothing, and the slot is free.
+        self.change(index, |standby| standby.state = WalSenderState::Startup);
+        if let Some(slot) = self.slots.get_mut(index) {
+            *slot = None;
+        }
+    }
+
+    /// How far the configuration is fulfilled now.
+    ///
+    /// It may lie before an earlier answer: another standby took over, or the list has changed.
+    pub fn synced(&mut self) -> Synced {
+        if core::mem::take(&mut self.is_stale) {
+            self.synced = self.compute();
+        }
+        self.synced
+    }
+
+    /// `sync_priority` and `sync_state` of a standby. PostgreSQL: `pg_stat_get_wal_senders`.
+    ///
+    /// # Panics
+    /// If no standby has this slot.
+    #[must_use]
+    pub fn role(&mut self, index: usize) -> (u32, SyncState) {
+        self.synced();
+        let method = self.config.as_ref().map(|config| config.method);
+        let (standby, _, _) = self.parts(index);
+        // A standby that cannot confirm anything is shown as an asynchronous one.
+        let priority = if standby.lsns.flush.is_some() { standby.priority } else { 0 };
+        let state = match (priority, standby.is_sync, method) {
+            (0, ..) | (_, _, None) => SyncState::Async,
+            (_, true, Some(SyncRepMethod::Priority)) => SyncState::Sync,
+            (_, true, Some(SyncRepMethod::Quorum)) => SyncState::Quorum,
+            (_, false, Some(_)) => SyncState::Potential,
+        };
+        (priority, state)
+    }
+
+    /// For whom a position still waits; `None` when nobody has to confirm anything.
+    pub fn gate(&mut self, mode: WaitMode, lsn: Lsn) -> Option<Gate<'_>> {
+        self.synced();
+        let config = self.config.as_ref()?;
+        Some(Gate::new(config, &self.slots, mode, lsn))
+    }
+
+    /// A standby that has begun to count since the last call.
+    pub fn poll_takeover(&mut self) -> Option<Takeover> {
+        self.synced();
+        self.takeovers.pop_front()
+    }
+
+    /// Asserts the invariants.
+    ///
+    /// # Panics
+    /// If one does not hold.
+    pub fn check(&self) {
+        if self.is_stale {
+            return;
+        }
+        let mut fresh = self.clone();
+        assert_eq!(fresh.compute(), self.synced);
+        for (old, new) in self.slots.iter().zip(&fresh.slots) {
+            let is_sync = |slot: &Option<Standby>| slot.as_ref().is_some_and(|s| s.is_sync);
+            assert_eq!(is_sync(old), is_sync(new));
+            assert!(!is_sync(old) || old.as_ref().is_some_and(Standby::is_candidate));
+        }
+    }
+
+    fn parts(&mut self, index: usize) -> (&mut Standby, &Synced, &mut bool) {
+        let Some(Some(standby)) = self.slots.get_mut(index) else { panic!("no standby {index}") };
+        (standby, &self.synced, &mut self.is_stale)
+    }
+
+    /// Makes a change that matters only if the standby begins or ceases to be a candidate.
+    fn change(&mut self, index: usize, change: impl FnOnce(&mut Standby)) {
+        let (standby, _, is_stale) = self.parts(index);
+        let before = standby.is_candidate();
+        change(standby);
+        *is_stale |= standby.is_candidate() != before;
+    }
+
+    fn compute(&mut self) -> Synced {
+        self.chosen.clear();
+        for (index, slot) in self.slots.iter().enumerate() {
+            if let Some(standby) = slot.as_ref().filter(|standby| standby.is_candidate()) {
+                self.chosen.push((standby.priority, index));
+            }
+        }
+        let Some(config) = &self.config else {
+            self.elect(None);
+            return Synced::Undefined;
+        };
+        let SyncRepConfig { method, num_sync, .. } = *config;
+        if method == SyncRepMethod::Priority && self.chosen.len() > num_sync {
+            // PostgreSQL: standby_priority_comparator.
+            self.chosen.select_nth_unstable(num_sync);
+            self.chosen.truncate(num_sync);
+            // The slots' order again, for `elect`.
+            self.chosen.sort_unstable_by_key(|(_, index)| *index);
+        }
+        self.elect(Some(method));
+        if self.chosen.len() < num_sync {
+            return Synced::TooFew;
+        }
+        Synced::Reached(ModeLsns {
+            write: self.nth_latest(WaitMode::Write, num_sync),
+            flush: self.nth_latest(WaitMode::Flush, num_sync),
+            apply: self.nth_latest(WaitMode::Apply, num_sync),
+        })
+    }
+
+    /// Those that are `chosen`, in the order of slots, count; others do not.
+    fn elect(&mut self, method: Option<SyncRepMethod>) {
+        let mut chosen = self.chosen.iter().map(|(_, index)| *index).peekable();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let is_chosen = chosen.next_if_eq(&index).is_some();
+            let Some(standby) = slot else { continue };
+            let was_sync = core::mem::replace(&mut standby.is_sync, is_chosen);
+            let Some(method) = method.filter(|_| is_chosen && !was_sync) else { continue };
+            // One that nobody asked about yet need not be told twice.
+            self.takeovers.retain(|told| told.index != index);
+            self.takeovers.push_back(Takeover {
+                index,
+                application_name: standby.application_name.clone(),
+                method,
+                priority: standby.priority,
+            });
+        }
+    }
+
+    /// The position that `n` of the chosen have reached.
+    ///
+    /// With `FIRST n` there are just `n`, so it is the oldest of all. There PostgreSQL's
+    /// `SyncRepGetOldestSyncRecPtr` passes over an unknown position when a known one follows in
+    /// the array; here nothing is known as long as one standby says nothing, or an apply position
+    /// would stand for a standby that never replays.
+    fn nth_latest(&mut self, mode: WaitMode, n: usize) -> Option<Lsn> {
+        let slots = &self.slots;
+        let lsn = |index: usize| slots.get(index)?.as_ref()?.lsns.of(mode);
+        self.sorted.clear();
+        self.sorted.extend(self.chosen.iter().map(|(_, index)| lsn(*index)));
+        let nth = self.sorted.len().checked_sub(n)?;
+        *self.sorted.select_nth_unstable(nth).1
+    }
+}
+
+fn priority(config: Option<&SyncRepConfig>, application_name: &str) -> u32 {
+    config.map_or(0, |config| config.priority(application_name))
+}
+
+/// Whether the move of one standby that counts can change what enough of them have reached.
+///
+/// It cannot as long as the standby stays on its side of that position, or comes just up to it.
+fn moves(synced: &Synced, old: ModeLsns, new: ModeLsns) -> bool {
+    let Synced::Reached(reached) = synced else { return false };
+    WaitMode::ALL.into_iter().any(|mode| {
+        let (reached, old, new) = (reached.of(mode), old.of(mode), new.of(mode));
+        (old <= reached && new > reached) || (old >= reached && new < reached)
+    })
+}
