@@ -44,7 +44,11 @@ thread_local! {
 }
 
 pub(crate) fn main() -> ExitCode {
+    // What a test runner asks before it runs anything: all runs are one test to it.
     if env::args().any(|arg| arg == "--list") {
+        if !env::args().any(|arg| arg == "--ignored") {
+            println!("simulation: test");
+        }
         return ExitCode::SUCCESS;
     }
     if let Ok(log) = env::var("WALHUB_SIM_LOG") {

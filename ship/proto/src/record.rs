@@ -98,6 +98,8 @@ pub struct RecordReader {
     verified: Lsn,
     last_record: Option<Lsn>,
     unseen_end: Option<Lsn>,
+    /// Where the filling begins, when the last record is a segment switch.
+    filling: Option<Lsn>,
     /// Reading began on a page boundary, in what may be the middle of a record.
     may_begin_inside: bool,
     phase: Phase,
@@ -129,6 +131,7 @@ impl RecordReader {
             verified: start,
             last_record: None,
             unseen_end: None,
+            filling: None,
             may_begin_inside: on_page == 0,
             phase: Phase::Header { got: 0 },
             page_header: [0; LONG_HEADER_LEN],
@@ -201,6 +204,13 @@ impl RecordReader {
     #[must_use]
     pub const fn last_record(&self) -> Option<Lsn> {
         self.last_record
+    }
+
+    /// Where the filling begins, when the last record is a segment switch. It has no checksum, but
+    /// nothing except zeros. PostgreSQL: `CopyXLogRecordToWAL`.
+    #[must_use]
+    pub const fn filling(&self) -> Option<Lsn> {
+        self.filling
     }
 
     /// End of the record that was under way where reading began, and was passed over unverified.
@@ -474,8 +484,10 @@ impl RecordReader {
             return;
         }
         self.last_record = Some(self.record.start);
+        self.filling = None;
         if self.record.is_switch() && self.want.segment_size.offset(self.next) != 0 {
             self.phase = Phase::Switched;
+            self.filling = Some(self.next);
         }
         on_record(&self.record);
     }

@@ -312,8 +312,10 @@ fn scan(
     size: SegmentSize,
 ) -> Result<WalEnd, RecoverError> {
     let mut buf = vec![0; SCAN_LEN];
+    let mut files = BTreeMap::new();
     while let Some(want) = end_of_wal.poll_read() {
         let path = wal_dir.join(want.segno.file_name(want.tli, size));
+        files.insert(want.segno, path.clone());
         let len = usize::try_from(want.len_max).unwrap_or(SCAN_LEN).min(SCAN_LEN);
         let piece = buf.get_mut(..len).unwrap_or_default();
         let count = fs.read_at(&path, want.offset, piece)?;
@@ -321,6 +323,13 @@ fn scan(
     }
     let end = end_of_wal.finish()?;
     tracing::info!("local WAL ends at {}: {}", end.end, end.reason);
+    // A crash in the middle of the filling leaves what the recycled segment had before.
+    if let Some(filling) = end.filling
+        && let Some(path) = files.get(&SegNo::of_start(filling.start, size))
+    {
+        let len = usize::try_from(filling.len()).unwrap_or(usize::MAX);
+        fs.write_at(path, size.offset(filling.start), &vec![0; len])?;
+    }
     Ok(end)
 }
 

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::{ControlFile, RecoveryError, ScanPlan, SegmentPart};
-use crate::lsn::{Lsn, TimelineId};
+use crate::lsn::{Lsn, LsnRange, TimelineId};
 use crate::page::WalVersion;
 use crate::record::{Crc32c, RecordReader, WalViolation};
 use crate::segment::{SegNo, SegmentSize};
@@ -69,6 +69,9 @@ pub struct WalEnd {
     pub end: Lsn,
     /// Start of the last valid record, when one was read.
     pub last_record: Option<Lsn>,
+    /// The end of WAL that is a segment switch's filling. No checksum covers it, so what is there may
+    /// be older than the switch: it is to be made zeros, which is what it was.
+    pub filling: Option<LsnRange>,
     /// Version of the pages, when one was read.
     pub version: Option<WalVersion>,
     /// Why reading stopped.
@@ -186,10 +189,12 @@ impl EndOfWal {
         if end < bound {
             return Err(self.damaged(end, reason));
         }
+        let filling = self.reader.filling().filter(|&start| last_record.is_some() && start < end);
         Ok(WalEnd {
             timeline: self.plan.history.timeline_of(end),
             end,
             last_record,
+            filling: filling.map(|start| LsnRange::new(start, end)),
             version: self.reader.version(),
             reason,
         })

@@ -1,5 +1,6 @@
 use super::*;
 use crate::generate::{WalGenerator, WalShape, WalWriter};
+use crate::lsn::LsnRange;
 use crate::lsn::SystemIdentifier;
 use crate::page::WalVersion;
 use std::collections::BTreeMap;
@@ -100,7 +101,7 @@ impl Files {
 }
 
 /// Two and a half segments, the record ends in them, and the last record's start.
-fn wal() -> (Vec<u8>, Vec<crate::lsn::LsnRange>) {
+fn wal() -> (Vec<u8>, Vec<LsnRange>) {
     let mut generator = WalGenerator::new(5, shape(1), START);
     let mut wal = vec![];
     let mut records = vec![];
@@ -169,6 +170,8 @@ fn wal_that_fills_its_segments_ends_where_they_end() {
         let end = files.recover(&control(flush_lsn, Some(last_record)), &[], 1 << 20).unwrap();
         assert_eq!((end.end, end.last_record), (START + MIB, Some(switch)));
         assert_eq!(end.reason, StopReason::SegmentsEnd);
+        // A switch record is a header alone, and all after it is filling.
+        assert_eq!(end.filling, Some(LsnRange::new(switch + 24, START + MIB)));
     }
 }
 
