@@ -332,7 +332,12 @@ impl Sim {
             let now = world.now;
             world.net.refuse_old(now, hub_machine(hub));
         }
-        let end = self.hubs[hub].start(&self.world)?;
+        let mut started = self.hubs[hub].start(&self.world);
+        // A hub that cannot start for want of room is started again once there is some.
+        if started.is_err() && std::mem::take(&mut self.hubs[hub].fs.disk().full) {
+            started = self.hubs[hub].start(&self.world);
+        }
+        let end = started?;
         if self.hubs[hub].fs.disk().dead {
             self.bury(hub);
             return Ok(());

@@ -327,8 +327,13 @@ fn scan(
     if let Some(filling) = end.filling
         && let Some(path) = files.get(&SegNo::of_start(filling.start, size))
     {
-        let len = usize::try_from(filling.len()).unwrap_or(usize::MAX);
-        fs.write_at(path, size.offset(filling.start), &vec![0; len])?;
+        let mut content = vec![0; usize::try_from(filling.len()).unwrap_or(usize::MAX)];
+        let offset = size.offset(filling.start);
+        fs.read_at(path, offset, &mut content)?;
+        if content.iter().any(|&byte| byte != 0) {
+            content.fill(0);
+            fs.write_at(path, offset, &content)?;
+        }
     }
     Ok(end)
 }

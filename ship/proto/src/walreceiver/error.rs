@@ -269,14 +269,15 @@ impl UpstreamViolation {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Server { error, .. } if error.is_wal_removed() => Some(
-                "The upstream no longer has the WAL that comes next here. Stop walhub and copy the \
-                 missing segments from a WAL archive into its \"pg_wal\" directory, or begin again \
-                 with an empty data directory. A slot (\"primary_slot_name\") keeps this from \
-                 happening."
-                    .to_string(),
-            ),
-            Self::Server { error, .. } => error.hint.clone(),
+            Self::Server { error, .. } => error.hint.clone().or_else(|| {
+                error.is_wal_removed().then(|| {
+                    "The upstream no longer has the WAL that comes next here. Stop walhub and copy \
+                     the missing segments from a WAL archive into its \"pg_wal\" directory, or begin \
+                     again with an empty data directory. A slot (\"primary_slot_name\") keeps this \
+                     from happening."
+                        .to_string()
+                })
+            }),
             Self::SlotMissing { .. } => Some(
                 "Create it on the primary, or set \"primary_slot_create\" to have it created."
                     .to_string(),

@@ -97,5 +97,7 @@ fn what_recovery_ends_with_is_made_durable() {
     let recovered = recover(&fs, &dir).unwrap().wal.unwrap();
     std::fs::remove_dir_all(&dir).unwrap();
     assert_eq!((recovered.end, recovered.last_record), (wal.lsn(), wal.last_record()));
-    assert_eq!(fs.0.into_inner().unwrap(), [path(1), path(2), wal_dir]);
+    let slots = dir.join("slots");
+    let want = [path(1), path(2), dir.join(CONTROL_FILE), wal_dir, slots, dir];
+    assert_eq!(fs.0.into_inner().unwrap(), want);
 }
