@@ -368,10 +368,8 @@ impl<C> Session<C> {
                 let header = Head::new(&header);
                 let mut body = Gather::new();
                 if around.tail.gather(range, &mut body) {
-                    around.shared.sent_from_tail_bytes.fetch_add(range.len(), Ordering::Relaxed);
                     self.send(around, Sending::new(header, body, Some(range.end)));
                 } else {
-                    around.shared.sent_from_file_bytes.fetch_add(range.len(), Ordering::Relaxed);
                     self.reading = Some(Reading { header, range, next: range.start, body });
                     self.read_on(around);
                 }

@@ -53,10 +53,6 @@ pub struct Shared {
     pub stopping: AtomicBool,
     /// The walreceiver, for its view.
     pub receiver: SharedReceiver,
-    /// Bytes that standbys got from the tail cache.
-    pub sent_from_tail_bytes: AtomicU64,
-    /// Bytes that standbys got from segment files.
-    pub sent_from_file_bytes: AtomicU64,
 }
 
 impl Shared {
@@ -183,17 +179,11 @@ impl Standby {
 
     /// Forgets what an earlier session left.
     pub fn reset(&self) {
-        let fresh = Self::new();
-        let number = |to: &AtomicU64, from: &AtomicU64| {
-            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
-        };
         self.state.store(0, Ordering::Relaxed);
-        number(&self.sent_lsn, &fresh.sent_lsn);
-        number(&self.write_lsn, &fresh.write_lsn);
-        number(&self.flush_lsn, &fresh.flush_lsn);
-        number(&self.apply_lsn, &fresh.apply_lsn);
-        number(&self.xmin, &fresh.xmin);
-        number(&self.catalog_xmin, &fresh.catalog_xmin);
+        let numbers = [&self.sent_lsn, &self.write_lsn, &self.flush_lsn, &self.apply_lsn];
+        for number in numbers.into_iter().chain([&self.xmin, &self.catalog_xmin]) {
+            number.store(0, Ordering::Relaxed);
+        }
         self.has_fed_back.store(false, Ordering::Relaxed);
         self.reply_time.store(i64::MIN, Ordering::Relaxed);
         for lag in &self.lag_us {

@@ -98,12 +98,6 @@ impl<C: Send + 'static> ShipCore<C> {
         self.deadline
     }
 
-    /// Number of sessions.
-    #[must_use]
-    pub fn sessions(&self) -> usize {
-        self.sessions.len()
-    }
-
     /// Does everything that can be done now.
     pub fn turn<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
         // The position first, the mail second: slabs are mailed before positions in them are

@@ -58,11 +58,6 @@ impl TailView {
         self.slabs.push_back(slab);
     }
 
-    /// Drops everything.
-    pub fn clear(&mut self) {
-        self.slabs.clear();
-    }
-
     /// First position from which on everything is here.
     #[must_use]
     pub fn start(&self) -> Option<Lsn> {

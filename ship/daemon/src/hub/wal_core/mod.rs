@@ -262,7 +262,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             ToWal::Connected(upstream) => self.handle_connected(io, now, upstream),
             ToWal::ConnectFailed(reason) => self.link.fail(now, &self.config.settings, &reason),
             ToWal::Slot(request, reply) => self.handle_slot_request(io, request, reply),
-            ToWal::Start(session) => self.handle_start(io, session),
+            ToWal::Start(session) => self.handle_start(session),
             ToWal::Ended { standby, reply, end } => self.handle_ended(io, standby, reply, end),
             ToWal::Settings(settings) => self.handle_settings(io, now, settings),
             ToWal::Stop(mode) => self.handle_stop(io, now, mode),
@@ -467,7 +467,6 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     fn turn_stopping<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        let _ = now;
         match self.stopping {
             Stopping::No | Stopping::Done => {}
             Stopping::Flushing => {

@@ -26,7 +26,7 @@ pub(super) enum Admitted {
 }
 
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
-    pub(super) fn handle_start<I: Io<Conn = C>>(&mut self, io: &mut I, session: NewSession<C>) {
+    pub(super) fn handle_start(&mut self, session: NewSession<C>) {
         let NewSession { start, standby, reply } = session;
         match self.admit(&start) {
             Ok(Admitted::Stream) => {}
@@ -59,7 +59,6 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         self.attached.insert(standby, Attached { ship, slot: start.slot.clone() });
         let sent = link.mail.send(ToShip::Start(NewSession { start, standby, reply }));
         assert!(sent.is_ok(), "a ship core does not read its mail");
-        let _ = io;
     }
 
     /// Whether a standby may stream what it asks for. PostgreSQL: `StartReplication`.

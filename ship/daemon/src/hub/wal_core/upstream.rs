@@ -409,11 +409,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         self.publish_receiver();
         self.pump(io);
         self.reply(io, now);
-        let buf = self.receive_buffer();
         let State::Live(live) = &mut self.link.state else { return };
         if !live.receiving && live.held.is_empty() {
             live.receiving = true;
-            io.submit(LINK_RECV, Op::Recv { socket: live.socket, buf });
+            let socket = live.socket;
+            io.submit(LINK_RECV, Op::Recv { socket, buf: self.receive_buffer() });
         }
     }
 
@@ -450,7 +450,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     ) -> Result<(), Drop> {
         let receiver = &self.config.shared.receiver;
         match event {
-            ReceiverEvent::Wal { start, bytes } => return self.append(io, start, bytes),
+            ReceiverEvent::Wal { start, bytes } => return self.append(start, bytes),
             ReceiverEvent::Told { end, sent } => {
                 // It streams: whatever ends it now is news.
                 self.link.last_reason = None;
@@ -494,18 +494,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         Ok(())
     }
 
-    fn append<I: Io<Conn = C>>(
-        &mut self,
-        io: &mut I,
-        start: Lsn,
-        bytes: &[u8],
-    ) -> Result<(), Drop> {
+    fn append(&mut self, start: Lsn, bytes: &[u8]) -> Result<(), Drop> {
         let Some(local) = &mut self.local else { return Ok(()) };
         let mut opened = Vec::new();
         let appended = local.append(start, bytes, &mut |slab| opened.push(slab));
         let verified = local.verified_lsn();
         self.announce_slabs(opened);
-        let _ = io;
         match appended {
             Ok(()) => {
                 if verified > self.link.violations.0 {
