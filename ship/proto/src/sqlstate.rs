@@ -35,6 +35,8 @@ states! {
     INVALID_SQL_STATEMENT_NAME = "26000";
     /// invalid_cursor_name
     INVALID_CURSOR_NAME = "34000";
+    /// read_only_sql_transaction
+    READ_ONLY_SQL_TRANSACTION = "25006";
     /// in_failed_sql_transaction
     IN_FAILED_SQL_TRANSACTION = "25P02";
     /// invalid_authorization_specification

@@ -218,6 +218,7 @@ impl Hub<OwnedFd> for Front {
             wal_senders: self.wal_senders(),
             wal_receiver: self.wal_receiver(),
             slots: self.slots.load().as_ref().clone(),
+            sync_waits: Vec::new(),
         }
     }
 }

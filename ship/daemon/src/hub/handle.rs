@@ -9,8 +9,11 @@ use tokio::sync::oneshot;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::segment::SegmentSize;
+use walhub_proto::syncrep::WaitLevel;
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::Report;
+
+use super::append::{self, Append, AppendAnswer, SyncWaitRow, Waited, WalRequest};
 
 /// What never changes once the hub has met its upstream.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -228,6 +231,8 @@ pub struct Snapshot {
     pub wal_receiver: Option<WalReceiverRow>,
     /// One row a slot.
     pub slots: Vec<SlotRow>,
+    /// One row a session that waits for its commit.
+    pub sync_waits: Vec<SyncWaitRow>,
 }
 
 /// The hub, as the control plane sees it. `C` is a connected socket.
@@ -259,4 +264,35 @@ pub trait Hub<C>: Send + Sync + 'static {
 
     /// Everything that the views show.
     fn snapshot(&self) -> Snapshot;
+
+    /// Whether there is an upstream: nothing can be appended then. PostgreSQL: `RecoveryInProgress`.
+    fn in_recovery(&self) -> bool {
+        true
+    }
+
+    /// Appends records to the own WAL. All requests of all sessions are taken in the order of the
+    /// calls; the answer comes when what the request waits for is reached.
+    fn append(&self, _append: Append) -> AppendAnswer {
+        answered(Err(append::in_recovery("pg_logical_emit_message()")))
+    }
+
+    /// Waits until `lsn` is reached at `level`, for the session `owner`.
+    fn wait(&self, _lsn: Lsn, _level: WaitLevel, _owner: u32) -> oneshot::Receiver<Waited> {
+        answered(Waited::Canceled)
+    }
+
+    /// Ends the wait of a session for standbys: what it waits for is answered as soon as it is durable
+    /// here. Does nothing when it does not wait.
+    fn cancel_wait(&self, _owner: u32) {}
+
+    /// Does something else with the own WAL.
+    fn wal(&self, request: WalRequest) -> oneshot::Receiver<Result<Lsn, Report>> {
+        answered(Err(append::in_recovery(request.command())))
+    }
+}
+
+fn answered<T>(answer: T) -> oneshot::Receiver<T> {
+    let (reply, receiver) = oneshot::channel();
+    drop(reply.send(answer));
+    receiver
 }

@@ -1,6 +1,7 @@
 //! The hub: WAL in, WAL to disk, WAL out. Generic over the engine's `Io`, so that the simulator
 //! runs the same code.
 
+pub mod append;
 pub mod core_loop;
 pub mod front;
 pub mod handle;

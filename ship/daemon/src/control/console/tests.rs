@@ -164,6 +164,7 @@ pub(super) fn snapshot(in_recovery: bool) -> Snapshot {
             wal_status: Some("reserved"),
             safe_wal_size: None,
         }],
+        sync_waits: Vec::new(),
     }
 }
 

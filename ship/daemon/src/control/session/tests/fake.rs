@@ -157,6 +157,7 @@ impl Hub<OwnedFd> for FakeHub {
             wal_senders: Vec::new(),
             wal_receiver: None,
             slots: self.slots.lock().unwrap().iter().map(|(_, slot)| slot.clone()).collect(),
+            sync_waits: Vec::new(),
         }
     }
 }
