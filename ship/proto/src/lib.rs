@@ -32,6 +32,7 @@ pub mod progress;
 pub mod record;
 pub mod recovery;
 pub mod retention;
+pub mod rmgr;
 pub mod segment;
 pub mod slot;
 pub mod sqlstate;
