@@ -1,6 +1,7 @@
 //! Checks of string settings.
 
 use jiff::tz::TimeZone;
+use walhub_proto::syncrep::SyncRepConfig;
 
 use super::error::Objection;
 
@@ -80,6 +81,21 @@ pub(super) fn slot_name(value: &str) -> Result<(), Objection> {
             "Replication slot names may only contain lower case letters, numbers, and the underscore character."
                 .to_owned(),
         ),
+        ..Objection::default()
+    })
+}
+
+/// Accepts what PostgreSQL's grammar of synchronous standbys does.
+///
+/// PostgreSQL: `check_synchronous_standby_names` (src/backend/replication/syncrep.c).
+pub(super) fn standby_names(value: &str) -> Result<(), Objection> {
+    SyncRepConfig::parse(value).map(drop).map_err(|error| {
+        let (text, sqlstate) = (error.to_string(), Some(error.sqlstate()));
+        if error.is_message() {
+            Objection { sqlstate, message: Some(text), ..Objection::default() }
+        } else {
+            Objection { sqlstate, detail: Some(text), ..Objection::default() }
+        }
     })
 }
 

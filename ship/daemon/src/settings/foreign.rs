@@ -323,8 +323,6 @@ static NAMES: &[&str] = &[
     "sync_replication_slots",
     "synchronize_seqscans",
     "synchronized_standby_slots",
-    "synchronous_commit",
-    "synchronous_standby_names",
     "syslog_facility",
     "syslog_ident",
     "syslog_sequence_numbers",

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
+use walhub_proto::syncrep::{SyncRepConfig, SynchronousCommit};
 
 pub use error::SettingError;
 pub use reloader::Reloader;
@@ -151,6 +152,10 @@ pub struct Settings {
     pub max_slot_wal_keep_size: Option<u64>,
     /// Silence after which a standby is dropped; `None` is never.
     pub wal_sender_timeout: Option<Duration>,
+    /// Which standbys a commit, or the upstream's, waits for; `None` is none.
+    pub synchronous_standby_names: Option<SyncRepConfig>,
+    /// What a commit waits for.
+    pub synchronous_commit: SynchronousCommit,
     /// Most WAL in one message.
     pub wal_sender_message_size: u64,
     /// When WAL may be sent on.
@@ -243,6 +248,10 @@ impl Settings {
             wal_keep_size: v.bytes("wal_keep_size").unwrap_or(0),
             max_slot_wal_keep_size: v.bytes("max_slot_wal_keep_size"),
             wal_sender_timeout: v.duration_unless_zero("wal_sender_timeout"),
+            synchronous_standby_names: SyncRepConfig::parse(v.text("synchronous_standby_names"))
+                .unwrap_or_default(),
+            synchronous_commit: SynchronousCommit::parse(v.text("synchronous_commit"))
+                .unwrap_or_default(),
             wal_sender_message_size: v.bytes("wal_sender_message_size").unwrap_or(0),
             forward: match v.text("forward") {
                 "flushed" => Forward::Flushed,
