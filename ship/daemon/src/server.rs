@@ -11,12 +11,15 @@ mod title;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
 use walhub_engine::files::OsFs;
 use walhub_engine::mailbox::Sender;
+use walhub_proto::lsn::SystemIdentifier;
+use walhub_proto::page::WalVersion;
+use walhub_proto::segment::SegmentSize;
 
 use crate::control::connect::{ConnectOptions, connect, parse_conninfo};
 use crate::control::listen::Listener;
@@ -24,7 +27,7 @@ use crate::control::session::Services;
 use crate::datadir::{DataDir, Status};
 use crate::hub::front::{Front, SenderAddress};
 use crate::hub::messages::{StopMode, ToControl, ToWal, Upstream};
-use crate::hub::recover::recover;
+use crate::hub::recover::{NewCluster, Recovered, create_cluster, recover};
 use crate::settings::{Reloader, Settings};
 use crate::signals::{Request, ShutdownMode, Signals};
 use cores::Cores;
@@ -61,7 +64,8 @@ pub fn run(config: ServeConfig) -> anyhow::Result<ExitCode> {
             .map_err(|error| anyhow::anyhow!("invalid connection string syntax: {error}"))?;
     }
     walhub_engine::uring::io_uring_check()?;
-    let recovered = recover(&OsFs, data_dir.path())?;
+    let recovered = recover_or_create(&data_dir, &settings)?;
+    let is_primary = recovered.is_primary();
     let (to_control, from_hub) = mpsc::unbounded_channel();
     let disk = cores::choose_disk(data_dir.path(), &settings)?;
     let (settings_sender, settings_receiver) = watch::channel(Arc::clone(&settings));
@@ -71,6 +75,7 @@ pub fn run(config: ServeConfig) -> anyhow::Result<ExitCode> {
         Arc::clone(&cores.standbys),
         Arc::clone(&cores.slots),
         cores.to_wal.clone(),
+        cores.commits,
         data_dir.pg_wal(),
         settings_receiver.clone(),
     ));
@@ -82,12 +87,71 @@ pub fn run(config: ServeConfig) -> anyhow::Result<ExitCode> {
         settings: settings_sender,
         settings_receiver,
         reloader,
+        is_primary,
         title,
         notify: Notify::from_environment(),
     };
     let code = tokio_uring::start(server.serve(listener, from_hub, &data_dir))?;
     tracing::info!("database system is shut down");
     Ok(code)
+}
+
+/// Reads what is there. Without an upstream, a new data directory becomes a primary's.
+fn recover_or_create(data_dir: &DataDir, settings: &Settings) -> anyhow::Result<Recovered> {
+    let has_upstream = !settings.primary_conninfo.is_empty();
+    let recovered = recover(&OsFs, data_dir.path())?;
+    if recovered.is_primary() && has_upstream {
+        anyhow::bail!(
+            "data directory \"{}\" has WAL of its own and cannot receive that of an upstream: \
+             unset primary_conninfo, or give the relay a data directory of its own",
+            data_dir.path().display()
+        );
+    }
+    if recovered.wal.is_some() || has_upstream {
+        return Ok(recovered);
+    }
+    create_primary(data_dir, SegmentSize::DEFAULT, settings.wal_page_magic)?;
+    Ok(recover(&OsFs, data_dir.path())?)
+}
+
+/// Makes a new data directory a primary's, when there is no WAL in it.
+///
+/// # Errors
+/// When there is, or the operating system refuses.
+pub fn init(
+    data_dir: &DataDir,
+    segment_size: SegmentSize,
+    version: WalVersion,
+) -> anyhow::Result<()> {
+    if recover(&OsFs, data_dir.path())?.wal.is_some() {
+        anyhow::bail!(
+            "data directory \"{}\" has WAL in it already: give walhub init a new directory with -D",
+            data_dir.path().display()
+        );
+    }
+    create_primary(data_dir, segment_size, version)
+}
+
+fn create_primary(
+    data_dir: &DataDir,
+    segment_size: SegmentSize,
+    version: WalVersion,
+) -> anyhow::Result<()> {
+    let system_identifier = new_system_identifier();
+    let new = NewCluster { system_identifier, segment_size, version };
+    create_cluster(&OsFs, data_dir.path(), &new).context("could not write control file")?;
+    tracing::info!(
+        "created a primary of its own WAL: system identifier {system_identifier}, segments of {} MB",
+        segment_size.bytes() >> 20
+    );
+    Ok(())
+}
+
+/// Different from that of any other cluster, most likely. PostgreSQL: `BootStrapXLOG`.
+fn new_system_identifier() -> SystemIdentifier {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let pid = u64::from(std::process::id() & 0xFFF);
+    SystemIdentifier(now.as_secs() << 32 | u64::from(now.subsec_micros()) << 12 | pid)
 }
 
 /// Says where the server listens, in the pid file.
@@ -108,6 +172,7 @@ struct Server {
     settings: watch::Sender<Arc<Settings>>,
     settings_receiver: watch::Receiver<Arc<Settings>>,
     reloader: Reloader,
+    is_primary: bool,
     title: Title,
     notify: Notify,
 }
@@ -124,8 +189,13 @@ impl Server {
         let services =
             Services::new(self.front.clone(), self.settings_receiver.clone(), terminated);
         let listening = tokio::task::spawn_local(listener.run(Arc::clone(&services)));
-        set_status(data_dir, Status::Standby);
-        tracing::info!("database system is ready to accept read-only connections");
+        if self.is_primary {
+            set_status(data_dir, Status::Ready);
+            tracing::info!("database system is ready to accept connections");
+        } else {
+            set_status(data_dir, Status::Standby);
+            tracing::info!("database system is ready to accept read-only connections");
+        }
         self.notify.send("READY=1");
         let mut watchdog_due = tokio::time::interval(self.notify.watchdog_interval());
         let mut title_due = tokio::time::interval(TITLE_INTERVAL);
@@ -150,6 +220,7 @@ impl Server {
                 },
                 asked = from_hub.recv() => match asked {
                     Some(ToControl::Connect { conninfo }) => self.connect(conninfo),
+                    Some(ToControl::Commits) => self.front.look(),
                     Some(ToControl::Status) => self.title.show(&self.front),
                     Some(ToControl::Stopped) => {
                         listening.abort();

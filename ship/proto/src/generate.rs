@@ -61,6 +61,15 @@ pub struct RecordKind {
     pub xid: u32,
 }
 
+/// A record that was begun and is not yet whole.
+#[derive(Debug)]
+#[must_use = "what follows would be taken for its body"]
+pub struct OpenRecord {
+    start: Lsn,
+    /// Bytes that are still to come.
+    left: u32,
+}
+
 /// Lays records out on pages.
 #[derive(Clone, Debug)]
 pub struct WalWriter {
@@ -170,24 +179,62 @@ impl WalWriter {
         body_crc: u32,
         sink: &mut impl FnMut(&[u8]),
     ) -> LsnRange {
-        let len = body.iter().fold(RECORD_HEADER_LEN, |sum, piece| sum + piece.len());
-        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        let body_len = body.iter().map(|piece| piece.len()).sum();
+        let mut open = self.begin_record(record, body_len, body_crc, sink);
+        for piece in body {
+            self.put_body(&mut open, piece, sink);
+        }
+        self.end_record(open, sink)
+    }
+
+    /// Begins a record whose body comes in pieces: [`WalWriter::put_body`], then
+    /// [`WalWriter::end_record`].
+    ///
+    /// # Panics
+    /// If the record is longer than [`RECORD_LEN_MAX`].
+    pub fn begin_record(
+        &mut self,
+        record: RecordKind,
+        body_len: usize,
+        body_crc: u32,
+        sink: &mut impl FnMut(&[u8]),
+    ) -> OpenRecord {
+        let len = u32::try_from(RECORD_HEADER_LEN.saturating_add(body_len)).unwrap_or(u32::MAX);
         assert!(len <= RECORD_LEN_MAX, "a record of {len} bytes");
         let header = self.record_header(len, record, body_crc);
-
         if self.lsn.0.is_multiple_of(PAGE_BYTES) {
             self.begin_page(0, sink);
         }
-        let start = self.lsn;
-        let mut left = len;
-        self.put(&header, &mut left, sink);
-        for piece in body {
-            self.put(piece, &mut left, sink);
-        }
+        let mut open = OpenRecord { start: self.lsn, left: len };
+        self.put(&header, &mut open.left, sink);
+        open
+    }
+
+    /// Appends the next piece of the body of a record that was begun.
+    ///
+    /// # Panics
+    /// If the body is longer than was said.
+    pub fn put_body(&mut self, open: &mut OpenRecord, piece: &[u8], sink: &mut impl FnMut(&[u8])) {
+        assert!(u32::try_from(piece.len()).is_ok_and(|len| len <= open.left), "a longer body");
+        self.put(piece, &mut open.left, sink);
+    }
+
+    /// Ends a record whose body is whole; returns where it lies.
+    ///
+    /// # Panics
+    /// If the body is shorter than was said.
+    pub fn end_record(&mut self, open: OpenRecord, sink: &mut impl FnMut(&[u8])) -> LsnRange {
+        assert!(open.left == 0, "{} bytes of a body are missing", open.left);
         let end = self.lsn.maxalign();
         self.zeros(end - self.lsn, sink);
-        self.last_record = Some(start);
-        LsnRange::new(start, end)
+        self.last_record = Some(open.start);
+        LsnRange::new(open.start, end)
+    }
+
+    /// Appends zeros up to the end of the segment, `bytes` at most: the filling after a switch record.
+    pub fn fill_segment(&mut self, bytes: u64, sink: &mut impl FnMut(&[u8])) {
+        let left = self.lsn.align_up(self.shape.segment_size.bytes()) - self.lsn;
+        self.zeros(left.min(bytes), sink);
     }
 
     /// Ends the segment: appends a switch record and fills the rest with zeros.

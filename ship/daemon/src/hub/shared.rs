@@ -55,6 +55,8 @@ pub struct Shared {
     sync_state: AtomicU8,
     /// Whether standbys get WAL only once it is durable here (`forward = flushed`).
     pub forward_flushed: AtomicBool,
+    /// Whether the WAL is the hub's own: there is no upstream.
+    pub is_primary: AtomicBool,
     /// Set when the hub stops.
     pub stopping: AtomicBool,
     /// The walreceiver, for its view.

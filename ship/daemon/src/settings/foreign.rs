@@ -18,7 +18,6 @@ static NAMES: &[&str] = &[
     "archive_command",
     "archive_library",
     "archive_mode",
-    "archive_timeout",
     "array_nulls",
     "autovacuum",
     "autovacuum_analyze_scale_factor",

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
+use walhub_proto::page::WalVersion;
 use walhub_proto::syncrep::{SyncRepConfig, SynchronousCommit};
 
 pub use error::SettingError;
@@ -142,6 +143,10 @@ pub struct Settings {
     pub wal_sync_method: WalSyncMethod,
     /// Recycled segments to keep.
     pub min_wal_size: u64,
+    /// How long a segment may be kept open for more; zero is for ever.
+    pub archive_timeout: Duration,
+    /// Version of WAL of the hub's own.
+    pub wal_page_magic: WalVersion,
     /// Most walsenders at once.
     pub max_wal_senders: u32,
     /// Most slots.
@@ -243,6 +248,9 @@ impl Settings {
                 _ => WalSyncMethod::Auto,
             },
             min_wal_size: v.bytes("min_wal_size").unwrap_or(0),
+            archive_timeout: v.duration("archive_timeout"),
+            wal_page_magic: check::parse_wal_page_magic(v.text("wal_page_magic"))
+                .unwrap_or(WalVersion::PG15),
             max_wal_senders: v.number("max_wal_senders"),
             max_replication_slots: v.number("max_replication_slots"),
             wal_keep_size: v.bytes("wal_keep_size").unwrap_or(0),

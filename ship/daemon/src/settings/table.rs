@@ -19,6 +19,7 @@ const PRIMARY: &str = "Replication / Primary Server";
 const STANDBY: &str = "Replication / Standby Servers";
 const WAL_SETTINGS: &str = "Write-Ahead Log / Settings";
 const WAL_CHECKPOINTS: &str = "Write-Ahead Log / Checkpoints";
+const WAL_ARCHIVING: &str = "Write-Ahead Log / Archiving";
 const LOG_WHAT: &str = "Reporting and Logging / What to Log";
 const LOG_WHEN: &str = "Reporting and Logging / When to Log";
 const LOG_WHERE: &str = "Reporting and Logging / Where to Log";
@@ -129,6 +130,10 @@ table! {
         "Sets the current transaction's synchronization level.";
     "min_wal_size", measured(Unit::Megabytes, 2, INT_MAX), "80MB", Sighup, WAL_CHECKPOINTS,
         "Sets the size to keep of recycled WAL segments.";
+    "archive_timeout", measured(Unit::Seconds, 0, INT_MAX / 2), "0", Sighup, WAL_ARCHIVING,
+        "Sets the amount of time to wait before forcing a switch to the next WAL file; 0 is never.";
+    "wal_page_magic", text(check::wal_page_magic), "D110", Postmaster, WAL_SETTINGS,
+        "Sets the magic number of the pages of walhub's own WAL: D110 is PostgreSQL 15's (walhub only).";
     "max_wal_senders", int(0, BACKENDS_MAX), "10", Postmaster, SENDING,
         "Sets the maximum number of simultaneously running WAL sender processes.";
     "max_replication_slots", int(0, BACKENDS_MAX), "10", Postmaster, SENDING,
