@@ -292,7 +292,9 @@ fn answered<T>(answer: T) -> oneshot::Receiver<T> {
     receiver
 }
 
-fn now() -> Timestamp {
+/// The time on the clock of the machine.
+#[must_use]
+pub fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_unix_micros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
 }
