@@ -7,7 +7,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
@@ -15,9 +16,12 @@ use walhub_engine::mailbox::Sender;
 use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::sqlstate::SqlState;
+use walhub_proto::syncrep::{Synced, WaitLevel, WaitMode};
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::Report;
 
+use super::append::{Append, AppendAnswer, SyncWaitRow, Waited, WalRequest, in_recovery};
+use super::commits::Commits;
 use super::handle::{
     Client, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
     WalReceiverRow, WalSenderRow,
@@ -51,6 +55,7 @@ pub struct Front {
     settings: watch::Receiver<Arc<Settings>>,
     clients: Mutex<BTreeMap<usize, Client>>,
     sender: Mutex<Option<SenderAddress>>,
+    commits: Mutex<Commits>,
 }
 
 impl Front {
@@ -61,11 +66,12 @@ impl Front {
         standbys: Arc<StandbyTable>,
         slots: PublishedSlots,
         to_wal: Sender<ToWal<OwnedFd>>,
+        commits: Commits,
         wal_dir: PathBuf,
         settings: watch::Receiver<Arc<Settings>>,
     ) -> Self {
-        let (clients, sender) = (Mutex::default(), Mutex::default());
-        Self { shared, standbys, slots, to_wal, wal_dir, settings, clients, sender }
+        let (clients, sender, commits) = (Mutex::default(), Mutex::default(), Mutex::new(commits));
+        Self { shared, standbys, slots, to_wal, wal_dir, settings, clients, sender, commits }
     }
 
     /// Remembers where the walreceiver is connected.
@@ -113,6 +119,37 @@ impl Front {
                 flush_lag_us: lag(1),
                 replay_lag_us: lag(2),
                 reply_time: standby.reply_time(),
+            })
+        });
+        rows.collect()
+    }
+
+    /// Answers the sessions whose commits have got as far as they must.
+    pub fn look(&self) {
+        self.commits().look(|| self.wait_positions());
+    }
+
+    fn commits(&self) -> MutexGuard<'_, Commits> {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_positions(&self) -> (Lsn, Synced) {
+        (self.shared.flush_lsn.load(), self.shared.synced())
+    }
+
+    fn sync_waits(&self) -> Vec<SyncWaitRow> {
+        let commits = self.commits();
+        let rows = commits.waiters().filter_map(|(level, lsn, waiter)| {
+            let name = match level {
+                WaitLevel::LocalFlush => "local",
+                WaitLevel::Standbys(mode) => level_name(mode),
+            };
+            Some(SyncWaitRow {
+                pid: waiter.owner?,
+                level: name,
+                lsn,
+                since: waiter.since,
+                standby: None,
             })
         });
         rows.collect()
@@ -210,16 +247,64 @@ impl Hub<OwnedFd> for Front {
         self.shared.stopping.load(Ordering::Acquire)
     }
 
+    fn in_recovery(&self) -> bool {
+        !self.shared.is_primary.load(Ordering::Acquire)
+    }
+
+    fn append(&self, append: Append) -> AppendAnswer {
+        if self.in_recovery() {
+            return answered(Err(in_recovery("pg_logical_emit_message()")));
+        }
+        self.commits().append(append, now())
+    }
+
+    fn wait(&self, lsn: Lsn, level: WaitLevel, owner: u32) -> oneshot::Receiver<Waited> {
+        self.commits().wait(lsn, level, owner, now(), || self.wait_positions())
+    }
+
+    fn cancel_wait(&self, owner: u32) {
+        self.commits().cancel(owner);
+    }
+
+    fn wal(&self, request: WalRequest) -> oneshot::Receiver<Result<Lsn, Report>> {
+        if self.in_recovery() {
+            return answered(Err(in_recovery(request.command())));
+        }
+        self.commits().wal(request, now())
+    }
+
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             identity: self.identity(),
             positions: self.positions(),
-            in_recovery: true,
+            in_recovery: self.in_recovery(),
             wal_senders: self.wal_senders(),
             wal_receiver: self.wal_receiver(),
             slots: self.slots.load().as_ref().clone(),
-            sync_waits: Vec::new(),
+            sync_waits: self.sync_waits(),
         }
+    }
+}
+
+fn answered<T>(answer: T) -> oneshot::Receiver<T> {
+    let (reply, receiver) = oneshot::channel();
+    drop(reply.send(answer));
+    receiver
+}
+
+/// The time on the clock of the machine.
+#[must_use]
+pub fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_micros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// The level of `synchronous_commit` that waits in this mode.
+const fn level_name(mode: WaitMode) -> &'static str {
+    match mode {
+        WaitMode::Write => "remote_write",
+        WaitMode::Flush => "on",
+        WaitMode::Apply => "remote_apply",
     }
 }
 

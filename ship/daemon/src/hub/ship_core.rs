@@ -272,6 +272,12 @@ impl<C: Send + 'static> ShipCore<C> {
         assert!(self.config.to_wal.send(mail).is_ok(), "the wal core does not read its mail");
     }
 
+    /// Whether the hub stops and every session has ended.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.drained
+    }
+
     fn tell_when_drained(&mut self) {
         if self.stop_at.is_some() && self.sessions.is_empty() && !self.drained {
             self.drained = true;

@@ -32,6 +32,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.take_reply(standby);
         }
         self.finish_drops(io);
+        self.check_archive_timeout(now);
         // A slot that has come to keep WAL for the first time keeps it after a crash, too.
         self.slots.save(io, &mut self.jobs, Lsn::INVALID);
         if self.config.settings.hot_standby_feedback {
