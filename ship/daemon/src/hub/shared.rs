@@ -253,20 +253,39 @@ impl Standby {
         }
     }
 
-    /// The state's PostgreSQL name.
+    /// The state.
     #[must_use]
-    pub fn state_name(&self) -> &'static str {
-        STATES
-            .get(usize::from(self.state.load(Ordering::Relaxed)))
-            .copied()
-            .unwrap_or(WalSenderState::Startup)
-            .as_str()
+    pub fn state(&self) -> WalSenderState {
+        let number = usize::from(self.state.load(Ordering::Relaxed));
+        STATES.get(number).copied().unwrap_or(WalSenderState::Startup)
     }
 
-    /// Publishes the state.
-    pub fn set_state(&self, state: WalSenderState) {
+    /// Publishes the state, and says whether it is another one.
+    pub fn set_state(&self, state: WalSenderState) -> bool {
         let number = STATES.iter().position(|&known| known == state).unwrap_or(0);
-        self.state.store(u8::try_from(number).unwrap_or(0), Ordering::Relaxed);
+        let number = u8::try_from(number).unwrap_or(0);
+        let changed = self.state.load(Ordering::Relaxed) != number;
+        if changed {
+            self.state.store(number, Ordering::Relaxed);
+        }
+        changed
+    }
+
+    /// Publishes the positions that it has told.
+    pub fn set_mode_lsns(&self, write: Lsn, flush: Lsn, apply: Lsn) {
+        // What is durable was written: in this order nobody sees the one without the other.
+        self.write_lsn.store(write.0, Ordering::Relaxed);
+        self.flush_lsn.store(flush.0, Ordering::Release);
+        self.apply_lsn.store(apply.0, Ordering::Release);
+    }
+
+    /// The positions that it has told.
+    #[must_use]
+    pub fn mode_lsns(&self) -> ModeLsns {
+        let apply = self.apply_lsn.load(Ordering::Acquire);
+        let flush = self.flush_lsn.load(Ordering::Acquire);
+        let write = self.write_lsn.load(Ordering::Relaxed);
+        ModeLsns::of_wire(Lsn(write), Lsn(flush), Lsn(apply))
     }
 
     /// Send time of the last reply.
