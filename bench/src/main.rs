@@ -43,7 +43,7 @@ struct Options {
     /// Keep the run in bench/runs/DATE-HOST/.
     #[arg(long, global = true)]
     record: bool,
-    /// Run every scenario in a few seconds: to see that it works, not for figures.
+    /// Run the scenario, or every one when none is named, in a few seconds: to see that it works, not for figures.
     #[arg(long, global = true)]
     smoke: bool,
     /// Count system calls too, in one more run of each side (strace).
@@ -56,59 +56,33 @@ struct Options {
 
 #[derive(Subcommand, Clone, Debug)]
 enum Command {
-    /// WAL taken in, every flush durable, against pg_receivewal --synchronous.
-    Ingest(IngestArgs),
-    /// A primary's TPS with live standbys behind walhub, against the same attached directly.
-    FanoutLive(FanoutArgs),
+    Ingest(Ingest),
+    FanoutLive(FanoutLive),
     /// List the scenarios.
     List,
 }
 
-#[derive(Args, Clone, Debug)]
-struct IngestArgs {
-    /// WAL of a bulk run; 0 leaves the case out.
-    #[arg(long, default_value = "512MB", value_parser = parse_size)]
-    size: usize,
-    /// WAL of a run of commits; 0 leaves the case out.
-    #[arg(long, default_value = "64MB", value_parser = parse_size)]
-    commits_size: usize,
-    /// WAL that waits for its flush at most in a run of commits.
-    #[arg(long, default_value = "64kB", value_parser = parse_size)]
-    window: usize,
-}
-
-#[derive(Args, Clone, Debug)]
-struct FanoutArgs {
-    /// Numbers of standbys.
-    #[arg(long, value_delimiter = ',', default_value = "64")]
-    standbys: Vec<usize>,
-    /// Seconds of pgbench in each run.
-    #[arg(long, default_value_t = 6)]
-    duration: u32,
-    /// pgbench's scale.
-    #[arg(long, default_value_t = 10)]
-    scale: u32,
-    /// pgbench's clients.
-    #[arg(long, default_value_t = 8)]
-    clients: u32,
+impl Command {
+    /// The scenario that is meant; `None` for what measures nothing.
+    fn scenario(self) -> Option<Box<dyn Scenario>> {
+        Some(match self {
+            Self::Ingest(scenario) => Box::new(scenario),
+            Self::FanoutLive(scenario) => Box::new(scenario),
+            Self::List => return None,
+        })
+    }
 }
 
 fn main() -> Result<()> {
     let Cli { command, options } = Cli::parse();
-    let scenarios: Vec<Box<dyn Scenario>> = match command {
-        _ if options.smoke => smoke(),
-        Some(Command::Ingest(args)) => vec![Box::new(Ingest {
-            bulk_bytes: args.size,
-            commits_bytes: args.commits_size,
-            window: u64::try_from(args.window)?,
-        })],
-        Some(Command::FanoutLive(args)) => vec![Box::new(FanoutLive {
-            standbys: args.standbys,
-            duration_s: args.duration,
-            scale: args.scale,
-            clients: args.clients,
-        })],
-        Some(Command::List) | None => {
+    let named = command.and_then(Command::scenario);
+    let scenarios: Vec<Box<dyn Scenario>> = match (named, options.smoke) {
+        (None, true) => smoke(),
+        (Some(named), true) => {
+            smoke().into_iter().filter(|scenario| scenario.name() == named.name()).collect()
+        }
+        (Some(named), false) => vec![named],
+        (None, false) => {
             for (name, about) in SCENARIOS {
                 println!("{name:<14}{about}");
             }
@@ -148,10 +122,7 @@ fn main() -> Result<()> {
 
 /// Every scenario, as small as it can be.
 fn smoke() -> Vec<Box<dyn Scenario>> {
-    vec![
-        Box::new(Ingest { bulk_bytes: 20 << 20, commits_bytes: 1 << 20, window: 64 << 10 }),
-        Box::new(FanoutLive { standbys: vec![4], duration_s: 1, scale: 1, clients: 2 }),
-    ]
+    vec![Box::new(Ingest::smoke()), Box::new(FanoutLive::smoke())]
 }
 
 /// Keeps a report with the sources: the table to read, the JSON to compare with.
@@ -168,20 +139,6 @@ fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| path.display().to_string())
 }
 
-/// A number of bytes with PostgreSQL's units: kB, MB, GB.
-fn parse_size(text: &str) -> Result<usize, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text.get(digits.len()..).unwrap_or_default() {
-        "" | "B" => 0,
-        "kB" => 10,
-        "MB" => 20,
-        "GB" => 30,
-        unit => return Err(format!("invalid unit \"{unit}\": one of B, kB, MB, GB")),
-    };
-    let number: usize = digits.trim().parse().map_err(|_| format!("invalid size \"{text}\""))?;
-    number.checked_mul(1 << shift).ok_or_else(|| format!("\"{text}\" is too large"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,12 +147,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(parse_size("64kB"), Ok(65536));
-        assert_eq!(parse_size("0"), Ok(0));
-        assert!(parse_size("1kb").is_err() && parse_size("MB").is_err());
     }
 }

@@ -49,7 +49,10 @@ fn table(experiment: &Experiment) -> String {
         pad(&mut line, side);
     }
     pad(&mut line, "ratio");
-    line.push_str("  95 % interval");
+    line.push_str("  95 % interval       ");
+    for further in experiment.sides.iter().skip(2) {
+        pad(&mut line, &format!("/ {further}"));
+    }
     line.push('\n');
     text.push_str(&line);
     for figure in &experiment.figures {
@@ -59,11 +62,16 @@ fn table(experiment: &Experiment) -> String {
         }
         if let Some(ratio) = experiment.ratios.get(figure.key) {
             pad(&mut line, &digits(ratio.median));
-            let interval = format!("  {} to {}", digits(ratio.low), digits(ratio.high));
-            line.push_str(&interval);
+            let interval = format!("{} to {}", digits(ratio.low), digits(ratio.high));
+            // Writing to a String cannot fail.
+            let _ = write!(line, "  {interval:<20}");
+            for side in 2..experiment.sides.len() {
+                let further = experiment.ratio(figure.key, side);
+                pad(&mut line, &further.map_or("-".to_owned(), |ratio| digits(ratio.median)));
+            }
         }
-        line.push('\n');
-        text.push_str(&line);
+        text.push_str(line.trim_end());
+        text.push('\n');
     }
     let disturbed = experiment.rounds.iter().filter(|round| round.disturbed).count();
     let _ = writeln!(

@@ -38,25 +38,31 @@ const HEAD_LEN: usize = FRAME_HEADER_LEN + XLOGDATA_FIELDS_LEN;
 /// Positions in the order of their arrival.
 pub type Arrivals = Vec<(Instant, Lsn)>;
 
-/// Standbys that are connected.
+/// Standbys that are connected and have asked for nothing yet.
 #[derive(Debug)]
-pub struct Sinks {
-    stop: Arc<AtomicBool>,
-    received: Vec<Arc<AtomicU64>>,
-    threads: Vec<JoinHandle<Result<Vec<Arrivals>>>>,
+pub struct Waiting {
+    clients: Vec<Client>,
 }
 
-impl Sinks {
-    /// Connects `count` standbys to the server at `port`, to stream from `start`.
+impl Waiting {
+    /// Connects `count` standbys to the server at `port`.
     ///
     /// # Errors
     /// When one is refused.
-    pub fn connect(port: u16, count: usize, threads: usize, start: Lsn) -> Result<Self> {
+    pub fn connect(port: u16, count: usize) -> Result<Self> {
+        let connect = |index| Client::replication(port, &format!("sink{index}"));
+        Ok(Self { clients: (0..count).map(connect).collect::<Result<_>>()? })
+    }
+
+    /// Starts all of them, to stream from `start`.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub fn start(self, threads: usize, start: Lsn) -> Result<Sinks> {
         let stop = Arc::new(AtomicBool::new(false));
         let (mut received, mut groups) = (Vec::new(), Vec::new());
         groups.resize_with(threads.max(1), Vec::new);
-        for index in 0..count {
-            let client = Client::replication(port, &format!("sink{index}"))?;
+        for (index, client) in self.clients.into_iter().enumerate() {
             let command = format!("START_REPLICATION PHYSICAL {start} TIMELINE 1");
             let (stream, unread) = client.start_replication(&command)?;
             stream.set_nonblocking(true)?;
@@ -71,7 +77,25 @@ impl Sinks {
             std::thread::spawn(move || serve(group, &stop))
         });
         let threads = threads.collect();
-        Ok(Self { stop, received, threads })
+        Ok(Sinks { stop, received, threads })
+    }
+}
+
+/// Standbys that stream.
+#[derive(Debug)]
+pub struct Sinks {
+    stop: Arc<AtomicBool>,
+    received: Vec<Arc<AtomicU64>>,
+    threads: Vec<JoinHandle<Result<Vec<Arrivals>>>>,
+}
+
+impl Sinks {
+    /// Connects `count` standbys to the server at `port`, to stream from `start`.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub fn connect(port: u16, count: usize, threads: usize, start: Lsn) -> Result<Self> {
+        Waiting::connect(port, count)?.start(threads, start)
     }
 
     /// Waits until every standby has received `lsn`.

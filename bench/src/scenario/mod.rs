@@ -2,11 +2,14 @@
 
 pub mod fanout_live;
 pub mod ingest;
+mod live;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::method::machine::Snapshot;
@@ -95,6 +98,64 @@ fn put(leg: &mut Leg, key: &str, value: f64) {
     leg.values.insert(key.to_owned(), value);
 }
 
+/// A value of one leg; not a number when it was not measured.
+fn value(leg: &Leg, key: &str) -> f64 {
+    leg.values.get(key).copied().unwrap_or(f64::NAN)
+}
+
+/// The 50th and 99th percentile of a histogram of microseconds.
+fn put_latencies(leg: &mut Leg, latency_us: &Histogram<u64>) {
+    if latency_us.is_empty() {
+        return;
+    }
+    for (key, quantile) in [
+        ("latency_p50_us", 0.5),
+        ("latency_p90_us", 0.9),
+        ("latency_p99_us", 0.99),
+        ("latency_p999_us", 0.999),
+    ] {
+        put(leg, key, latency_us.value_at_quantile(quantile) as f64);
+    }
+}
+
+/// Waits for something that has no event: the answer of another program.
+fn wait_until(
+    timeout: Duration,
+    what: &str,
+    mut is_so: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let began = Instant::now();
+    while !is_so()? {
+        if began.elapsed() > timeout {
+            bail!("not within {} s: {what}", timeout.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// Numbers with commas, as on the command line.
+fn join(numbers: &[usize]) -> String {
+    numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// A number of bytes with PostgreSQL's units: kB, MB, GB.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn parse_size(text: &str) -> Result<usize, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text.get(digits.len()..).unwrap_or_default() {
+        "" | "B" => 0,
+        "kB" => 10,
+        "MB" => 20,
+        "GB" => 30,
+        unit => return Err(format!("invalid unit \"{unit}\": one of B, kB, MB, GB")),
+    };
+    let number: usize = digits.trim().parse().map_err(|_| format!("invalid size \"{text}\""))?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("\"{text}\" is too large"))
+}
+
 /// Turns counts of system calls into calls for each unit of work.
 fn per_unit(leg: &mut Leg, units: f64) {
     for calls in leg.syscalls.values_mut() {
@@ -131,4 +192,16 @@ pub struct Mount {
     pub device: String,
     /// How.
     pub options: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("64kB"), Ok(65536));
+        assert_eq!(parse_size("0"), Ok(0));
+        assert!(parse_size("1kb").is_err() && parse_size("MB").is_err());
+    }
 }
