@@ -9,8 +9,16 @@ use clap::{Args, Parser, Subcommand};
 use walhub_bench::environment::Environment;
 use walhub_bench::method::pairs::Plan;
 use walhub_bench::report::Report;
+use walhub_bench::scenario::acks::Acks;
+use walhub_bench::scenario::catchup::Catchup;
+use walhub_bench::scenario::connections::Connections;
+use walhub_bench::scenario::disk::Disk;
 use walhub_bench::scenario::fanout_live::FanoutLive;
 use walhub_bench::scenario::ingest::Ingest;
+use walhub_bench::scenario::isolation::Isolation;
+use walhub_bench::scenario::recovery::Recovery;
+use walhub_bench::scenario::send_path::SendPath;
+use walhub_bench::scenario::sync::Sync;
 use walhub_bench::scenario::{Context, SCENARIOS, Scenario};
 
 /// Measures walhub beside its peers, in one run on one disk.
@@ -56,8 +64,16 @@ struct Options {
 
 #[derive(Subcommand, Clone, Debug)]
 enum Command {
+    Disk(Disk),
     Ingest(Ingest),
     FanoutLive(FanoutLive),
+    Catchup(Catchup),
+    Isolation(Isolation),
+    Sync(Sync),
+    Acks(Acks),
+    Connections(Connections),
+    SendPath(SendPath),
+    Recovery(Recovery),
     /// List the scenarios.
     List,
 }
@@ -66,8 +82,16 @@ impl Command {
     /// The scenario that is meant; `None` for what measures nothing.
     fn scenario(self) -> Option<Box<dyn Scenario>> {
         Some(match self {
+            Self::Disk(scenario) => Box::new(scenario),
             Self::Ingest(scenario) => Box::new(scenario),
             Self::FanoutLive(scenario) => Box::new(scenario),
+            Self::Catchup(scenario) => Box::new(scenario),
+            Self::Isolation(scenario) => Box::new(scenario),
+            Self::Sync(scenario) => Box::new(scenario),
+            Self::Acks(scenario) => Box::new(scenario),
+            Self::Connections(scenario) => Box::new(scenario),
+            Self::SendPath(scenario) => Box::new(scenario),
+            Self::Recovery(scenario) => Box::new(scenario),
             Self::List => return None,
         })
     }
@@ -122,7 +146,18 @@ fn main() -> Result<()> {
 
 /// Every scenario, as small as it can be.
 fn smoke() -> Vec<Box<dyn Scenario>> {
-    vec![Box::new(Ingest::smoke()), Box::new(FanoutLive::smoke())]
+    vec![
+        Box::new(Disk::smoke()),
+        Box::new(Ingest::smoke()),
+        Box::new(FanoutLive::smoke()),
+        Box::new(Catchup::smoke()),
+        Box::new(Isolation::smoke()),
+        Box::new(Sync::smoke()),
+        Box::new(Acks::smoke()),
+        Box::new(Connections::smoke()),
+        Box::new(SendPath::smoke()),
+        Box::new(Recovery::smoke()),
+    ]
 }
 
 /// Keeps a report with the sources: the table to read, the JSON to compare with.

@@ -8,6 +8,8 @@ use serde::Serialize;
 use crate::environment::Environment;
 use crate::method::pairs::{Experiment, Plan};
 
+/// Columns of a number.
+const WIDTH: usize = 13;
 /// System calls named for each side.
 const SYSCALLS_SHOWN: usize = 6;
 
@@ -51,7 +53,7 @@ fn table(experiment: &Experiment) -> String {
     pad(&mut line, "ratio");
     line.push_str("  95 % interval       ");
     for further in experiment.sides.iter().skip(2) {
-        pad(&mut line, &format!("/ {further}"));
+        pad(&mut line, &over(further));
     }
     line.push('\n');
     text.push_str(&line);
@@ -67,7 +69,10 @@ fn table(experiment: &Experiment) -> String {
             let _ = write!(line, "  {interval:<20}");
             for side in 2..experiment.sides.len() {
                 let further = experiment.ratio(figure.key, side);
-                pad(&mut line, &further.map_or("-".to_owned(), |ratio| digits(ratio.median)));
+                let text = further.map_or("-".to_owned(), |ratio| digits(ratio.median));
+                let side = experiment.sides.get(side).map_or("", String::as_str);
+                let width = over(side).len().max(WIDTH);
+                let _ = write!(line, "  {text:>width$}");
             }
         }
         text.push_str(line.trim_end());
@@ -84,7 +89,8 @@ fn table(experiment: &Experiment) -> String {
         experiment.worst(|leg| leg.steal) * 100.0,
         experiment.worst(|leg| leg.foreign) * 100.0,
     );
-    for (side, calls) in experiment.sides.iter().zip(&experiment.syscalls) {
+    let counted = experiment.sides.iter().zip(&experiment.syscalls);
+    for (side, calls) in counted.filter(|(_, calls)| !calls.is_empty()) {
         text.push_str(&syscalls(side, calls));
     }
     text
@@ -103,9 +109,14 @@ fn syscalls(side: &str, calls: &BTreeMap<String, f64>) -> String {
     format!("  system calls, {side}: {total} for each unit: {}\n", most.join(", "))
 }
 
+/// Heads the ratio over a side.
+fn over(side: &str) -> String {
+    format!("/ {side}")
+}
+
 fn pad(line: &mut String, text: &str) {
     // Writing to a String cannot fail.
-    let _ = write!(line, "  {text:>13}");
+    let _ = write!(line, "  {text:>WIDTH$}");
 }
 
 /// Three significant digits, and all before the point.

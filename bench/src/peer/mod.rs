@@ -1,6 +1,8 @@
 //! The programs that are measured: walhub and its peers.
 
 pub mod client;
+pub mod fio;
+pub mod iperf;
 pub mod pgbench;
 pub mod postgres;
 pub mod program;

@@ -96,9 +96,11 @@ impl Outcome {
             let line = printed.lines().find_map(|line| line.strip_prefix(what))?;
             line.split([' ', '/']).find(|word| !word.is_empty())?.parse::<f64>().ok()
         };
+        let transactions = after("number of transactions actually processed:")?;
         Some(Self {
-            tps: after("tps =")?,
-            transactions: after("number of transactions actually processed:")?,
+            // It leaves the line out when there were none.
+            tps: if transactions > 0.0 { after("tps =")? } else { 0.0 },
+            transactions,
             latency_us: histogram(),
         })
     }
@@ -115,6 +117,8 @@ mod tests {
         let outcome = Outcome::parse(printed).unwrap();
         assert_eq!((outcome.tps, outcome.transactions), (4061.371983, 8123.0));
         assert!(Outcome::parse("pgbench: error").is_none());
+        let none = "number of transactions actually processed: 0\n";
+        assert_eq!(Outcome::parse(none).unwrap().tps, 0.0);
     }
 
     #[test]

@@ -19,7 +19,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    fn named(dir: &Path, name: &str) -> Result<Self> {
+    /// Directories for a cluster, with nothing in them.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub fn empty(dir: &Path, name: &str) -> Result<Self> {
         let cluster = Self {
             data: dir.join(name),
             sockets: dir.join(format!("{name}-sockets")),
@@ -40,7 +44,7 @@ impl Cluster {
     /// # Errors
     /// When initdb is missing or fails.
     pub fn init(dir: &Path, name: &str) -> Result<Self> {
-        let cluster = Self::named(dir, name)?;
+        let cluster = Self::empty(dir, name)?;
         let mut initdb = program::command_as_postgres(INITDB.find()?)?;
         initdb.args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale"]);
         program::run(initdb.args(["--no-sync", "-D"]).arg(&cluster.data))?;
@@ -52,7 +56,7 @@ impl Cluster {
     /// # Errors
     /// When pg_basebackup is missing or fails.
     pub fn copy(primary: &Postgres, dir: &Path, name: &str) -> Result<Self> {
-        let cluster = Self::named(dir, name)?;
+        let cluster = Self::empty(dir, name)?;
         let mut copy = program::command_as_postgres(PG_BASEBACKUP.find()?)?;
         copy.args(["-h", "127.0.0.1", "-U", "postgres", "-p", &primary.port().to_string()]);
         copy.args(["--checkpoint=fast", "--no-sync", "--wal-method=stream", "-D"]);

@@ -17,6 +17,11 @@ use crate::sink::Arrivals;
 /// How often the primary is asked where its WAL ends.
 const PROBE_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Bytes of one record that is made for its size.
+const EMITTED_LEN: usize = 64 << 10;
+/// Such records in one statement.
+const EMITTED_AT_ONCE: usize = 2048;
+
 /// The figures of [`lags`].
 pub(super) const LAG_FIGURES: [Figure; 2] =
     [Figure::less("lag_p50_ms", "lag p50, ms"), Figure::less("lag_p99_ms", "lag p99, ms")];
@@ -63,6 +68,23 @@ pub(super) fn load(
         let probes = probing.join().map_err(|_| anyhow::anyhow!("the probe panicked"))?;
         Ok((outcome?, probes?))
     })
+}
+
+/// Makes a server write about `bytes` of WAL, as fast as it can, and flush it.
+pub(super) fn emit(client: &mut Client, bytes: usize) -> Result<()> {
+    let mut left = bytes.div_ceil(EMITTED_LEN);
+    while left > 0 {
+        // A question that is answered in good time.
+        let count = left.min(EMITTED_AT_ONCE);
+        client.query(&format!(
+            "SELECT count(pg_logical_emit_message(false, 'walhub-bench', repeat(md5(g::text), {}))) \
+             FROM generate_series(1, {count}) g",
+            EMITTED_LEN / 32
+        ))?;
+        left -= count;
+    }
+    client.query("SELECT pg_logical_emit_message(true, 'walhub-bench', '')")?;
+    Ok(())
 }
 
 /// End of what a primary has flushed.

@@ -1,8 +1,16 @@
 //! What is measured. Each scenario compares walhub with a peer, by turns in one run.
 
+pub mod acks;
+pub mod catchup;
+pub mod connections;
+pub mod disk;
 pub mod fanout_live;
 pub mod ingest;
+pub mod isolation;
 mod live;
+pub mod recovery;
+pub mod send_path;
+pub mod sync;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -58,11 +66,22 @@ pub trait Scenario {
 
 /// Name and purpose of every scenario.
 pub const SCENARIOS: &[(&str, &str)] = &[
+    (disk::NAME, "durability primitives by segment state, against fio's figures for the same"),
     (ingest::NAME, "WAL taken in, every flush durable, against pg_receivewal --synchronous"),
     (
         fanout_live::NAME,
         "a primary's TPS with live standbys behind walhub, against the same attached directly",
     ),
+    (catchup::NAME, "old WAL sent to readers, against walsenders, with iperf3 as limit"),
+    (
+        isolation::NAME,
+        "lag of healthy standbys beside a stalled one and beside a cold reader, against without",
+    ),
+    (sync::NAME, "commits that wait for walhub, a PostgreSQL standby or pg_receivewal"),
+    (acks::NAME, "one reply of 1 to 1000 standbys, against a scan of all walsenders"),
+    (connections::NAME, "memory and CPU of idle standbys, against walsenders"),
+    (send_path::NAME, "ways to send over loopback, by size, with iperf3 as limit"),
+    (recovery::NAME, "start-up after a kill, against PostgreSQL's crash recovery"),
 ];
 
 /// Watches the machine during one leg.
