@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 
 use walhub_bench::environment::Environment;
 use walhub_bench::method::pairs::Plan;
-use walhub_bench::report::Report;
+use walhub_bench::report::compare::compare;
+use walhub_bench::report::{Report, html, recorded};
 use walhub_bench::scenario::acks::Acks;
 use walhub_bench::scenario::catchup::Catchup;
 use walhub_bench::scenario::connections::Connections;
@@ -76,6 +78,34 @@ enum Command {
     Recovery(Recovery),
     /// List the scenarios.
     List,
+    /// Compare two recorded runs; the exit code is 1 when something has become worse.
+    Compare(CompareArgs),
+    /// Draw recorded runs: one HTML file.
+    Report(ReportArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+struct CompareArgs {
+    /// The earlier run: a JSON file, or a directory of them.
+    before: PathBuf,
+    /// The later run.
+    after: PathBuf,
+    /// A change smaller than this is no regression.
+    #[arg(long, default_value_t = 0.05, value_name = "SHARE")]
+    tolerance: f64,
+    /// Compare runs of different machines, too.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+struct ReportArgs {
+    /// JSON files, and directories of them.
+    #[arg(required = true)]
+    runs: Vec<PathBuf>,
+    /// Where the page is written.
+    #[arg(short, long, default_value = "report.html", value_name = "FILE")]
+    output: PathBuf,
 }
 
 impl Command {
@@ -92,13 +122,42 @@ impl Command {
             Self::Connections(scenario) => Box::new(scenario),
             Self::SendPath(scenario) => Box::new(scenario),
             Self::Recovery(scenario) => Box::new(scenario),
-            Self::List => return None,
+            Self::List | Self::Compare(_) | Self::Report(_) => return None,
         })
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let Cli { command, options } = Cli::parse();
+    match &command {
+        Some(Command::Compare(args)) => return compare_runs(args),
+        Some(Command::Report(args)) => {
+            write(&args.output, &html::page(&recorded::read(&args.runs)?))?;
+            println!("{}", args.output.display());
+        }
+        Some(Command::List) => list(),
+        None if !options.smoke => list(),
+        _ => measure(command, &options)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list() {
+    for (name, about) in SCENARIOS {
+        println!("{name:<14}{about}");
+    }
+}
+
+fn compare_runs(args: &CompareArgs) -> Result<ExitCode> {
+    let read = |path: &PathBuf| recorded::read(std::slice::from_ref(path));
+    let (before, after) = (read(&args.before)?, read(&args.after)?);
+    let comparison = compare(&before, &after, args.tolerance, args.force)?;
+    print!("{}", comparison.text);
+    Ok(if comparison.regressions.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the scenario that is named, or all of them as small as they can be.
+fn measure(command: Option<Command>, options: &Options) -> Result<()> {
     let named = command.and_then(Command::scenario);
     let scenarios: Vec<Box<dyn Scenario>> = match (named, options.smoke) {
         (None, true) => smoke(),
@@ -106,12 +165,7 @@ fn main() -> Result<()> {
             smoke().into_iter().filter(|scenario| scenario.name() == named.name()).collect()
         }
         (Some(named), false) => vec![named],
-        (None, false) => {
-            for (name, about) in SCENARIOS {
-                println!("{name:<14}{about}");
-            }
-            return Ok(());
-        }
+        (None, false) => Vec::new(),
     };
     let walhub = walhub_bench::peer::walhub::binary()?;
     let dir = options.dir.clone().unwrap_or_else(std::env::temp_dir);

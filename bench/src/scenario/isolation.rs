@@ -100,7 +100,7 @@ impl Scenario for Isolation {
             ] {
                 let name = format!("isolation {server} {which}");
                 let run = |run| self.one_leg(context, &servers, is_hub, trouble, run);
-                let sides = [which, "alone"];
+                let sides = ["with it", "alone"];
                 experiments.push(Experiment::run(&name, &sides, FIGURES, context.plan, run)?);
             }
         }

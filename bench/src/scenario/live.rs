@@ -96,8 +96,11 @@ pub(super) fn flush_lsn(client: &mut Client) -> Result<Lsn> {
 /// Time from when the primary had flushed a position until an observed standby had it.
 pub(super) fn lags(leg: &mut Leg, probes: &Arrivals, arrivals: &[Arrivals]) {
     let mut lags = Vec::new();
+    // What was there at the last look has been counted then.
+    let moved = probes.chunk_by(|(_, one), (_, next)| one == next).filter_map(<[_]>::first);
+    let moved: Vec<_> = moved.skip(1).collect();
     for arrivals in arrivals {
-        for &(asked, lsn) in probes {
+        for &&(asked, lsn) in &moved {
             let index = arrivals.partition_point(|&(_, received)| received < lsn);
             if let Some(&(arrived, _)) = arrivals.get(index) {
                 lags.push(arrived.saturating_duration_since(asked).as_secs_f64() * 1e3);
@@ -124,7 +127,8 @@ mod tests {
         let at = |ms| t + Duration::from_millis(ms);
         let mut leg =
             Leg { values: BTreeMap::new(), steal: 0.0, foreign: 0.0, syscalls: BTreeMap::new() };
-        let probes = vec![(at(10), Lsn(100)), (at(20), Lsn(200))];
+        let probes = [(5, 50), (10, 100), (15, 100), (20, 200), (25, 200)];
+        let probes = probes.map(|(ms, lsn)| (at(ms), Lsn(lsn))).to_vec();
         let arrivals = vec![(at(5), Lsn(100)), (at(25), Lsn(150)), (at(27), Lsn(300))];
         lags(&mut leg, &probes, &[arrivals]);
         assert_eq!(leg.values["lag_p50_ms"], 3.5);

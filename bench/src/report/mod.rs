@@ -1,4 +1,10 @@
-//! Figures for people (a table) and for programs (JSON).
+//! Figures for people (a table, a page) and for programs (JSON), and two runs compared.
+
+mod charts;
+pub mod compare;
+pub mod html;
+pub mod recorded;
+mod svg;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
