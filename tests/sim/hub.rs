@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::oneshot;
+use walhub::hub::commits::{Commits, commits};
 use walhub::hub::core_loop::{Core, now};
 use walhub::hub::front::PublishedSlots;
 use walhub::hub::handle::{Client, SlotRequest, SlotRow, StartStreaming, StreamEnd};
@@ -74,6 +75,7 @@ pub(crate) struct Life {
     standbys: Arc<StandbyTable>,
     pub(crate) slots: PublishedSlots,
     to_wal: Sender<ToWal<SimConn>>,
+    commits: Commits,
     asks: Arc<Mutex<VecDeque<ToControl>>>,
     downstream: BTreeMap<End, Downstream>,
     next_pid: u32,
@@ -141,6 +143,7 @@ impl HubMachine {
             Arc::new(StandbyTable::new(usize::try_from(settings.max_wal_senders).expect("few")));
         let slots = PublishedSlots::default();
         let (to_wal, wal_mail) = mailbox(MAILBOX_MESSAGES_MAX, ios[0].waker());
+        let (commits, commit_link) = commits(ios[0].waker());
         let ship_ios = if self.plan.cores == 1 { &ios[..] } else { &ios[1..] };
         let (mut ships, mut ship_cores) = (Vec::new(), VecDeque::new());
         for io in ship_ios {
@@ -168,6 +171,7 @@ impl HubMachine {
                 asked.lock().expect("nobody panics with it").push_back(ask)
             }),
             slots: Arc::clone(&slots),
+            commits: commit_link,
             settings: Arc::clone(settings),
             direct: self.plan.direct,
             method: if self.plan.durable_write {
@@ -195,6 +199,7 @@ impl HubMachine {
             standbys,
             slots,
             to_wal,
+            commits,
             asks,
             downstream: BTreeMap::new(),
             next_pid: 1000 * self.lives,
@@ -282,6 +287,10 @@ impl HubMachine {
                 ToControl::Connect { .. } => out.push(Ask::Connect),
                 ToControl::Stopped => out.push(Ask::Stopped),
                 ToControl::Status => {}
+                ToControl::Commits => {
+                    let shared = &life.shared;
+                    life.commits.look(|| (shared.flush_lsn.load(), shared.synced()));
+                }
                 ToControl::Failed(why) => return Err(format!("hub {} failed: {why}", self.number)),
             }
         }

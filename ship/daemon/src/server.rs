@@ -8,15 +8,19 @@ mod cores;
 mod notify;
 mod title;
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
 use walhub_engine::files::OsFs;
 use walhub_engine::mailbox::Sender;
+use walhub_proto::lsn::SystemIdentifier;
+use walhub_proto::page::WalVersion;
+use walhub_proto::segment::SegmentSize;
 
 use crate::control::connect::{ConnectOptions, connect, parse_conninfo};
 use crate::control::listen::Listener;
@@ -24,7 +28,7 @@ use crate::control::session::Services;
 use crate::datadir::{DataDir, Status};
 use crate::hub::front::{Front, SenderAddress};
 use crate::hub::messages::{StopMode, ToControl, ToWal, Upstream};
-use crate::hub::recover::recover;
+use crate::hub::recover::{NewCluster, Recovered, create_cluster, recover};
 use crate::settings::{Reloader, Settings};
 use crate::signals::{Request, ShutdownMode, Signals};
 use cores::Cores;
@@ -54,40 +58,171 @@ const SMART_INTERVAL: Duration = Duration::from_millis(50);
 pub fn run(config: ServeConfig) -> anyhow::Result<ExitCode> {
     // Before any thread: it moves the memory that ps shows.
     let title = Title::init(&config.settings.cluster_name);
-    let ServeConfig { data_dir, settings, reloader } = config;
-    let settings = Arc::new(settings);
-    if !settings.primary_conninfo.is_empty() {
-        parse_conninfo(&settings.primary_conninfo)
-            .map_err(|error| anyhow::anyhow!("invalid connection string syntax: {error}"))?;
-    }
-    walhub_engine::uring::io_uring_check()?;
-    let recovered = recover(&OsFs, data_dir.path())?;
-    let (to_control, from_hub) = mpsc::unbounded_channel();
-    let disk = cores::choose_disk(data_dir.path(), &settings)?;
-    let (settings_sender, settings_receiver) = watch::channel(Arc::clone(&settings));
-    let cores = Cores::start(data_dir.path(), &settings, disk, recovered, to_control)?;
-    let front = Arc::new(Front::new(
-        Arc::clone(&cores.shared),
-        Arc::clone(&cores.standbys),
-        Arc::clone(&cores.slots),
-        cores.to_wal.clone(),
-        data_dir.pg_wal(),
-        settings_receiver.clone(),
-    ));
-    let listener = Listener::bind(&settings)?;
-    announce(&data_dir, &settings, &listener);
-    let server = Server {
-        to_wal: cores.to_wal,
-        front,
-        settings: settings_sender,
-        settings_receiver,
-        reloader,
-        title,
-        notify: Notify::from_environment(),
-    };
-    let code = tokio_uring::start(server.serve(listener, from_hub, &data_dir))?;
+    let mut ready = Ready::new(config)?;
+    ready.server.title = Some(title);
+    ready.server.notify = Notify::from_environment();
+    let code = ready.run(Owner::Signals)?;
     tracing::info!("database system is shut down");
     Ok(code)
+}
+
+/// Who may stop or reload a server.
+pub(crate) enum Owner {
+    /// Whoever may send the process a signal.
+    Signals,
+    /// The program that it is a part of.
+    Program(mpsc::UnboundedReceiver<Request>),
+}
+
+enum Requests {
+    Signals(Signals),
+    Program(mpsc::UnboundedReceiver<Request>),
+}
+
+impl Requests {
+    fn of(owner: Owner) -> anyhow::Result<Self> {
+        Ok(match owner {
+            Owner::Signals => {
+                Self::Signals(Signals::install().context("could not install signal handlers")?)
+            }
+            Owner::Program(requests) => Self::Program(requests),
+        })
+    }
+
+    async fn next(&mut self) -> Request {
+        match self {
+            Self::Signals(signals) => signals.next().await,
+            // A program that has let go of its server wants it stopped.
+            Self::Program(requests) => {
+                requests.recv().await.unwrap_or(Request::Shutdown(ShutdownMode::Fast))
+            }
+        }
+    }
+}
+
+/// A server that listens, and serves once it is run.
+pub(crate) struct Ready {
+    server: Server,
+    listener: Listener,
+    from_hub: mpsc::UnboundedReceiver<ToControl>,
+    data_dir: DataDir,
+}
+
+impl Ready {
+    /// Recovers the data directory, starts the cores and listens.
+    pub(crate) fn new(config: ServeConfig) -> anyhow::Result<Self> {
+        let ServeConfig { data_dir, settings, reloader } = config;
+        let settings = Arc::new(settings);
+        if !settings.primary_conninfo.is_empty() {
+            parse_conninfo(&settings.primary_conninfo)
+                .map_err(|error| anyhow::anyhow!("invalid connection string syntax: {error}"))?;
+        }
+        walhub_engine::uring::io_uring_check()?;
+        let recovered = recover_or_create(&data_dir, &settings)?;
+        let is_primary = recovered.is_primary();
+        let (to_control, from_hub) = mpsc::unbounded_channel();
+        let disk = cores::choose_disk(data_dir.path(), &settings)?;
+        let (settings_sender, settings_receiver) = watch::channel(Arc::clone(&settings));
+        let cores = Cores::start(data_dir.path(), &settings, disk, recovered, to_control)?;
+        let front = Arc::new(Front::new(
+            Arc::clone(&cores.shared),
+            Arc::clone(&cores.standbys),
+            Arc::clone(&cores.slots),
+            cores.to_wal.clone(),
+            cores.commits,
+            data_dir.pg_wal(),
+            settings_receiver.clone(),
+        ));
+        let listener = Listener::bind(&settings)?;
+        announce(&data_dir, &settings, &listener);
+        let server = Server {
+            to_wal: cores.to_wal,
+            front,
+            settings: settings_sender,
+            settings_receiver,
+            reloader,
+            is_primary,
+            title: None,
+            notify: Notify::default(),
+        };
+        Ok(Self { server, listener, from_hub, data_dir })
+    }
+
+    /// The hub, for who is in the same process.
+    pub(crate) fn front(&self) -> Arc<Front> {
+        Arc::clone(&self.server.front)
+    }
+
+    /// Where it listens.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.listener.local_addrs()
+    }
+
+    /// Serves until the owner stops it.
+    pub(crate) fn run(self, owner: Owner) -> anyhow::Result<ExitCode> {
+        let Self { server, listener, from_hub, data_dir } = self;
+        tokio_uring::start(async {
+            server.serve(listener, from_hub, &data_dir, Requests::of(owner)?).await
+        })
+    }
+}
+
+/// Reads what is there. Without an upstream, a new data directory becomes a primary's.
+fn recover_or_create(data_dir: &DataDir, settings: &Settings) -> anyhow::Result<Recovered> {
+    let has_upstream = !settings.primary_conninfo.is_empty();
+    let recovered = recover(&OsFs, data_dir.path())?;
+    if recovered.is_primary() && has_upstream {
+        anyhow::bail!(
+            "data directory \"{}\" has WAL of its own and cannot receive that of an upstream: \
+             unset primary_conninfo, or give the relay a data directory of its own",
+            data_dir.path().display()
+        );
+    }
+    if recovered.wal.is_some() || has_upstream {
+        return Ok(recovered);
+    }
+    create_primary(data_dir, SegmentSize::DEFAULT, settings.wal_page_magic)?;
+    Ok(recover(&OsFs, data_dir.path())?)
+}
+
+/// Makes a new data directory a primary's, when there is no WAL in it.
+///
+/// # Errors
+/// When there is, or the operating system refuses.
+pub fn init(
+    data_dir: &DataDir,
+    segment_size: SegmentSize,
+    version: WalVersion,
+) -> anyhow::Result<()> {
+    if recover(&OsFs, data_dir.path())?.wal.is_some() {
+        anyhow::bail!(
+            "data directory \"{}\" has WAL in it already: give walhub init a new directory with -D",
+            data_dir.path().display()
+        );
+    }
+    create_primary(data_dir, segment_size, version)
+}
+
+fn create_primary(
+    data_dir: &DataDir,
+    segment_size: SegmentSize,
+    version: WalVersion,
+) -> anyhow::Result<()> {
+    let system_identifier = new_system_identifier();
+    let new = NewCluster { system_identifier, segment_size, version };
+    create_cluster(&OsFs, data_dir.path(), &new).context("could not write control file")?;
+    tracing::info!(
+        "created a primary of its own WAL: system identifier {system_identifier}, segments of {} MB",
+        segment_size.bytes() >> 20
+    );
+    Ok(())
+}
+
+/// Different from that of any other cluster, most likely. PostgreSQL: `BootStrapXLOG`.
+fn new_system_identifier() -> SystemIdentifier {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let pid = u64::from(std::process::id() & 0xFFF);
+    SystemIdentifier(now.as_secs() << 32 | u64::from(now.subsec_micros()) << 12 | pid)
 }
 
 /// Says where the server listens, in the pid file.
@@ -108,7 +243,8 @@ struct Server {
     settings: watch::Sender<Arc<Settings>>,
     settings_receiver: watch::Receiver<Arc<Settings>>,
     reloader: Reloader,
-    title: Title,
+    is_primary: bool,
+    title: Option<Title>,
     notify: Notify,
 }
 
@@ -118,14 +254,19 @@ impl Server {
         listener: Listener,
         mut from_hub: mpsc::UnboundedReceiver<ToControl>,
         data_dir: &DataDir,
+        mut requests: Requests,
     ) -> anyhow::Result<ExitCode> {
-        let mut signals = Signals::install().context("could not install signal handlers")?;
         let (terminate, terminated) = watch::channel(false);
         let services =
             Services::new(self.front.clone(), self.settings_receiver.clone(), terminated);
         let listening = tokio::task::spawn_local(listener.run(Arc::clone(&services)));
-        set_status(data_dir, Status::Standby);
-        tracing::info!("database system is ready to accept read-only connections");
+        if self.is_primary {
+            set_status(data_dir, Status::Ready);
+            tracing::info!("database system is ready to accept connections");
+        } else {
+            set_status(data_dir, Status::Standby);
+            tracing::info!("database system is ready to accept read-only connections");
+        }
         self.notify.send("READY=1");
         let mut watchdog_due = tokio::time::interval(self.notify.watchdog_interval());
         let mut title_due = tokio::time::interval(TITLE_INTERVAL);
@@ -134,7 +275,7 @@ impl Server {
         let mut draining = false;
         loop {
             tokio::select! {
-                request = signals.next() => match request {
+                request = requests.next() => match request {
                     Request::Reload => self.reload(),
                     Request::Shutdown(mode) if stopping.is_none_or(|earlier| mode > earlier) => {
                         tracing::info!("{}", mode.message());
@@ -150,7 +291,8 @@ impl Server {
                 },
                 asked = from_hub.recv() => match asked {
                     Some(ToControl::Connect { conninfo }) => self.connect(conninfo),
-                    Some(ToControl::Status) => self.title.show(&self.front),
+                    Some(ToControl::Commits) => self.front.look(),
+                    Some(ToControl::Status) => self.show_title(),
                     Some(ToControl::Stopped) => {
                         listening.abort();
                         return Ok(ExitCode::SUCCESS);
@@ -158,7 +300,7 @@ impl Server {
                     Some(ToControl::Failed(reason)) => anyhow::bail!(reason),
                     None => anyhow::bail!("a core ended unexpectedly"),
                 },
-                _ = title_due.tick() => self.title.show(&self.front),
+                _ = title_due.tick() => self.show_title(),
                 _ = watchdog_due.tick() => self.notify.send("WATCHDOG=1"),
                 _ = smart_due.tick(), if stopping.is_some() && !draining => {
                     // Smart waits for the SQL sessions; fast ends them.
@@ -170,6 +312,12 @@ impl Server {
                     }
                 }
             }
+        }
+    }
+
+    fn show_title(&mut self) {
+        if let Some(title) = &mut self.title {
+            title.show(&self.front);
         }
     }
 

@@ -94,6 +94,12 @@ impl WalVersion {
         Self::KNOWN.iter().find(|(_, version)| *version == self).map(|(major, _)| *major)
     }
 
+    /// Whether records have the layouts of `first` or of a later major.
+    #[must_use]
+    pub const fn is_since(self, first: Self) -> bool {
+        self.0 >= first.0
+    }
+
     /// Whether a record may belong to `rmid`. PostgreSQL: `RmgrIdIsValid`.
     ///
     /// Every known major has 22 built-in resource managers; extensions have the upper half since
@@ -177,17 +183,32 @@ impl PageHeader {
 
     /// Appends the header to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.magic.to_le_bytes());
-        out.extend_from_slice(&self.info.to_le_bytes());
-        out.extend_from_slice(&self.tli.to_le_bytes());
-        out.extend_from_slice(&self.page_addr.0.to_le_bytes());
-        out.extend_from_slice(&self.rem_len.to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
+        let (bytes, len) = self.to_bytes();
+        out.extend_from_slice(bytes.split_at(len).0);
+    }
+
+    /// The header, and how many of the bytes it has.
+    #[must_use]
+    pub fn to_bytes(&self) -> ([u8; LONG_HEADER_LEN], usize) {
+        let mut bytes = [0; LONG_HEADER_LEN];
+        let mut rest = bytes.as_mut_slice();
+        let mut put = |field: &[u8]| {
+            let (head, tail) = core::mem::take(&mut rest).split_at_mut(field.len());
+            head.copy_from_slice(field);
+            rest = tail;
+        };
+        put(&self.magic.to_le_bytes());
+        put(&self.info.to_le_bytes());
+        put(&self.tli.to_le_bytes());
+        put(&self.page_addr.0.to_le_bytes());
+        put(&self.rem_len.to_le_bytes());
+        put(&[0; 4]);
         if let Some(long) = &self.long {
-            out.extend_from_slice(&long.system_identifier.0.to_le_bytes());
-            out.extend_from_slice(&long.segment_size.to_le_bytes());
-            out.extend_from_slice(&long.page_len.to_le_bytes());
+            put(&long.system_identifier.0.to_le_bytes());
+            put(&long.segment_size.to_le_bytes());
+            put(&long.page_len.to_le_bytes());
         }
+        (bytes, if self.long.is_some() { LONG_HEADER_LEN } else { SHORT_HEADER_LEN })
     }
 
     /// Whether `info` has `flag`.

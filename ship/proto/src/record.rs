@@ -69,6 +69,33 @@ impl RecordHeader {
     }
 }
 
+/// Is shown the records that a [`RecordReader`] follows.
+///
+/// Of each it sees the beginning, the body in pieces and, if the record turns out valid, the whole.
+/// A record that never becomes whole is followed by the beginning of another, if by anything.
+pub trait RecordSink {
+    /// A record begins; its checksum is not yet known to be right, and its end is not known.
+    fn begin(&mut self, record: &RecordHeader) {
+        let _ = record;
+    }
+
+    /// The next piece of the body of the record that has begun.
+    fn body(&mut self, record: &RecordHeader, piece: &[u8]) {
+        let _ = (record, piece);
+    }
+
+    /// The record is whole and valid.
+    fn record(&mut self, record: &RecordHeader);
+}
+
+struct HeadersOnly<F>(F);
+
+impl<F: FnMut(&RecordHeader)> RecordSink for HeadersOnly<F> {
+    fn record(&mut self, record: &RecordHeader) {
+        (self.0)(record);
+    }
+}
+
 /// What the next byte is, page headers apart.
 #[derive(Clone, Copy, Debug)]
 enum Phase {
@@ -240,8 +267,20 @@ impl RecordReader {
     /// As [`RecordReader::feed`].
     pub fn feed_with(
         &mut self,
+        bytes: &[u8],
+        record: impl FnMut(&RecordHeader),
+    ) -> Result<(), WalViolation> {
+        self.feed_to(bytes, &mut HeadersOnly(record))
+    }
+
+    /// As [`RecordReader::feed`], and shows every record, its body included.
+    ///
+    /// # Errors
+    /// As [`RecordReader::feed`].
+    pub fn feed_to(
+        &mut self,
         mut bytes: &[u8],
-        mut record: impl FnMut(&RecordHeader),
+        sink: &mut impl RecordSink,
     ) -> Result<(), WalViolation> {
         if let Some(violation) = self.failed {
             return Err(violation);
@@ -253,7 +292,7 @@ impl RecordReader {
             } else if self.in_page_header() {
                 self.read_page_header(&mut bytes)
             } else {
-                self.read_page_rest(&mut bytes, &mut record)
+                self.read_page_rest(&mut bytes, sink)
             };
             if let Err(violation) = result {
                 self.failed = Some(violation);
@@ -348,17 +387,18 @@ impl RecordReader {
     fn read_page_rest(
         &mut self,
         bytes: &mut &[u8],
-        on_record: &mut impl FnMut(&RecordHeader),
+        sink: &mut impl RecordSink,
     ) -> Result<(), WalViolation> {
         let room = PAGE_LEN - offset_in_page(self.next);
         let on_page = bytes.split_at(room.min(bytes.len())).0;
         let (taken, left) = match self.phase {
             Phase::Header { got } => {
-                return self.read_record_header(got, on_page, bytes, on_record);
+                return self.read_record_header(got, on_page, bytes, sink);
             }
             Phase::Payload { left } => {
                 let taken = at_most(left, on_page);
                 self.record_crc = (self.crc)(self.record_crc, taken);
+                sink.body(&self.record, taken);
                 (taken.len(), less(left, taken.len()))
             }
             Phase::Unseen { left } | Phase::Padding { left } => {
@@ -374,9 +414,9 @@ impl RecordReader {
                 Phase::Payload { left } | Phase::Unseen { left } | Phase::Padding { left },
                 rest @ 1..,
             ) => *left = rest,
-            (Phase::Payload { .. }, 0) => self.finish_record(on_record)?,
-            (Phase::Unseen { .. }, 0) => self.pad(None, on_record),
-            (Phase::Padding { .. }, 0) => self.end_record(on_record),
+            (Phase::Payload { .. }, 0) => self.finish_record(sink)?,
+            (Phase::Unseen { .. }, 0) => self.pad(None, sink),
+            (Phase::Padding { .. }, 0) => self.end_record(sink),
             (Phase::Header { .. } | Phase::Switched, _) => unreachable!("not read here"),
         }
         Ok(())
@@ -387,7 +427,7 @@ impl RecordReader {
         got: usize,
         on_page: &[u8],
         bytes: &mut &[u8],
-        on_record: &mut impl FnMut(&RecordHeader),
+        sink: &mut impl RecordSink,
     ) -> Result<(), WalViolation> {
         if got == 0 {
             self.record.start = self.next;
@@ -403,10 +443,10 @@ impl RecordReader {
             self.phase = Phase::Header { got };
             return Ok(());
         }
-        self.begin_record()?;
+        self.begin_record(sink)?;
         let left = less(self.record.len, RECORD_HEADER_LEN);
         self.phase = Phase::Payload { left };
-        if left == 0 { self.finish_record(on_record) } else { Ok(()) }
+        if left == 0 { self.finish_record(sink) } else { Ok(()) }
     }
 
     /// `xl_tot_len`, as soon as it is there.
@@ -423,7 +463,7 @@ impl RecordReader {
     }
 
     /// PostgreSQL: `ValidXLogRecordHeader`.
-    fn begin_record(&mut self) -> Result<(), WalViolation> {
+    fn begin_record(&mut self, sink: &mut impl RecordSink) -> Result<(), WalViolation> {
         let at = self.record.start;
         // The last eight bytes: xl_info, xl_rmid, two unused, xl_crc.
         let [.., info, rmid, _, _, _, _, _, _] = self.header;
@@ -446,37 +486,35 @@ impl RecordReader {
             return Err(WalViolation::PrevLink { at, got: prev, want: self.last_record });
         }
         self.record_crc = 0;
+        sink.begin(&self.record);
         Ok(())
     }
 
     /// PostgreSQL: `ValidXLogRecord`: the payload first, the header last.
-    fn finish_record(
-        &mut self,
-        on_record: &mut impl FnMut(&RecordHeader),
-    ) -> Result<(), WalViolation> {
+    fn finish_record(&mut self, sink: &mut impl RecordSink) -> Result<(), WalViolation> {
         let (checked, _) = self.header.split_at(CHECKED_HEADER_LEN);
         let got = (self.crc)(self.record_crc, checked);
         let want = self.header_u32::<CHECKED_HEADER_LEN>();
         if got != want {
             return Err(WalViolation::Checksum { at: self.record.start, got, want });
         }
-        self.pad(Some(self.record.len), on_record);
+        self.pad(Some(self.record.len), sink);
         Ok(())
     }
 
     /// Goes on to the next aligned position. `len` is `None` for a record that was not verified.
-    fn pad(&mut self, len: Option<u32>, on_record: &mut impl FnMut(&RecordHeader)) {
+    fn pad(&mut self, len: Option<u32>, sink: &mut impl RecordSink) {
         self.record.len = len.unwrap_or(0);
         self.record.end = self.next.maxalign();
         if self.record.end == self.next {
-            self.end_record(on_record);
+            self.end_record(sink);
         } else {
             let left = u32::try_from(self.record.end - self.next).unwrap_or(0);
             self.phase = Phase::Padding { left };
         }
     }
 
-    fn end_record(&mut self, on_record: &mut impl FnMut(&RecordHeader)) {
+    fn end_record(&mut self, sink: &mut impl RecordSink) {
         self.verified = self.next;
         self.phase = Phase::Header { got: 0 };
         if self.record.len == 0 {
@@ -489,7 +527,7 @@ impl RecordReader {
             self.phase = Phase::Switched;
             self.filling = Some(self.next);
         }
-        on_record(&self.record);
+        sink.record(&self.record);
     }
 
     fn header_u32<const AT: usize>(&self) -> u32 {

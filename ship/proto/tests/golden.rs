@@ -6,12 +6,16 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use walhub_proto::generate::{WalGenerator, WalShape};
+use walhub_proto::generate::{WalGenerator, WalShape, WalWriter};
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::page::{PAGE_BYTES, PAGE_LEN, PageHeader, WalVersion};
-use walhub_proto::record::{RecordHeader, RecordReader, WalViolation};
+use walhub_proto::record::{RM_XLOG, RecordHeader, RecordReader, WalViolation};
 use walhub_proto::recovery::{self, ControlFile, EndOfWal, FoundSegment, RecoveryPlan};
+use walhub_proto::rmgr::message::logical_message;
+use walhub_proto::rmgr::xlog::{Checkpoint, WalLevel};
+use walhub_proto::rmgr::{RM_LOGICALMSG, RM_STANDBY, RM_XACT, standby, xact, xlog};
 use walhub_proto::segment::{SegNo, SegmentSize};
+use walhub_proto::time::Timestamp;
 
 const SIZE: SegmentSize = SegmentSize::MIN;
 
@@ -231,6 +235,10 @@ fn the_end_of_golden_wal_is_found_and_stale_pages_after_it_are_not() {
         start_lsn: start,
         flush_lsn: lines[10].0,
         last_record: Some(lines[9].0),
+        own_wal: false,
+        next_xid: 0,
+        checkpoint_lsn: None,
+        redo_lsn: None,
         sequence: 1,
     };
     let segments: Vec<_> = wal
@@ -255,4 +263,104 @@ fn the_end_of_golden_wal_is_found_and_stale_pages_after_it_are_not() {
     assert_eq!(end.end, Lsn(last.0.0 + u64::from(last.2)).maxalign());
     let text = format!("invalid record length at {}: wanted 24, got 0", end.end);
     assert_eq!(end.reason.to_string(), text);
+}
+
+/// One of each kind of record that walhub writes into WAL of its own, and where it ends.
+fn own_records(version: WalVersion, wal: &mut Vec<u8>) -> Lsn {
+    let shape = WalShape {
+        system_identifier: SystemIdentifier(7_300_000_000_000_000_000),
+        segment_size: SIZE,
+        timeline: TimelineId::FIRST,
+        version,
+        crc: crc32c::crc32c_append,
+    };
+    let mut writer = WalWriter::new(shape, SegNo(3).start(SIZE), None);
+    let time = Timestamp(700_000_000_000_000);
+    let checkpoint = |redo, oldest_active_xid| Checkpoint {
+        redo,
+        timeline: TimelineId::FIRST,
+        prev_timeline: TimelineId::FIRST,
+        wal_level: WalLevel::Logical,
+        next_xid: (2 << 32) + 3,
+        oldest_xid: 3,
+        time,
+        oldest_active_xid,
+    };
+    let mut append = |rmid, info, xid, body: &[u8]| {
+        let redo = writer.next_record();
+        let body = if body.is_empty() { checkpoint(redo, 0).body(version) } else { body.to_vec() };
+        writer.append_record(rmid, info, xid, &[&body], wal)
+    };
+    append(RM_XLOG, xlog::XLOG_CHECKPOINT_SHUTDOWN, 0, &[]);
+    append(RM_STANDBY, standby::XLOG_RUNNING_XACTS, 0, &standby::running_xacts(3));
+    let plain = logical_message(5, false, "a prefix", b"hello").unwrap();
+    append(RM_LOGICALMSG, 0, 0, &plain);
+    let long = logical_message(5, true, "", &vec![b'x'; 1 << 20]).unwrap();
+    append(RM_LOGICALMSG, 0, 3, &long);
+    let (info, commit) = xact::commit(time, false);
+    append(RM_XACT, info, 3, &commit);
+    let (info, commit) = xact::commit(time, true);
+    append(RM_XACT, info, 4, &commit);
+    append(RM_XLOG, xlog::XLOG_NOOP, 0, &xlog::noop(b"four"));
+    let redo = xlog::checkpoint_redo(WalLevel::Logical, version);
+    let redo = redo.map(|body| append(RM_XLOG, xlog::XLOG_CHECKPOINT_REDO, 0, &body).start);
+    let body = checkpoint(redo.unwrap_or(Lsn(0x0030_0028)), 3).body(version);
+    append(RM_XLOG, xlog::XLOG_CHECKPOINT_ONLINE, 0, &body);
+    let (tli, prev) = (TimelineId::FIRST, TimelineId::FIRST);
+    let body = xlog::end_of_recovery(time, tli, prev, WalLevel::Logical, version);
+    append(RM_XLOG, xlog::XLOG_END_OF_RECOVERY, 0, &body);
+    writer.switch_segment(wal);
+    writer.append_record(RM_LOGICALMSG, 0, 0, &[&plain], wal);
+    writer.lsn()
+}
+
+#[test]
+fn pg_waldump_understands_every_record_that_walhub_writes() {
+    let mut wal = vec![];
+    let end = own_records(WalVersion::PG15, &mut wal);
+    let dir = tempfile::tempdir().unwrap();
+    wal.resize(wal.len().next_multiple_of(1 << 20), 0);
+    for (i, segment) in wal.chunks(1 << 20).enumerate() {
+        let name = SegNo(3 + i as u64).file_name(TimelineId::FIRST, SIZE);
+        fs::write(dir.path().join(name), segment).unwrap();
+    }
+    let start = SegNo(3).start(SIZE).to_string();
+    let out = Command::new(pg_waldump())
+        .env("TZ", "UTC")
+        .arg("-p")
+        .arg(dir.path())
+        .args(["-s", &start, "-e", &end.to_string()])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stderr), "");
+    let text = String::from_utf8(out.stdout).unwrap();
+    let descs: Vec<_> = text
+        .lines()
+        .map(|line| {
+            let rmgr = line["rmgr: ".len()..].split_whitespace().next().unwrap();
+            let xid = line.split_once("tx:").unwrap().1.split_once(',').unwrap().0.trim();
+            let desc = line.split_once("desc: ").unwrap().1.trim_end();
+            // Not a megabyte of content.
+            let desc = desc.split(" 78 78").next().unwrap();
+            format!("{rmgr} {xid} {desc}")
+        })
+        .collect();
+    let want = include_str!("own_records.txt");
+    assert_eq!(descs.join("\n") + "\n", want);
+}
+
+#[test]
+fn what_walhub_writes_for_each_major_reads_as_wal_of_that_major() {
+    for (major, redo_records) in [(13, 0), (14, 0), (15, 0), (16, 0), (17, 1), (18, 1)] {
+        let version = WalVersion::of_major(major).unwrap();
+        let mut wal = vec![];
+        let end = own_records(version, &mut wal);
+        let mut reader = RecordReader::new(SegNo(3).start(SIZE), SIZE, crc32c::crc32c_append)
+            .with_version(version);
+        let mut kinds = vec![];
+        reader.feed_with(&wal, |record| kinds.push((record.rmid, record.info))).unwrap();
+        assert_eq!(reader.verified_lsn(), end);
+        let redo = kinds.iter().filter(|kind| **kind == (RM_XLOG, xlog::XLOG_CHECKPOINT_REDO));
+        assert_eq!((kinds.len() - redo.clone().count(), redo.count()), (11, redo_records));
+    }
 }

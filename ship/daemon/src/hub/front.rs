@@ -7,7 +7,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
@@ -15,9 +16,13 @@ use walhub_engine::mailbox::Sender;
 use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::sqlstate::SqlState;
+use walhub_proto::syncrep::{ModeLsns, SyncRepConfig, SyncStandbys, Synced, WaitLevel, WaitMode};
 use walhub_proto::time::Timestamp;
+use walhub_proto::walsender::WalSenderState;
 use walhub_proto::wire::backend::Report;
 
+use super::append::{Append, AppendAnswer, SyncWaitRow, Waited, WalRequest, in_recovery};
+use super::commits::Commits;
 use super::handle::{
     Client, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
     WalReceiverRow, WalSenderRow,
@@ -40,6 +45,13 @@ pub struct SenderAddress {
     pub conninfo: String,
 }
 
+/// Who has an entry of the standby table, and which timeline it streams.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Session {
+    client: Client,
+    timeline: TimelineId,
+}
+
 /// The hub, for the control plane.
 #[derive(Debug)]
 pub struct Front {
@@ -49,8 +61,9 @@ pub struct Front {
     to_wal: Sender<ToWal<OwnedFd>>,
     wal_dir: PathBuf,
     settings: watch::Receiver<Arc<Settings>>,
-    clients: Mutex<BTreeMap<usize, Client>>,
+    sessions: Mutex<BTreeMap<usize, Session>>,
     sender: Mutex<Option<SenderAddress>>,
+    commits: Mutex<Commits>,
 }
 
 impl Front {
@@ -61,11 +74,12 @@ impl Front {
         standbys: Arc<StandbyTable>,
         slots: PublishedSlots,
         to_wal: Sender<ToWal<OwnedFd>>,
+        commits: Commits,
         wal_dir: PathBuf,
         settings: watch::Receiver<Arc<Settings>>,
     ) -> Self {
-        let (clients, sender) = (Mutex::default(), Mutex::default());
-        Self { shared, standbys, slots, to_wal, wal_dir, settings, clients, sender }
+        let (sessions, sender, commits) = (Mutex::default(), Mutex::default(), Mutex::new(commits));
+        Self { shared, standbys, slots, to_wal, wal_dir, settings, sessions, sender, commits }
     }
 
     /// Remembers where the walreceiver is connected.
@@ -90,9 +104,33 @@ impl Front {
         self.standbys.in_use().count()
     }
 
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<usize, Session>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connected standbys as `synchronous_standby_names` sees them now: their roles, and for whom a
+    /// position waits.
+    #[must_use]
+    pub fn sync_standbys(&self) -> SyncStandbys {
+        let config = self.settings.borrow().synchronous_standby_names.clone();
+        let timeline = self.positions().map(|positions| positions.timeline);
+        let sessions = self.sessions();
+        let standbys = self.standbys.in_use().filter_map(|(index, standby)| {
+            let session = sessions.get(&index)?;
+            let counts = Some(session.timeline) == timeline;
+            let lsns = if counts { standby.mode_lsns() } else { ModeLsns::default() };
+            Some((index, session.client.application_name.as_str(), standby.state(), lsns))
+        });
+        sync_standbys(config, standbys)
+    }
+
     fn wal_senders(&self) -> Vec<WalSenderRow> {
-        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sync_standbys = self.sync_standbys();
+        let sessions = self.sessions();
         let rows = self.standbys.in_use().filter_map(|(index, standby)| {
+            // One that came after the roles were worked out is shown next time.
+            let is_known = sync_standbys.contains(index);
+            let (sync_priority, sync_state) = is_known.then(|| sync_standbys.role(index))?;
             let lsn = |lsn: &std::sync::atomic::AtomicU64| Lsn(lsn.load(Ordering::Relaxed)).valid();
             let lag = |index: usize| {
                 let lag = standby.lag_us.get(index)?.load(Ordering::Relaxed);
@@ -100,8 +138,8 @@ impl Front {
             };
             let xmin = standby.xmin.load(Ordering::Relaxed);
             Some(WalSenderRow {
-                client: clients.get(&index)?.clone(),
-                state: standby.state_name(),
+                client: sessions.get(&index)?.client.clone(),
+                state: standby.state().as_str(),
                 backend_xmin: u32::try_from(xmin & u64::from(u32::MAX))
                     .ok()
                     .filter(|&xid| xid != 0),
@@ -112,8 +150,40 @@ impl Front {
                 write_lag_us: lag(0),
                 flush_lag_us: lag(1),
                 replay_lag_us: lag(2),
+                sync_priority,
+                sync_state: sync_state.as_str(),
                 reply_time: standby.reply_time(),
             })
+        });
+        rows.collect()
+    }
+
+    /// Answers the sessions whose commits have got as far as they must.
+    pub fn look(&self) {
+        self.commits().look(|| self.wait_positions());
+    }
+
+    fn commits(&self) -> MutexGuard<'_, Commits> {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_positions(&self) -> (Lsn, Synced) {
+        (self.shared.flush_lsn.load(), self.shared.synced())
+    }
+
+    fn sync_waits(&self) -> Vec<SyncWaitRow> {
+        let mut standbys = self.sync_standbys();
+        let commits = self.commits();
+        let rows = commits.waiters().filter_map(|(level, lsn, waiter)| {
+            let (name, standby) = match level {
+                WaitLevel::LocalFlush => ("local", None),
+                WaitLevel::Standbys(mode) => {
+                    let gate = standbys.gate(mode, lsn);
+                    let standby = gate.and_then(|gate| gate.standby().map(str::to_owned));
+                    (level_name(mode), standby)
+                }
+            };
+            Some(SyncWaitRow { pid: waiter.owner?, level: name, lsn, since: waiter.since, standby })
         });
         rows.collect()
     }
@@ -196,8 +266,8 @@ impl Hub<OwnedFd> for Front {
             refuse(start, reply, Report::fatal(SqlState::TOO_MANY_CONNECTIONS, text));
             return answer;
         };
-        let client = start.client.clone();
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner).insert(standby, client);
+        let session = Session { client: start.client.clone(), timeline: start.timeline };
+        self.sessions().insert(standby, session);
         let mail = ToWal::Start(NewSession { start, standby, reply });
         if let Err(ToWal::Start(NewSession { start, standby, reply })) = self.to_wal.send(mail) {
             self.standbys.free(standby);
@@ -210,17 +280,80 @@ impl Hub<OwnedFd> for Front {
         self.shared.stopping.load(Ordering::Acquire)
     }
 
+    fn in_recovery(&self) -> bool {
+        !self.shared.is_primary.load(Ordering::Acquire)
+    }
+
+    fn append(&self, append: Append) -> AppendAnswer {
+        if self.in_recovery() {
+            return answered(Err(in_recovery("pg_logical_emit_message()")));
+        }
+        self.commits().append(append, now())
+    }
+
+    fn wait(&self, lsn: Lsn, level: WaitLevel, owner: u32) -> oneshot::Receiver<Waited> {
+        self.commits().wait(lsn, level, owner, now(), || self.wait_positions())
+    }
+
+    fn cancel_wait(&self, owner: u32) {
+        self.commits().cancel(owner);
+    }
+
+    fn wal(&self, request: WalRequest) -> oneshot::Receiver<Result<Lsn, Report>> {
+        if self.in_recovery() {
+            return answered(Err(in_recovery(request.command())));
+        }
+        self.commits().wal(request, now())
+    }
+
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             identity: self.identity(),
             positions: self.positions(),
-            in_recovery: true,
+            in_recovery: self.in_recovery(),
             wal_senders: self.wal_senders(),
             wal_receiver: self.wal_receiver(),
             slots: self.slots.load().as_ref().clone(),
-            sync_waits: Vec::new(),
+            sync_waits: self.sync_waits(),
         }
     }
+}
+
+fn answered<T>(answer: T) -> oneshot::Receiver<T> {
+    let (reply, receiver) = oneshot::channel();
+    drop(reply.send(answer));
+    receiver
+}
+
+/// The time on the clock of the machine.
+#[must_use]
+pub fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_micros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// The level of `synchronous_commit` that waits in this mode.
+const fn level_name(mode: WaitMode) -> &'static str {
+    match mode {
+        WaitMode::Write => "remote_write",
+        WaitMode::Flush => "on",
+        WaitMode::Apply => "remote_apply",
+    }
+}
+
+/// What `config` makes of standbys, each with its entry's index, name, state and positions.
+#[must_use]
+pub fn sync_standbys<'a>(
+    config: Option<SyncRepConfig>,
+    standbys: impl IntoIterator<Item = (usize, &'a str, WalSenderState, ModeLsns)>,
+) -> SyncStandbys {
+    let mut sync_standbys = SyncStandbys::new(config);
+    for (index, application_name, state, lsns) in standbys {
+        sync_standbys.handle_connected(index, application_name);
+        sync_standbys.handle_state(index, state);
+        sync_standbys.handle_reply(index, lsns);
+    }
+    sync_standbys
 }
 
 fn busy() -> Report {
@@ -228,4 +361,33 @@ fn busy() -> Report {
         SqlState::CANNOT_CONNECT_NOW,
         "the database system is too busy to serve another request",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use walhub_proto::syncrep::{SyncState, WaitMode};
+
+    use super::*;
+
+    #[test]
+    fn roles_are_those_of_the_moment() {
+        let config = SyncRepConfig::parse("FIRST 1 (a, b)").unwrap();
+        let at = |lsn| ModeLsns::of_wire(Lsn(lsn), Lsn(lsn), Lsn(0));
+        let standbys = [
+            (0, "c", WalSenderState::Streaming, at(30)),
+            (2, "b", WalSenderState::Streaming, at(20)),
+            (5, "a", WalSenderState::Catchup, at(10)),
+        ];
+        let mut roles = sync_standbys(config.clone(), standbys);
+        assert_eq!(
+            [0, 2, 5].map(|index| roles.role(index)),
+            [(0, SyncState::Async), (2, SyncState::Sync), (1, SyncState::Potential)]
+        );
+        let gate = roles.gate(WaitMode::Flush, Lsn(25)).unwrap();
+        assert_eq!(gate.standby(), Some("b"));
+        assert_eq!(gate.to_string(), "\"b\"");
+        let mut alone = sync_standbys(config, []);
+        let gate = alone.gate(WaitMode::Flush, Lsn(25)).unwrap();
+        assert_eq!(gate.to_string(), "1 of \"a\" (not connected), \"b\" (not connected)");
+    }
 }

@@ -130,6 +130,8 @@ pub enum ToControl {
     },
     /// The walreceiver's or hub's state changed: the process title is out of date.
     Status,
+    /// A position that sessions wait for has moved, or an answer to them is there.
+    Commits,
     /// Everything is durable and sent: the process can end.
     Stopped,
     /// A core cannot go on: the process must end.

@@ -2,6 +2,7 @@
 //! runs the same code.
 
 pub mod append;
+pub mod commits;
 pub mod core_loop;
 pub mod front;
 pub mod handle;

@@ -11,10 +11,12 @@ use walhub_engine::crc::crc32c;
 use walhub_engine::io::{DirEntry, Fs};
 use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::page::WalVersion;
 use walhub_proto::recovery::{
-    self, CONTROL_COPY_LEN, ControlFile, ControlFileError, EndOfWal, FoundSegment, RecoveryError,
-    RecoveryPlan, WalEnd,
+    self, CONTROL_COPY_LEN, CheckpointSeen, ControlFile, ControlFileError, EndOfWal, FoundSegment,
+    RecoveryError, RecoveryPlan, WalEnd,
 };
+use walhub_proto::rmgr::FIRST_NORMAL_XID;
 use walhub_proto::segment::{SegNo, SegmentSize};
 use walhub_proto::slot::{Slot, decode_slot};
 
@@ -26,6 +28,45 @@ const BLOCK_BYTES: u64 = 4096;
 /// Bytes of one read of a segment.
 const SCAN_LEN: usize = 1 << 20;
 
+/// What a hub with WAL of its own begins with.
+#[derive(Clone, Copy, Debug)]
+pub struct NewCluster {
+    /// What no other cluster has.
+    pub system_identifier: SystemIdentifier,
+    /// Size of its segments.
+    pub segment_size: SegmentSize,
+    /// PostgreSQL major that could have written its WAL.
+    pub version: WalVersion,
+}
+
+/// Makes a new data directory a primary's. The first WAL comes with the first start.
+/// PostgreSQL: `BootStrapXLOG`.
+///
+/// # Errors
+/// As the operating system's.
+pub fn create_cluster(fs: &dyn Fs, data_dir: &Path, new: &NewCluster) -> io::Result<()> {
+    // Segment 0 stays unused, so that 0/0 is never a record. PostgreSQL does the same.
+    let start = Lsn(new.segment_size.bytes());
+    let major = new.version.major().unwrap_or(15);
+    let control = ControlFile {
+        system_identifier: new.system_identifier,
+        segment_size: new.segment_size,
+        server_version_num: major * 10_000,
+        server_version: format!("{major}.0 (walhub {})", env!("CARGO_PKG_VERSION")),
+        wal_version: Some(new.version),
+        timeline: TimelineId::FIRST,
+        start_lsn: start,
+        flush_lsn: start,
+        last_record: None,
+        own_wal: true,
+        next_xid: u64::from(FIRST_NORMAL_XID),
+        checkpoint_lsn: None,
+        redo_lsn: None,
+        sequence: 0,
+    };
+    write_control(fs, data_dir, &control)
+}
+
 /// What a start-up found.
 #[derive(Debug, Default)]
 pub struct Recovered {
@@ -33,6 +74,15 @@ pub struct Recovered {
     pub wal: Option<RecoveredWal>,
     /// Slots.
     pub slots: Vec<Slot>,
+}
+
+impl Recovered {
+    /// Whether the directory writes WAL of its own.
+    #[must_use]
+    pub fn is_primary(&self) -> bool {
+        let control = self.wal.as_ref().and_then(|wal| wal.control.as_ref());
+        control.is_some_and(|control| control.own_wal)
+    }
 }
 
 /// Local WAL, or the place where the first will be.
@@ -52,6 +102,10 @@ pub struct RecoveredWal {
     pub held: BTreeMap<SegNo, Vec<TimelineId>>,
     /// Segment files without WAL.
     pub spare: Vec<String>,
+    /// The newest transaction id that was read.
+    pub newest_xid: Option<u32>,
+    /// The newest checkpoint record that was read.
+    pub checkpoint: Option<CheckpointSeen>,
 }
 
 impl RecoveredWal {
@@ -72,6 +126,8 @@ impl RecoveredWal {
             block: Vec::new(),
             held: BTreeMap::new(),
             spare: Vec::new(),
+            newest_xid: None,
+            checkpoint: None,
         }
     }
 }
@@ -167,6 +223,9 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
     let size = control.segment_size;
     let listing = fs.list(&wal_dir)?;
     let found = find_end(fs, &wal_dir, &control, &listing)?;
+    if control.own_wal {
+        zero_after(fs, &wal_dir, &control, found.end)?;
+    }
     make_durable(fs, data_dir, &control, &found, &listing)?;
     let (end, last_record) = (found.end, found.last_record);
     let mut block = vec![0; usize::try_from(end - end.align_down(BLOCK_BYTES)).unwrap_or(0)];
@@ -175,6 +234,7 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         fs.read_at(&path, size.offset(end.align_down(BLOCK_BYTES)), &mut block)?;
     }
     let (held, spare) = sort_segments(fs, &wal_dir, &control, &found, listing)?;
+    let (newest_xid, checkpoint) = (found.newest_xid, found.checkpoint);
     let history = found.history;
     let timelines = Timelines {
         system_identifier: control.system_identifier,
@@ -182,8 +242,17 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         current: control.timeline,
         history,
     };
-    let wal =
-        RecoveredWal { control: Some(control), timelines, end, last_record, block, held, spare };
+    let wal = RecoveredWal {
+        control: Some(control),
+        timelines,
+        end,
+        last_record,
+        block,
+        held,
+        spare,
+        newest_xid,
+        checkpoint,
+    };
     Ok(Recovered { wal: Some(wal), slots: read_slots(fs, data_dir)? })
 }
 
@@ -222,6 +291,35 @@ pub fn write_control(fs: &dyn Fs, data_dir: &Path, control: &ControlFile) -> io:
     fs.write_at(&path, offset, &block)?;
     fs.sync(&path)?;
     fs.sync_dir(data_dir)
+}
+
+/// Zeros what a crash has left after the end of the own WAL.
+///
+/// A block that was written while the one before it was not may hold whole records. Were the same
+/// records appended again up to that block, and then another crash, they would be found there, valid
+/// and never asked for.
+fn zero_after(fs: &dyn Fs, wal_dir: &Path, control: &ControlFile, end: Lsn) -> io::Result<()> {
+    let size = control.segment_size;
+    if size.offset(end) == 0 {
+        return Ok(());
+    }
+    let path = wal_dir.join(SegNo::of_start(end, size).file_name(control.timeline, size));
+    let mut piece = vec![0; SCAN_LEN];
+    let mut offset = size.offset(end);
+    while offset < size.bytes() {
+        let len = usize::try_from(size.bytes() - offset).unwrap_or(SCAN_LEN).min(SCAN_LEN);
+        let count = fs.read_at(&path, offset, piece.get_mut(..len).unwrap_or_default())?;
+        let found = piece.get_mut(..count).unwrap_or_default();
+        if found.iter().any(|&byte| byte != 0) {
+            found.fill(0);
+            fs.write_at(&path, offset, found)?;
+        }
+        if count < len {
+            break;
+        }
+        offset += u64::try_from(count).unwrap_or(0);
+    }
+    Ok(())
 }
 
 /// The history of a timeline; the first has no file.
@@ -287,12 +385,20 @@ fn find_end(
     match recovery::plan(Some(control), &segments, std::slice::from_ref(&history), size)? {
         RecoveryPlan::Fresh | RecoveryPlan::NoWal { .. } => {
             let oldest_lsn = size.start_of(control.start_lsn);
-            Ok(Found { end: control.start_lsn, last_record: None, oldest_lsn, history })
+            Ok(Found {
+                end: control.start_lsn,
+                last_record: None,
+                oldest_lsn,
+                history,
+                newest_xid: None,
+                checkpoint: None,
+            })
         }
         RecoveryPlan::Scan(plan) => {
             let oldest_lsn = plan.oldest_lsn;
             let end = scan(fs, wal_dir, EndOfWal::new(plan, control, crc32c), size)?;
-            Ok(Found { end: end.end, last_record: end.last_record, oldest_lsn, history })
+            let WalEnd { end, last_record, newest_xid, checkpoint, .. } = end;
+            Ok(Found { end, last_record, oldest_lsn, history, newest_xid, checkpoint })
         }
     }
 }
@@ -303,6 +409,8 @@ struct Found {
     last_record: Option<Lsn>,
     oldest_lsn: Lsn,
     history: TimelineHistory,
+    newest_xid: Option<u32>,
+    checkpoint: Option<CheckpointSeen>,
 }
 
 fn scan(

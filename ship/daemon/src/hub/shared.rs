@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, O
 use crossbeam_utils::CachePadded;
 use walhub_engine::published::Published;
 use walhub_proto::lsn::{Lsn, TimelineId};
+use walhub_proto::syncrep::{ModeLsns, Synced, WaitMode};
 use walhub_proto::time::Timestamp;
 use walhub_proto::walreceiver::WalReceiverState;
 use walhub_proto::walsender::WalSenderState;
@@ -47,8 +48,15 @@ pub struct Shared {
     pub oldest_lsn: PublishedLsn,
     /// Timeline of `received_lsn`.
     pub timeline: AtomicU32,
+    /// What the required standbys have reached, in the order of [`WaitMode::ALL`]; zero when nothing
+    /// is known. Grows as long as `synchronous_standby_names` stays the same.
+    pub sync_lsn: [PublishedLsn; 3],
+    /// Which [`Synced`] it is, by its number.
+    sync_state: AtomicU8,
     /// Whether standbys get WAL only once it is durable here (`forward = flushed`).
     pub forward_flushed: AtomicBool,
+    /// Whether the WAL is the hub's own: there is no upstream.
+    pub is_primary: AtomicBool,
     /// Set when the hub stops.
     pub stopping: AtomicBool,
     /// The walreceiver, for its view.
@@ -66,6 +74,55 @@ impl Shared {
         }
     }
 
+    /// How far `synchronous_standby_names` is fulfilled.
+    #[must_use]
+    pub fn synced(&self) -> Synced {
+        match self.sync_state.load(Ordering::Acquire) {
+            SYNC_UNDEFINED => Synced::Undefined,
+            SYNC_REACHED => {
+                let [write, flush, apply] = &self.sync_lsn;
+                Synced::Reached(ModeLsns::of_wire(write.load(), flush.load(), apply.load()))
+            }
+            _ => Synced::TooFew,
+        }
+    }
+
+    /// Whether `synchronous_standby_names` asks for anything.
+    #[must_use]
+    pub fn is_sync_defined(&self) -> bool {
+        self.sync_state.load(Ordering::Acquire) != SYNC_UNDEFINED
+    }
+
+    /// Publishes how far `synchronous_standby_names` is fulfilled. A position before the published one
+    /// is not published: what was reached once stays reached.
+    pub fn publish_synced(&self, synced: Synced) {
+        let state = match synced {
+            Synced::Undefined => SYNC_UNDEFINED,
+            Synced::TooFew => SYNC_TOO_FEW,
+            Synced::Reached(lsns) => {
+                for (published, mode) in self.sync_lsn.iter().zip(WaitMode::ALL) {
+                    let lsn = lsns.of(mode).unwrap_or_default();
+                    if lsn > published.load() {
+                        published.store(lsn);
+                    }
+                }
+                SYNC_REACHED
+            }
+        };
+        if self.sync_state.load(Ordering::Relaxed) != state {
+            self.sync_state.store(state, Ordering::Release);
+        }
+    }
+
+    /// `synchronous_standby_names` or the timeline is another one: nothing that was reached counts.
+    pub fn restart_synced(&self, defined: bool) {
+        let state = if defined { SYNC_TOO_FEW } else { SYNC_UNDEFINED };
+        self.sync_state.store(state, Ordering::Release);
+        for published in &self.sync_lsn {
+            published.store(Lsn::INVALID);
+        }
+    }
+
     /// All positions, or `None` before the first WAL.
     #[must_use]
     pub fn positions(&self) -> Option<Positions> {
@@ -80,6 +137,10 @@ impl Shared {
         })
     }
 }
+
+const SYNC_UNDEFINED: u8 = 0;
+const SYNC_TOO_FEW: u8 = 1;
+const SYNC_REACHED: u8 = 2;
 
 /// Numbers behind `pg_stat_wal_receiver`. Written by the wal core only.
 #[derive(Debug, Default)]
@@ -191,20 +252,39 @@ impl Standby {
         }
     }
 
-    /// The state's PostgreSQL name.
+    /// The state.
     #[must_use]
-    pub fn state_name(&self) -> &'static str {
-        STATES
-            .get(usize::from(self.state.load(Ordering::Relaxed)))
-            .copied()
-            .unwrap_or(WalSenderState::Startup)
-            .as_str()
+    pub fn state(&self) -> WalSenderState {
+        let number = usize::from(self.state.load(Ordering::Relaxed));
+        STATES.get(number).copied().unwrap_or(WalSenderState::Startup)
     }
 
-    /// Publishes the state.
-    pub fn set_state(&self, state: WalSenderState) {
+    /// Publishes the state, and says whether it is another one.
+    pub fn set_state(&self, state: WalSenderState) -> bool {
         let number = STATES.iter().position(|&known| known == state).unwrap_or(0);
-        self.state.store(u8::try_from(number).unwrap_or(0), Ordering::Relaxed);
+        let number = u8::try_from(number).unwrap_or(0);
+        let changed = self.state.load(Ordering::Relaxed) != number;
+        if changed {
+            self.state.store(number, Ordering::Relaxed);
+        }
+        changed
+    }
+
+    /// Publishes the positions that it has told.
+    pub fn set_mode_lsns(&self, write: Lsn, flush: Lsn, apply: Lsn) {
+        // What is durable was written: in this order nobody sees the one without the other.
+        self.write_lsn.store(write.0, Ordering::Relaxed);
+        self.flush_lsn.store(flush.0, Ordering::Release);
+        self.apply_lsn.store(apply.0, Ordering::Release);
+    }
+
+    /// The positions that it has told.
+    #[must_use]
+    pub fn mode_lsns(&self) -> ModeLsns {
+        let apply = self.apply_lsn.load(Ordering::Acquire);
+        let flush = self.flush_lsn.load(Ordering::Acquire);
+        let write = self.write_lsn.load(Ordering::Relaxed);
+        ModeLsns::of_wire(Lsn(write), Lsn(flush), Lsn(apply))
     }
 
     /// Send time of the last reply.
@@ -316,6 +396,29 @@ impl StandbyTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_standbys_have_reached_is_published_and_stays_within_one_policy() {
+        let shared = Shared::default();
+        assert!(!shared.is_sync_defined());
+        assert_eq!(shared.synced(), Synced::Undefined);
+        let reached =
+            |write, flush| Synced::Reached(ModeLsns::of_wire(Lsn(write), Lsn(flush), Lsn(0)));
+        shared.publish_synced(Synced::TooFew);
+        assert!(shared.is_sync_defined());
+        shared.publish_synced(reached(90, 70));
+        assert_eq!(shared.synced(), reached(90, 70));
+        shared.publish_synced(Synced::TooFew);
+        assert_eq!(shared.synced(), Synced::TooFew);
+        shared.publish_synced(reached(80, 75));
+        assert_eq!(shared.synced(), reached(90, 75));
+        shared.restart_synced(true);
+        assert_eq!(shared.synced(), Synced::TooFew);
+        shared.publish_synced(reached(10, 10));
+        assert_eq!(shared.synced(), reached(10, 10));
+        shared.restart_synced(false);
+        assert_eq!(shared.synced(), Synced::Undefined);
+    }
 
     #[test]
     fn drain_visits_each_marked_entry_once() {

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc as channel;
 use std::thread;
 
@@ -13,6 +14,7 @@ use walhub_engine::mailbox::{Receiver, Sender, mailbox};
 use walhub_engine::probe::probe_directory;
 use walhub_engine::uring::{Uring, UringConfig, UringWaker};
 
+use crate::hub::commits::{Commits, commits};
 use crate::hub::core_loop::{Core, now};
 use crate::hub::front::PublishedSlots;
 use crate::hub::messages::{MAILBOX_MESSAGES_MAX, ToControl, ToShip, ToWal};
@@ -44,6 +46,7 @@ pub(super) struct Cores {
     pub(super) standbys: Arc<StandbyTable>,
     pub(super) slots: PublishedSlots,
     pub(super) to_wal: Sender<ToWal<OwnedFd>>,
+    pub(super) commits: Commits,
 }
 
 /// Probes the data directory's file system and says what is used.
@@ -118,11 +121,14 @@ impl Cores {
             threads.push(start_thread(index, cpu, to_control.clone())?);
         }
         let shared = Arc::new(Shared::default());
+        // The first client may come before the wal core has had its first turn.
+        shared.is_primary.store(recovered.is_primary(), Ordering::Release);
         let standbys_max = usize::try_from(settings.max_wal_senders).unwrap_or(usize::MAX);
         let standbys = Arc::new(StandbyTable::new(standbys_max));
         let slots = PublishedSlots::default();
         let wal_waker = threads[0].waker.clone();
-        let (to_wal, wal_mail) = mailbox(MAILBOX_MESSAGES_MAX, wal_waker);
+        let (to_wal, wal_mail) = mailbox(MAILBOX_MESSAGES_MAX, wal_waker.clone());
+        let (commits, commit_link) = commits(wal_waker);
         // One core does both; with more, core 0 is the wal core alone.
         let ship_threads = if count == 1 { 0..1 } else { 1..count };
         let (mut ships, mut ship_mails) = (Vec::new(), Vec::new());
@@ -155,6 +161,7 @@ impl Cores {
                 let _ = control.send(ask);
             }),
             slots: Arc::clone(&slots),
+            commits: commit_link,
             settings: Arc::clone(settings),
             direct: disk.direct,
             method: disk.method,
@@ -170,7 +177,7 @@ impl Cores {
         for (thread, ship) in threads.zip(ship_cores) {
             hand_over(&thread, Box::new(move |_| Core { wal: None, ship: Some(ship) }))?;
         }
-        Ok(Self { shared, standbys, slots, to_wal })
+        Ok(Self { shared, standbys, slots, to_wal, commits })
     }
 }
 

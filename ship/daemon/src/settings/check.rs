@@ -1,6 +1,9 @@
 //! Checks of string settings.
 
 use jiff::tz::TimeZone;
+use walhub_proto::syncrep::SyncRepConfig;
+
+use walhub_proto::page::WalVersion;
 
 use super::error::Objection;
 
@@ -10,6 +13,27 @@ const NAME_LEN_MAX: usize = 63;
 /// Accepts everything.
 pub(super) fn any(_: &str) -> Result<(), Objection> {
     Ok(())
+}
+
+/// The WAL version with this page magic number, in hexadecimal digits.
+pub(super) fn parse_wal_page_magic(value: &str) -> Option<WalVersion> {
+    let digits = value.strip_prefix("0x").or_else(|| value.strip_prefix("0X")).unwrap_or(value);
+    let version = u16::from_str_radix(digits, 16).ok().and_then(WalVersion::from_magic)?;
+    version.major().map(|_| version)
+}
+
+/// Accepts the magic number of a PostgreSQL major's WAL pages.
+pub(super) fn wal_page_magic(value: &str) -> Result<(), Objection> {
+    if parse_wal_page_magic(value).is_some() {
+        return Ok(());
+    }
+    let known = (13..=18).filter_map(|major| {
+        Some(format!("{:04X} ({major})", WalVersion::of_major(major)?.magic()))
+    });
+    let known = known.collect::<Vec<_>>().join(", ");
+    Err(Objection::detail(format!(
+        "Known numbers, and the PostgreSQL major they stand for, are {known}."
+    )))
 }
 
 /// Splits a comma-separated list; double quotes keep commas and blanks.
@@ -80,6 +104,21 @@ pub(super) fn slot_name(value: &str) -> Result<(), Objection> {
             "Replication slot names may only contain lower case letters, numbers, and the underscore character."
                 .to_owned(),
         ),
+        ..Objection::default()
+    })
+}
+
+/// Accepts what PostgreSQL's grammar of synchronous standbys does.
+///
+/// PostgreSQL: `check_synchronous_standby_names` (src/backend/replication/syncrep.c).
+pub(super) fn standby_names(value: &str) -> Result<(), Objection> {
+    SyncRepConfig::parse(value).map(drop).map_err(|error| {
+        let (text, sqlstate) = (error.to_string(), Some(error.sqlstate()));
+        if error.is_message() {
+            Objection { sqlstate, message: Some(text), ..Objection::default() }
+        } else {
+            Objection { sqlstate, detail: Some(text), ..Objection::default() }
+        }
     })
 }
 

@@ -11,6 +11,8 @@ pub enum Context {
     Postmaster,
     /// At any reload of the configuration file.
     Sighup,
+    /// At a reload, and in each session.
+    User,
 }
 
 impl Context {
@@ -20,6 +22,7 @@ impl Context {
         match self {
             Self::Postmaster => "postmaster",
             Self::Sighup => "sighup",
+            Self::User => "user",
         }
     }
 }

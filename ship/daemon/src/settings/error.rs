@@ -9,6 +9,10 @@ use walhub_proto::wire::backend::Report;
 /// What a check has against a value, beyond that it is invalid.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Objection {
+    /// Which kind; `None` is an invalid value.
+    pub sqlstate: Option<SqlState>,
+    /// What takes the place of "invalid value for parameter".
+    pub message: Option<String>,
     /// Detail for the log.
     pub detail: Option<String>,
     /// Hint for the log.
@@ -19,13 +23,13 @@ impl Objection {
     /// An objection that only has a detail.
     #[must_use]
     pub fn detail(detail: impl Into<String>) -> Self {
-        Self { detail: Some(detail.into()), hint: None }
+        Self { detail: Some(detail.into()), ..Self::default() }
     }
 
     /// An objection that only has a hint.
     #[must_use]
     pub fn hint(hint: impl Into<String>) -> Self {
-        Self { detail: None, hint: Some(hint.into()) }
+        Self { hint: Some(hint.into()), ..Self::default() }
     }
 }
 
@@ -60,17 +64,14 @@ impl SettingError {
         Self { sqlstate, message: message.into(), detail: None, hint: None, place: None }
     }
 
-    /// `invalid value for parameter "..."`.
+    /// `invalid value for parameter "..."`, unless the objection has a message of its own.
     #[must_use]
     pub fn invalid_value(name: &str, value: &str, objection: Objection) -> Self {
-        Self {
-            detail: objection.detail,
-            hint: objection.hint,
-            ..Self::new(
-                SqlState::INVALID_PARAMETER_VALUE,
-                format!("invalid value for parameter \"{name}\": \"{value}\""),
-            )
-        }
+        let Objection { sqlstate, message, detail, hint } = objection;
+        let sqlstate = sqlstate.unwrap_or(SqlState::INVALID_PARAMETER_VALUE);
+        let message = message
+            .unwrap_or_else(|| format!("invalid value for parameter \"{name}\": \"{value}\""));
+        Self { detail, hint, ..Self::new(sqlstate, message) }
     }
 
     /// Adds the place.

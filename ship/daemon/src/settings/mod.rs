@@ -23,6 +23,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
+use walhub_proto::page::WalVersion;
+use walhub_proto::syncrep::{SyncRepConfig, SynchronousCommit};
 
 pub use error::SettingError;
 pub use reloader::Reloader;
@@ -141,6 +143,10 @@ pub struct Settings {
     pub wal_sync_method: WalSyncMethod,
     /// Recycled segments to keep.
     pub min_wal_size: u64,
+    /// How long a segment may be kept open for more; zero is for ever.
+    pub archive_timeout: Duration,
+    /// Version of WAL of the hub's own.
+    pub wal_page_magic: WalVersion,
     /// Most walsenders at once.
     pub max_wal_senders: u32,
     /// Most slots.
@@ -151,6 +157,10 @@ pub struct Settings {
     pub max_slot_wal_keep_size: Option<u64>,
     /// Silence after which a standby is dropped; `None` is never.
     pub wal_sender_timeout: Option<Duration>,
+    /// Which standbys a commit, or the upstream's, waits for; `None` is none.
+    pub synchronous_standby_names: Option<SyncRepConfig>,
+    /// What a commit waits for.
+    pub synchronous_commit: SynchronousCommit,
     /// Most WAL in one message.
     pub wal_sender_message_size: u64,
     /// When WAL may be sent on.
@@ -238,11 +248,18 @@ impl Settings {
                 _ => WalSyncMethod::Auto,
             },
             min_wal_size: v.bytes("min_wal_size").unwrap_or(0),
+            archive_timeout: v.duration("archive_timeout"),
+            wal_page_magic: check::parse_wal_page_magic(v.text("wal_page_magic"))
+                .unwrap_or(WalVersion::PG15),
             max_wal_senders: v.number("max_wal_senders"),
             max_replication_slots: v.number("max_replication_slots"),
             wal_keep_size: v.bytes("wal_keep_size").unwrap_or(0),
             max_slot_wal_keep_size: v.bytes("max_slot_wal_keep_size"),
             wal_sender_timeout: v.duration_unless_zero("wal_sender_timeout"),
+            synchronous_standby_names: SyncRepConfig::parse(v.text("synchronous_standby_names"))
+                .unwrap_or_default(),
+            synchronous_commit: SynchronousCommit::parse(v.text("synchronous_commit"))
+                .unwrap_or_default(),
             wal_sender_message_size: v.bytes("wal_sender_message_size").unwrap_or(0),
             forward: match v.text("forward") {
                 "flushed" => Forward::Flushed,

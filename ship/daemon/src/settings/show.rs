@@ -153,6 +153,7 @@ pub fn markdown() -> String {
         let when = match definition.context {
             super::definition::Context::Postmaster => "restart",
             super::definition::Context::Sighup => "reload",
+            super::definition::Context::User => "reload, session",
         };
         let line = format!(
             "| `{}` | {default} | {} | {when} | {} |\n",

@@ -249,10 +249,10 @@ impl Settings {
                     *new = Assigned { pending_restart: true, ..old.clone() };
                     changes.push(Change::NeedsRestart { name });
                 }
-                Context::Sighup if new.source == ValueSource::Default => {
+                Context::Sighup | Context::User if new.source == ValueSource::Default => {
                     changes.push(Change::Reset { name });
                 }
-                Context::Sighup => {
+                Context::Sighup | Context::User => {
                     changes.push(Change::Changed { name, value: definition.show(&new.value) });
                 }
             }

@@ -5,7 +5,7 @@
 
 use super::check;
 use super::definition::{Context, Definition, EnumOption, Kind, Unit};
-use Context::{Postmaster, Sighup};
+use Context::{Postmaster, Sighup, User};
 
 const INT_MAX: i64 = 2_147_483_647;
 /// PostgreSQL: `MAX_BACKENDS` (src/include/postmaster/postmaster.h).
@@ -15,9 +15,11 @@ const AUTHENTICATION: &str = "Connections and Authentication / Authentication";
 const CONNECTION: &str = "Connections and Authentication / Connection Settings";
 const TCP: &str = "Connections and Authentication / TCP Settings";
 const SENDING: &str = "Replication / Sending Servers";
+const PRIMARY: &str = "Replication / Primary Server";
 const STANDBY: &str = "Replication / Standby Servers";
 const WAL_SETTINGS: &str = "Write-Ahead Log / Settings";
 const WAL_CHECKPOINTS: &str = "Write-Ahead Log / Checkpoints";
+const WAL_ARCHIVING: &str = "Write-Ahead Log / Archiving";
 const LOG_WHAT: &str = "Reporting and Logging / What to Log";
 const LOG_WHEN: &str = "Reporting and Logging / When to Log";
 const LOG_WHERE: &str = "Reporting and Logging / Where to Log";
@@ -52,6 +54,20 @@ const WAL_SYNC_METHODS: &[EnumOption] = &[
     option("open_sync"),
 ];
 const FORWARDS: &[EnumOption] = &[option("received"), option("flushed")];
+/// PostgreSQL: `synchronous_commit_options`, whose Booleans are aliases.
+const SYNCHRONOUS_COMMITS: &[EnumOption] = &[
+    option("local"),
+    option("remote_write"),
+    option("remote_apply"),
+    option("on"),
+    option("off"),
+    alias("true", "on"),
+    alias("false", "off"),
+    alias("yes", "on"),
+    alias("no", "off"),
+    alias("1", "on"),
+    alias("0", "off"),
+];
 const LOG_DESTINATIONS: &[EnumOption] =
     &[option("stderr"), option("json"), alias("jsonlog", "json")];
 /// PostgreSQL: `server_message_level_options`.
@@ -110,8 +126,14 @@ table! {
         "Sets the memory that keeps the newest WAL for live standbys (walhub only).";
     "wal_sync_method", Kind::Enum { options: WAL_SYNC_METHODS }, "auto", Postmaster, WAL_SETTINGS,
         "Selects the method used for forcing WAL to disk; auto, walhub's default, probes the device.";
+    "synchronous_commit", Kind::Enum { options: SYNCHRONOUS_COMMITS }, "on", User, WAL_SETTINGS,
+        "Sets the current transaction's synchronization level.";
     "min_wal_size", measured(Unit::Megabytes, 2, INT_MAX), "80MB", Sighup, WAL_CHECKPOINTS,
         "Sets the size to keep of recycled WAL segments.";
+    "archive_timeout", measured(Unit::Seconds, 0, INT_MAX / 2), "0", Sighup, WAL_ARCHIVING,
+        "Sets the amount of time to wait before forcing a switch to the next WAL file; 0 is never.";
+    "wal_page_magic", text(check::wal_page_magic), "D110", Postmaster, WAL_SETTINGS,
+        "Sets the magic number of the pages of walhub's own WAL: D110 is PostgreSQL 15's (walhub only).";
     "max_wal_senders", int(0, BACKENDS_MAX), "10", Postmaster, SENDING,
         "Sets the maximum number of simultaneously running WAL sender processes.";
     "max_replication_slots", int(0, BACKENDS_MAX), "10", Postmaster, SENDING,
@@ -122,6 +144,8 @@ table! {
         "Sets the maximum WAL size that can be reserved by replication slots; -1 is no limit.";
     "wal_sender_timeout", measured(Unit::Milliseconds, 0, INT_MAX), "1min", Sighup, SENDING,
         "Sets the maximum time to wait for WAL replication; 0 disables the timeout.";
+    "synchronous_standby_names", text(check::standby_names), "", Sighup, PRIMARY,
+        "Number of synchronous standbys and list of names of potential synchronous ones.";
     "wal_sender_message_size", measured(Unit::Kilobytes, 8, 16384), "128kB", Postmaster, SENDING,
         "Sets the most WAL that one message to a standby carries (walhub only).";
     "forward", Kind::Enum { options: FORWARDS }, "received", Postmaster, SENDING,

@@ -9,8 +9,10 @@ use super::source::{parse_assignment, unrecognized};
 use super::value::{find, parse_bool};
 use super::*;
 
-/// Settings that PostgreSQL lets a session or a superuser change; walhub has no such sessions.
+/// Settings that PostgreSQL lets a session or a superuser change; in walhub only a reload does.
 const SESSION_CONTEXTS: [&str; 3] = ["user", "superuser", "superuser-backend"];
+/// But for these.
+const SESSION_SETTINGS: [&str; 1] = ["synchronous_commit"];
 
 #[test]
 fn values_are_read_as_postgresql_reads_them() {
@@ -44,8 +46,10 @@ fn units_bounds_and_defaults_are_postgresqls() {
         assert_eq!(row.vartype, vartype, "{name}");
         assert_eq!(row.min_val.as_deref().unwrap_or(""), min, "{name}");
         assert_eq!(row.max_val.as_deref().unwrap_or(""), max, "{name}");
-        let context = if SESSION_CONTEXTS.contains(&context) { "sighup" } else { context };
-        assert_eq!(row.context, context, "{name}");
+        if !(SESSION_SETTINGS.contains(&name) && context == row.context) {
+            let context = if SESSION_CONTEXTS.contains(&context) { "sighup" } else { context };
+            assert_eq!(row.context, context, "{name}");
+        }
         assert_eq!(row.boot_val, boot, "{name}");
     }
 }
@@ -95,6 +99,8 @@ fn values_reach_their_fields() {
         ("wal_sync_method", "open_sync"),
         ("log_destination", "jsonlog"),
         ("primary_slot_name", "hub_1"),
+        ("synchronous_commit", "REMOTE_apply"),
+        ("synchronous_standby_names", "ANY 2 (a, \"b c\", *)"),
     ])
     .unwrap();
     assert_eq!(settings.port, 0);
@@ -108,6 +114,9 @@ fn values_reach_their_fields() {
     assert_eq!(settings.wal_sync_method, WalSyncMethod::OpenSync);
     assert_eq!(settings.log_destination, LogDestination::Json);
     assert_eq!(settings.primary_slot_name.as_deref(), Some("hub_1"));
+    assert_eq!(settings.synchronous_commit, SynchronousCommit::RemoteApply);
+    let names = settings.synchronous_standby_names.map(|names| names.to_string());
+    assert_eq!(names.as_deref(), Some("ANY 2 (a, \"b c\", *)"));
 }
 
 #[test]
@@ -285,7 +294,7 @@ fn the_reference_lists_every_setting_once() {
     for definition in DEFINITIONS {
         assert_eq!(text.matches(&format!("| `{}` |", definition.name)).count(), 1);
         assert!(definition.description.ends_with(['.', ')']), "{}", definition.name);
-        assert!(definition.context == Context::Sighup || text.contains("restart"));
+        assert!(definition.context != Context::Postmaster || text.contains("restart"));
     }
     assert!(
         text.contains("| `wal_sender_timeout` | `1min` | 0 .. 2147483647ms | reload |"),

@@ -6,29 +6,20 @@ use alloc::vec::Vec;
 use super::{WalShape, WalWriter};
 use crate::lsn::{Lsn, LsnRange};
 use crate::record::RM_XLOG;
+use crate::rmgr::RM_LOGICALMSG;
+use crate::rmgr::message::{XLOG_LOGICAL_MESSAGE, logical_message_head};
+use crate::rmgr::xlog::{Checkpoint, WalLevel, XLOG_CHECKPOINT_SHUTDOWN};
+use crate::time::Timestamp;
 
-/// PostgreSQL: `RM_LOGICALMSG_ID`.
-const RM_LOGICALMSG: u8 = 21;
-/// PostgreSQL: `XLOG_LOGICAL_MESSAGE`.
-const XLOG_LOGICAL_MESSAGE: u8 = 0;
-/// PostgreSQL: `XLOG_CHECKPOINT_SHUTDOWN`.
-const XLOG_CHECKPOINT_SHUTDOWN: u8 = 0;
-/// Main data of up to 255 bytes follows its length byte. PostgreSQL: `XLR_BLOCK_ID_DATA_SHORT`.
-const BLOCK_ID_DATA_SHORT: u8 = 255;
-/// Main data follows its length word. PostgreSQL: `XLR_BLOCK_ID_DATA_LONG`.
-const BLOCK_ID_DATA_LONG: u8 = 254;
-
-/// Prefix of every message, with its terminating zero.
-const PREFIX: &[u8] = b"walhub\0";
-/// Bytes of a message before the prefix. PostgreSQL: `SizeOfLogicalMessage`.
-const MESSAGE_HEADER_LEN: usize = 24;
+/// Prefix of every message.
+const PREFIX: &str = "walhub";
+/// The database that every message is from.
+const DATABASE: u32 = 5;
 /// The longest message that [`WalGenerator`] makes by itself.
 const MESSAGE_BYTES_MAX: usize = 200_000;
 /// Bytes that messages are cut from, each at a place of its own.
 const NOISE_LEN: usize = 1 << 18;
 const _: () = assert!(MESSAGE_BYTES_MAX < NOISE_LEN);
-/// Bytes of a checkpoint's body. PostgreSQL: `sizeof(CheckPoint)`, 13 to 18.
-const CHECKPOINT_LEN: usize = 88;
 
 /// An endless stream of logical messages, after one checkpoint record.
 ///
@@ -88,16 +79,13 @@ impl WalGenerator {
     }
 
     /// Appends a logical message with this content, as `pg_logical_emit_message(false, ..)` does.
+    ///
+    /// # Panics
+    /// If the record would be too long.
     pub fn append_message(&mut self, message: &[u8], out: &mut Vec<u8>) -> LsnRange {
-        let len = MESSAGE_HEADER_LEN + PREFIX.len() + message.len();
-        let mut head = main_data_header(len);
-        // dbId, transactional and its padding, prefix_size, message_size.
-        head.extend_from_slice(&[5, 0, 0, 0, 0, 0, 0, 0]);
-        head.extend_from_slice(&len_u64(PREFIX.len()).to_le_bytes());
-        head.extend_from_slice(&len_u64(message.len()).to_le_bytes());
-        head.extend_from_slice(PREFIX);
-        let payload = [head.as_slice(), message];
-        self.writer.append_record(RM_LOGICALMSG, XLOG_LOGICAL_MESSAGE, 0, &payload, out)
+        let head = logical_message_head(DATABASE, false, PREFIX, message.len());
+        let Ok(head) = head else { panic!("a message of {} bytes", message.len()) };
+        self.writer.append_record(RM_LOGICALMSG, XLOG_LOGICAL_MESSAGE, 0, &[&head, message], out)
     }
 
     /// Ends the segment, as `pg_switch_wal()` does.
@@ -107,28 +95,19 @@ impl WalGenerator {
 
     /// A cluster that was shut down cleanly begins with such a record.
     fn append_checkpoint(&mut self, out: &mut Vec<u8>) -> LsnRange {
-        let tli = self.writer.shape().timeline.to_u32();
-        let mut payload = main_data_header(CHECKPOINT_LEN);
-        payload.extend_from_slice(&self.writer.next_record().0.to_le_bytes()); // redo
-        payload.extend_from_slice(&tli.to_le_bytes()); // ThisTimeLineID
-        payload.extend_from_slice(&tli.to_le_bytes()); // PrevTimeLineID
-        payload.extend_from_slice(&1_u64.to_le_bytes()); // fullPageWrites
-        payload.extend_from_slice(&750_u64.to_le_bytes()); // nextXid
-        for word in [
-            16_384_u32, // nextOid: FirstNormalObjectId
-            1,          // nextMulti
-            0,          // nextMultiOffset
-            717,        // oldestXid
-            1,          // oldestXidDB
-            1,          // oldestMulti
-            1,          // oldestMultiDB
-            0,          // padding
-        ] {
-            payload.extend_from_slice(&word.to_le_bytes());
-        }
-        // time, oldestCommitTsXid, newestCommitTsXid, oldestActiveXid, padding
-        payload.extend_from_slice(&[0; 8 + 4 + 4 + 4 + 4]);
-        self.writer.append_record(RM_XLOG, XLOG_CHECKPOINT_SHUTDOWN, 0, &[&payload], out)
+        let (redo, shape) = (self.writer.next_record(), *self.writer.shape());
+        let checkpoint = Checkpoint {
+            redo,
+            timeline: shape.timeline,
+            prev_timeline: shape.timeline,
+            wal_level: WalLevel::Replica,
+            next_xid: 750,
+            oldest_xid: 717,
+            time: Timestamp::from_unix_micros(0),
+            oldest_active_xid: 0,
+        };
+        let body = checkpoint.body(shape.version);
+        self.writer.append_record(RM_XLOG, XLOG_CHECKPOINT_SHUTDOWN, 0, &[&body], out)
     }
 
     /// Mostly small changes, sometimes a full-page image, rarely a run of pages.
@@ -154,19 +133,6 @@ const fn next_random(random: &mut u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
-}
-
-/// What stands before the main data of a record without block references.
-fn main_data_header(len: usize) -> Vec<u8> {
-    let mut header = Vec::with_capacity(64);
-    match u8::try_from(len) {
-        Ok(len) => header.extend_from_slice(&[BLOCK_ID_DATA_SHORT, len]),
-        Err(_) => {
-            header.push(BLOCK_ID_DATA_LONG);
-            header.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
-        }
-    }
-    header
 }
 
 fn len_u64(len: usize) -> u64 {

@@ -74,3 +74,42 @@ fn a_switch_at_the_start_of_a_segment_does_nothing() {
     generator.switch_segment(&mut out);
     assert_eq!(out.len(), 1 << 20);
 }
+
+#[test]
+fn a_record_lies_where_it_was_foretold() {
+    // Every position at which a record may start on three pages, of which one is a segment's first.
+    let mut out = vec![];
+    for lead in (0..3 * PAGE_LEN).step_by(8) {
+        let mut writer = WalWriter::new(shape(), START + ((1 << 20) - PAGE_BYTES), None);
+        writer.append_record(10, 0, 0, &[&vec![1; lead]], &mut out);
+        for len in [0, 1, 8, 100, 8120, 8121, 8128, 8129, 8144, 16_300, 16_312, 60_000] {
+            let mut writer = writer.clone();
+            let want = writer.record_range(len);
+            assert_eq!(writer.append_record(10, 0, 0, &[&vec![2; len]], &mut out), want);
+            assert_eq!(writer.lsn(), want.end);
+        }
+        let want = writer.switch_range();
+        assert_eq!(writer.switch_segment_to(&mut |_| ()), want);
+        assert_eq!((writer.lsn(), writer.lsn().0 % (1 << 20)), (want.end, 0));
+        assert!(writer.switch_range().is_empty());
+        out.clear();
+    }
+}
+
+#[test]
+fn a_sink_gets_what_a_vector_gets() {
+    let (mut a, mut b) = (WalWriter::new(shape(), START, None), vec![]);
+    let (mut c, mut d) = (a.clone(), vec![]);
+    let body = vec![7; 20_000];
+    let record = RecordKind { rmid: 21, info: 0, xid: 9 };
+    let (head, tail) = body.split_at(33);
+    for _ in 0..3 {
+        let crc = crc32c::crc32c(&body);
+        let mut sink = |bytes: &[u8]| d.extend_from_slice(bytes);
+        let range = c.append_checked(record, &[head, tail], crc, &mut sink);
+        assert_eq!(range, a.append_record(21, 0, 9, &[&body], &mut b));
+    }
+    a.switch_segment(&mut b);
+    c.switch_segment_to(&mut |bytes| d.extend_from_slice(bytes));
+    assert!(b == d);
+}

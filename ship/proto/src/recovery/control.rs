@@ -9,10 +9,14 @@
 //!   12  8  system_identifier     60  8  sequence
 //!   20  4  segment_size          68  2  wal_version, zero when unknown
 //!   24  4  server_version_num    70  2  length of server_version
-//!   28  4  timeline              72  .. server_version, then zeros
-//!   32  4  zero                4092  4  CRC-32C of all before
-//!   36  8  start_lsn
+//!   28  4  timeline              72  8  next_xid
+//!   32  4  flags: 1 own_wal      80  8  checkpoint_lsn, zero when none
+//!   36  8  start_lsn             88  8  redo_lsn, zero when none
+//!                                96  .. server_version, then zeros
+//!                              4092  4  CRC-32C of all before
 //! ```
+//!
+//! Format 1 is read too: it has no flags, and nothing between 72 and the version.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -31,8 +35,12 @@ pub const CONTROL_FILE_LEN: usize = 2 * CONTROL_COPY_LEN;
 pub const SERVER_VERSION_BYTES_MAX: usize = 256;
 
 const MAGIC: [u8; 8] = *b"walhubCF";
-const FORMAT: u32 = 1;
-const FIXED_LEN: usize = 72;
+const FORMAT: u32 = 2;
+/// The format before.
+const FORMAT_1: u32 = 1;
+const FIXED_LEN: usize = 96;
+/// Flag: [`ControlFile::own_wal`].
+const OWN_WAL: u32 = 1;
 const CRC_AT: usize = CONTROL_COPY_LEN - 4;
 const _: () = assert!(FIXED_LEN + SERVER_VERSION_BYTES_MAX <= CRC_AT);
 
@@ -57,6 +65,14 @@ pub struct ControlFile {
     pub flush_lsn: Lsn,
     /// Start of the last record that ends at or before `flush_lsn`.
     pub last_record: Option<Lsn>,
+    /// This directory writes WAL of its own: it has no upstream.
+    pub own_wal: bool,
+    /// The next transaction id, with its epoch; zero where none are given out.
+    pub next_xid: u64,
+    /// Start of the last checkpoint record.
+    pub checkpoint_lsn: Option<Lsn>,
+    /// Where replay from that checkpoint begins.
+    pub redo_lsn: Option<Lsn>,
     /// Greater by one with every write.
     pub sequence: u64,
 }
@@ -161,13 +177,16 @@ impl ControlFile {
         block.extend_from_slice(&segment_size.to_le_bytes());
         block.extend_from_slice(&self.server_version_num.to_le_bytes());
         block.extend_from_slice(&self.timeline.to_u32().to_le_bytes());
-        block.extend_from_slice(&[0; 4]);
+        block.extend_from_slice(&if self.own_wal { OWN_WAL } else { 0 }.to_le_bytes());
         block.extend_from_slice(&self.start_lsn.0.to_le_bytes());
         block.extend_from_slice(&self.flush_lsn.0.to_le_bytes());
         block.extend_from_slice(&last_record.0.to_le_bytes());
         block.extend_from_slice(&self.sequence.to_le_bytes());
         block.extend_from_slice(&self.wal_version.map_or(0, WalVersion::magic).to_le_bytes());
         block.extend_from_slice(&u16::try_from(version.len()).unwrap_or(0).to_le_bytes());
+        block.extend_from_slice(&self.next_xid.to_le_bytes());
+        block.extend_from_slice(&self.checkpoint_lsn.unwrap_or(Lsn::INVALID).0.to_le_bytes());
+        block.extend_from_slice(&self.redo_lsn.unwrap_or(Lsn::INVALID).0.to_le_bytes());
         assert_eq!(block.len(), FIXED_LEN);
         block.extend_from_slice(version.as_bytes());
         block.resize(CRC_AT, 0);
@@ -194,19 +213,19 @@ impl ControlFile {
             return Err(ControlFileError::Checksum { got, want });
         }
         let format = fields.u32();
-        if format != FORMAT {
+        if format != FORMAT && format != FORMAT_1 {
             return Err(ControlFileError::Format { got: format, want: FORMAT });
         }
-        Self::decode_fields(fields)
+        Self::decode_fields(fields, format)
     }
 
-    fn decode_fields(mut fields: Fields<'_>) -> Result<Self, ControlFileError> {
+    fn decode_fields(mut fields: Fields<'_>, format: u32) -> Result<Self, ControlFileError> {
         let invalid = |name| ControlFileError::Field { name };
         let system_identifier = SystemIdentifier(fields.u64());
         let segment_size = SegmentSize::new(u64::from(fields.u32()));
         let server_version_num = fields.u32();
         let timeline = TimelineId::new(fields.u32());
-        fields.take::<4>();
+        let flags = fields.u32();
         let (start_lsn, flush_lsn) = (Lsn(fields.u64()), Lsn(fields.u64()));
         let last_record = Lsn(fields.u64()).valid();
         let sequence = fields.u64();
@@ -215,6 +234,12 @@ impl ControlFile {
             magic => Some(WalVersion::from_magic(magic).ok_or(invalid("WAL version"))?),
         };
         let version_len = usize::from(u16::from_le_bytes(fields.take()));
+        let (mut next_xid, mut checkpoint_lsn, mut redo_lsn) = (0, None, None);
+        if format != FORMAT_1 {
+            next_xid = fields.u64();
+            checkpoint_lsn = Lsn(fields.u64()).valid();
+            redo_lsn = Lsn(fields.u64()).valid();
+        }
         let server_version = fields
             .0
             .get(..version_len)
@@ -222,6 +247,9 @@ impl ControlFile {
             .ok_or(invalid("server version"))?;
         if last_record.is_some_and(|record| record >= flush_lsn) {
             return Err(invalid("last record"));
+        }
+        if flags & !OWN_WAL != 0 {
+            return Err(invalid("flags"));
         }
         Ok(Self {
             system_identifier,
@@ -233,6 +261,10 @@ impl ControlFile {
             start_lsn,
             flush_lsn,
             last_record,
+            own_wal: flags & OWN_WAL != 0,
+            next_xid,
+            checkpoint_lsn,
+            redo_lsn,
             sequence,
         })
     }
@@ -322,6 +354,10 @@ mod tests {
             start_lsn: Lsn(0x0100_0000),
             flush_lsn: Lsn(0x0300_0028),
             last_record: Some(Lsn(0x02FF_FF00)),
+            own_wal: true,
+            next_xid: (1 << 32) + 5,
+            checkpoint_lsn: Some(Lsn(0x0200_0100)),
+            redo_lsn: Some(Lsn(0x0200_0028)),
             sequence,
         }
     }
@@ -330,7 +366,15 @@ mod tests {
 
     #[test]
     fn a_copy_round_trips() {
-        let without = ControlFile { wal_version: None, last_record: None, ..control(1) };
+        let without = ControlFile {
+            wal_version: None,
+            last_record: None,
+            own_wal: false,
+            next_xid: 0,
+            checkpoint_lsn: None,
+            redo_lsn: None,
+            ..control(1)
+        };
         for control in [control(7), without] {
             let block = control.encode(CRC);
             assert_eq!(block.len(), CONTROL_COPY_LEN);
@@ -339,6 +383,25 @@ mod tests {
         let long = ControlFile { server_version: "\u{e9}".repeat(300), ..control(1) };
         let kept = ControlFile::decode(&long.encode(CRC), CRC).unwrap().server_version;
         assert_eq!(kept, "\u{e9}".repeat(SERVER_VERSION_BYTES_MAX / 2));
+    }
+
+    #[test]
+    fn a_copy_of_format_1_is_read_as_of_a_hub_without_wal_of_its_own() {
+        let mut block = control(7).encode(CRC);
+        block[8] = 1;
+        block[32] = 0;
+        block.drain(72..96);
+        block.splice(CRC_AT - 24.., [0; 24]);
+        let crc = CRC(0, &block);
+        block.extend_from_slice(&crc.to_le_bytes());
+        let want = ControlFile {
+            own_wal: false,
+            next_xid: 0,
+            checkpoint_lsn: None,
+            redo_lsn: None,
+            ..control(7)
+        };
+        assert_eq!(ControlFile::decode(&block, CRC), Ok(want));
     }
 
     #[test]
@@ -393,11 +456,11 @@ mod tests {
     #[test]
     fn a_copy_of_another_format_is_refused_even_beside_a_good_one() {
         let mut block = control(7).encode(CRC);
-        block[8] = 2;
+        block[8] = 3;
         let crc = CRC(0, &block[..CRC_AT]);
         block[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         let good = control(8).encode(CRC);
-        let want = Err(ControlFileError::Format { got: 2, want: FORMAT });
+        let want = Err(ControlFileError::Format { got: 3, want: FORMAT });
         assert_eq!(ControlFile::choose(&block, &good, CRC), want);
         assert_eq!(ControlFile::choose(&good, &block, CRC), want);
     }

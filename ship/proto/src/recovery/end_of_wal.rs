@@ -2,10 +2,13 @@
 
 use core::fmt;
 
+use alloc::vec::Vec;
+
 use super::{ControlFile, RecoveryError, ScanPlan, SegmentPart};
 use crate::lsn::{Lsn, LsnRange, TimelineId};
 use crate::page::WalVersion;
-use crate::record::{Crc32c, RecordReader, WalViolation};
+use crate::record::{Crc32c, RM_XLOG, RecordHeader, RecordReader, RecordSink, WalViolation};
+use crate::rmgr::{FIRST_NORMAL_XID, xlog};
 use crate::segment::{SegNo, SegmentSize};
 
 /// Where the next bytes to hand in are.
@@ -74,8 +77,22 @@ pub struct WalEnd {
     pub filling: Option<LsnRange>,
     /// Version of the pages, when one was read.
     pub version: Option<WalVersion>,
+    /// The newest transaction id in the records that were read, as seen from the control file's
+    /// next one. PostgreSQL: `AdvanceNextFullTransactionIdPastXid`.
+    pub newest_xid: Option<u32>,
+    /// The newest checkpoint record that was read.
+    pub checkpoint: Option<CheckpointSeen>,
     /// Why reading stopped.
     pub reason: StopReason,
+}
+
+/// A checkpoint record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CheckpointSeen {
+    /// Where it starts.
+    pub start: Lsn,
+    /// Where replay from it begins.
+    pub redo: Lsn,
 }
 
 /// Reads the WAL of a [`ScanPlan`] to its end.
@@ -87,6 +104,7 @@ pub struct EndOfWal {
     plan: ScanPlan,
     size: SegmentSize,
     reader: RecordReader,
+    seen: Seen,
     /// The part being read, an index into the plan's.
     part: usize,
     stopped: Option<StopReason>,
@@ -102,7 +120,13 @@ impl EndOfWal {
         if let Some(version) = control.wal_version {
             reader = reader.with_version(version);
         }
-        let mut scan = Self { plan, size, reader, part: 0, stopped: None };
+        let seen = Seen {
+            next_xid: low_half(control.next_xid),
+            newest_xid: None,
+            checkpoint: None,
+            body: Vec::new(),
+        };
+        let mut scan = Self { plan, size, reader, seen, part: 0, stopped: None };
         scan.enter_part();
         scan
     }
@@ -133,7 +157,7 @@ impl EndOfWal {
         }
         let useful = usize::try_from(want.len_max).unwrap_or(usize::MAX).min(bytes.len());
         let (bytes, _) = bytes.split_at(useful);
-        if let Err(violation) = self.reader.feed(bytes) {
+        if let Err(violation) = self.reader.feed_to(bytes, &mut self.seen) {
             self.stopped = Some(StopReason::Violation(violation));
         } else if useful == usize::try_from(want.len_max).unwrap_or(usize::MAX) {
             self.leave_part();
@@ -182,9 +206,12 @@ impl EndOfWal {
         let unverifiable = self.reader.unseen_end().filter(|&end| end > bound);
         // A torn write may have left a hole in what no checksum covers, so all of it is fetched
         // again.
-        let (end, last_record, reason) = match unverifiable {
-            Some(end) => (self.plan.start, None, StopReason::Unverifiable { end }),
-            None => (self.reader.verified_lsn(), self.reader.last_record(), reason),
+        let (end, last_record, seen, reason) = match unverifiable {
+            Some(end) => (self.plan.start, None, None, StopReason::Unverifiable { end }),
+            None => {
+                let (end, last_record) = (self.reader.verified_lsn(), self.reader.last_record());
+                (end, last_record, Some(&self.seen), reason)
+            }
         };
         if end < bound {
             return Err(self.damaged(end, reason));
@@ -196,6 +223,8 @@ impl EndOfWal {
             last_record,
             filling: filling.map(|start| LsnRange::new(start, end)),
             version: self.reader.version(),
+            newest_xid: seen.and_then(|seen| seen.newest_xid),
+            checkpoint: seen.and_then(|seen| seen.checkpoint),
             reason,
         })
     }
@@ -225,4 +254,53 @@ impl EndOfWal {
             reason,
         }
     }
+}
+
+/// Of a checkpoint's body this much is kept: more than what stands before its redo position and
+/// that.
+const BODY_KEPT_LEN: usize = 128;
+
+/// What is learned from the records that are read.
+#[derive(Clone, Debug)]
+struct Seen {
+    next_xid: u32,
+    newest_xid: Option<u32>,
+    checkpoint: Option<CheckpointSeen>,
+    /// The beginning of a record's body, when the record may be a checkpoint.
+    body: Vec<u8>,
+}
+
+impl RecordSink for Seen {
+    fn begin(&mut self, _record: &RecordHeader) {
+        self.body.clear();
+    }
+
+    fn body(&mut self, record: &RecordHeader, piece: &[u8]) {
+        if record.rmid == RM_XLOG {
+            let room = BODY_KEPT_LEN.saturating_sub(self.body.len());
+            self.body.extend_from_slice(piece.get(..room).unwrap_or(piece));
+        }
+    }
+
+    fn record(&mut self, record: &RecordHeader) {
+        if record.rmid == RM_XLOG
+            && let Some(redo) = xlog::checkpoint_redo_lsn(record.info, &self.body)
+        {
+            self.checkpoint = Some(CheckpointSeen { start: record.start, redo });
+        }
+        if record.xid < FIRST_NORMAL_XID {
+            return;
+        }
+        // Ids wrap around: the newest is the one farthest ahead of the next one, within half the
+        // circle.
+        let ahead = |xid: u32| xid.wrapping_sub(self.next_xid).cast_signed();
+        if self.newest_xid.is_none_or(|newest| ahead(record.xid) > ahead(newest)) {
+            self.newest_xid = Some(record.xid);
+        }
+    }
+}
+
+/// The transaction id of one with an epoch. PostgreSQL: `XidFromFullTransactionId`.
+fn low_half(full_xid: u64) -> u32 {
+    u32::try_from(full_xid & 0xFFFF_FFFF).unwrap_or(0)
 }

@@ -36,6 +36,10 @@ fn control(flush_lsn: Lsn, last_record: Option<Lsn>) -> ControlFile {
         start_lsn: START,
         flush_lsn,
         last_record,
+        own_wal: false,
+        next_xid: 0,
+        checkpoint_lsn: None,
+        redo_lsn: None,
         sequence: 1,
     }
 }
@@ -327,4 +331,45 @@ fn what_is_served_begins_where_the_hub_began_or_after_the_last_gap() {
     assert_eq!(oldest(&files, Lsn(MIB)), START);
     assert_eq!(oldest(&files, START + 8192), START + 8192);
     assert_eq!(oldest(&files.without(1, 4), START), START + MIB);
+}
+
+#[test]
+fn the_newest_transaction_and_checkpoint_are_found() {
+    use crate::rmgr::xlog::{Checkpoint, WalLevel, XLOG_CHECKPOINT_ONLINE};
+    let checkpoint = |redo| Checkpoint {
+        redo,
+        timeline: tli(1),
+        prev_timeline: tli(1),
+        wal_level: WalLevel::Replica,
+        next_xid: 3,
+        oldest_xid: 3,
+        time: crate::time::Timestamp(0),
+        oldest_active_xid: 3,
+    };
+    let find = |next_xid: u64, xids: &[u32]| {
+        let (mut wal, mut writer) = (vec![], WalWriter::new(shape(1), START, None));
+        let mut seen = None;
+        for &xid in xids {
+            let body = checkpoint(START + u64::from(xid % 100)).body(WalVersion::PG15);
+            let at = writer.append_record(0, XLOG_CHECKPOINT_ONLINE, 0, &[&body], &mut wal);
+            seen = Some(CheckpointSeen { start: at.start, redo: START + u64::from(xid % 100) });
+            writer.append_record(21, 0, xid, &[&[1; 5000]], &mut wal);
+        }
+        let control = ControlFile { next_xid, ..control(START, None) };
+        let files = Files::default().with(1, START, &wal);
+        let Ok(RecoveryPlan::Scan(plan)) = files.plan(&control, &[]) else { panic!("no scan") };
+        let mut scan = EndOfWal::new(plan, &control, crc32c::crc32c_append);
+        while let Some(want) = scan.poll_read() {
+            let at = (want.segno.start(SIZE) + want.offset - START) as usize;
+            let file = &files.0[&(1, want.segno.0)];
+            scan.handle_read(&file[at..file.len().min(at + 777)]);
+        }
+        let end = scan.finish().unwrap();
+        assert_eq!(end.checkpoint, seen);
+        end.newest_xid
+    };
+    assert_eq!(find(3, &[3, 5, 4]), Some(5));
+    assert_eq!(find(3, &[0, 1, 2]), None);
+    assert_eq!(find((7 << 32) | 0xFFFF_FFF0, &[0xFFFF_FFF1, 4, 0xFFFF_FFFE]), Some(4));
+    assert_eq!(find(1 << 32 | 4, &[0xFFFF_FFF0, 3]), Some(3));
 }

@@ -90,6 +90,10 @@ fn what_recovery_ends_with_is_made_durable() {
         start_lsn: start,
         flush_lsn: start,
         last_record: None,
+        own_wal: false,
+        next_xid: 0,
+        checkpoint_lsn: None,
+        redo_lsn: None,
         sequence: 1,
     };
     write_control(&OsFs, &dir, &control).unwrap();

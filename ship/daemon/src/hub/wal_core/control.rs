@@ -26,6 +26,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let (Some(control), Some(local)) = (&mut self.control, &self.local) else { return };
         control.flush_lsn = local.flush_lsn();
         control.last_record = local.flushed_record();
+        if let Some(own) = &self.own {
+            control.next_xid = own.next_xid();
+        }
     }
 
     /// A record that began before the first WAL here cannot be verified after a crash, unless the

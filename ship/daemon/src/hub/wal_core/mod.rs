@@ -2,14 +2,19 @@
 //!
 //! It alone writes segments, the control file, slots and every published position.
 //!
-//! Not here: what the upstream says (`upstream`), first WAL and timelines (`timeline`), the control
-//! file (`control`), who may stream (`sessions`), slots (`slots`), which segments may go (`keep`),
+//! Not here: what the upstream says (`upstream`), WAL of its own (`own`), first WAL and timelines
+//! (`timeline`), the control file (`control`), who may stream (`sessions`), slots (`slots`), which
+//! standbys commits wait for (`sync`), when an upstream waits in vain (`requests`), which segments may
+//! go (`keep`),
 //! what a start-up finds (`super::recover`).
 
 mod control;
 mod keep;
+mod own;
+mod requests;
 mod sessions;
 mod slots;
+mod sync;
 mod timeline;
 mod upstream;
 
@@ -23,12 +28,13 @@ use walhub_engine::buffer::{Buffer, BufferPool, SlabPool};
 use walhub_engine::files::reason;
 use walhub_engine::io::{Completion, Io, Token, Waker};
 use walhub_engine::mailbox::{Receiver, Sender};
-use walhub_proto::lsn::Lsn;
+use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::recovery::ControlFile;
 use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::{Instant, Now};
 
+use super::commits::CommitLink;
 use super::front::PublishedSlots;
 use super::jobs::{Finished, Jobs};
 use super::local::LocalWal;
@@ -39,7 +45,9 @@ use super::shared::{Shared, StandbyTable};
 use super::tail::{SLAB_LEN, TailSlab};
 use super::writer::{FlushMethod, Flushed};
 use crate::settings::{Forward, Settings};
+use own::Own;
 use slots::SlotTable;
+use sync::SyncRep;
 use upstream::Link;
 
 /// Upper bits of the wal core's tokens.
@@ -90,6 +98,8 @@ pub struct WalConfig<C: Send, W> {
     pub control: Control,
     /// Rows of `pg_replication_slots`.
     pub slots: PublishedSlots,
+    /// Sessions that append.
+    pub commits: CommitLink,
     /// Settings.
     pub settings: Arc<Settings>,
     /// Whether segments are written past the page cache.
@@ -102,6 +112,7 @@ pub struct WalConfig<C: Send, W> {
 #[derive(Debug)]
 struct Attached {
     ship: usize,
+    timeline: TimelineId,
     slot: Option<String>,
 }
 
@@ -129,7 +140,10 @@ pub struct WalCore<C: Send, W> {
     control_saving: Option<ControlFile>,
     slots: SlotTable,
     link: Link<C>,
+    /// When there is no upstream.
+    own: Option<Own>,
     attached: BTreeMap<usize, Attached>,
+    sync: SyncRep,
     stopping: Stopping,
     retry_disk_at: Option<Instant>,
     disk_trouble_logged: bool,
@@ -167,7 +181,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             control_saving: None,
             slots: SlotTable::new(config.data_dir.join("slots"), recovered.slots),
             link: Link::new(),
+            own: None,
             attached: BTreeMap::new(),
+            sync: SyncRep::new(config.settings.synchronous_standby_names.clone()),
             stopping: Stopping::No,
             retry_disk_at: None,
             disk_trouble_logged: false,
@@ -181,8 +197,14 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         };
         let forward_flushed = core.config.settings.forward == Forward::Flushed;
         core.config.shared.forward_flushed.store(forward_flushed, Ordering::Relaxed);
+        core.restart_sync();
         if let Some(wal) = recovered.wal {
+            let is_own = wal.control.as_ref().is_some_and(|control| control.own_wal);
+            let (newest_xid, checkpoint) = (wal.newest_xid, wal.checkpoint);
             core.adopt_recovered(wal);
+            if is_own {
+                core.begin_own(now, newest_xid, checkpoint);
+            }
         }
         core
     }
@@ -212,6 +234,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         while let Some(mail) = self.config.mail.recv() {
             self.handle_mail(io, now, mail);
         }
+        self.take_replies(io, now);
         if self.retry_disk_at.is_some_and(|at| at <= now.instant) {
             self.retry_disk_at = None;
             if let Some(local) = &mut self.local {
@@ -225,6 +248,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.housekeep(io, now);
         }
         self.turn_link(io, now);
+        self.turn_own(now);
         // What else has arrived goes with the same write, as long as it is little: one look costs far
         // less than a flush. PostgreSQL: WalReceiverMain flushes once the socket has no more.
         let fresh = std::mem::take(&mut self.received);
@@ -277,18 +301,23 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     fn handle_settings<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, settings: Arc<Settings>) {
         let old = std::mem::replace(&mut self.config.settings, settings);
         let new = Arc::clone(&self.config.settings);
-        self.config
-            .shared
-            .forward_flushed
-            .store(new.forward == Forward::Flushed, Ordering::Relaxed);
+        // A primary sends what it has flushed, whatever the setting.
+        let forward_flushed = new.forward == Forward::Flushed || self.own.is_some();
+        self.config.shared.forward_flushed.store(forward_flushed, Ordering::Relaxed);
         self.mail_ships(|| ToShip::Settings(Arc::clone(&new)));
         self.link.settings_changed(io, now, &old, &new);
+        self.handle_standby_names(io, now);
     }
 
     /// Mails every ship core. They read their mail at each turn, so it is never full.
     fn mail_ships(&self, mut mail: impl FnMut() -> ToShip<C>) {
         for ship in &self.config.ships {
-            assert!(ship.mail.send(mail()).is_ok(), "a ship core does not read its mail");
+            let sent = ship.mail.send(mail());
+            // One that is drained has ended.
+            assert!(
+                sent.is_ok() || matches!(self.stopping, Stopping::Draining { .. }),
+                "a ship core does not read its mail"
+            );
         }
     }
 
@@ -297,7 +326,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let verified = local.verified_lsn();
         if self.config.shared.received_lsn.load() != verified {
             self.config.shared.received_lsn.store(verified);
-            self.wake_ships();
+            if !self.config.shared.forward_flushed.load(Ordering::Relaxed) {
+                self.wake_ships();
+            }
         }
     }
 
@@ -354,7 +385,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Tells everybody what is durable now.
     fn publish_flushed<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        if let Err(error) = self.vouch_for_first_record(io) {
+        if let Err(error) = self.vouch_for_first_record(io).and_then(|()| self.note_checkpoint(io))
+        {
             return self.wait_for_disk(
                 now,
                 true,
@@ -365,9 +397,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let (before, flush_lsn) = (self.config.shared.flush_lsn.load(), local.flush_lsn());
         self.config.shared.write_lsn.store(local.write_lsn());
         self.config.shared.flush_lsn.store(flush_lsn);
-        if self.config.settings.forward == Forward::Flushed {
+        if self.config.shared.forward_flushed.load(Ordering::Relaxed) {
             self.wake_ships();
         }
+        self.tell_commits();
         let size = local.segments.size();
         if SegNo::of_start(before, size) != SegNo::of_start(flush_lsn, size) {
             self.note_segment_switch(io);
@@ -470,9 +503,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         match self.stopping {
             Stopping::No | Stopping::Done => {}
             Stopping::Flushing => {
+                self.close_own(now);
+                self.turn_own(now);
+                self.pump(io);
                 let settled =
                     self.local.as_ref().is_none_or(|local| local.is_flushed() || local.is_paused());
-                if !self.link.is_closed() || !settled {
+                if !self.link.is_closed() || !self.is_own_closed() || !settled {
                     return;
                 }
                 let end = self.local.as_ref().map_or(Lsn::INVALID, LocalWal::flush_lsn);

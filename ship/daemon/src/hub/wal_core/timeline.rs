@@ -101,6 +101,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             start_lsn: start,
             flush_lsn: start,
             last_record: None,
+            own_wal: false,
+            next_xid: 0,
+            checkpoint_lsn: None,
+            redo_lsn: None,
             sequence: 0,
         });
         // Twice, for room for both copies: no later save needs any.
@@ -250,6 +254,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.mail_ships(|| ToShip::Timelines(Arc::clone(&new)));
         }
         self.config.shared.timeline.store(timeline.to_u32(), Ordering::Release);
+        self.forget_replies();
         tracing::info!("new target timeline is {timeline}");
         Ok(())
     }

@@ -1,0 +1,500 @@
+//! WAL of the hub's own: records of sessions get their places and go into the tail.
+//!
+//! Only the wal core knows where a record will lie and which record is before it, so only it can end a
+//! record's checksum. Small records are laid out in a batch, which goes into the tail and through
+//! the record reader in one piece, as WAL from an upstream would; what the reader does not accept
+//! is never written.
+//!
+//! A job that finds no room in the tail stops where it is and goes on when there is some: that is
+//! the back-pressure.
+//!
+//! Not here: who waits (`super::super::commits`), the layout of pages (`walhub_proto::generate`) and
+//! of records (`walhub_proto::rmgr`).
+//!
+//! PostgreSQL: `XLogInsertRecord`, `RecordTransactionCommit`, `CreateCheckPoint`, `RequestXLogSwitch`.
+
+use std::sync::atomic::Ordering;
+use std::vec;
+
+use bytes::Bytes;
+use walhub_engine::crc::crc32c;
+use walhub_engine::io::{Io, Waker};
+use walhub_proto::generate::{OpenRecord, RecordKind, WalShape, WalWriter};
+use walhub_proto::lsn::Lsn;
+use walhub_proto::page::WalVersion;
+use walhub_proto::record::{RM_XLOG, XLOG_SWITCH};
+use walhub_proto::recovery::CheckpointSeen;
+use walhub_proto::rmgr::xlog::{
+    Checkpoint, WalLevel, XLOG_CHECKPOINT_ONLINE, XLOG_CHECKPOINT_REDO, XLOG_CHECKPOINT_SHUTDOWN,
+    checkpoint_redo,
+};
+use walhub_proto::rmgr::{FIRST_NORMAL_XID, RM_STANDBY, RM_XACT, standby, xact};
+use walhub_proto::sqlstate::SqlState;
+use walhub_proto::time::{Instant, Now, Timestamp};
+use walhub_proto::wire::backend::Report;
+
+use super::super::append::{NewRecord, WalRequest, in_recovery};
+use super::super::commits::{Job, Place};
+use super::super::local::LocalWal;
+use super::super::messages::ToControl;
+use super::super::tail::TailSlab;
+use super::WalCore;
+
+/// Bytes that are laid out before they go into the tail.
+const BATCH_LEN: usize = 256 << 10;
+/// Bytes of a large record that are taken at a time.
+const PIECE_LEN: usize = 256 << 10;
+const PIECE_BYTES: u64 = 256 << 10;
+
+/// The end of the own WAL, and what is being appended to it.
+#[derive(Debug)]
+pub(super) struct Own {
+    writer: WalWriter,
+    /// Laid out, and not yet in the tail.
+    batch: Vec<u8>,
+    next_xid: u64,
+    work: Option<Work>,
+    /// The last checkpoint record that was laid out.
+    checkpoint: Option<CheckpointAt>,
+    /// It is laid out and the control file does not know it.
+    checkpoint_unsaved: bool,
+    /// End of the last record that says nothing about anybody's data.
+    idle_end: Lsn,
+    /// End of the last shutdown checkpoint.
+    shutdown_end: Lsn,
+    /// When the current segment was begun, for `archive_timeout`.
+    segment_since: Instant,
+    /// The last checkpoint of this life is laid out.
+    is_closed: bool,
+}
+
+/// Where a checkpoint record lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct CheckpointAt {
+    start: Lsn,
+    redo: Lsn,
+    end: Lsn,
+}
+
+/// A job that is under way.
+#[derive(Debug)]
+enum Work {
+    Append(Appending),
+    /// Zeros up to the end of the segment.
+    Filling {
+        answer: Option<Lsn>,
+    },
+}
+
+#[derive(Debug)]
+struct Appending {
+    records: vec::IntoIter<NewRecord>,
+    open: Option<(OpenRecord, Bytes)>,
+    xid: Option<u32>,
+    commit: Option<(Timestamp, bool)>,
+    place: Place,
+    is_urgent: bool,
+}
+
+/// What a step came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Done,
+    /// The tail has no room now.
+    NoRoom,
+}
+
+impl Own {
+    /// Goes on where `local` ends.
+    pub(super) fn new(local: &LocalWal, shape: WalShape, next_xid: u64, now: Instant) -> Self {
+        let end = local.verified_lsn();
+        Self {
+            writer: WalWriter::new(shape, end, local.last_record()),
+            batch: Vec::with_capacity(2 * BATCH_LEN),
+            next_xid,
+            work: None,
+            checkpoint: None,
+            checkpoint_unsaved: false,
+            idle_end: end,
+            shutdown_end: end,
+            segment_since: now,
+            is_closed: false,
+        }
+    }
+
+    pub(super) fn next_xid(&self) -> u64 {
+        self.next_xid
+    }
+
+    fn take_xid(&mut self) -> u32 {
+        let low = |full: u64| u32::try_from(full & u64::from(u32::MAX)).unwrap_or(0);
+        while low(self.next_xid) < FIRST_NORMAL_XID {
+            self.next_xid += 1;
+        }
+        let xid = low(self.next_xid);
+        self.next_xid += 1;
+        xid
+    }
+
+    fn version(&self) -> WalVersion {
+        self.writer.shape().version
+    }
+
+    /// Appends one small record.
+    fn put(&mut self, rmid: u8, info: u8, xid: u32, body: &[u8]) -> (Lsn, Lsn) {
+        let kind = RecordKind { rmid, info, xid };
+        let batch = &mut self.batch;
+        let mut sink = |bytes: &[u8]| batch.extend_from_slice(bytes);
+        let range = self.writer.append_checked(kind, &[body], crc32c(0, body), &mut sink);
+        (range.start, range.end)
+    }
+
+    fn has_room(&self, local: &LocalWal, bytes: usize) -> bool {
+        local.has_room(self.batch.len() + with_headers(bytes))
+    }
+
+    /// Lays out a checkpoint. PostgreSQL: `CreateCheckPoint`.
+    fn put_checkpoint(&mut self, is_shutdown: bool, now: Timestamp) -> Lsn {
+        let version = self.version();
+        let next_xid = self.next_xid;
+        let low = u32::try_from(next_xid & u64::from(u32::MAX)).unwrap_or(FIRST_NORMAL_XID);
+        let mut redo = self.writer.next_record();
+        if !is_shutdown {
+            if let Some(body) = checkpoint_redo(WalLevel::Logical, version) {
+                redo = self.put(RM_XLOG, XLOG_CHECKPOINT_REDO, 0, &body).0;
+            }
+            let body = standby::running_xacts(low);
+            self.put(RM_STANDBY, standby::XLOG_RUNNING_XACTS, 0, &body);
+        }
+        let timeline = self.writer.shape().timeline;
+        let body = Checkpoint {
+            redo,
+            timeline,
+            prev_timeline: timeline,
+            wal_level: WalLevel::Logical,
+            next_xid,
+            oldest_xid: FIRST_NORMAL_XID,
+            time: now,
+            oldest_active_xid: if is_shutdown { 0 } else { low },
+        }
+        .body(version);
+        let info = if is_shutdown { XLOG_CHECKPOINT_SHUTDOWN } else { XLOG_CHECKPOINT_ONLINE };
+        let (start, end) = self.put(RM_XLOG, info, 0, &body);
+        self.checkpoint = Some(CheckpointAt { start, redo, end });
+        self.checkpoint_unsaved = true;
+        self.idle_end = end;
+        if is_shutdown {
+            self.shutdown_end = end;
+        }
+        end
+    }
+
+    /// Goes on with what is under way. `hand_over` empties the batch.
+    fn step(&mut self, local: &mut LocalWal, opened: &mut Vec<TailSlab>) -> Step {
+        match self.work.take() {
+            None => Step::Done,
+            Some(Work::Append(mut appending)) => {
+                let step = self.step_append(local, opened, &mut appending);
+                self.work = Some(Work::Append(appending));
+                step
+            }
+            Some(Work::Filling { answer }) => {
+                let step = self.step_filling(local, opened);
+                self.work = Some(Work::Filling { answer });
+                step
+            }
+        }
+    }
+
+    fn step_append(
+        &mut self,
+        local: &mut LocalWal,
+        opened: &mut Vec<TailSlab>,
+        appending: &mut Appending,
+    ) -> Step {
+        loop {
+            if let Some((open, rest)) = &mut appending.open {
+                while !rest.is_empty() {
+                    let len = rest.len().min(PIECE_LEN);
+                    if !self.has_room(local, len) {
+                        return Step::NoRoom;
+                    }
+                    let piece = rest.split_to(len);
+                    let batch = &mut self.batch;
+                    self.writer.put_body(open, &piece, &mut |bytes| batch.extend_from_slice(bytes));
+                    self.hand_over_if_full(local, opened);
+                }
+                let Some((open, _)) = appending.open.take() else { continue };
+                let batch = &mut self.batch;
+                let range =
+                    self.writer.end_record(open, &mut |bytes| batch.extend_from_slice(bytes));
+                appending.place.ends.push(range.end);
+                appending.place.end = range.end;
+            }
+            if !self.has_room(local, 64) {
+                return Step::NoRoom;
+            }
+            let Some(record) = appending.records.next() else { break };
+            let xid = if record.transactional { appending.xid.unwrap_or(0) } else { 0 };
+            let kind = RecordKind { rmid: record.rmid, info: record.info, xid };
+            let batch = &mut self.batch;
+            let mut sink = |bytes: &[u8]| batch.extend_from_slice(bytes);
+            let (len, crc) = (record.body.len(), record.crc);
+            let open = self.writer.begin_record(kind, len, crc, &mut sink);
+            appending.open = Some((open, record.body));
+        }
+        if let Some((time, apply_feedback)) = appending.commit {
+            if !self.has_room(local, 128) {
+                return Step::NoRoom;
+            }
+            let (info, body) = xact::commit(time, apply_feedback);
+            appending.commit = None;
+            appending.place.end = self.put(RM_XACT, info, appending.xid.unwrap_or(0), &body).1;
+        }
+        Step::Done
+    }
+
+    fn step_filling(&mut self, local: &mut LocalWal, opened: &mut Vec<TailSlab>) -> Step {
+        let size = self.writer.shape().segment_size;
+        while size.offset(self.writer.lsn()) != 0 {
+            if !self.has_room(local, PIECE_LEN) {
+                return Step::NoRoom;
+            }
+            let batch = &mut self.batch;
+            self.writer.fill_segment(PIECE_BYTES, &mut |bytes| batch.extend_from_slice(bytes));
+            self.hand_over_if_full(local, opened);
+        }
+        Step::Done
+    }
+
+    fn hand_over_if_full(&mut self, local: &mut LocalWal, opened: &mut Vec<TailSlab>) {
+        if self.batch.len() >= BATCH_LEN {
+            self.hand_over(local, opened);
+        }
+    }
+
+    /// Moves the batch into the tail.
+    ///
+    /// # Panics
+    /// If the reader does not accept what the writer made.
+    fn hand_over(&mut self, local: &mut LocalWal, opened: &mut Vec<TailSlab>) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let start = local.received_lsn();
+        let appended = local.append(start, &self.batch, &mut |slab| opened.push(slab));
+        assert!(appended.is_ok(), "own WAL at {start}: {appended:?}");
+        self.batch.clear();
+    }
+}
+
+/// The full id after `xid`, which lies within half the circle of `near`.
+/// PostgreSQL: `AdvanceNextFullTransactionIdPastXid`.
+fn after(xid: u32, near: u64) -> u64 {
+    let low = u32::try_from(near & u64::from(u32::MAX)).unwrap_or(0);
+    near.saturating_add_signed(i64::from(xid.wrapping_sub(low).cast_signed())) + 1
+}
+
+/// Bytes that so many may take up with the page headers and the filling between them.
+fn with_headers(bytes: usize) -> usize {
+    bytes + bytes / 128 + 256
+}
+
+impl<C: Send + 'static, W: Waker> WalCore<C, W> {
+    /// From now on this hub writes WAL of its own.
+    pub(super) fn begin_own(
+        &mut self,
+        now: Now,
+        newest_xid: Option<u32>,
+        checkpoint: Option<CheckpointSeen>,
+    ) {
+        let (Some(control), Some(local)) = (&mut self.control, &self.local) else { return };
+        if let Some(seen) = checkpoint {
+            (control.checkpoint_lsn, control.redo_lsn) = (Some(seen.start), Some(seen.redo));
+        }
+        if let Some(newest) = newest_xid {
+            control.next_xid = control.next_xid.max(after(newest, control.next_xid));
+        }
+        let shape = WalShape {
+            system_identifier: control.system_identifier,
+            segment_size: control.segment_size,
+            timeline: control.timeline,
+            version: control.wal_version.unwrap_or(WalVersion::PG15),
+            crc: crc32c,
+        };
+        let mut own = Own::new(local, shape, control.next_xid, now.instant);
+        // PostgreSQL ends its recovery with one, too; a clean stop has left one.
+        if control.checkpoint_lsn.is_none() || local.last_record() != control.checkpoint_lsn {
+            own.put_checkpoint(true, now.wall);
+        }
+        self.own = Some(own);
+        let shared = &self.config.shared;
+        shared.is_primary.store(true, Ordering::Release);
+        shared.forward_flushed.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes the sessions' jobs.
+    pub(super) fn turn_own(&mut self, now: Now) {
+        let mut must_tell = false;
+        let mut opened = Vec::new();
+        while let (Some(own), Some(local)) = (&mut self.own, &mut self.local) {
+            if own.work.is_some() {
+                if own.step(local, &mut opened) == Step::NoRoom {
+                    break;
+                }
+                let Some(work) = own.work.take() else { continue };
+                let (answer, is_urgent) = match work {
+                    Work::Append(appending) => (Some(appending.place), appending.is_urgent),
+                    Work::Filling { answer } => {
+                        own.idle_end = own.writer.lsn();
+                        own.segment_since = now.instant;
+                        let place = |end| Place { ends: Vec::new(), xid: None, end };
+                        (answer.map(place), true)
+                    }
+                };
+                if let Some(place) = answer {
+                    self.config.commits.answer(Ok(place));
+                    must_tell |= is_urgent;
+                }
+                own.hand_over_if_full(local, &mut opened);
+                continue;
+            }
+            if !own.has_room(local, 1024) {
+                break;
+            }
+            let Some(job) = self.config.commits.next() else { break };
+            if own.is_closed {
+                self.config.commits.answer(Err(shutting_down()));
+                must_tell = true;
+                continue;
+            }
+            match job {
+                Job::Append { records, commit, is_urgent } => {
+                    let xid = commit.map(|_| own.take_xid());
+                    let place = Place {
+                        ends: Vec::with_capacity(records.len()),
+                        xid,
+                        end: own.writer.lsn(),
+                    };
+                    let records = records.into_iter();
+                    let appending =
+                        Appending { records, open: None, xid, commit, place, is_urgent };
+                    own.work = Some(Work::Append(appending));
+                }
+                Job::Wal(WalRequest::SwitchSegment) => {
+                    let answer = Some(own.begin_switch());
+                    own.work = Some(Work::Filling { answer });
+                }
+                Job::Wal(WalRequest::Checkpoint) => {
+                    let end = own.put_checkpoint(false, now.wall);
+                    self.config.commits.answer(Ok(Place { ends: Vec::new(), xid: None, end }));
+                }
+            }
+        }
+        if let (Some(own), Some(local)) = (&mut self.own, &mut self.local) {
+            own.hand_over(local, &mut opened);
+        } else {
+            must_tell |= self.refuse_jobs();
+        }
+        self.announce_slabs(opened);
+        self.publish_received();
+        if must_tell {
+            self.tell_commits();
+        }
+    }
+
+    fn refuse_jobs(&self) -> bool {
+        let mut refused = false;
+        while let Some(job) = self.config.commits.next() {
+            let command = match job {
+                Job::Append { .. } => "pg_logical_emit_message()",
+                Job::Wal(request) => request.command(),
+            };
+            self.config.commits.answer(Err(in_recovery(command)));
+            refused = true;
+        }
+        refused
+    }
+
+    /// Wakes the control plane when a session waits for what was just published.
+    pub(super) fn tell_commits(&self) {
+        if self.config.commits.must_tell() {
+            (self.config.control)(ToControl::Commits);
+        }
+    }
+
+    /// The last checkpoint before the process ends.
+    pub(super) fn close_own(&mut self, now: Now) {
+        let Some(own) = &mut self.own else { return };
+        if own.is_closed || own.work.is_some() {
+            return;
+        }
+        own.is_closed = true;
+        if own.shutdown_end != own.writer.lsn() {
+            own.put_checkpoint(true, now.wall);
+        }
+    }
+
+    /// Whether nothing more will be appended.
+    pub(super) fn is_own_closed(&self) -> bool {
+        self.own
+            .as_ref()
+            .is_none_or(|own| own.is_closed && own.work.is_none() && own.batch.is_empty())
+    }
+
+    /// The control file learns of a checkpoint once its record is durable, and before a session does.
+    pub(super) fn note_checkpoint<I: Io<Conn = C>>(&mut self, io: &I) -> std::io::Result<()> {
+        let (Some(own), Some(local), Some(control)) = (&self.own, &self.local, &mut self.control)
+        else {
+            return Ok(());
+        };
+        let Some(at) =
+            own.checkpoint.filter(|at| own.checkpoint_unsaved && at.end <= local.flush_lsn())
+        else {
+            return Ok(());
+        };
+        let before = (control.checkpoint_lsn, control.redo_lsn);
+        control.checkpoint_lsn = Some(at.start);
+        control.redo_lsn = Some(at.redo);
+        self.move_control_bound();
+        let saved = self.save_control_now(io);
+        match (&saved, &mut self.control, &mut self.own) {
+            (Ok(()), _, Some(own)) => own.checkpoint_unsaved = false,
+            (Err(_), Some(control), _) => (control.checkpoint_lsn, control.redo_lsn) = before,
+            _ => {}
+        }
+        saved
+    }
+
+    /// Ends a segment that has waited for more for too long. PostgreSQL: `CheckArchiveTimeout`.
+    pub(super) fn check_archive_timeout(&mut self, now: Now) {
+        let timeout = self.config.settings.archive_timeout;
+        let Some(own) = &mut self.own else { return };
+        let is_idle = own.writer.lsn() == own.idle_end;
+        if own.work.is_some() || own.is_closed || timeout.is_zero() {
+            return;
+        }
+        if is_idle {
+            // The clock runs from the first record.
+            own.segment_since = now.instant;
+        } else if own.segment_since + timeout <= now.instant {
+            own.begin_switch();
+            own.work = Some(Work::Filling { answer: None });
+        }
+    }
+}
+
+impl Own {
+    /// Appends the switch record, unless the segment is empty; returns where the WAL then ends.
+    /// PostgreSQL: `ReserveXLogSwitch`, `RequestXLogSwitch`.
+    fn begin_switch(&mut self) -> Lsn {
+        if self.writer.shape().segment_size.offset(self.writer.lsn()) == 0 {
+            return self.writer.lsn();
+        }
+        self.put(RM_XLOG, XLOG_SWITCH, 0, &[]).1
+    }
+}
+
+fn shutting_down() -> Report {
+    Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is shutting down")
+}

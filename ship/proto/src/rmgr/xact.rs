@@ -1,0 +1,152 @@
+//! Ends of transactions.
+//!
+//! PostgreSQL: `xl_xact_commit` and its parts (src/include/access/xact.h), `XactLogCommitRecord`
+//! (src/backend/access/transam/xact.c), `ParseCommitRecord` (src/backend/access/rmgrdesc/xactdesc.c).
+
+use alloc::vec::Vec;
+
+use super::{Fields, body_of, main_data};
+use crate::lsn::Lsn;
+use crate::page::WalVersion;
+use crate::time::Timestamp;
+
+/// PostgreSQL: `XLOG_XACT_COMMIT`.
+pub const XLOG_XACT_COMMIT: u8 = 0x00;
+/// PostgreSQL: `XLOG_XACT_ABORT`.
+pub const XLOG_XACT_ABORT: u8 = 0x20;
+/// PostgreSQL: `XLOG_XACT_COMMIT_PREPARED`.
+pub const XLOG_XACT_COMMIT_PREPARED: u8 = 0x30;
+/// PostgreSQL: `XLOG_XACT_ABORT_PREPARED`.
+pub const XLOG_XACT_ABORT_PREPARED: u8 = 0x40;
+/// PostgreSQL: `XLOG_XACT_ASSIGNMENT`.
+pub const XLOG_XACT_ASSIGNMENT: u8 = 0x50;
+/// What of `xl_info` is the kind. PostgreSQL: `XLOG_XACT_OPMASK`.
+pub const XLOG_XACT_OPMASK: u8 = 0x70;
+/// `xinfo` follows the time. PostgreSQL: `XLOG_XACT_HAS_INFO`.
+pub const XLOG_XACT_HAS_INFO: u8 = 0x80;
+
+/// PostgreSQL: `XACT_XINFO_HAS_*`.
+const HAS_DBINFO: u32 = 1 << 0;
+const HAS_SUBXACTS: u32 = 1 << 1;
+const HAS_RELFILELOCATORS: u32 = 1 << 2;
+const HAS_INVALS: u32 = 1 << 3;
+const HAS_TWOPHASE: u32 = 1 << 4;
+const HAS_ORIGIN: u32 = 1 << 5;
+const HAS_GID: u32 = 1 << 7;
+const HAS_DROPPED_STATS: u32 = 1 << 8;
+/// PostgreSQL: `XACT_COMPLETION_APPLY_FEEDBACK`.
+const COMPLETION_APPLY_FEEDBACK: u32 = 1 << 29;
+
+/// `xl_info` and body of a commit record.
+///
+/// With `apply_feedback` a standby reports at once that it has applied the record.
+#[must_use]
+pub fn commit(time: Timestamp, apply_feedback: bool) -> (u8, Vec<u8>) {
+    let time = time.0.to_le_bytes();
+    if !apply_feedback {
+        return (XLOG_XACT_COMMIT, body_of(&time));
+    }
+    let mut data = Vec::from(time);
+    data.extend_from_slice(&COMPLETION_APPLY_FEEDBACK.to_le_bytes());
+    (XLOG_XACT_COMMIT | XLOG_XACT_HAS_INFO, body_of(&data))
+}
+
+/// A record that ends a transaction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct XactEnd {
+    /// Whether it committed.
+    pub committed: bool,
+    /// When.
+    pub time: Timestamp,
+    /// The database, when the record says.
+    pub database: Option<u32>,
+    /// Its subtransactions that end as it does.
+    pub subxacts: Vec<u32>,
+    /// The prepared transaction that ended; otherwise it is that of the record.
+    pub prepared_xid: Option<u32>,
+    /// Where the change came from: the position and time of the commit there.
+    pub origin: Option<(Lsn, Timestamp)>,
+    /// The number of where it came from.
+    pub origin_id: Option<u16>,
+    /// Whether a standby is to report at once that it applied this.
+    pub apply_feedback: bool,
+}
+
+impl XactEnd {
+    /// Decodes a record of `RM_XACT`; `None` when it ends no transaction.
+    #[must_use]
+    pub fn decode(info: u8, body: &[u8], version: WalVersion) -> Option<Self> {
+        let committed = match info & XLOG_XACT_OPMASK {
+            XLOG_XACT_COMMIT | XLOG_XACT_COMMIT_PREPARED => true,
+            XLOG_XACT_ABORT | XLOG_XACT_ABORT_PREPARED => false,
+            _ => return None,
+        };
+        let main = main_data(body)?;
+        let mut fields = Fields(main.data);
+        let time = Timestamp(fields.i64()?);
+        let xinfo = if info & XLOG_XACT_HAS_INFO == 0 { 0 } else { fields.u32()? };
+        let has = |flag: u32| xinfo & flag != 0;
+        let mut end = Self {
+            committed,
+            time,
+            database: None,
+            subxacts: Vec::new(),
+            prepared_xid: None,
+            origin: None,
+            origin_id: main.origin,
+            apply_feedback: has(COMPLETION_APPLY_FEEDBACK),
+        };
+        if has(HAS_DBINFO) {
+            end.database = Some(fields.u32()?);
+            fields.u32()?; // The tablespace.
+        }
+        if has(HAS_SUBXACTS) {
+            let (xids, _) = fields.array(4)?.as_chunks::<4>();
+            end.subxacts = xids.iter().map(|xid| u32::from_le_bytes(*xid)).collect();
+        }
+        if has(HAS_RELFILELOCATORS) {
+            fields.array(12)?;
+        }
+        if has(HAS_DROPPED_STATS) {
+            fields.array(if version.is_since(WalVersion::PG18) { 16 } else { 12 })?;
+        }
+        if committed && has(HAS_INVALS) {
+            fields.array(16)?;
+        }
+        if has(HAS_TWOPHASE) {
+            end.prepared_xid = Some(fields.u32()?);
+            if has(HAS_GID) {
+                let len = fields.0.iter().position(|&byte| byte == 0)?;
+                fields.bytes(len + 1)?;
+            }
+        }
+        if has(HAS_ORIGIN) {
+            end.origin = Some((Lsn(fields.u64()?), Timestamp(fields.i64()?)));
+        }
+        Some(end)
+    }
+}
+
+/// Which subtransactions belong to which transaction, told when a backend has many.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct XactAssignment {
+    /// The top-level transaction.
+    pub toplevel_xid: u32,
+    /// Its subtransactions.
+    pub subxacts: Vec<u32>,
+}
+
+impl XactAssignment {
+    /// Decodes a record of `RM_XACT`; `None` when it is none of this kind.
+    #[must_use]
+    pub fn decode(info: u8, body: &[u8]) -> Option<Self> {
+        if info & XLOG_XACT_OPMASK != XLOG_XACT_ASSIGNMENT {
+            return None;
+        }
+        let mut fields = Fields(main_data(body)?.data);
+        let toplevel_xid = fields.u32()?;
+        let (xids, _) = fields.array(4)?.as_chunks::<4>();
+        let subxacts = xids.iter().map(|xid| u32::from_le_bytes(*xid)).collect();
+        Some(Self { toplevel_xid, subxacts })
+    }
+}

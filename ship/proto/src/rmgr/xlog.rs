@@ -1,0 +1,153 @@
+//! Checkpoints, and what else the log says about itself.
+//!
+//! PostgreSQL: `CheckPoint` (src/include/catalog/pg_control.h), `xl_end_of_recovery`
+//! (src/include/access/xlog_internal.h), `CreateCheckPoint`, `CreateEndOfRecoveryRecord`
+//! (src/backend/access/transam/xlog.c).
+
+use alloc::vec::Vec;
+
+use super::{Fields, body_of, main_data};
+use crate::lsn::{Lsn, TimelineId};
+use crate::page::WalVersion;
+use crate::record::RMGR_INFO_MASK;
+use crate::time::Timestamp;
+
+/// Nothing was written while it was made. PostgreSQL: `XLOG_CHECKPOINT_SHUTDOWN`.
+pub const XLOG_CHECKPOINT_SHUTDOWN: u8 = 0x00;
+/// Others wrote meanwhile. PostgreSQL: `XLOG_CHECKPOINT_ONLINE`.
+pub const XLOG_CHECKPOINT_ONLINE: u8 = 0x10;
+/// Nothing. PostgreSQL: `XLOG_NOOP`.
+pub const XLOG_NOOP: u8 = 0x20;
+/// A new timeline begins. PostgreSQL: `XLOG_END_OF_RECOVERY`.
+pub const XLOG_END_OF_RECOVERY: u8 = 0x90;
+/// Where an online checkpoint began, since 17. PostgreSQL: `XLOG_CHECKPOINT_REDO`.
+pub const XLOG_CHECKPOINT_REDO: u8 = 0xE0;
+
+/// PostgreSQL: `FirstNormalObjectId`.
+const FIRST_NORMAL_OID: u32 = 16_384;
+/// PostgreSQL: `FirstMultiXactId`.
+const FIRST_MULTI: u32 = 1;
+/// The database that old transactions are said to be in. PostgreSQL: `Template1DbOid`.
+const TEMPLATE1: u32 = 1;
+/// PostgreSQL: `sizeof(CheckPoint)`, 13 to 18.
+const CHECKPOINT_LEN: usize = 88;
+
+/// How much the WAL says. PostgreSQL: `WalLevel`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum WalLevel {
+    /// Too little for a standby.
+    Minimal,
+    /// Enough for a standby.
+    Replica,
+    /// Enough for logical decoding.
+    Logical,
+}
+
+impl WalLevel {
+    const fn number(self) -> u32 {
+        match self {
+            Self::Minimal => 0,
+            Self::Replica => 1,
+            Self::Logical => 2,
+        }
+    }
+}
+
+/// What a checkpoint record says, as far as WAL without relations has something to say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Checkpoint {
+    /// Where replay from this checkpoint begins. Of a shutdown checkpoint it is its own start.
+    pub redo: Lsn,
+    /// The timeline it is on.
+    pub timeline: TimelineId,
+    /// The timeline before, when this record begins a new one; else the same.
+    pub prev_timeline: TimelineId,
+    /// What the WAL says; on record since 17.
+    pub wal_level: WalLevel,
+    /// The next transaction id, with its epoch.
+    pub next_xid: u64,
+    /// The oldest transaction id that has a meaning.
+    pub oldest_xid: u32,
+    /// When it was begun; to the second.
+    pub time: Timestamp,
+    /// The oldest transaction that runs; zero in a shutdown checkpoint.
+    pub oldest_active_xid: u32,
+}
+
+impl Checkpoint {
+    /// The body of the record. Every major from 13 on has the same fields, and 17 added one.
+    #[must_use]
+    pub fn body(&self, version: WalVersion) -> Vec<u8> {
+        let wal_level =
+            if version.is_since(WalVersion::PG17) { self.wal_level.number() } else { 0 };
+        let mut data = Vec::with_capacity(CHECKPOINT_LEN);
+        data.extend_from_slice(&self.redo.0.to_le_bytes());
+        data.extend_from_slice(&self.timeline.to_u32().to_le_bytes());
+        data.extend_from_slice(&self.prev_timeline.to_u32().to_le_bytes());
+        data.extend_from_slice(&1_u32.to_le_bytes()); // fullPageWrites and its padding
+        data.extend_from_slice(&wal_level.to_le_bytes());
+        data.extend_from_slice(&self.next_xid.to_le_bytes());
+        for word in [
+            FIRST_NORMAL_OID, // nextOid
+            FIRST_MULTI,      // nextMulti
+            0,                // nextMultiOffset
+            self.oldest_xid,
+            TEMPLATE1,   // oldestXidDB
+            FIRST_MULTI, // oldestMulti
+            TEMPLATE1,   // oldestMultiDB
+            0,           // padding
+        ] {
+            data.extend_from_slice(&word.to_le_bytes());
+        }
+        data.extend_from_slice(&self.time.unix_micros().div_euclid(1_000_000).to_le_bytes());
+        data.extend_from_slice(&[0; 8]); // oldestCommitTsXid, newestCommitTsXid
+        data.extend_from_slice(&self.oldest_active_xid.to_le_bytes());
+        data.extend_from_slice(&[0; 4]); // padding
+        assert_eq!(data.len(), CHECKPOINT_LEN);
+        body_of(&data)
+    }
+}
+
+/// The redo position of a checkpoint record, shutdown or online; `None` when it is neither.
+#[must_use]
+pub fn checkpoint_redo_lsn(info: u8, body: &[u8]) -> Option<Lsn> {
+    match info & RMGR_INFO_MASK {
+        XLOG_CHECKPOINT_SHUTDOWN | XLOG_CHECKPOINT_ONLINE => {
+            Fields(main_data(body)?.data).u64().map(Lsn)
+        }
+        _ => None,
+    }
+}
+
+/// The body of the record that marks where an online checkpoint begins; `None` before 17, which
+/// has no such record.
+#[must_use]
+pub fn checkpoint_redo(wal_level: WalLevel, version: WalVersion) -> Option<Vec<u8>> {
+    version.is_since(WalVersion::PG17).then(|| body_of(&wal_level.number().to_le_bytes()))
+}
+
+/// The body of the record with which a new timeline begins.
+#[must_use]
+pub fn end_of_recovery(
+    time: Timestamp,
+    timeline: TimelineId,
+    prev_timeline: TimelineId,
+    wal_level: WalLevel,
+    version: WalVersion,
+) -> Vec<u8> {
+    let mut data = Vec::with_capacity(24);
+    data.extend_from_slice(&time.0.to_le_bytes());
+    data.extend_from_slice(&timeline.to_u32().to_le_bytes());
+    data.extend_from_slice(&prev_timeline.to_u32().to_le_bytes());
+    if version.is_since(WalVersion::PG17) {
+        data.extend_from_slice(&wal_level.number().to_le_bytes());
+        data.extend_from_slice(&[0; 4]); // padding
+    }
+    body_of(&data)
+}
+
+/// The body of a record that says nothing; it may have any length.
+#[must_use]
+pub fn noop(data: &[u8]) -> Vec<u8> {
+    body_of(data)
+}
