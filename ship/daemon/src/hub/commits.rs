@@ -16,6 +16,7 @@
 //! PostgreSQL: `SyncRepWaitForLSN`, `SyncRepWakeQueue` (src/backend/replication/syncrep.c).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
@@ -48,6 +49,8 @@ pub enum Job {
         commit: Option<(Timestamp, bool)>,
         /// Whether somebody waits for the places alone.
         is_urgent: bool,
+        /// When the session asked.
+        since: Timestamp,
     },
     /// Something else.
     Wal(WalRequest),
@@ -88,6 +91,7 @@ pub fn commits<W: Waker>(waker: W) -> (Commits, CommitLink) {
         requests: VecDeque::new(),
         waiters: CommitWaiters::new(Lsn::INVALID, WAITERS_MAX),
         waiting: BTreeMap::new(),
+        on_release: OnRelease(Box::new(|_| ())),
     };
     (commits, link)
 }
@@ -164,9 +168,24 @@ pub struct Commits {
     requests: VecDeque<Request>,
     waiters: CommitWaiters<Waiter>,
     waiting: BTreeMap<u32, WaitTicket>,
+    on_release: OnRelease,
+}
+
+/// Is told of each append that is answered, and when it was asked for.
+struct OnRelease(Box<dyn Fn(Timestamp) + Send>);
+
+impl fmt::Debug for OnRelease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnRelease")
+    }
 }
 
 impl Commits {
+    /// From now on `on_release` is told of each append that is answered, and when it was asked for.
+    pub fn tell_releases(&mut self, on_release: impl Fn(Timestamp) + Send + 'static) {
+        self.on_release = OnRelease(Box::new(on_release));
+    }
+
     /// Appends records. PostgreSQL: `XLogInsert`, `RecordTransactionCommit`.
     pub fn append(&mut self, append: Append, now: Timestamp) -> AppendAnswer {
         let (reply, answer) = oneshot::channel();
@@ -175,7 +194,7 @@ impl Commits {
         let commit = commit.map(|time| (time, replayed));
         let owner = Some(owner);
         self.request(
-            Job::Append { records, commit, is_urgent: wait.is_none() },
+            Job::Append { records, commit, is_urgent: wait.is_none(), since: now },
             Request { reply: Reply::Append(reply), wait, owner, since: now, canceled: false },
         );
         answer
@@ -337,7 +356,10 @@ impl Commits {
         let waited = if waiter.canceled { Waited::Canceled } else { Waited::Reached };
         let Place { ends, xid, end } = waiter.place;
         match waiter.reply {
-            Reply::Append(reply) => drop(reply.send(Ok(Appended { ends, xid, end, waited }))),
+            Reply::Append(reply) => {
+                (self.on_release.0)(waiter.since);
+                drop(reply.send(Ok(Appended { ends, xid, end, waited })));
+            }
             Reply::Wal(reply) => drop(reply.send(Ok(end))),
             Reply::Wait(reply) => drop(reply.send(waited)),
         }

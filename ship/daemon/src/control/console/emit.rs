@@ -28,7 +28,11 @@ const RM_LOGICALMSG: u8 = 21;
 const XLOG_LOGICAL_MESSAGE: u8 = 0;
 
 /// A record of a message.
-pub(super) fn message_record(transactional: bool, prefix: &str, content: &[u8]) -> Result<NewRecord> {
+pub(super) fn message_record(
+    transactional: bool,
+    prefix: &str,
+    content: &[u8],
+) -> Result<NewRecord> {
     let body = logical_message(transactional, prefix, content)?;
     let crc = walhub_engine::crc::crc32c(0, &body);
     Ok(NewRecord {
@@ -149,10 +153,8 @@ fn insert_lsn(ctx: &Context<'_>) -> Value {
 /// Body of the record. PostgreSQL: `xl_logical_message`.
 fn logical_message(transactional: bool, prefix: &str, content: &[u8]) -> Result<Vec<u8>> {
     let data_len = 24 + prefix.len() + 1 + content.len();
-    let long = u32::try_from(data_len)
-        .ok()
-        .filter(|_| data_len <= 1020 << 20)
-        .ok_or_else(too_large)?;
+    let long =
+        u32::try_from(data_len).ok().filter(|_| data_len <= 1020 << 20).ok_or_else(too_large)?;
     let mut body = Vec::with_capacity(data_len + 5);
     match u8::try_from(data_len) {
         Ok(short) => body.extend_from_slice(&[255, short]),

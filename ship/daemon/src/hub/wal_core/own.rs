@@ -35,6 +35,8 @@ use walhub_proto::wire::backend::Report;
 
 use super::super::append::{NewRecord, WalRequest, in_recovery};
 use super::super::commits::{Job, Place};
+use super::super::front::micros_between;
+use super::super::latency::Stage;
 use super::super::local::LocalWal;
 use super::super::messages::ToControl;
 use super::super::tail::TailSlab;
@@ -94,6 +96,7 @@ struct Appending {
     commit: Option<(Timestamp, bool)>,
     place: Place,
     is_urgent: bool,
+    since: Timestamp,
 }
 
 /// What a step came to.
@@ -344,7 +347,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 }
                 let Some(work) = own.work.take() else { continue };
                 let (answer, is_urgent) = match work {
-                    Work::Append(appending) => (Some(appending.place), appending.is_urgent),
+                    Work::Append(appending) => {
+                        let micros = micros_between(appending.since, now.wall);
+                        self.config.shared.latencies.record(Stage::Append, micros);
+                        (Some(appending.place), appending.is_urgent)
+                    }
                     Work::Filling { answer } => {
                         own.idle_end = own.writer.lsn();
                         own.segment_since = now.instant;
@@ -369,7 +376,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 continue;
             }
             match job {
-                Job::Append { records, commit, is_urgent } => {
+                Job::Append { records, commit, is_urgent, since } => {
                     let xid = commit.map(|_| own.take_xid());
                     let place = Place {
                         ends: Vec::with_capacity(records.len()),
@@ -378,7 +385,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                     };
                     let records = records.into_iter();
                     let appending =
-                        Appending { records, open: None, xid, commit, place, is_urgent };
+                        Appending { records, open: None, xid, commit, place, is_urgent, since };
                     own.work = Some(Work::Append(appending));
                 }
                 Job::Wal(WalRequest::SwitchSegment) => {
