@@ -98,6 +98,8 @@ pub(crate) struct HubMachine {
     lives: u32,
     /// Highest flush position that any life published.
     pub(crate) flushed: Lsn,
+    /// The same, with what a life published in the moment in which it died.
+    pub(crate) claimed: Lsn,
     published: [Lsn; 3],
 }
 
@@ -114,6 +116,7 @@ impl HubMachine {
             life: None,
             lives: 0,
             flushed: Lsn::INVALID,
+            claimed: Lsn::INVALID,
             published: [Lsn::INVALID; 3],
         }
     }
@@ -236,11 +239,13 @@ impl HubMachine {
         io.wait(None, &mut completions).expect("the simulator waits");
         for completion in completions {
             core.handle(io, completion);
+            self.claimed = self.claimed.max(life.shared.flush_lsn.load());
             if self.fs.disk().dead {
                 return Ok(());
             }
         }
         let go_on = core.turn(io);
+        self.claimed = self.claimed.max(life.shared.flush_lsn.load());
         if self.fs.disk().dead {
             return Ok(());
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use walhub::settings::{Forward, Settings};
 use walhub_proto::segment::SegmentSize;
+use walhub_proto::syncrep::SyncRepConfig;
 
 use crate::disk::DiskFaults;
 use crate::hub::HubPlan;
@@ -65,6 +66,8 @@ pub(crate) struct Plan {
     pub(crate) stop_at_end: bool,
     /// A slot may never be invalidated, whatever the settings say: to prove that the checker notices.
     pub(crate) slots_are_sacred: bool,
+    /// One standby more must have what a policy promises: to prove that the checker notices.
+    pub(crate) promises_are_too_much: bool,
     /// Messages from hubs to standbys damaged, in cases of a thousand. Outside the fault model.
     pub(crate) damage: u64,
 }
@@ -106,10 +109,12 @@ impl Plan {
         let topology = topology(rng);
         let slots_bounded = topology.len() == 1 && rng.chance(150);
         let base = settings(rng, slots_bounded);
-        let hubs: Vec<HubPlan> =
+        let mut hubs: Vec<HubPlan> =
             topology.into_iter().map(|upstream| hub(rng, &base, upstream)).collect();
         let disks = hubs.iter().map(|_| disk(rng)).collect();
-        let standbys = (0..rng.range(1, 5)).map(|_| standby(rng, hubs.len())).collect();
+        let standbys: Vec<StandbyPlan> =
+            (0..rng.range(1, 5)).map(|_| standby(rng, hubs.len())).collect();
+        policies(&mut Rng::new(seed, "policy"), &mut hubs, &standbys);
         let total = rng.log_range(1 << 20, 6 << 20);
         Self {
             seed,
@@ -129,6 +134,7 @@ impl Plan {
             patience_ns: 300 * SECOND,
             stop_at_end: rng.chance(300),
             slots_are_sacred: false,
+            promises_are_too_much: false,
             damage: 0,
         }
     }
@@ -147,6 +153,31 @@ impl Plan {
         plan.faults = Vec::new();
         plan.primary.total = 5 << 20;
         plan
+    }
+}
+
+/// Gives some hubs a policy that everyone together can fulfil.
+fn policies(rng: &mut Rng, hubs: &mut [HubPlan], standbys: &[StandbyPlan]) {
+    for number in 0..hubs.len() {
+        let behind = standbys.iter().enumerate().filter(|(_, standby)| standby.hub == number);
+        let mut names: Vec<String> = behind.map(|(index, _)| format!("standby_{index}")).collect();
+        let hubs_behind = hubs.iter().enumerate().filter(|(_, hub)| hub.upstream == Some(number));
+        names.extend(hubs_behind.map(|(index, _)| format!("hub_{index}")));
+        if names.is_empty() || !rng.chance(300) {
+            continue;
+        }
+        let count = rng.range(1, crate::rng::bytes(names.len()));
+        let method = rng.pick(&["FIRST", "ANY"]);
+        hubs[number].set_policy(&format!("{method} {count} ({})", names.join(", ")));
+    }
+}
+
+impl HubPlan {
+    /// Sets `synchronous_standby_names`.
+    pub(crate) fn set_policy(&mut self, names: &str) {
+        let mut settings = (*self.settings).clone();
+        settings.synchronous_standby_names = SyncRepConfig::parse(names).expect("a list");
+        self.settings = Arc::new(settings);
     }
 }
 

@@ -89,6 +89,62 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         expect: Expect::Well(|stats| stats.kills + stats.power_losses > 2),
     },
     Scenario {
+        name: "a_policy_holds_when_everyone_dies_now_and_then",
+        plan: || {
+            let mut plan = Plan {
+                faults: vec![
+                    (Fault::HubPower, 2),
+                    (Fault::HubKill, 2),
+                    (Fault::StandbyDies, 4),
+                    (Fault::Reset, 3),
+                    (Fault::Partition, 1),
+                    (Fault::Failover, 1),
+                    (Fault::TimelineSwitch, 1),
+                ],
+                faults_ns: 60_000_000_000,
+                fault_pause_ns: (50_000_000, 4_000_000_000),
+                ..Plan::calm(14)
+            };
+            // It lasts as long as the faults.
+            plan.primary.pause_ns = (1_000_000, 100_000_000);
+            plan.primary.burst = (100, 20_000);
+            plan.primary.total = 16 << 20;
+            let standby = plan.standbys[0].clone();
+            plan.standbys.push(standby);
+            plan.hubs[0].set_policy("ANY 2 (standby_0, standby_1, standby_2)");
+            plan.hubs[0].cores = 3;
+            plan
+        },
+        expect: Expect::Well(|stats| stats.promises > 100 && stats.timelines > 1),
+    },
+    Scenario {
+        name: "a_promise_that_is_not_kept_is_noticed",
+        plan: || {
+            let mut plan = Plan { promises_are_too_much: true, ..Plan::calm(15) };
+            plan.hubs[0].set_policy("ANY 1 (standby_0, standby_1)");
+            plan
+        },
+        expect: Expect::Caught(&["but the standbys have"]),
+    },
+    Scenario {
+        name: "policies_of_a_cascade_compose",
+        plan: || {
+            let mut plan = cascade();
+            for (number, hub) in plan.hubs.iter_mut().enumerate() {
+                hub.upstream = number.checked_sub(1);
+            }
+            for (number, standby) in plan.standbys.iter_mut().enumerate() {
+                standby.hub = if number == 0 { 2 } else { number % 3 };
+            }
+            plan.hubs[0].set_policy("hub_1");
+            plan.hubs[1].set_policy("FIRST 1 (hub_2)");
+            plan.hubs[2].set_policy("ANY 1 (standby_0)");
+            plan.faults.push((Fault::HubStop, 2));
+            plan
+        },
+        expect: Expect::Well(|stats| stats.promises > 20),
+    },
+    Scenario {
         name: "damaged_wal_never_reaches_a_standby",
         plan: || {
             let mut plan = Plan::calm(9);

@@ -5,12 +5,13 @@
 //! 2. Every byte that a standby receives is the primary's, durable there, on the right timeline.
 //! 3. No segment that a slot's standby can still ask for is removed.
 //! 4. Published positions never go back in one life, and flush <= write <= received.
-//! 5. Once faults stop, all hubs and standbys reach the primary's end within bounded time.
+//! 5. What a hub with a policy told the primary is on as many standbys as the policy asks for.
+//! 6. Once faults stop, all hubs and standbys reach the primary's end within bounded time.
 
 use std::rc::Rc;
 
 use walhub_engine::io::Fs as _;
-use walhub_proto::lsn::LsnRange;
+use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
 use walhub_proto::segment::SegNo;
 
 use crate::disk::{Disk, SimFs};
@@ -47,11 +48,13 @@ pub(crate) struct Stats {
     pub(crate) removed: u64,
     pub(crate) segments_gone: u64,
     pub(crate) flipped: u64,
+    /// Positions told with a policy.
+    pub(crate) promises: u64,
 }
 
 impl Stats {
     /// Its numbers, in the order of the fields.
-    pub(crate) fn numbers(&self) -> [u64; 11] {
+    pub(crate) fn numbers(&self) -> [u64; 12] {
         [
             self.events,
             self.virtual_ns,
@@ -64,6 +67,7 @@ impl Stats {
             self.removed,
             self.segments_gone,
             self.flipped,
+            self.promises,
         ]
     }
 
@@ -83,6 +87,7 @@ impl Stats {
             removed: next(),
             segments_gone: next(),
             flipped: next(),
+            promises: next(),
         }
     }
 
@@ -96,7 +101,7 @@ impl Stats {
     pub(crate) fn describe(&self) -> String {
         format!(
             "{} MB of WAL made, {} MB received by standbys, {:.1} hours of virtual time, {} events: {} power losses, {} kills, \
-             {} stops, {} timelines, {} segments gone, {} fresh starts",
+             {} stops, {} timelines, {} segments gone, {} fresh starts, {} replies with a policy",
             self.wal_bytes >> 20,
             self.standby_bytes >> 20,
             seconds(self.virtual_ns) / 3600.0,
@@ -106,7 +111,8 @@ impl Stats {
             self.stops,
             self.timelines,
             self.segments_gone,
-            self.removed
+            self.removed,
+            self.promises
         )
     }
 }
@@ -254,7 +260,9 @@ impl Sim {
             }
             Event::Wake(Actor::Primary, end) => {
                 let world = Rc::clone(&self.world);
-                self.primary.wake(&mut world.borrow_mut(), end)
+                self.primary.wake(&mut world.borrow_mut(), end)?;
+                let told = std::mem::take(&mut self.primary.told);
+                told.into_iter().try_for_each(|told| self.check_told(told))
             }
             Event::Wake(Actor::Control(hub), Some(end)) => {
                 let world = Rc::clone(&self.world);
@@ -279,6 +287,49 @@ impl Sim {
             }
             Event::Wake(Actor::Chaos, _) => self.direct(),
         }
+    }
+
+    /// What a hub told is so on the standbys that its policy asks for.
+    fn check_told(&mut self, (hub, tli, lsn): (usize, TimelineId, Lsn)) -> Result<(), String> {
+        if lsn.is_valid() && !self.is_promised(hub, tli, lsn) {
+            let policy = &self.plan.hubs[hub].settings.synchronous_standby_names;
+            let standbys: Vec<_> = self.standbys.iter().map(|standby| standby.confirmed).collect();
+            return Err(format!(
+                "hub {hub} told {lsn} of timeline {tli} with the policy {policy:?}, but the standbys have {standbys:?}"
+            ));
+        }
+        self.stats.promises += u64::from(
+            lsn.is_valid() && self.plan.hubs[hub].settings.synchronous_standby_names.is_some(),
+        );
+        Ok(())
+    }
+
+    /// Whether a hub has a position, and its policy is fulfilled with it.
+    fn is_promised(&self, hub: usize, tli: TimelineId, lsn: Lsn) -> bool {
+        if self.hubs[hub].claimed < lsn {
+            return false;
+        }
+        let Some(policy) = &self.plan.hubs[hub].settings.synchronous_standby_names else {
+            return true;
+        };
+        let named = |name: String| policy.priority(&name) > 0;
+        // A position is on an older timeline too when it is before its end.
+        let switchpoint = |of| self.primary.source.history.switchpoint(of);
+        let has = |(of, end): (TimelineId, Lsn)| {
+            end >= lsn && (of >= tli || switchpoint(of).is_some_and(|(last, _)| last >= lsn))
+        };
+        let standbys = self.standbys.iter().filter(|standby| {
+            standby.plan.hub == hub
+                && named(format!("standby_{}", standby.number))
+                && standby.confirmed.is_some_and(has)
+        });
+        let hubs = self.hubs.iter().filter(|other| {
+            other.plan.upstream == Some(hub)
+                && named(format!("hub_{}", other.number))
+                && self.is_promised(other.number, tli, lsn)
+        });
+        let wanted = policy.num_sync + usize::from(self.plan.promises_are_too_much);
+        standbys.count() + hubs.count() >= wanted
     }
 
     /// After a core ran: a death, requests, answers.
@@ -560,6 +611,12 @@ impl Sim {
                     "hub {} ({state}) is at {positions:?}, the primary at {end} on timeline {tli}",
                     hub.number
                 ));
+            }
+        }
+        for hub in self.hubs.iter().filter(|hub| hub.plan.upstream.is_none()) {
+            let told = self.primary.acknowledged.get(&hub.number).copied().unwrap_or_default();
+            if told != end {
+                return Some(format!("hub {} has told {told}, and WAL ends at {end}", hub.number));
             }
         }
         let late = self.standbys.iter().find(|standby| standby.flushed != Some((tli, end)))?;

@@ -49,6 +49,8 @@ pub(crate) struct Standby {
     received: Option<(TimelineId, Lsn)>,
     /// Survives its death.
     pub(crate) flushed: Option<(TimelineId, Lsn)>,
+    /// The furthest that it ever had durable.
+    pub(crate) confirmed: Option<(TimelineId, Lsn)>,
     flush_at: Option<u64>,
     pub(crate) down_until: u64,
     /// Whether its slot exists on the hub.
@@ -75,6 +77,7 @@ impl Standby {
             session: None,
             received: None,
             flushed: None,
+            confirmed: None,
             flush_at: None,
             down_until: 0,
             has_slot: false,
@@ -179,6 +182,7 @@ impl Standby {
                 self.flushed.is_none_or(|flushed| *received >= flushed)
             };
             self.flushed = self.received.filter(newer).or(self.flushed);
+            self.confirmed = self.confirmed.max(self.flushed);
             if let (Some(session), Some((_, lsn))) = (&mut self.session, self.flushed) {
                 session.receiver.handle_progress(now(world), lsn, lsn, Lsn::INVALID);
             }
@@ -224,6 +228,7 @@ impl Standby {
                             && self.flushed.is_none()
                         {
                             self.flushed = Some((timeline, start));
+                            self.confirmed = self.confirmed.max(self.flushed);
                             session.receiver.handle_progress(
                                 now(world),
                                 start,
