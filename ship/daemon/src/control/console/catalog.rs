@@ -14,6 +14,7 @@ use super::parameters;
 use super::plan::Rows;
 use super::types::Type;
 use super::value::Value;
+use crate::embed::DATABASE;
 use crate::hub::append::SyncWaitRow;
 use crate::hub::handle::{Client, SlotRow, WalReceiverRow, WalSenderRow};
 
@@ -37,9 +38,6 @@ impl PartialEq for Relation {
 pub(super) fn relation(schema: &str, name: &str) -> Option<&'static Relation> {
     RELATIONS.iter().find(|relation| relation.schema == schema && relation.name == name)
 }
-
-/// `pg_database.oid` of the one database: PostgreSQL's Template1DbOid, the first of every cluster.
-pub(super) const DATABASE_OID: u32 = 1;
 
 /// Every relation.
 pub(super) static RELATIONS: &[Relation] = &[
@@ -378,7 +376,8 @@ fn stat_activity(ctx: &Context<'_>) -> Rows {
 }
 
 fn set(values: &mut [Value], column: &str, value: Value) {
-    let columns = relation("pg_catalog", "pg_stat_activity").map_or(&[][..], |relation| relation.columns);
+    let columns =
+        relation("pg_catalog", "pg_stat_activity").map_or(&[][..], |relation| relation.columns);
     let index = columns.iter().position(|(name, _)| *name == column);
     if let Some(slot) = index.and_then(|index| values.get_mut(index)) {
         *slot = value;
@@ -413,7 +412,7 @@ fn progress_copy((process, progress): (u32, CopyProgress)) -> Vec<Value> {
     let count = |count: u64| Value::Int(i64::try_from(count).unwrap_or(i64::MAX));
     vec![
         pid(process),
-        uint(Some(DATABASE_OID)),
+        uint(Some(DATABASE)),
         Value::text_of(progress.database),
         // walhub.messages has no OID.
         Value::Int(0),
@@ -445,7 +444,7 @@ fn sync_wait(ctx: &Context<'_>) -> Rows {
 /// walhub has no databases; a client must name one, and finds the one that it named.
 fn database(ctx: &Context<'_>) -> Rows {
     vec![vec![
-        uint(Some(DATABASE_OID)),
+        uint(Some(DATABASE)),
         Value::text_of(ctx.database),
         Value::Int(10),
         // PG_UTF8.

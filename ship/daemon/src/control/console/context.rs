@@ -8,10 +8,10 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
 
 use super::SettingsView;
+use super::emit::Emitter;
 use super::failure::{
     Failure, PROGRAM_LIMIT_EXCEEDED, Result, STATEMENT_TOO_COMPLEX, fail, hinted,
 };
-use super::emit::Emitter;
 use super::interrupts::Sessions;
 use super::parameters::Parameters;
 use super::value::Value;

@@ -84,7 +84,9 @@ impl<'a> RowReader<'a> {
     pub(super) fn next(&mut self, at_end: bool) -> Result<Option<Row>> {
         let copy = self.copy;
         match &copy.format {
-            Format::Binary => self.next_binary(at_end).map_err(|failure| self.located(failure, None)),
+            Format::Binary => {
+                self.next_binary(at_end).map_err(|failure| self.located(failure, None))
+            }
             Format::Lines(format) => self.next_line_row(format, at_end),
         }
     }
@@ -401,8 +403,12 @@ fn csv_fields(format: &LineFormat, csv: Csv, line: &[u8]) -> Result<Vec<Option<V
     let (mut in_quotes, mut was_quoted) = (false, false);
     loop {
         match line.get(at) {
-            Some(byte) if in_quotes && *byte == csv.escape
-                && line.get(at + 1).is_some_and(|next| *next == csv.escape || *next == csv.quote) =>
+            Some(byte)
+                if in_quotes
+                    && *byte == csv.escape
+                    && line
+                        .get(at + 1)
+                        .is_some_and(|next| *next == csv.escape || *next == csv.quote) =>
             {
                 field.extend(line.get(at + 1));
                 at += 1;
@@ -431,8 +437,7 @@ fn csv_fields(format: &LineFormat, csv: Csv, line: &[u8]) -> Result<Vec<Option<V
 
 /// Length of the binary header. PostgreSQL: `ReceiveCopyBinaryHeader`.
 fn binary_header(bytes: &[u8]) -> Result<Option<usize>> {
-    let Some((flags, rest)) =
-        bytes.get(SIGNATURE.len()..).and_then(<[u8]>::split_first_chunk::<4>)
+    let Some((flags, rest)) = bytes.get(SIGNATURE.len()..).and_then(<[u8]>::split_first_chunk::<4>)
     else {
         return Ok(None);
     };

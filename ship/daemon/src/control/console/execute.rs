@@ -14,11 +14,11 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
 
 use super::SettingsView;
-use super::context::{Context, Spent};
 use super::commit::Settle;
+use super::context::{Context, Spent};
 use super::emit::{Call, Emitter};
-use super::held::{HeldAnswer, HeldRows, Slot};
 use super::failure::{ACTIVE_SQL_TRANSACTION, NO_ACTIVE_SQL_TRANSACTION, Result, fail};
+use super::held::{HeldAnswer, HeldRows, Slot};
 use super::parameters;
 use super::plan::{Plan, Rows};
 use super::session::Session;
@@ -148,9 +148,7 @@ impl<V: SettingsView> Session<V> {
             })
             .collect();
         match answers {
-            Some(answers) if switched => {
-                Ok((self.run_again(prepared, arguments, answers)?, slots))
-            }
+            Some(answers) if switched => Ok((self.run_again(prepared, arguments, answers)?, slots)),
             _ => Ok((rows, slots)),
         }
     }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Column;
 
+use super::SettingsView;
 use super::binary;
 use super::emit::message_record;
 use super::failure::{DUPLICATE_CURSOR, Result, fail};
@@ -22,7 +23,6 @@ use super::statement::{self, Argument, MessageShape, Prepared, Statement};
 use super::types::Type;
 use super::value::{Value, parse_bool, parse_bytea};
 use super::wire::Wire;
-use super::SettingsView;
 use crate::hub::append::{self, NewRecord};
 
 /// Prepared statements of one session.
@@ -163,11 +163,8 @@ impl<V: SettingsView> Session<V> {
     }
 
     fn portal(&self, name: &str) -> Result<&Portal> {
-        let portal = if name.is_empty() {
-            self.unnamed_portal.as_ref()
-        } else {
-            self.portals.get(name)
-        };
+        let portal =
+            if name.is_empty() { self.unnamed_portal.as_ref() } else { self.portals.get(name) };
         portal.ok_or_else(|| {
             let message = format!("portal \"{name}\" does not exist");
             fail(SqlState::INVALID_CURSOR_NAME, message)
@@ -453,9 +450,7 @@ fn bool_of(argument: &Argument, bind: &Bind<'_>) -> Result<Option<bool>> {
             Some((b"t" | b"true", false)) => Ok(Some(true)),
             Some((b"f" | b"false", false)) => Ok(Some(false)),
             // The general way knows every spelling, and every error.
-            Some((bytes, false)) => {
-                Ok(parse_bool(binary::text_parameter(bytes)?.trim_ascii()))
-            }
+            Some((bytes, false)) => Ok(parse_bool(binary::text_parameter(bytes)?.trim_ascii())),
             Some((_, true)) => Ok(None),
         },
         _ => Ok(None),

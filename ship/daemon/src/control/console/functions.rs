@@ -13,8 +13,8 @@ use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::{Report, Severity};
 
 use super::context::Context;
-use super::emit::{emit_message, switch_wal};
 use super::datetime::Interval;
+use super::emit::{emit_message, switch_wal};
 use super::failure::{
     DIVISION_BY_ZERO, Failure, Result, SUBSTRING_ERROR, fail, hinted, out_of_range,
 };
@@ -442,8 +442,18 @@ pub(super) static FUNCTIONS: &[Function] = &[
     ),
     function("pg_switch_wal", &[], PgLsn, |ctx, _| switch_wal(ctx)),
     // The server and the session.
-    function("pg_cancel_backend", &[Int4], Bool, eval!(ctx, [I(pid)] => Ok(signal(ctx, *pid, Sessions::cancel)))),
-    function("pg_terminate_backend", &[Int4], Bool, eval!(ctx, [I(pid)] => Ok(signal(ctx, *pid, Sessions::terminate)))),
+    function(
+        "pg_cancel_backend",
+        &[Int4],
+        Bool,
+        eval!(ctx, [I(pid)] => Ok(signal(ctx, *pid, Sessions::cancel))),
+    ),
+    function(
+        "pg_terminate_backend",
+        &[Int4],
+        Bool,
+        eval!(ctx, [I(pid)] => Ok(signal(ctx, *pid, Sessions::terminate))),
+    ),
     function("version", &[], Text, |ctx, _| version(ctx)),
     function("current_setting", &[Text], Text, eval!(ctx, [T(name)] => ctx.show(name).map(T))),
     function(

@@ -9,10 +9,10 @@ use walhub_proto::sqlstate::SqlState;
 
 use super::bind::Binder;
 use super::context::Context;
+use super::expr::{Expr, Node};
 use super::failure::{Result, fail};
 use super::parameters;
 use super::parse::{self, Parsed};
-use super::expr::{Expr, Node};
 use super::plan::{Plan, Rows, Source};
 use super::types::Type;
 use super::utility::Utility;
@@ -113,22 +113,20 @@ pub(super) fn prepare(
 }
 
 fn columns(statement: &Statement) -> Option<Vec<(String, Type)>> {
-        match statement {
-            Statement::Query(plan) => {
-                Some(plan.columns().map(|(name, ty)| (name.to_owned(), ty)).collect())
-            }
-            Statement::Utility(Utility::Show(Some(name))) => {
-                Some(vec![(parameters::canonical_name(name), Type::Text)])
-            }
-            Statement::Utility(Utility::Show(None)) => {
-                let columns = ["name", "setting", "description"];
-                Some(columns.map(|name| (name.to_owned(), Type::Text)).to_vec())
-            }
-            Statement::Utility(Utility::WaitFor(_)) => {
-                Some(vec![("status".to_owned(), Type::Text)])
-            }
-            Statement::Utility(_) | Statement::Empty => None,
+    match statement {
+        Statement::Query(plan) => {
+            Some(plan.columns().map(|(name, ty)| (name.to_owned(), ty)).collect())
         }
+        Statement::Utility(Utility::Show(Some(name))) => {
+            Some(vec![(parameters::canonical_name(name), Type::Text)])
+        }
+        Statement::Utility(Utility::Show(None)) => {
+            let columns = ["name", "setting", "description"];
+            Some(columns.map(|name| (name.to_owned(), Type::Text)).to_vec())
+        }
+        Statement::Utility(Utility::WaitFor(_)) => Some(vec![("status".to_owned(), Type::Text)]),
+        Statement::Utility(_) | Statement::Empty => None,
+    }
 }
 
 impl Prepared {
