@@ -245,7 +245,7 @@ fn a_refused_append_fails_the_statement_and_answers_nothing_else() {
     let hub = OwnHub::new(false);
     hub.refuse(Report::error(SqlState::DISK_FULL, "no space"));
     let lines = lines_of(&hub, &[query("begin"), query(one), query("commit"), query(one)]);
-    assert_eq!(lines[5..8], ["ERROR 53100 no space", "Z I", "T pg_logical_emit_message:3220"]);
+    assert_eq!(lines[6..9], ["ERROR 53100 no space", "Z I", "T pg_logical_emit_message:3220"]);
     assert_eq!(hub.log(), ["p:1 commit flush"]);
 }
 
@@ -541,4 +541,57 @@ fn levels_are_those_of_the_session_the_transaction_and_the_start() {
     let invalid = "ERROR 22023 invalid value for parameter \"synchronous_commit\": \"sometimes\"";
     assert!(lines.contains(&invalid.to_owned()), "{lines:?}");
     assert!(lines.contains(&"off".to_owned()), "{lines:?}");
+}
+
+#[test]
+fn large_content_may_be_a_literal_and_a_parameter_and_nothing_else_may() {
+    let content = "x".repeat(2 << 20);
+    let (lines, log) = lines(&[
+        query(&format!("select pg_logical_emit_message(true, 'p', '{content}')")),
+        parse("", "select length($1)", &[]),
+        bind("", "", false, &[content.as_bytes()]),
+        sync(),
+        parse("", EMIT, &[]),
+        bind("named", "", false, &[b"t", b"p", content.as_bytes()]),
+        sync(),
+    ]);
+    assert_eq!(log, ["p:2097152 bytes commit flush"]);
+    let errors: Vec<&String> = lines.iter().filter(|line| line.starts_with("ERROR")).collect();
+    assert_eq!(
+        errors,
+        [
+            "ERROR 54000 parameter is too large",
+            "ERROR 54000 a message of more than 1 MB can be bound to the unnamed portal only",
+        ]
+    );
+}
+
+#[test]
+fn waiters_and_copies_are_seen() {
+    let mut state = super::snapshot(false);
+    state.sync_waits = vec![crate::hub::append::SyncWaitRow {
+        pid: 7,
+        level: "on",
+        lsn: Lsn(0x2000),
+        since: super::super::clock(),
+        standby: Some("s1".to_owned()),
+    }];
+    let sql =
+        "select pid, level, lsn, waiting < interval '1 h' as young, standby from walhub.sync_wait";
+    assert_eq!(super::answer_of(state, sql)[1], "7|on|0/2000|t|s1");
+    assert_eq!(super::answer("select * from sync_wait")[0].get(..11), Some("ERROR 42P01"));
+    run(async {
+        let hub = OwnHub::new(false);
+        let mut client = Live::new(&hub);
+        client.send(&query("copy walhub.messages from stdin")).await;
+        client.send(&message(b'd', b"p\tone\np\ttwo\np")).await;
+        while client.sessions.copies().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let (pid, progress) = client.sessions.copies().remove(0);
+        assert_eq!((pid, progress.bytes_processed, progress.tuples_processed), (99, 13, 2));
+        client.send(&message(b'c', b"")).await;
+        assert!(client.answer().await[1].starts_with("ERROR 22P04 missing data"));
+        assert_eq!(client.sessions.copies().len(), 0);
+    });
 }

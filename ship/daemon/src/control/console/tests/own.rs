@@ -20,12 +20,14 @@ use crate::hub::handle::{
 /// Bytes that the fake hub counts for any record.
 const RECORD_LEN: u64 = 0x10;
 
+type Reply = oneshot::Sender<Result<Appended, Report>>;
+
 #[derive(Default)]
 struct State {
     end: u64,
     log: Vec<String>,
     /// Answers that wait for standbys, and for whom.
-    waiting: Vec<(u32, oneshot::Sender<Result<Appended, Report>>, Appended)>,
+    waiting: Vec<(u32, Reply, Appended)>,
     readers: Vec<(Lsn, oneshot::Sender<Waited>)>,
     refusal: Option<Report>,
 }
@@ -64,7 +66,7 @@ impl OwnHub {
         state.end = state.end.max(lsn.0);
         for (wanted, reader) in std::mem::take(&mut state.readers) {
             if wanted <= lsn {
-                drop(reader.send(Waited::Reached));
+                reader.send(Waited::Reached).unwrap();
             } else {
                 state.readers.push((wanted, reader));
             }
