@@ -33,6 +33,9 @@ use crate::segment::SegmentSize;
 use crate::time::Timestamp;
 use open::{Ended, OpenXacts, Unconfirmed};
 
+/// Room for a record's body that is kept for the next.
+const BODY_ROOM_KEPT: usize = 64 << 10;
+
 /// What is to be decoded.
 #[derive(Clone, Copy, Debug)]
 pub struct DecoderConfig {
@@ -227,13 +230,15 @@ impl Decoder {
 
     /// From where the WAL is needed by a client that has confirmed `confirmed`: from the first
     /// record of the oldest transaction that is open, or was at that position, or else from there.
+    /// Never from after what is decoded: nobody knows what begins there.
     ///
     /// PostgreSQL: `LogicalIncreaseRestartDecodingForSlot`.
     #[must_use]
     pub fn restart_lsn(&self, confirmed: Lsn) -> Lsn {
         let open = self.state.open.oldest_start();
         let unconfirmed = self.state.unconfirmed.oldest_start(confirmed);
-        [open, unconfirmed].into_iter().flatten().fold(confirmed, Lsn::min)
+        let known = confirmed.min(self.decoded_lsn());
+        [open, unconfirmed].into_iter().flatten().fold(known, Lsn::min)
     }
 
     /// Bytes of messages of open transactions that are kept now.
@@ -257,8 +262,9 @@ struct State {
 
 impl RecordSink for State {
     fn begin(&mut self, _record: &RecordHeader) {
+        self.body.clear();
         // Not the room that one long record took.
-        self.body = Vec::new();
+        self.body.shrink_to(BODY_ROOM_KEPT);
     }
 
     fn body(&mut self, record: &RecordHeader, piece: &[u8]) {
@@ -271,7 +277,7 @@ impl RecordSink for State {
         if self.failed.is_some() {
             return;
         }
-        let body = core::mem::take(&mut self.body);
+        let mut body = core::mem::take(&mut self.body);
         let decoded = match record.rmid {
             RM_LOGICALMSG => self.handle_message(record, &body),
             RM_XACT => self.handle_xact(record, &body),
@@ -284,6 +290,8 @@ impl RecordSink for State {
             }
             _ => Some(()),
         };
+        body.clear();
+        self.body = body;
         if decoded.is_none() {
             let (at, rmid, info) = (record.start, record.rmid, record.info);
             self.failed = Some(DecodeError::Record { at, rmid, info });

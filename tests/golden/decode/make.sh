@@ -88,8 +88,14 @@ select pg_logical_emit_message(true, 'elsewhere', 'another database');
 select pg_logical_emit_message(false, 'long', repeat(' ', 1100000));
 select pg_logical_emit_message(true, 'last', 'the end');
 SQL
-changes=$(sql -F ' ' -c "select lsn, xid, encode(data, 'hex') from pg_logical_slot_peek_binary_changes(
-    's', null, null, 'proto_version', '1', 'publication_names', 'p', 'messages', 'true')")
+peek() {
+    sql -F ' ' -c "select lsn, xid, encode(data, 'hex') from pg_logical_slot_peek_binary_changes(
+        's', null, null, 'proto_version', '$1', 'publication_names', 'p', 'messages', 'true')"
+}
+changes=$(peek 1)
+# Later versions of the protocol say the same of what is not streamed.
+[ "$(peek 2)" = "$changes" ]
+[ "$(peek 3)" = "$changes" ]
 end=$(sql -c 'select pg_current_wal_lsn()')
 last=$(sql -c 'select pg_walfile_name(pg_current_wal_lsn())')
 $as "$bin/pg_ctl" -D data -m immediate stop >/dev/null

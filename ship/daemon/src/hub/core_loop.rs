@@ -33,6 +33,12 @@ impl<C: Send + 'static, W: Waker> Core<C, W> {
         }
         if let Some(ship) = &mut self.ship {
             ship.turn(io, now);
+            if ship.take_news() {
+                match &mut self.wal {
+                    Some(wal) => wal.take_replies(io, now),
+                    None => ship.wake_wal_core(),
+                }
+            }
         }
         match (&self.wal, &self.ship) {
             (Some(wal), _) => !wal.is_stopped(),

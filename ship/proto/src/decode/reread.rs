@@ -3,7 +3,7 @@
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
-use super::{DecodeError, DecoderConfig, Message, reading_start};
+use super::{BODY_ROOM_KEPT, DecodeError, DecoderConfig, Message, reading_start};
 use crate::lsn::Lsn;
 use crate::record::{RecordHeader, RecordReader, RecordSink};
 use crate::rmgr::RM_LOGICALMSG;
@@ -93,7 +93,8 @@ impl Found {
 
 impl RecordSink for Found {
     fn begin(&mut self, _record: &RecordHeader) {
-        self.body = Vec::new();
+        self.body.clear();
+        self.body.shrink_to(BODY_ROOM_KEPT);
     }
 
     fn body(&mut self, record: &RecordHeader, piece: &[u8]) {

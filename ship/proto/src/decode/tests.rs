@@ -230,7 +230,10 @@ fn the_restart_position_is_the_start_of_the_oldest_transaction_that_is_needed() 
     let first = wal.message(3, "a");
     let second = wal.message(4, "b");
     let commit = wal.commit(3);
-    let mut decoder = Decoder::new(wal.config(START));
+    let mut decoder = Decoder::new(wal.config(commit.end));
+    // What begins where nothing was read yet is not known.
+    assert_eq!(decoder.restart_lsn(commit.end), START);
+    decoder = Decoder::new(wal.config(START));
     wal.decode(&mut decoder, 1000);
     assert_eq!(decoder.restart_lsn(second.end), first.start);
     assert_eq!(decoder.restart_lsn(commit.end), second.start);

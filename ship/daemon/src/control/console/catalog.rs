@@ -278,9 +278,8 @@ fn stat_replication(sender: &WalSenderRow) -> Vec<Value> {
         lag(sender.write_lag_us),
         lag(sender.flush_lag_us),
         lag(sender.replay_lag_us),
-        // Without synchronous_standby_names every standby is asynchronous.
-        Value::Int(0),
-        Value::text_of("async"),
+        Value::Int(i64::from(sender.sync_priority)),
+        Value::text_of(sender.sync_state),
         time(sender.reply_time),
     ]
 }
