@@ -14,6 +14,7 @@ use super::parameters;
 use super::plan::Rows;
 use super::types::Type;
 use super::value::Value;
+use crate::embed::DATABASE;
 use crate::hub::append::SyncWaitRow;
 use crate::hub::handle::{Client, SlotRow, WalReceiverRow, WalSenderRow};
 use crate::hub::latency::LatencyRow;
@@ -38,9 +39,6 @@ impl PartialEq for Relation {
 pub(super) fn relation(schema: &str, name: &str) -> Option<&'static Relation> {
     RELATIONS.iter().find(|relation| relation.schema == schema && relation.name == name)
 }
-
-/// `pg_database.oid` of the one database: PostgreSQL's Template1DbOid, the first of every cluster.
-pub(super) const DATABASE_OID: u32 = 1;
 
 /// Every relation.
 pub(super) static RELATIONS: &[Relation] = &[
@@ -427,7 +425,7 @@ fn progress_copy((process, progress): (u32, CopyProgress)) -> Vec<Value> {
     let count = |count: u64| Value::Int(i64::try_from(count).unwrap_or(i64::MAX));
     vec![
         pid(process),
-        uint(Some(DATABASE_OID)),
+        uint(Some(DATABASE)),
         Value::text_of(progress.database),
         // walhub.messages has no OID.
         Value::Int(0),
@@ -476,7 +474,7 @@ fn commit_latency(row: LatencyRow) -> Vec<Value> {
 /// walhub has no databases; a client must name one, and finds the one that it named.
 fn database(ctx: &Context<'_>) -> Rows {
     vec![vec![
-        uint(Some(DATABASE_OID)),
+        uint(Some(DATABASE)),
         Value::text_of(ctx.database),
         Value::Int(10),
         // PG_UTF8.

@@ -257,7 +257,8 @@ impl<V: SettingsView> Session<V> {
             self.out.raw(bytes.get(copied..held.at).unwrap_or_default());
             copied = held.at;
             match held.answer {
-                HeldAnswer::Row { slot, format, suspends } => {
+                HeldAnswer::Row { slot, format, suspends, describes } => {
+                    self.describe_first(describes.as_deref());
                     self.message_row(lsns.of(slot), format, suspends, &mut text);
                 }
                 HeldAnswer::Rows(rows) => self.release_rows(*rows, lsns),

@@ -169,6 +169,6 @@ impl<V: SettingsView> Session<V> {
 }
 
 fn located(mut failure: Failure, reader: &RowReader<'_>) -> Failure {
-    failure.context = Some(reader.context());
+    failure.context = Some(reader.context().into());
     failure
 }

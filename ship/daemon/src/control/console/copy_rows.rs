@@ -99,7 +99,7 @@ impl<'a> RowReader<'a> {
             let dots = if shown.len() < text.len() { "..." } else { "" };
             context = format!("{context}: \"{shown}{dots}\"");
         }
-        failure.context = Some(context);
+        failure.context = Some(context.into());
         failure
     }
 
