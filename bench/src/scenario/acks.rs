@@ -155,11 +155,10 @@ impl Bench {
     /// As PostgreSQL does: `SyncRepReleaseWaiters` calls `SyncRepGetCandidateStandbys` and then
     /// `SyncRepGetNthLatestSyncRecPtr` or `SyncRepGetOldestSyncRecPtr`.
     fn scan(&mut self) -> Option<Lsn> {
-        let streaming = WalSenderState::Streaming.as_str();
         let mut candidates = Vec::with_capacity(self.standbys);
         for (index, standby) in self.table.in_use() {
             let flush = standby.flush_lsn.load(Ordering::Relaxed);
-            if standby.state_name() == streaming && flush != 0 {
+            if standby.state() == WalSenderState::Streaming && flush != 0 {
                 let (write, apply) = (&standby.write_lsn, &standby.apply_lsn);
                 let lsns = [write.load(Ordering::Relaxed), flush, apply.load(Ordering::Relaxed)];
                 // `*` gives all of them the same priority.

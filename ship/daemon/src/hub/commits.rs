@@ -153,7 +153,8 @@ pub struct Waiter {
     pub owner: Option<u32>,
     /// Since when.
     pub since: Timestamp,
-    canceled: bool,
+    /// What it waited for in vain, once its wait was cancelled.
+    canceled: Option<WaitLevel>,
 }
 
 /// The control plane's end.
@@ -232,7 +233,7 @@ impl Commits {
         self.take_positions(positions());
         let place = Place { ends: Vec::new(), xid: None, end: lsn };
         let (reply, owner) = (Reply::Wait(reply), Some(owner));
-        self.begin_wait(level, Waiter { reply, place, owner, since: now, canceled: false });
+        self.begin_wait(level, Waiter { reply, place, owner, since: now, canceled: None });
         answer
     }
 
@@ -249,13 +250,15 @@ impl Commits {
         let Some(waiter) = self.waiters.cancel(ticket) else { return };
         self.waiting.remove(&owner);
         let is_commit = !matches!(waiter.reply, Reply::Wait(_));
-        match ticket.level() {
-            WaitLevel::LocalFlush if is_commit => self.begin_wait(WaitLevel::LocalFlush, waiter),
+        let level = ticket.level();
+        match level {
+            WaitLevel::LocalFlush if is_commit => self.begin_wait(level, waiter),
             WaitLevel::Standbys(_) if is_commit => {
-                self.begin_wait(WaitLevel::LocalFlush, Waiter { canceled: true, ..waiter });
+                let waiter = Waiter { canceled: Some(level), ..waiter };
+                self.begin_wait(WaitLevel::LocalFlush, waiter);
             }
             WaitLevel::LocalFlush | WaitLevel::Standbys(_) => {
-                self.end(Waiter { canceled: true, ..waiter });
+                self.end(Waiter { canceled: Some(level), ..waiter });
             }
         }
     }
@@ -324,10 +327,11 @@ impl Commits {
                 };
             }
         };
+        let canceled = wait.filter(|_| canceled);
         let waiter = Waiter { reply, place, owner, since, canceled };
         match wait {
             None => self.end(waiter),
-            Some(_) if canceled => self.begin_wait(WaitLevel::LocalFlush, waiter),
+            Some(_) if canceled.is_some() => self.begin_wait(WaitLevel::LocalFlush, waiter),
             Some(level) => self.begin_wait(level, waiter),
         }
     }
@@ -353,8 +357,12 @@ impl Commits {
     /// Answers one who has waited long enough; a session that is gone does not mind.
     fn end(&mut self, waiter: Waiter) {
         self.shared.interest.end();
-        let waited = if waiter.canceled { Waited::Canceled } else { Waited::Reached };
         let Place { ends, xid, end } = waiter.place;
+        // What is there in spite of the cancel needs no warning. PostgreSQL: SyncRepWaitForLSN looks at
+        // the queue before it looks at interrupts.
+        let released = |level| self.waiters.released_lsn(level).unwrap_or_default();
+        let in_vain = waiter.canceled.is_some_and(|level| released(level) < end);
+        let waited = if in_vain { Waited::Canceled } else { Waited::Reached };
         match waiter.reply {
             Reply::Append(reply) => {
                 (self.on_release.0)(waiter.since);
@@ -365,3 +373,6 @@ impl Commits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,6 +48,9 @@ const BATCH_LEN: usize = 256 << 10;
 const PIECE_LEN: usize = 256 << 10;
 const PIECE_BYTES: u64 = 256 << 10;
 
+/// More than the records take up that are laid out without asking again: those of a checkpoint.
+const SMALL_LEN: usize = 1024;
+
 /// The end of the own WAL, and what is being appended to it.
 #[derive(Debug)]
 pub(super) struct Own {
@@ -234,6 +237,10 @@ impl Own {
                 appending.place.ends.push(range.end);
                 appending.place.end = range.end;
             }
+            // A job that is whole is answered even when there is no room for another.
+            if appending.records.as_slice().is_empty() {
+                break;
+            }
             if !self.has_room(local, 64) {
                 return Step::NoRoom;
             }
@@ -327,7 +334,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         };
         let mut own = Own::new(local, shape, control.next_xid, now.instant);
         // PostgreSQL ends its recovery with one, too; a clean stop has left one.
-        if control.checkpoint_lsn.is_none() || local.last_record() != control.checkpoint_lsn {
+        let clean = checkpoint.filter(|seen| seen.is_shutdown).map(|seen| seen.start);
+        if clean.is_none() || local.last_record() != clean {
             own.put_checkpoint(true, now.wall);
         }
         self.own = Some(own);
@@ -360,13 +368,15 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                     }
                 };
                 if let Some(place) = answer {
+                    // No flush will tell of what is durable already: nothing may have been appended, or
+                    // the last of it long before.
+                    must_tell |= is_urgent || place.end <= local.flush_lsn();
                     self.config.commits.answer(Ok(place));
-                    must_tell |= is_urgent;
                 }
                 own.hand_over_if_full(local, &mut opened);
                 continue;
             }
-            if !own.has_room(local, 1024) {
+            if !own.has_room(local, SMALL_LEN) {
                 break;
             }
             let Some(job) = self.config.commits.next() else { break };
@@ -430,10 +440,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
-    /// The last checkpoint before the process ends.
+    /// The last checkpoint before the process ends, as soon as there is room for it.
     pub(super) fn close_own(&mut self, now: Now) {
-        let Some(own) = &mut self.own else { return };
-        if own.is_closed || own.work.is_some() {
+        let (Some(own), Some(local)) = (&mut self.own, &self.local) else { return };
+        if own.is_closed || own.work.is_some() || !own.has_room(local, SMALL_LEN) {
             return;
         }
         own.is_closed = true;
@@ -476,7 +486,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Ends a segment that has waited for more for too long. PostgreSQL: `CheckArchiveTimeout`.
     pub(super) fn check_archive_timeout(&mut self, now: Now) {
         let timeout = self.config.settings.archive_timeout;
-        let Some(own) = &mut self.own else { return };
+        let (Some(own), Some(local)) = (&mut self.own, &self.local) else { return };
         let is_idle = own.writer.lsn() == own.idle_end;
         if own.work.is_some() || own.is_closed || timeout.is_zero() {
             return;
@@ -484,7 +494,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if is_idle {
             // The clock runs from the first record.
             own.segment_since = now.instant;
-        } else if own.segment_since + timeout <= now.instant {
+        } else if own.segment_since + timeout <= now.instant && own.has_room(local, SMALL_LEN) {
             own.begin_switch();
             own.work = Some(Work::Filling { answer: None });
         }
@@ -505,3 +515,6 @@ impl Own {
 fn shutting_down() -> Report {
     Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is shutting down")
 }
+
+#[cfg(test)]
+mod tests;

@@ -254,7 +254,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         match &mut self.link.state {
             State::Waiting { until } if *until <= now.instant && !self.link.rewind => {
                 let conninfo = self.config.settings.primary_conninfo.clone();
-                if conninfo.is_empty() {
+                // A primary keeps to its own WAL, whatever a reload says. PostgreSQL: primary_conninfo is
+                // of no effect on a server that is no standby.
+                if conninfo.is_empty() || self.own.is_some() {
                     self.link.state = State::Off;
                 } else {
                     self.link.state = State::Connecting;
