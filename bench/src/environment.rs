@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde::Serialize;
 
-use crate::peer::program::{PG_RECEIVEWAL, PGBENCH, POSTGRES, Program};
+use crate::peer::program::{FIO, IPERF3, PG_RECEIVEWAL, PGBENCH, POSTGRES, Program};
 use crate::scenario::{Mount, mount_of};
 
 /// Settings of the kernel that move the figures.
@@ -112,7 +112,7 @@ fn queue(device: &str) -> BTreeMap<String, String> {
 fn versions(walhub: &Path) -> BTreeMap<String, String> {
     let of = |program: &Program| Some((program.name.to_owned(), program.version()?));
     let mut versions: BTreeMap<_, _> =
-        [POSTGRES, PGBENCH, PG_RECEIVEWAL].iter().filter_map(of).collect();
+        [POSTGRES, PGBENCH, PG_RECEIVEWAL, FIO, IPERF3].iter().filter_map(of).collect();
     if let Some(version) = said(Command::new(walhub).arg("--version")) {
         versions.insert("walhub".to_owned(), version);
     }

@@ -2,15 +2,25 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 
 use walhub_bench::environment::Environment;
 use walhub_bench::method::pairs::Plan;
-use walhub_bench::report::Report;
+use walhub_bench::report::compare::compare;
+use walhub_bench::report::{Report, html, recorded};
+use walhub_bench::scenario::acks::Acks;
+use walhub_bench::scenario::catchup::Catchup;
+use walhub_bench::scenario::connections::Connections;
+use walhub_bench::scenario::disk::Disk;
 use walhub_bench::scenario::fanout_live::FanoutLive;
 use walhub_bench::scenario::ingest::Ingest;
+use walhub_bench::scenario::isolation::Isolation;
+use walhub_bench::scenario::recovery::Recovery;
+use walhub_bench::scenario::send_path::SendPath;
+use walhub_bench::scenario::sync::Sync;
 use walhub_bench::scenario::{Context, SCENARIOS, Scenario};
 
 /// Measures walhub beside its peers, in one run on one disk.
@@ -43,7 +53,7 @@ struct Options {
     /// Keep the run in bench/runs/DATE-HOST/.
     #[arg(long, global = true)]
     record: bool,
-    /// Run every scenario in a few seconds: to see that it works, not for figures.
+    /// Run the scenario, or every one when none is named, in a few seconds: to see that it works, not for figures.
     #[arg(long, global = true)]
     smoke: bool,
     /// Count system calls too, in one more run of each side (strace).
@@ -56,64 +66,106 @@ struct Options {
 
 #[derive(Subcommand, Clone, Debug)]
 enum Command {
-    /// WAL taken in, every flush durable, against pg_receivewal --synchronous.
-    Ingest(IngestArgs),
-    /// A primary's TPS with live standbys behind walhub, against the same attached directly.
-    FanoutLive(FanoutArgs),
+    Disk(Disk),
+    Ingest(Ingest),
+    FanoutLive(FanoutLive),
+    Catchup(Catchup),
+    Isolation(Isolation),
+    Sync(Sync),
+    Acks(Acks),
+    Connections(Connections),
+    SendPath(SendPath),
+    Recovery(Recovery),
     /// List the scenarios.
     List,
+    /// Compare two recorded runs; the exit code is 1 when something has become worse.
+    Compare(CompareArgs),
+    /// Draw recorded runs: one HTML file.
+    Report(ReportArgs),
 }
 
 #[derive(Args, Clone, Debug)]
-struct IngestArgs {
-    /// WAL of a bulk run; 0 leaves the case out.
-    #[arg(long, default_value = "512MB", value_parser = parse_size)]
-    size: usize,
-    /// WAL of a run of commits; 0 leaves the case out.
-    #[arg(long, default_value = "64MB", value_parser = parse_size)]
-    commits_size: usize,
-    /// WAL that waits for its flush at most in a run of commits.
-    #[arg(long, default_value = "64kB", value_parser = parse_size)]
-    window: usize,
+struct CompareArgs {
+    /// The earlier run: a JSON file, or a directory of them.
+    before: PathBuf,
+    /// The later run.
+    after: PathBuf,
+    /// A change smaller than this is no regression.
+    #[arg(long, default_value_t = 0.05, value_name = "SHARE")]
+    tolerance: f64,
+    /// Compare runs of different machines, too.
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Args, Clone, Debug)]
-struct FanoutArgs {
-    /// Numbers of standbys.
-    #[arg(long, value_delimiter = ',', default_value = "64")]
-    standbys: Vec<usize>,
-    /// Seconds of pgbench in each run.
-    #[arg(long, default_value_t = 6)]
-    duration: u32,
-    /// pgbench's scale.
-    #[arg(long, default_value_t = 10)]
-    scale: u32,
-    /// pgbench's clients.
-    #[arg(long, default_value_t = 8)]
-    clients: u32,
+struct ReportArgs {
+    /// JSON files, and directories of them.
+    #[arg(required = true)]
+    runs: Vec<PathBuf>,
+    /// Where the page is written.
+    #[arg(short, long, default_value = "report.html", value_name = "FILE")]
+    output: PathBuf,
 }
 
-fn main() -> Result<()> {
+impl Command {
+    /// The scenario that is meant; `None` for what measures nothing.
+    fn scenario(self) -> Option<Box<dyn Scenario>> {
+        Some(match self {
+            Self::Disk(scenario) => Box::new(scenario),
+            Self::Ingest(scenario) => Box::new(scenario),
+            Self::FanoutLive(scenario) => Box::new(scenario),
+            Self::Catchup(scenario) => Box::new(scenario),
+            Self::Isolation(scenario) => Box::new(scenario),
+            Self::Sync(scenario) => Box::new(scenario),
+            Self::Acks(scenario) => Box::new(scenario),
+            Self::Connections(scenario) => Box::new(scenario),
+            Self::SendPath(scenario) => Box::new(scenario),
+            Self::Recovery(scenario) => Box::new(scenario),
+            Self::List | Self::Compare(_) | Self::Report(_) => return None,
+        })
+    }
+}
+
+fn main() -> Result<ExitCode> {
     let Cli { command, options } = Cli::parse();
-    let scenarios: Vec<Box<dyn Scenario>> = match command {
-        _ if options.smoke => smoke(),
-        Some(Command::Ingest(args)) => vec![Box::new(Ingest {
-            bulk_bytes: args.size,
-            commits_bytes: args.commits_size,
-            window: u64::try_from(args.window)?,
-        })],
-        Some(Command::FanoutLive(args)) => vec![Box::new(FanoutLive {
-            standbys: args.standbys,
-            duration_s: args.duration,
-            scale: args.scale,
-            clients: args.clients,
-        })],
-        Some(Command::List) | None => {
-            for (name, about) in SCENARIOS {
-                println!("{name:<14}{about}");
-            }
-            return Ok(());
+    match &command {
+        Some(Command::Compare(args)) => return compare_runs(args),
+        Some(Command::Report(args)) => {
+            write(&args.output, &html::page(&recorded::read(&args.runs)?))?;
+            println!("{}", args.output.display());
         }
+        Some(Command::List) => list(),
+        None if !options.smoke => list(),
+        _ => measure(command, &options)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list() {
+    for (name, about) in SCENARIOS {
+        println!("{name:<14}{about}");
+    }
+}
+
+fn compare_runs(args: &CompareArgs) -> Result<ExitCode> {
+    let read = |path: &PathBuf| recorded::read(std::slice::from_ref(path));
+    let (before, after) = (read(&args.before)?, read(&args.after)?);
+    let comparison = compare(&before, &after, args.tolerance, args.force)?;
+    print!("{}", comparison.text);
+    Ok(if comparison.regressions.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the scenario that is named, or all of them as small as they can be.
+fn measure(command: Option<Command>, options: &Options) -> Result<()> {
+    let named = command.and_then(Command::scenario);
+    let scenarios: Vec<Box<dyn Scenario>> = match (named, options.smoke) {
+        (None, true) => smoke(),
+        (Some(named), true) => {
+            smoke().into_iter().filter(|scenario| scenario.name() == named.name()).collect()
+        }
+        (Some(named), false) => vec![named],
+        (None, false) => Vec::new(),
     };
     let walhub = walhub_bench::peer::walhub::binary()?;
     let dir = options.dir.clone().unwrap_or_else(std::env::temp_dir);
@@ -149,8 +201,16 @@ fn main() -> Result<()> {
 /// Every scenario, as small as it can be.
 fn smoke() -> Vec<Box<dyn Scenario>> {
     vec![
-        Box::new(Ingest { bulk_bytes: 20 << 20, commits_bytes: 1 << 20, window: 64 << 10 }),
-        Box::new(FanoutLive { standbys: vec![4], duration_s: 1, scale: 1, clients: 2 }),
+        Box::new(Disk::smoke()),
+        Box::new(Ingest::smoke()),
+        Box::new(FanoutLive::smoke()),
+        Box::new(Catchup::smoke()),
+        Box::new(Isolation::smoke()),
+        Box::new(Sync::smoke()),
+        Box::new(Acks::smoke()),
+        Box::new(Connections::smoke()),
+        Box::new(SendPath::smoke()),
+        Box::new(Recovery::smoke()),
     ]
 }
 
@@ -168,20 +228,6 @@ fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| path.display().to_string())
 }
 
-/// A number of bytes with PostgreSQL's units: kB, MB, GB.
-fn parse_size(text: &str) -> Result<usize, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text.get(digits.len()..).unwrap_or_default() {
-        "" | "B" => 0,
-        "kB" => 10,
-        "MB" => 20,
-        "GB" => 30,
-        unit => return Err(format!("invalid unit \"{unit}\": one of B, kB, MB, GB")),
-    };
-    let number: usize = digits.trim().parse().map_err(|_| format!("invalid size \"{text}\""))?;
-    number.checked_mul(1 << shift).ok_or_else(|| format!("\"{text}\" is too large"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,12 +236,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(parse_size("64kB"), Ok(65536));
-        assert_eq!(parse_size("0"), Ok(0));
-        assert!(parse_size("1kb").is_err() && parse_size("MB").is_err());
     }
 }

@@ -28,7 +28,7 @@ use crate::peer::client::Client;
 const READ_LEN: usize = 256 << 10;
 /// How often a thread looks whether it shall stop, and replies without being asked.
 const TICK: Duration = Duration::from_millis(200);
-/// A standby replies at least this often.
+/// A standby replies at least this often, unless it is told otherwise.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Of every thread's standbys this many note when each position came.
 const OBSERVED: usize = 2;
@@ -38,7 +38,60 @@ const HEAD_LEN: usize = FRAME_HEADER_LEN + XLOGDATA_FIELDS_LEN;
 /// Positions in the order of their arrival.
 pub type Arrivals = Vec<(Instant, Lsn)>;
 
-/// Standbys that are connected.
+/// Standbys that are connected and have asked for nothing yet.
+#[derive(Debug)]
+pub struct Waiting {
+    clients: Vec<Client>,
+    status_interval: Duration,
+}
+
+impl Waiting {
+    /// Connects `count` standbys to the server at `port`.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub fn connect(port: u16, count: usize) -> Result<Self> {
+        let connect = |index| Client::replication(port, &format!("sink{index}"));
+        let clients = (0..count).map(connect).collect::<Result<_>>()?;
+        Ok(Self { clients, status_interval: STATUS_INTERVAL })
+    }
+
+    /// Has each of them reply at least that often.
+    #[must_use]
+    pub fn status_interval(mut self, interval: Duration) -> Self {
+        self.status_interval = interval;
+        self
+    }
+
+    /// Starts all of them, to stream from `start`.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub fn start(self, threads: usize, start: Lsn) -> Result<Sinks> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (mut received, mut groups) = (Vec::new(), Vec::new());
+        groups.resize_with(threads.max(1), Vec::new);
+        for (index, client) in self.clients.into_iter().enumerate() {
+            let command = format!("START_REPLICATION PHYSICAL {start} TIMELINE 1");
+            let (stream, unread) = client.start_replication(&command)?;
+            stream.set_nonblocking(true)?;
+            let position = Arc::new(AtomicU64::new(start.0));
+            received.push(Arc::clone(&position));
+            let standby = Standby::new(TcpStream::from_std(stream), start, position);
+            let group = index % groups.len();
+            groups.get_mut(group).context("no thread")?.push((standby, unread));
+        }
+        let threads = groups.into_iter().map(|group| {
+            let stop = Arc::clone(&stop);
+            let interval = self.status_interval;
+            std::thread::spawn(move || serve(group, interval, &stop))
+        });
+        let threads = threads.collect();
+        Ok(Sinks { stop, received, threads })
+    }
+}
+
+/// Standbys that stream.
 #[derive(Debug)]
 pub struct Sinks {
     stop: Arc<AtomicBool>,
@@ -52,26 +105,7 @@ impl Sinks {
     /// # Errors
     /// When one is refused.
     pub fn connect(port: u16, count: usize, threads: usize, start: Lsn) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (mut received, mut groups) = (Vec::new(), Vec::new());
-        groups.resize_with(threads.max(1), Vec::new);
-        for index in 0..count {
-            let client = Client::replication(port, &format!("sink{index}"))?;
-            let command = format!("START_REPLICATION PHYSICAL {start} TIMELINE 1");
-            let (stream, unread) = client.start_replication(&command)?;
-            stream.set_nonblocking(true)?;
-            let position = Arc::new(AtomicU64::new(start.0));
-            received.push(Arc::clone(&position));
-            let standby = Standby::new(TcpStream::from_std(stream), start, position);
-            let group = index % groups.len();
-            groups.get_mut(group).context("no thread")?.push((standby, unread));
-        }
-        let threads = groups.into_iter().map(|group| {
-            let stop = Arc::clone(&stop);
-            std::thread::spawn(move || serve(group, &stop))
-        });
-        let threads = threads.collect();
-        Ok(Self { stop, received, threads })
+        Waiting::connect(port, count)?.start(threads, start)
     }
 
     /// Waits until every standby has received `lsn`.
@@ -94,6 +128,18 @@ impl Sinks {
         Ok(())
     }
 
+    /// Where each of them is.
+    pub fn received(&self) -> impl Iterator<Item = Lsn> {
+        self.received.iter().map(|position| Lsn(position.load(Ordering::Acquire)))
+    }
+
+    /// Whether every standby has received `lsn`, or one of them never will.
+    #[must_use]
+    pub fn have(&self, lsn: Lsn) -> bool {
+        self.received().all(|received| received >= lsn)
+            || self.threads.iter().any(JoinHandle::is_finished)
+    }
+
     /// Disconnects; returns what the observed standbys noted.
     ///
     /// # Errors
@@ -109,7 +155,11 @@ impl Sinks {
     }
 }
 
-fn serve(group: Vec<(Standby, Vec<u8>)>, stop: &AtomicBool) -> Result<Vec<Arrivals>> {
+fn serve(
+    group: Vec<(Standby, Vec<u8>)>,
+    status_interval: Duration,
+    stop: &AtomicBool,
+) -> Result<Vec<Arrivals>> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(256);
     let mut buffer = vec![0; READ_LEN];
@@ -133,7 +183,7 @@ fn serve(group: Vec<(Standby, Vec<u8>)>, stop: &AtomicBool) -> Result<Vec<Arriva
         if ticked.elapsed() >= TICK {
             ticked = Instant::now();
             for standby in &mut standbys {
-                if standby.replied.elapsed() >= STATUS_INTERVAL {
+                if standby.replied.elapsed() >= status_interval {
                     standby.reply()?;
                 }
             }

@@ -68,6 +68,11 @@ impl<T> Sender<T> {
         Ok(())
     }
 
+    /// Wakes the owner without a message.
+    pub fn wake(&self) {
+        (self.shared.wake)();
+    }
+
     /// Whether the owner is gone.
     #[must_use]
     pub fn is_closed(&self) -> bool {

@@ -49,7 +49,9 @@ impl Snapshot {
         Ok(Self { busy, total, steal, processes })
     }
 
-    fn tree(&self, root: u32) -> BTreeSet<u32> {
+    /// The process `root` and its descendants.
+    #[must_use]
+    pub fn tree(&self, root: u32) -> BTreeSet<u32> {
         let mut tree = BTreeSet::from([root]);
         loop {
             let before = tree.len();

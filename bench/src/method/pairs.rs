@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::progress::Progress;
 use super::stats::{Estimate, estimate, median};
@@ -65,6 +65,38 @@ pub struct Figure {
     pub key: &'static str,
     /// Its name in the table, unit included.
     pub label: &'static str,
+    /// Which way is better; `None` where neither is.
+    pub better: Option<Better>,
+}
+
+impl Figure {
+    /// A figure of which more is better.
+    #[must_use]
+    pub const fn more(key: &'static str, label: &'static str) -> Self {
+        Self { key, label, better: Some(Better::More) }
+    }
+
+    /// A figure of which less is better.
+    #[must_use]
+    pub const fn less(key: &'static str, label: &'static str) -> Self {
+        Self { key, label, better: Some(Better::Less) }
+    }
+
+    /// A figure that is neither good nor bad.
+    #[must_use]
+    pub const fn neutral(key: &'static str, label: &'static str) -> Self {
+        Self { key, label, better: None }
+    }
+}
+
+/// Which way a figure is better.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Better {
+    /// More is better.
+    More,
+    /// Less is better.
+    Less,
 }
 
 /// One round: a run of each side.
@@ -83,6 +115,8 @@ pub struct Experiment {
     pub name: String,
     /// What is compared, the first against the second.
     pub sides: Vec<String>,
+    /// Where it lies among experiments that differ in one number only: standbys, clients, bytes.
+    pub at: Option<f64>,
     /// What is measured.
     pub figures: Vec<Figure>,
     /// The rounds that count.
@@ -93,6 +127,8 @@ pub struct Experiment {
     pub syscalls: Vec<BTreeMap<String, f64>>,
     /// By figure: the first side over the second, in the same round.
     pub ratios: BTreeMap<String, Estimate>,
+    /// For each side after the second, by figure: the first side over that one.
+    pub further_ratios: Vec<BTreeMap<String, Estimate>>,
 }
 
 impl Experiment {
@@ -150,25 +186,46 @@ impl Experiment {
         let mut experiment = Self {
             name: name.to_owned(),
             sides,
+            at: None,
             figures: figures.to_vec(),
             rounds,
             repeated,
             syscalls,
             ratios: BTreeMap::new(),
+            further_ratios: Vec::new(),
         };
-        for figure in figures {
-            if let Some(ratio) = estimate(&experiment.ratios_of(figure.key)) {
-                experiment.ratios.insert(figure.key.to_owned(), ratio);
-            }
-        }
+        experiment.ratios = experiment.ratios_over(1);
+        experiment.further_ratios =
+            (2..experiment.sides.len()).map(|side| experiment.ratios_over(side)).collect();
         Ok(experiment)
     }
 
-    /// The first side over the second, for each round that has both.
-    fn ratios_of(&self, key: &str) -> Vec<f64> {
-        let value = |round: &Round, side: usize| round.legs.get(side)?.values.get(key).copied();
-        let ratio = |round: &Round| Some(value(round, 0)? / value(round, 1)?);
-        self.rounds.iter().filter_map(ratio).filter(|ratio| ratio.is_finite()).collect()
+    /// Says where it lies among experiments that differ in one number only.
+    #[must_use]
+    pub fn at(mut self, at: f64) -> Self {
+        self.at = Some(at);
+        self
+    }
+
+    /// By figure: the first side over `side`, from the rounds that have both.
+    fn ratios_over(&self, side: usize) -> BTreeMap<String, Estimate> {
+        let of = |figure: &Figure| {
+            let value =
+                |round: &Round, side: usize| round.legs.get(side)?.values.get(figure.key).copied();
+            let ratio = |round: &Round| Some(value(round, 0)? / value(round, side)?);
+            let ratios = self.rounds.iter().filter_map(ratio).filter(|ratio| ratio.is_finite());
+            Some((figure.key.to_owned(), estimate(&ratios.collect::<Vec<_>>())?))
+        };
+        self.figures.iter().filter_map(of).collect()
+    }
+
+    /// The first side over `side`.
+    #[must_use]
+    pub fn ratio(&self, key: &str, side: usize) -> Option<Estimate> {
+        match side.checked_sub(2) {
+            None => self.ratios.get(key).copied().filter(|_| side == 1),
+            Some(further) => self.further_ratios.get(further)?.get(key).copied(),
+        }
     }
 
     /// Median of a figure of one side.
@@ -189,7 +246,7 @@ impl Experiment {
 mod tests {
     use super::*;
 
-    const FIGURE: Figure = Figure { key: "rate", label: "rate" };
+    const FIGURE: Figure = Figure::more("rate", "rate");
 
     fn leg(rate: f64, steal: f64) -> Leg {
         Leg {
@@ -205,13 +262,14 @@ mod tests {
         let mut order = Vec::new();
         let plan = Plan { pairs: 2, warmups: 1, repeats_max: 0, syscalls: false };
         let experiment =
-            Experiment::run("x", &["a", "b"], &[FIGURE], plan, |Run { side, .. }| {
+            Experiment::run("x", &["a", "b", "c"], &[FIGURE], plan, |Run { side, .. }| {
                 order.push(side);
-                let warm_up = order.len() <= 2;
-                Ok(leg(if warm_up { 1000.0 } else { [6.0, 3.0][side] }, 0.0))
+                let warm_up = order.len() <= 3;
+                Ok(leg(if warm_up { 1000.0 } else { [6.0, 3.0, 12.0][side] }, 0.0))
             });
         let experiment = experiment.unwrap();
-        assert_eq!(order, [0, 1, 1, 0, 0, 1]);
+        assert_eq!(order, [0, 1, 2, 2, 1, 0, 0, 1, 2]);
+        assert_eq!(experiment.ratio("rate", 2).unwrap().median, 0.5);
         assert_eq!(experiment.rounds.len(), 2);
         assert_eq!(experiment.ratios["rate"].median, 2.0);
         assert_eq!(experiment.median_of("rate", 0), Some(6.0));

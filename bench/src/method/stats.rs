@@ -1,6 +1,6 @@
 //! Medians and their bootstrap confidence intervals.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Resamples per interval.
 const RESAMPLES: usize = 4000;
@@ -8,7 +8,7 @@ const RESAMPLES: usize = 4000;
 const OUTSIDE_PER_MILLE: usize = 25;
 
 /// A median with the interval that holds the true one with 95 % confidence.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Estimate {
     /// Median of the samples.
     pub median: f64,
@@ -31,19 +31,33 @@ pub fn median(samples: &[f64]) -> Option<f64> {
 /// Percentile bootstrap of the median. The same samples give the same interval.
 #[must_use]
 pub fn estimate(samples: &[f64]) -> Option<Estimate> {
-    let middle = median(samples)?;
     let mut random = 0x5EED;
-    let mut medians: Vec<f64> = (0..RESAMPLES)
-        .filter_map(|_| {
-            let draw = samples.iter().map(|_| pick(samples, &mut random));
-            median(&draw.collect::<Vec<_>>())
-        })
-        .collect();
-    medians.sort_by(f64::total_cmp);
+    interval(median(samples)?, || resampled(samples, &mut random))
+}
+
+/// Percentile bootstrap of a quotient of two medians whose samples have nothing to do with each
+/// other.
+#[must_use]
+pub fn quotient(above: &[f64], below: &[f64]) -> Option<Estimate> {
+    let mut random = 0x5EED;
+    interval(median(above)? / median(below)?, || {
+        Some(resampled(above, &mut random)? / resampled(below, &mut random)?)
+    })
+}
+
+/// `middle` with the interval of what `again` gives.
+fn interval(middle: f64, mut again: impl FnMut() -> Option<f64>) -> Option<Estimate> {
+    let mut all: Vec<f64> = (0..RESAMPLES).filter_map(|_| again()).collect();
+    all.sort_by(f64::total_cmp);
     let outside = RESAMPLES * OUTSIDE_PER_MILLE / 1000;
-    let low = *medians.get(outside)?;
-    let high = *medians.get(medians.len().checked_sub(outside + 1)?)?;
+    let low = *all.get(outside)?;
+    let high = *all.get(all.len().checked_sub(outside + 1)?)?;
     Some(Estimate { median: middle, low, high })
+}
+
+fn resampled(samples: &[f64], random: &mut u64) -> Option<f64> {
+    let draw = samples.iter().map(|_| pick(samples, random));
+    median(&draw.collect::<Vec<_>>())
 }
 
 fn pick(samples: &[f64], random: &mut u64) -> f64 {
@@ -79,6 +93,15 @@ mod tests {
         let (few, many) = (estimate(&few).unwrap(), estimate(&many).unwrap());
         assert!(few.low <= few.median && few.median <= few.high);
         assert!(many.high - many.low < few.high - few.low);
+    }
+
+    #[test]
+    fn a_quotient_is_as_doubtful_as_its_parts() {
+        let sure = quotient(&[6.0; 5], &[3.0; 5]).unwrap();
+        assert_eq!((sure.low, sure.median, sure.high), (2.0, 2.0, 2.0));
+        let noisy = quotient(&[6.0, 5.0, 7.0], &[3.0; 3]).unwrap();
+        assert!(noisy.low < 2.0 && noisy.high > 2.0);
+        assert_eq!(quotient(&[], &[1.0]), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use rustix::process::Signal;
 
+use super::machine::Snapshot;
 use crate::peer::program::{self, Program, Running};
 
 /// Counts system calls.
@@ -26,18 +27,23 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Attaches to `pid` and all its threads; needs a directory for what strace writes.
+    /// Attaches to `pid`, its descendants, and all their threads, those to come included; needs a
+    /// directory for what strace writes.
     ///
     /// # Errors
     /// When strace is missing or may not attach.
     pub fn start(pid: u32, dir: &Path) -> Result<Self> {
         let output = dir.join(format!("strace-{pid}"));
         let mut command = program::command(STRACE.find()?)?;
-        command.args(["-c", "-f", "-p", &pid.to_string(), "-o"]).arg(&output);
+        command.args(["-c", "-f", "-o"]).arg(&output);
+        let tree = Snapshot::take()?.tree(pid);
+        for pid in &tree {
+            command.args(["-p", &pid.to_string()]);
+        }
         let log = output.with_extension("log");
         let mut running = Running::start(command, &log, Signal::INT)?;
         let began = Instant::now();
-        while !running.said().contains("attached") {
+        while running.said().matches(" attached").count() < tree.len() {
             running.check()?;
             if began.elapsed() > ATTACH_TIMEOUT {
                 bail!("strace did not attach to {pid}");

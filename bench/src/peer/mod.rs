@@ -1,6 +1,9 @@
 //! The programs that are measured: walhub and its peers.
 
 pub mod client;
+pub mod fio;
+pub mod iperf;
+pub mod pgbench;
 pub mod postgres;
 pub mod program;
 pub mod walhub;
@@ -18,13 +21,13 @@ pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// Lets PostgreSQL use `directory` when the harness is root.
+/// Lets PostgreSQL use the file or directory when the harness is root.
 ///
 /// # Errors
 /// When chown fails, or there is no user postgres.
-pub fn give_to_postgres(directory: &Path) -> Result<()> {
+pub fn give_to_postgres(path: &Path) -> Result<()> {
     if rustix::process::geteuid().is_root() {
-        program::run(std::process::Command::new("chown").arg("postgres:").arg(directory))?;
+        program::run(std::process::Command::new("chown").arg("postgres:").arg(path))?;
     }
     Ok(())
 }

@@ -14,6 +14,9 @@ const DEBIAN_POSTGRES: &str = "/usr/lib/postgresql";
 /// After this long a process that was told to stop is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Bytes at the end of a log that are shown. What strace says of each process must fit.
+const SAID_MAX: usize = 32 << 10;
+
 /// A program that a scenario needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
@@ -32,6 +35,13 @@ pub const PGBENCH: Program = Program { name: "pgbench", package: "postgresql-15"
 /// Receives WAL.
 pub const PG_RECEIVEWAL: Program =
     Program { name: "pg_receivewal", package: "postgresql-client-15" };
+/// Copies a cluster.
+pub const PG_BASEBACKUP: Program =
+    Program { name: "pg_basebackup", package: "postgresql-client-15" };
+/// Sends bytes over TCP: the limit of shipping WAL.
+pub const IPERF3: Program = Program { name: "iperf3", package: "iperf3" };
+/// Writes to a disk: the limit of a commit.
+pub const FIO: Program = Program { name: "fio", package: "fio" };
 /// Changes the user and ties a process to its parent.
 pub const SETPRIV: Program = Program { name: "setpriv", package: "util-linux" };
 
@@ -143,8 +153,15 @@ impl Running {
     #[must_use]
     pub fn said(&self) -> String {
         let log = std::fs::read(&self.log).unwrap_or_default();
-        let tail = log.get(log.len().saturating_sub(2000)..).unwrap_or_default();
+        let tail = log.get(log.len().saturating_sub(SAID_MAX)..).unwrap_or_default();
         String::from_utf8_lossy(tail).into_owned()
+    }
+
+    /// Ends it as a crash would, and waits until it is gone.
+    pub fn kill(mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 
     /// # Errors
@@ -159,6 +176,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_some()) {
+            return;
+        }
         // It may have ended by itself.
         let _ = kill_process(Pid::from_child(&self.child), self.stop);
         let told = Instant::now();

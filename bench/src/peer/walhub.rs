@@ -61,15 +61,33 @@ impl Hub {
         upstream_port: u16,
         settings: &[String],
     ) -> Result<Self> {
+        let upstream = format!("host=127.0.0.1 port={upstream_port} user=postgres");
+        Self::serve(binary, dir, &["--upstream", &upstream], settings)
+    }
+
+    /// Starts a hub in `dir`, which it makes, that writes WAL of its own.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_own(binary: &Path, dir: &Path, settings: &[String]) -> Result<Self> {
+        Self::serve(binary, dir, &[], settings)
+    }
+
+    fn serve(binary: &Path, dir: &Path, arguments: &[&str], settings: &[String]) -> Result<Self> {
         let port = free_port()?;
         let mut command = program::command(binary)?;
         command.args(["serve", "-D"]).arg(dir).args(["--listen", &format!("127.0.0.1:{port}")]);
-        command.args(["--upstream", &format!("host=127.0.0.1 port={upstream_port} user=postgres")]);
+        command.args(arguments);
         for setting in settings {
             command.args(["-c", setting]);
         }
         let log = dir.with_extension("log");
         Ok(Self { running: Running::start(command, &log, Signal::QUIT)?, port })
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(self) {
+        self.running.kill();
     }
 
     /// Its process id.

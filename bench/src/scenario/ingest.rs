@@ -9,9 +9,10 @@ use std::fs;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use clap::Args;
 use rustix::process::Signal;
 
-use super::{Context, Scenario, Watch, per_unit, put};
+use super::{Context, Scenario, Watch, parse_size, per_unit, put, put_latencies, value};
 use crate::method::pairs::{Experiment, Figure, Leg, Run};
 use crate::method::progress::Progress;
 use crate::peer::program::{self, PG_RECEIVEWAL, Running};
@@ -24,26 +25,37 @@ pub const NAME: &str = "ingest";
 
 const SIDES: [&str; 2] = ["walhub", "pg_receivewal"];
 const FIGURES: &[Figure] = &[
-    Figure { key: "rate", label: "WAL flushed, MB/s" },
-    Figure { key: "cpu_s_per_gb", label: "receiver CPU, s/GB" },
-    Figure { key: "machine_cpu_s_per_gb", label: "machine CPU, s/GB" },
-    Figure { key: "flushes_per_mb", label: "acknowledged flushes per MB" },
+    Figure::more("rate", "WAL flushed, MB/s"),
+    Figure::less("cpu_s_per_gb", "receiver CPU, s/GB"),
+    Figure::less("machine_cpu_s_per_gb", "machine CPU, s/GB"),
+    Figure::neutral("flushes_per_mb", "acknowledged flushes per MB"),
 ];
 const COMMIT_FIGURES: &[Figure] = &[
-    Figure { key: "messages_per_s", label: "messages flushed per s" },
-    Figure { key: "latency_p50_us", label: "send to flush p50, us" },
-    Figure { key: "latency_p99_us", label: "send to flush p99, us" },
+    Figure::more("messages_per_s", "messages flushed per s"),
+    Figure::less("latency_p50_us", "send to flush p50, us"),
+    Figure::less("latency_p99_us", "send to flush p99, us"),
 ];
 
-/// Parameters.
-#[derive(Clone, Copy, Debug)]
+/// WAL taken in, every flush durable, against pg_receivewal --synchronous.
+#[derive(Args, Clone, Copy, Debug)]
 pub struct Ingest {
-    /// Bytes of a bulk run.
-    pub bulk_bytes: usize,
-    /// Bytes of a run of commits.
-    pub commits_bytes: usize,
-    /// Bytes that a primary of commits lets wait for their flush.
-    pub window: u64,
+    /// WAL of a bulk run; 0 leaves the case out.
+    #[arg(long, default_value = "512MB", value_parser = parse_size)]
+    pub size: usize,
+    /// WAL of a run of commits; 0 leaves the case out.
+    #[arg(long, default_value = "64MB", value_parser = parse_size)]
+    pub commits_size: usize,
+    /// WAL that waits for its flush at most in a run of commits.
+    #[arg(long, default_value = "64kB", value_parser = parse_size)]
+    pub window: usize,
+}
+
+impl Ingest {
+    /// As small as it can be.
+    #[must_use]
+    pub fn smoke() -> Self {
+        Self { size: 20 << 20, commits_size: 1 << 20, window: 64 << 10 }
+    }
 }
 
 impl Scenario for Ingest {
@@ -53,8 +65,8 @@ impl Scenario for Ingest {
 
     fn parameters(&self) -> BTreeMap<&'static str, String> {
         BTreeMap::from([
-            ("bulk_bytes", self.bulk_bytes.to_string()),
-            ("commits_bytes", self.commits_bytes.to_string()),
+            ("bulk_bytes", self.size.to_string()),
+            ("commits_bytes", self.commits_size.to_string()),
             ("window_bytes", self.window.to_string()),
         ])
     }
@@ -62,8 +74,8 @@ impl Scenario for Ingest {
     fn run(&self, context: &Context) -> Result<Vec<Experiment>> {
         let mut experiments = Vec::new();
         let cases = [
-            ("ingest bulk", Load::Bulk, self.bulk_bytes, None),
-            ("ingest commits", Load::Commits, self.commits_bytes, Some(self.window)),
+            ("ingest bulk", Load::Bulk, self.size, None),
+            ("ingest commits", Load::Commits, self.commits_size, Some(u64::try_from(self.window)?)),
         ];
         for (name, load, bytes, window) in cases {
             if bytes == 0 {
@@ -137,7 +149,6 @@ fn one_leg(context: &Context, wal: &Arc<Wal>, window: Option<u64>, run: Run) -> 
     receiver.check()?;
     let (elapsed, outcome) = flushed.with_context(|| receiver.said())?;
     let bytes = wal.bytes.len() as f64;
-    let value = |leg: &Leg, key: &str| leg.values.get(key).copied().unwrap_or(f64::NAN);
     let (cpu, machine) = (value(&leg, "receiver_cpu_s"), value(&leg, "machine_cpu_s"));
     put(&mut leg, "elapsed_s", elapsed.as_secs_f64());
     put(&mut leg, "rate", bytes / 1e6 / elapsed.as_secs_f64());
@@ -147,8 +158,7 @@ fn one_leg(context: &Context, wal: &Arc<Wal>, window: Option<u64>, run: Run) -> 
     per_unit(&mut leg, bytes / 1e6);
     if window.is_some() {
         put(&mut leg, "messages_per_s", wal.message_ends.len() as f64 / elapsed.as_secs_f64());
-        put(&mut leg, "latency_p50_us", outcome.latency_us.value_at_quantile(0.5) as f64);
-        put(&mut leg, "latency_p99_us", outcome.latency_us.value_at_quantile(0.99) as f64);
+        put_latencies(&mut leg, &outcome.latency_us);
     }
     Ok(leg)
 }

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod control;
 pub mod datadir;
 pub mod demo;
+pub mod embed;
 pub mod hub;
 pub mod logging;
 pub mod server;

@@ -8,6 +8,7 @@ mod cores;
 mod notify;
 mod title;
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -57,43 +58,113 @@ const SMART_INTERVAL: Duration = Duration::from_millis(50);
 pub fn run(config: ServeConfig) -> anyhow::Result<ExitCode> {
     // Before any thread: it moves the memory that ps shows.
     let title = Title::init(&config.settings.cluster_name);
-    let ServeConfig { data_dir, settings, reloader } = config;
-    let settings = Arc::new(settings);
-    if !settings.primary_conninfo.is_empty() {
-        parse_conninfo(&settings.primary_conninfo)
-            .map_err(|error| anyhow::anyhow!("invalid connection string syntax: {error}"))?;
-    }
-    walhub_engine::uring::io_uring_check()?;
-    let recovered = recover_or_create(&data_dir, &settings)?;
-    let is_primary = recovered.is_primary();
-    let (to_control, from_hub) = mpsc::unbounded_channel();
-    let disk = cores::choose_disk(data_dir.path(), &settings)?;
-    let (settings_sender, settings_receiver) = watch::channel(Arc::clone(&settings));
-    let cores = Cores::start(data_dir.path(), &settings, disk, recovered, to_control)?;
-    let front = Arc::new(Front::new(
-        Arc::clone(&cores.shared),
-        Arc::clone(&cores.standbys),
-        Arc::clone(&cores.slots),
-        cores.to_wal.clone(),
-        cores.commits,
-        data_dir.pg_wal(),
-        settings_receiver.clone(),
-    ));
-    let listener = Listener::bind(&settings)?;
-    announce(&data_dir, &settings, &listener);
-    let server = Server {
-        to_wal: cores.to_wal,
-        front,
-        settings: settings_sender,
-        settings_receiver,
-        reloader,
-        is_primary,
-        title,
-        notify: Notify::from_environment(),
-    };
-    let code = tokio_uring::start(server.serve(listener, from_hub, &data_dir))?;
+    let mut ready = Ready::new(config)?;
+    ready.server.title = Some(title);
+    ready.server.notify = Notify::from_environment();
+    let code = ready.run(Owner::Signals)?;
     tracing::info!("database system is shut down");
     Ok(code)
+}
+
+/// Who may stop or reload a server.
+pub(crate) enum Owner {
+    /// Whoever may send the process a signal.
+    Signals,
+    /// The program that it is a part of.
+    Program(mpsc::UnboundedReceiver<Request>),
+}
+
+enum Requests {
+    Signals(Signals),
+    Program(mpsc::UnboundedReceiver<Request>),
+}
+
+impl Requests {
+    fn of(owner: Owner) -> anyhow::Result<Self> {
+        Ok(match owner {
+            Owner::Signals => {
+                Self::Signals(Signals::install().context("could not install signal handlers")?)
+            }
+            Owner::Program(requests) => Self::Program(requests),
+        })
+    }
+
+    async fn next(&mut self) -> Request {
+        match self {
+            Self::Signals(signals) => signals.next().await,
+            // A program that has let go of its server wants it stopped.
+            Self::Program(requests) => {
+                requests.recv().await.unwrap_or(Request::Shutdown(ShutdownMode::Fast))
+            }
+        }
+    }
+}
+
+/// A server that listens, and serves once it is run.
+pub(crate) struct Ready {
+    server: Server,
+    listener: Listener,
+    from_hub: mpsc::UnboundedReceiver<ToControl>,
+    data_dir: DataDir,
+}
+
+impl Ready {
+    /// Recovers the data directory, starts the cores and listens.
+    pub(crate) fn new(config: ServeConfig) -> anyhow::Result<Self> {
+        let ServeConfig { data_dir, settings, reloader } = config;
+        let settings = Arc::new(settings);
+        if !settings.primary_conninfo.is_empty() {
+            parse_conninfo(&settings.primary_conninfo)
+                .map_err(|error| anyhow::anyhow!("invalid connection string syntax: {error}"))?;
+        }
+        walhub_engine::uring::io_uring_check()?;
+        let recovered = recover_or_create(&data_dir, &settings)?;
+        let is_primary = recovered.is_primary();
+        let (to_control, from_hub) = mpsc::unbounded_channel();
+        let disk = cores::choose_disk(data_dir.path(), &settings)?;
+        let (settings_sender, settings_receiver) = watch::channel(Arc::clone(&settings));
+        let cores = Cores::start(data_dir.path(), &settings, disk, recovered, to_control)?;
+        let front = Arc::new(Front::new(
+            Arc::clone(&cores.shared),
+            Arc::clone(&cores.standbys),
+            Arc::clone(&cores.slots),
+            cores.to_wal.clone(),
+            cores.commits,
+            data_dir.pg_wal(),
+            settings_receiver.clone(),
+        ));
+        let listener = Listener::bind(&settings)?;
+        announce(&data_dir, &settings, &listener);
+        let server = Server {
+            to_wal: cores.to_wal,
+            front,
+            settings: settings_sender,
+            settings_receiver,
+            reloader,
+            is_primary,
+            title: None,
+            notify: Notify::default(),
+        };
+        Ok(Self { server, listener, from_hub, data_dir })
+    }
+
+    /// The hub, for who is in the same process.
+    pub(crate) fn front(&self) -> Arc<Front> {
+        Arc::clone(&self.server.front)
+    }
+
+    /// Where it listens.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.listener.local_addrs()
+    }
+
+    /// Serves until the owner stops it.
+    pub(crate) fn run(self, owner: Owner) -> anyhow::Result<ExitCode> {
+        let Self { server, listener, from_hub, data_dir } = self;
+        tokio_uring::start(async {
+            server.serve(listener, from_hub, &data_dir, Requests::of(owner)?).await
+        })
+    }
 }
 
 /// Reads what is there. Without an upstream, a new data directory becomes a primary's.
@@ -173,7 +244,7 @@ struct Server {
     settings_receiver: watch::Receiver<Arc<Settings>>,
     reloader: Reloader,
     is_primary: bool,
-    title: Title,
+    title: Option<Title>,
     notify: Notify,
 }
 
@@ -183,8 +254,8 @@ impl Server {
         listener: Listener,
         mut from_hub: mpsc::UnboundedReceiver<ToControl>,
         data_dir: &DataDir,
+        mut requests: Requests,
     ) -> anyhow::Result<ExitCode> {
-        let mut signals = Signals::install().context("could not install signal handlers")?;
         let (terminate, terminated) = watch::channel(false);
         let services =
             Services::new(self.front.clone(), self.settings_receiver.clone(), terminated);
@@ -204,7 +275,7 @@ impl Server {
         let mut draining = false;
         loop {
             tokio::select! {
-                request = signals.next() => match request {
+                request = requests.next() => match request {
                     Request::Reload => self.reload(),
                     Request::Shutdown(mode) if stopping.is_none_or(|earlier| mode > earlier) => {
                         tracing::info!("{}", mode.message());
@@ -221,7 +292,7 @@ impl Server {
                 asked = from_hub.recv() => match asked {
                     Some(ToControl::Connect { conninfo }) => self.connect(conninfo),
                     Some(ToControl::Commits) => self.front.look(),
-                    Some(ToControl::Status) => self.title.show(&self.front),
+                    Some(ToControl::Status) => self.show_title(),
                     Some(ToControl::Stopped) => {
                         listening.abort();
                         return Ok(ExitCode::SUCCESS);
@@ -229,7 +300,7 @@ impl Server {
                     Some(ToControl::Failed(reason)) => anyhow::bail!(reason),
                     None => anyhow::bail!("a core ended unexpectedly"),
                 },
-                _ = title_due.tick() => self.title.show(&self.front),
+                _ = title_due.tick() => self.show_title(),
                 _ = watchdog_due.tick() => self.notify.send("WATCHDOG=1"),
                 _ = smart_due.tick(), if stopping.is_some() && !draining => {
                     // Smart waits for the SQL sessions; fast ends them.
@@ -244,13 +315,18 @@ impl Server {
         }
     }
 
+    fn show_title(&mut self) {
+        if let Some(title) = &mut self.title {
+            title.show(&self.front);
+        }
+    }
+
     /// The wal core reads its mail at each turn, so it is never full.
     fn mail(&self, mail: ToWal<OwnedFd>) {
         assert!(self.to_wal.send(mail).is_ok(), "the wal core does not read its mail");
     }
 
     fn reload(&mut self) {
-        tracing::info!("received SIGHUP, reloading configuration files");
         if let Some(settings) = self.reloader.reload() {
             let settings = Arc::new(settings.clone());
             self.settings.send_replace(Arc::clone(&settings));

@@ -12,13 +12,17 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 
 use crate::lsn::{Lsn, TimelineId};
-use crate::sqlstate::SqlState;
 
+mod error;
+mod options;
 mod scan;
 
+pub use error::CommandError;
+pub use options::{
+    LogicalSlotOptions, SnapshotAction, logical_slot_options, physical_slot_reserves_wal,
+};
 use scan::{Scanner, Token};
 
 /// Bytes of a name, its terminating zero included. PostgreSQL: `NAMEDATALEN`.
@@ -54,6 +58,8 @@ pub enum Command {
         slot: String,
         /// First position wanted.
         start: Lsn,
+        /// For the output plugin, not checked yet.
+        options: Vec<CommandOption>,
     },
     /// CREATE_REPLICATION_SLOT name \[TEMPORARY\] PHYSICAL | LOGICAL plugin \[options\].
     CreateReplicationSlot {
@@ -135,87 +141,6 @@ pub enum OptionValue {
     Integer(u32),
 }
 
-/// A replication command that is wrong.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum CommandError {
-    /// Words in an order that has no meaning.
-    Syntax,
-    /// A quote that is never closed.
-    UnterminatedQuotedString,
-    /// Timeline zero.
-    InvalidTimeline,
-    /// An option twice, or of the other kind of slot.
-    ConflictingOptions,
-    /// An option that CREATE_REPLICATION_SLOT does not have.
-    UnrecognizedOption(String),
-    /// An option whose value is not a boolean.
-    NotBoolean(String),
-    /// An empty slot name.
-    SlotNameTooShort(String),
-    /// A slot name of [`NAME_DATA_LEN`] bytes or more.
-    SlotNameTooLong(String),
-    /// A slot name with anything but lower-case letters, digits and underscores.
-    SlotNameCharacter(String),
-}
-
-impl CommandError {
-    /// PostgreSQL's code for it.
-    #[must_use]
-    pub const fn sqlstate(&self) -> SqlState {
-        match self {
-            Self::Syntax
-            | Self::UnterminatedQuotedString
-            | Self::InvalidTimeline
-            | Self::ConflictingOptions
-            | Self::NotBoolean(_) => SqlState::SYNTAX_ERROR,
-            Self::UnrecognizedOption(_) => SqlState::INTERNAL_ERROR,
-            Self::SlotNameTooShort(_) | Self::SlotNameCharacter(_) => SqlState::INVALID_NAME,
-            Self::SlotNameTooLong(_) => SqlState::NAME_TOO_LONG,
-        }
-    }
-
-    /// What to do about it.
-    #[must_use]
-    pub const fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::SlotNameCharacter(_) => Some(
-                "Replication slot names may only contain lower case letters, numbers, and the \
-                 underscore character.",
-            ),
-            Self::Syntax
-            | Self::UnterminatedQuotedString
-            | Self::InvalidTimeline
-            | Self::ConflictingOptions
-            | Self::UnrecognizedOption(_)
-            | Self::NotBoolean(_)
-            | Self::SlotNameTooShort(_)
-            | Self::SlotNameTooLong(_) => None,
-        }
-    }
-}
-
-impl fmt::Display for CommandError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Syntax => f.write_str("syntax error"),
-            Self::UnterminatedQuotedString => f.write_str("unterminated quoted string"),
-            Self::InvalidTimeline => f.write_str("invalid timeline 0"),
-            Self::ConflictingOptions => f.write_str("conflicting or redundant options"),
-            Self::UnrecognizedOption(name) => write!(f, "unrecognized option: {name}"),
-            Self::NotBoolean(name) => write!(f, "{name} requires a Boolean value"),
-            Self::SlotNameTooShort(name) => {
-                write!(f, "replication slot name \"{name}\" is too short")
-            }
-            Self::SlotNameTooLong(name) => {
-                write!(f, "replication slot name \"{name}\" is too long")
-            }
-            Self::SlotNameCharacter(name) => {
-                write!(f, "replication slot name \"{name}\" contains invalid character")
-            }
-        }
-    }
-}
-
 /// Parses one command; `Ok(None)` when the text does not begin like one, so it may be SQL.
 ///
 /// # Errors
@@ -246,43 +171,6 @@ pub fn validate_slot_name(name: &str) -> Result<(), CommandError> {
         Ok(())
     } else {
         Err(CommandError::SlotNameCharacter(name.into()))
-    }
-}
-
-/// Whether the options of a physical slot ask for RESERVE_WAL.
-///
-/// PostgreSQL: `parseCreateReplSlotOptions`.
-///
-/// # Errors
-/// When an option is unknown, given twice, or one of logical slots.
-pub fn physical_slot_reserves_wal(options: &[CommandOption]) -> Result<bool, CommandError> {
-    let mut reserve_wal = None;
-    for option in options {
-        match option.name.as_str() {
-            "reserve_wal" if reserve_wal.is_none() => reserve_wal = Some(option.boolean()?),
-            "reserve_wal" | "snapshot" | "two_phase" | "failover" => {
-                return Err(CommandError::ConflictingOptions);
-            }
-            _ => return Err(CommandError::UnrecognizedOption(option.name.clone())),
-        }
-    }
-    Ok(reserve_wal.unwrap_or(false))
-}
-
-impl CommandOption {
-    /// PostgreSQL: `defGetBoolean`.
-    fn boolean(&self) -> Result<bool, CommandError> {
-        let any =
-            |words: [&str; 2], text: &str| words.iter().any(|word| word.eq_ignore_ascii_case(text));
-        match &self.value {
-            OptionValue::Absent | OptionValue::Integer(1) => Ok(true),
-            OptionValue::Integer(0) => Ok(false),
-            OptionValue::Text(text) if any(["true", "on"], text) => Ok(true),
-            OptionValue::Text(text) if any(["false", "off"], text) => Ok(false),
-            OptionValue::Text(_) | OptionValue::Integer(_) => {
-                Err(CommandError::NotBoolean(self.name.clone()))
-            }
-        }
     }
 }
 
@@ -463,10 +351,9 @@ impl<'a> Parser<'a> {
         if self.accept_keyword("LOGICAL")? {
             let slot = slot.ok_or(CommandError::Syntax)?;
             let start = self.lsn()?;
-            if self.accept(Token::Other('('))? {
-                self.plugin_options()?;
-            }
-            return Ok(Command::StartLogicalReplication { slot, start });
+            let options =
+                if self.accept(Token::Other('('))? { self.plugin_options()? } else { Vec::new() };
+            return Ok(Command::StartLogicalReplication { slot, start, options });
         }
         self.accept_keyword("PHYSICAL")?;
         let start = self.lsn()?;
@@ -518,15 +405,18 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Options for an output plugin, the opening parenthesis read; nothing here uses them.
-    fn plugin_options(&mut self) -> Result<(), CommandError> {
+    /// Options for an output plugin, the opening parenthesis read. PostgreSQL: `plugin_opt_list`.
+    fn plugin_options(&mut self) -> Result<Vec<CommandOption>, CommandError> {
+        let mut options = Vec::new();
         loop {
-            self.name()?;
-            if matches!(self.peek()?, Some(Token::Text(_))) {
-                self.text()?;
-            }
+            let name = self.name()?;
+            let value = match self.peek()? {
+                Some(Token::Text(_)) => OptionValue::Text(self.text()?),
+                Some(_) | None => OptionValue::Absent,
+            };
+            options.push(CommandOption { name, value });
             if self.accept(Token::Other(')'))? {
-                return Ok(());
+                return Ok(options);
             }
             self.expect(Token::Other(','))?;
         }

@@ -22,12 +22,14 @@ extern crate std;
 
 pub mod command;
 pub mod conninfo;
+pub mod decode;
 pub mod feedback;
 pub mod generate;
 pub mod history;
 pub mod lag;
 pub mod lsn;
 pub mod page;
+pub mod pgoutput;
 pub mod progress;
 pub mod record;
 pub mod recovery;

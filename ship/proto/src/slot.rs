@@ -1,23 +1,25 @@
-//! Physical replication slots.
+//! Replication slots, physical and logical.
 //!
-//! A slot remembers how far one standby is, so that what it still needs is kept. On disk each slot
-//! is one small file, written anew as a whole.
+//! A slot remembers how far one standby, or one client of logical decoding, is, so that what it
+//! still needs is kept. On disk each slot is one small file, written anew as a whole.
 //!
 //! Not here: the files themselves and who may use a slot (the daemon's `hub`), which segments slots
 //! keep (`retention`).
 //!
-//! PostgreSQL: src/backend/replication/slot.c, `PhysicalConfirmReceivedLocation` (walsender.c).
+//! PostgreSQL: src/backend/replication/slot.c, `PhysicalConfirmReceivedLocation` (walsender.c),
+//! `LogicalConfirmReceivedLocation` (logical.c).
+
+mod file;
+
+pub use file::{Crc32c, SLOT_FILE_BYTES_MAX, SlotFileError, decode_slot, encode_slot};
 
 use alloc::format;
 use alloc::string::String;
-use alloc::vec::Vec;
-use core::fmt;
 
 use crate::feedback::{FullTransactionId, Horizons};
 use crate::lsn::{Lsn, TimelineId};
 use crate::sqlstate::SqlState;
 use crate::wire::backend::Report;
-use crate::wire::reader::{Malformed, Reader};
 
 /// Most bytes in a name. PostgreSQL: `NAMEDATALEN` - 1.
 pub const SLOT_NAME_BYTES_MAX: usize = 63;
@@ -99,6 +101,25 @@ pub struct Slot {
     pub active_pid: Option<u32>,
     /// The `restart_lsn` at which its WAL was given up.
     pub invalidated: Option<Lsn>,
+    /// What only a logical slot has; `None` for a physical one.
+    pub logical: Option<LogicalSlot>,
+}
+
+/// What a logical slot has beside what all slots have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogicalSlot {
+    /// Output plugin.
+    pub plugin: String,
+    /// Name of the database whose changes are decoded.
+    pub database: String,
+    /// Its oid.
+    pub database_oid: u32,
+    /// The client has all of the transactions that committed before.
+    pub confirmed_flush_lsn: Lsn,
+    /// Decodes transactions when they are prepared.
+    pub two_phase: bool,
+    /// Is kept on standbys too.
+    pub failover: bool,
 }
 
 impl Slot {
@@ -114,7 +135,34 @@ impl Slot {
             temporary,
             active_pid: None,
             invalidated: None,
+            logical: None,
         }
+    }
+
+    /// The client has everything before `flush`, and to go on from there `restart_lsn` is needed.
+    ///
+    /// Returns whether the slot changed. Neither position goes back, nor does anything happen to a
+    /// physical slot. PostgreSQL: `LogicalConfirmReceivedLocation`.
+    pub fn confirm_decoded(
+        &mut self,
+        flush: Lsn,
+        restart_lsn: Lsn,
+        restart_tli: TimelineId,
+    ) -> bool {
+        let Some(logical) = self.logical.as_mut().filter(|_| self.invalidated.is_none()) else {
+            return false;
+        };
+        let mut changed = false;
+        if flush > logical.confirmed_flush_lsn {
+            logical.confirmed_flush_lsn = flush;
+            changed = true;
+        }
+        if self.restart_lsn.is_none_or(|before| restart_lsn > before) {
+            self.restart_lsn = Some(restart_lsn);
+            self.restart_tli = Some(restart_tli);
+            changed = true;
+        }
+        changed
     }
 
     /// The standby has made everything before `flush` durable: that is no longer kept.
@@ -154,152 +202,6 @@ impl Slot {
     }
 }
 
-/// What is in the first four bytes of a slot's file.
-const MAGIC: u32 = u32::from_be_bytes(*b"WHsl");
-/// Changes with the layout.
-const VERSION: u32 = 1;
-/// Magic, checksum, version, length of the rest.
-const HEADER_LEN: usize = 16;
-/// Where the part that the checksum covers begins.
-const CHECKED_FROM: usize = 8;
-/// Largest file there can be.
-pub const SLOT_FILE_BYTES_MAX: usize = HEADER_LEN + 8 + 4 + 8 + 8 + 8 + 1 + SLOT_NAME_BYTES_MAX;
-
-/// CRC-32C, continued from an earlier value; the first is 0.
-pub type Crc32c = fn(u32, &[u8]) -> u32;
-
-/// A file that does not hold a slot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SlotFileError {
-    /// Not a slot's file.
-    Magic {
-        /// What is there.
-        got: u32,
-    },
-    /// Of a release that writes another layout.
-    Version {
-        /// What is there.
-        got: u32,
-    },
-    /// Shorter or longer than it says.
-    Length {
-        /// What it says.
-        got: u32,
-    },
-    /// Damaged.
-    Checksum {
-        /// Of the bytes.
-        got: u32,
-        /// What it says.
-        want: u32,
-    },
-    /// The checksum fits and the fields do not: not written by this code.
-    Fields,
-}
-
-impl SlotFileError {
-    /// The message about the file at `path`. PostgreSQL: `RestoreSlotFromDisk`.
-    #[must_use]
-    pub fn message(self, path: &str) -> String {
-        format!("{}", About { error: self, path })
-    }
-}
-
-struct About<'a> {
-    error: SlotFileError,
-    path: &'a str,
-}
-
-impl fmt::Display for About<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = format_args!("replication slot file \"{}\"", self.path);
-        match self.error {
-            SlotFileError::Magic { got } => {
-                write!(f, "{file} has wrong magic number: {got} instead of {MAGIC}")
-            }
-            SlotFileError::Version { got } => write!(f, "{file} has unsupported version {got}"),
-            SlotFileError::Length { got } => write!(f, "{file} has corrupted length {got}"),
-            SlotFileError::Checksum { got, want } => {
-                write!(f, "checksum mismatch for {file}: is {got}, should be {want}")
-            }
-            SlotFileError::Fields => write!(f, "{file} has corrupted fields"),
-        }
-    }
-}
-
-/// Encodes what of `slot` is durable.
-#[must_use]
-pub fn encode_slot(slot: &Slot, crc32c: Crc32c) -> Vec<u8> {
-    let mut body = Vec::new();
-    let lsn = |lsn: Option<Lsn>| lsn.unwrap_or_default().0.to_be_bytes();
-    let xid = |xid: Option<FullTransactionId>| {
-        let (epoch, xid) = xid.map_or((0, 0), |full| (full.epoch(), full.xid()));
-        (u64::from(epoch) << 32 | u64::from(xid)).to_be_bytes()
-    };
-    body.extend_from_slice(&lsn(slot.restart_lsn));
-    body.extend_from_slice(&slot.restart_tli.map_or(0, TimelineId::to_u32).to_be_bytes());
-    body.extend_from_slice(&xid(slot.xmin));
-    body.extend_from_slice(&xid(slot.catalog_xmin));
-    body.extend_from_slice(&lsn(slot.invalidated));
-    body.push(u8::try_from(slot.name.len()).unwrap_or(u8::MAX));
-    body.extend_from_slice(slot.name.as_bytes());
-
-    let mut checked = Vec::new();
-    checked.extend_from_slice(&VERSION.to_be_bytes());
-    checked.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());
-    checked.extend_from_slice(&body);
-    let mut file = Vec::new();
-    file.extend_from_slice(&MAGIC.to_be_bytes());
-    file.extend_from_slice(&crc32c(0, &checked).to_be_bytes());
-    file.extend_from_slice(&checked);
-    file
-}
-
-/// Decodes a slot's file.
-///
-/// # Errors
-/// When it is not a whole and undamaged one.
-pub fn decode_slot(file: &[u8], crc32c: Crc32c) -> Result<Slot, SlotFileError> {
-    let short = |_: Malformed| SlotFileError::Length { got: 0 };
-    let mut reader = Reader::new(file);
-    let magic = reader.u32().map_err(short)?;
-    if magic != MAGIC {
-        return Err(SlotFileError::Magic { got: magic });
-    }
-    let want = reader.u32().map_err(short)?;
-    let version = reader.u32().map_err(short)?;
-    if version != VERSION {
-        return Err(SlotFileError::Version { got: version });
-    }
-    let length = reader.u32().map_err(short)?;
-    if usize::try_from(length) != Ok(reader.rest().len()) {
-        return Err(SlotFileError::Length { got: length });
-    }
-    let got = crc32c(0, file.get(CHECKED_FROM..).unwrap_or_default());
-    if got != want {
-        return Err(SlotFileError::Checksum { got, want });
-    }
-    decode_fields(reader).ok().flatten().ok_or(SlotFileError::Fields)
-}
-
-fn decode_fields(mut reader: Reader<'_>) -> Result<Option<Slot>, Malformed> {
-    let restart_lsn = Lsn(reader.u64()?).valid();
-    let restart_tli = TimelineId::new(reader.u32()?);
-    let xmin_epoch = reader.u32()?;
-    let xmin = FullTransactionId::new(xmin_epoch, reader.u32()?);
-    let catalog_epoch = reader.u32()?;
-    let catalog_xmin = FullTransactionId::new(catalog_epoch, reader.u32()?);
-    let invalidated = Lsn(reader.u64()?).valid();
-    let name_len = usize::from(reader.u8()?);
-    let name = core::str::from_utf8(reader.take(name_len)?).map_err(|_| Malformed::InvalidUtf8)?;
-    reader.end()?;
-    if validate_name(name).is_err() {
-        return Ok(None);
-    }
-    let slot = Slot::new(String::from(name), false);
-    Ok(Some(Slot { restart_lsn, restart_tli, xmin, catalog_xmin, invalidated, ..slot }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,6 +213,47 @@ mod tests {
             xmin: FullTransactionId::new(1, 700),
             ..Slot::new(String::from("standby_1"), false)
         }
+    }
+
+    fn logical() -> Slot {
+        let logical = LogicalSlot {
+            plugin: String::from("pgoutput"),
+            database: String::from("postgres"),
+            database_oid: 5,
+            confirmed_flush_lsn: Lsn(0x1_0300_0060),
+            two_phase: false,
+            failover: true,
+        };
+        Slot { logical: Some(logical), ..slot() }
+    }
+
+    #[test]
+    fn a_physical_slot_s_file_is_what_it_always_was() {
+        let file = encode_slot(&slot(), crc32c::crc32c_append);
+        let want = "5748736c 35b4173d 00000001 0000002e 0000000103000028 00000007 \
+                    00000001000002bc 0000000000000000 0000000000000000 09 7374616e6462795f31";
+        let got: String = file.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(got, want.replace(' ', ""));
+    }
+
+    #[test]
+    fn a_logical_slot_goes_forward_only() {
+        let mut slot = logical();
+        assert!(!slot.confirm_decoded(Lsn(0x1_0300_0060), Lsn(0x1_0300_0028), TimelineId::FIRST));
+        assert!(slot.confirm_decoded(Lsn(0x1_0300_0070), Lsn(5), TimelineId::FIRST));
+        assert_eq!(
+            (slot.restart_lsn, slot.restart_tli),
+            (Some(Lsn(0x1_0300_0028)), TimelineId::new(7))
+        );
+        assert!(slot.confirm_decoded(Lsn(5), Lsn(0x1_0300_0030), TimelineId::FIRST));
+        let confirmed = slot.logical.as_ref().map(|logical| logical.confirmed_flush_lsn);
+        assert_eq!(
+            (slot.restart_lsn, confirmed),
+            (Some(Lsn(0x1_0300_0030)), Some(Lsn(0x1_0300_0070)))
+        );
+        slot.invalidate();
+        assert!(!slot.confirm_decoded(Lsn(0x2_0000_0000), Lsn(0x2_0000_0000), TimelineId::FIRST));
+        assert!(!self::slot().confirm_decoded(Lsn(1 << 40), Lsn(1 << 40), TimelineId::FIRST));
     }
 
     #[test]
@@ -334,7 +277,15 @@ mod tests {
     #[test]
     fn a_slot_survives_its_file_and_loses_what_is_not_durable() {
         let named = Slot { name: "x".repeat(63), invalidated: Some(Lsn(9)), ..slot() };
-        for slot in [slot(), Slot::new(String::from("a"), false), named] {
+        let longest = Slot {
+            logical: Some(LogicalSlot {
+                plugin: "p".repeat(63),
+                database: "d".repeat(63),
+                ..logical().logical.unwrap()
+            }),
+            ..named.clone()
+        };
+        for slot in [slot(), Slot::new(String::from("a"), false), named, logical(), longest] {
             let active = Slot { active_pid: Some(4), ..slot.clone() };
             let file = encode_slot(&active, crc32c::crc32c_append);
             assert!(file.len() <= SLOT_FILE_BYTES_MAX);
@@ -344,7 +295,7 @@ mod tests {
 
     #[test]
     fn no_truncation_extension_or_flipped_bit_decodes() {
-        let file = encode_slot(&slot(), crc32c::crc32c_append);
+        let file = encode_slot(&logical(), crc32c::crc32c_append);
         let decode = |file: &[u8]| decode_slot(file, crc32c::crc32c_append);
         for cut in 0..file.len() {
             assert!(decode(&file[..cut]).is_err(), "cut at {cut}");

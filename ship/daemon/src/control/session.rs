@@ -25,7 +25,7 @@ use walhub_proto::wire::startup::{
 };
 
 pub(super) use self::greeting::canonical_name;
-use super::console::{self, ConsoleParams};
+use super::console::{self, ConsoleParams, Member, Served, Sessions};
 use super::replication;
 use super::stream::{Connection, Stream};
 use crate::hub::handle::{Client, Hub};
@@ -39,6 +39,8 @@ pub struct Services {
     pub settings: watch::Receiver<Arc<Settings>>,
     /// Turns true when sessions in command mode must end; streaming ones are the hub's.
     pub terminate: watch::Receiver<bool>,
+    /// Who is connected, for cancel requests.
+    pub sessions: Arc<Sessions>,
     next_pid: AtomicU32,
     /// Connections accepted and not yet closed, whatever they are.
     pub(super) open: Arc<AtomicU32>,
@@ -58,6 +60,7 @@ impl Services {
             hub,
             settings,
             terminate,
+            sessions: Arc::default(),
             next_pid: AtomicU32::new(1),
             open: Arc::default(),
             wal_senders: Arc::default(),
@@ -116,6 +119,7 @@ pub(super) struct Session {
     pub(super) client: Client,
     pub(super) mode: ReplicationMode,
     pub(super) database: String,
+    member: Arc<Member>,
     message: StartupMessage,
 }
 
@@ -129,7 +133,8 @@ pub async fn serve_connection(stream: Stream, services: Arc<Services>) {
     }
     let mut connection = Connection::new(stream, Vec::new());
     let started =
-        tokio::time::timeout(settings.authentication_timeout, first_packet(&mut connection)).await;
+        tokio::time::timeout(settings.authentication_timeout, first_packet(&mut connection, &services.sessions))
+            .await;
     let message = match started {
         Ok(Ok(message)) => message,
         Ok(Err(ended)) => return finish(Some(connection), ended).await,
@@ -203,7 +208,10 @@ fn session_time(began: Instant) -> String {
 }
 
 /// Reads packets up to the one that asks for a session. PostgreSQL: `ProcessStartupPacket`.
-async fn first_packet(connection: &mut Connection) -> Result<StartupMessage, Ended> {
+async fn first_packet(
+    connection: &mut Connection,
+    sessions: &Sessions,
+) -> Result<StartupMessage, Ended> {
     let (mut ssl_done, mut gss_done) = (false, false);
     loop {
         let (packet, len) = match startup::decode(&connection.read) {
@@ -239,8 +247,11 @@ async fn first_packet(connection: &mut Connection) -> Result<StartupMessage, End
             FirstPacket::GssEncRequest => {
                 return Err(refuse(StartupViolation::Version { major: 1234, minor: 5680 }));
             }
-            // No query here runs long enough to be cancelled; PostgreSQL answers nothing either.
-            FirstPacket::CancelRequest { .. } => return Err(Ended::Quietly),
+            // It is answered with nothing, whatever comes of it.
+            FirstPacket::CancelRequest { process_id, secret } => {
+                sessions.cancel_request(process_id, secret);
+                return Err(Ended::Quietly);
+            }
             FirstPacket::Startup(message) => return Ok(message),
         }
     }
@@ -305,7 +316,9 @@ fn admit(
         address: peer,
         backend_start: now(),
     };
-    let session = Session { services: Arc::clone(services), client, mode, database, message };
+    let member = services.sessions.enter(client.pid, services.terminate.clone());
+    let services = Arc::clone(services);
+    let session = Session { services, client, mode, database, member: Arc::new(member), message };
     Ok((session, place))
 }
 
@@ -376,6 +389,11 @@ fn no_hba_entry(
     Report::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message)
 }
 
+fn terminated() -> Ended {
+    let message = "terminating connection due to administrator command";
+    Ended::Fatal(Report::fatal(SqlState::ADMIN_SHUTDOWN, message))
+}
+
 impl Session {
     /// Sends the start-up sequence and serves commands to the end.
     async fn run(self, mut connection: Connection) {
@@ -401,13 +419,10 @@ impl Session {
 
     async fn serve_console(&self, connection: &mut Connection) -> Ended {
         let read = std::mem::take(&mut connection.read);
-        let serve = console::serve(&mut connection.stream, read, self.console_params());
-        tokio::select! {
-            served = serve => match served {
-                Ok(()) => Ended::Quietly,
-                Err(error) => Ended::Io(error),
-            },
-            ended = self.terminated() => ended,
+        match console::serve(&mut connection.stream, read, self.console_params()).await {
+            Ok(Served::Left | Served::Silenced) => Ended::Quietly,
+            Ok(Served::Terminated) => terminated(),
+            Err(error) => Ended::Io(error),
         }
     }
 
@@ -416,6 +431,8 @@ impl Session {
             client: self.client.clone(),
             database: self.database.clone(),
             startup_options: self.message.parameters.clone(),
+            member: Arc::clone(&self.member),
+            sessions: Arc::clone(&self.services.sessions),
             hub: Arc::clone(&self.services.hub),
             settings: self.services.settings.clone(),
         }
@@ -423,11 +440,8 @@ impl Session {
 
     /// Waits until sessions must end. PostgreSQL: `ProcessInterrupts`.
     pub(super) async fn terminated(&self) -> Ended {
-        let mut terminate = self.services.terminate.clone();
-        // When nobody is left to say so, the process is on its way out as well.
-        terminate.wait_for(|&terminate| terminate).await.ok();
-        let message = "terminating connection due to administrator command";
-        Ended::Fatal(Report::fatal(SqlState::ADMIN_SHUTDOWN, message))
+        self.member.interrupts.terminated().await;
+        terminated()
     }
 
     /// PostgreSQL: `PerformAuthentication`.

@@ -17,10 +17,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
-use crossbeam_utils::CachePadded;
 use tokio::sync::oneshot;
 use walhub_engine::io::Waker;
 use walhub_engine::mailbox::{Receiver, Sender, mailbox};
@@ -32,6 +30,7 @@ use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::Report;
 
 use super::append::{Append, AppendAnswer, Appended, NewRecord, Waited, WalRequest};
+use super::interest::Interest;
 
 /// Requests that the wal core has not answered, at most.
 pub const APPENDS_MAX: usize = 4096;
@@ -71,20 +70,15 @@ pub type Placed = Result<Place, Report>;
 #[derive(Debug)]
 struct Shared {
     placed: ArrayQueue<Placed>,
-    /// The control plane was told to look, and has not looked yet.
-    told: CachePadded<AtomicBool>,
-    interest: CachePadded<AtomicUsize>,
+    interest: Interest,
 }
 
 /// Makes the two ends; `waker` wakes the wal core.
 #[must_use]
 pub fn commits<W: Waker>(waker: W) -> (Commits, CommitLink) {
     let (jobs, receiver) = mailbox(APPENDS_MAX, waker);
-    let shared = Arc::new(Shared {
-        placed: ArrayQueue::new(APPENDS_MAX),
-        told: CachePadded::default(),
-        interest: CachePadded::default(),
-    });
+    let shared =
+        Arc::new(Shared { placed: ArrayQueue::new(APPENDS_MAX), interest: Interest::new() });
     let link = CommitLink { jobs: receiver, shared: Arc::clone(&shared) };
     let commits = Commits {
         jobs,
@@ -124,10 +118,7 @@ impl CommitLink {
     /// To be asked after that was published.
     #[must_use]
     pub fn must_tell(&self) -> bool {
-        // Pairs with the fence of `look`: either it sees the position, or its interest is seen here.
-        fence(Ordering::SeqCst);
-        self.shared.interest.load(Ordering::Relaxed) > 0
-            && !self.shared.told.swap(true, Ordering::AcqRel)
+        self.shared.interest.must_tell()
     }
 }
 
@@ -218,8 +209,7 @@ impl Commits {
         positions: impl FnOnce() -> (Lsn, Synced),
     ) -> oneshot::Receiver<Waited> {
         let (reply, answer) = oneshot::channel();
-        self.shared.interest.fetch_add(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.shared.interest.begin();
         self.take_positions(positions());
         let place = Place { ends: Vec::new(), xid: None, end: lsn };
         let (reply, owner) = (Reply::Wait(reply), Some(owner));
@@ -257,7 +247,7 @@ impl Commits {
     }
 
     fn request(&mut self, job: Job, request: Request) {
-        self.shared.interest.fetch_add(1, Ordering::Relaxed);
+        self.shared.interest.begin();
         self.requests.push_back(request);
         self.backlog.push_back(job);
         self.send_jobs();
@@ -277,8 +267,7 @@ impl Commits {
 
     /// Takes the wal core's answers, and releases who has waited long enough.
     pub fn look(&mut self, positions: impl FnOnce() -> (Lsn, Synced)) {
-        self.shared.told.store(false, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.shared.interest.begin_look();
         let mut answers = Vec::new();
         while let Some(placed) = self.shared.placed.pop() {
             answers.push(placed);
@@ -308,7 +297,7 @@ impl Commits {
         let place = match placed {
             Ok(place) => place,
             Err(report) => {
-                self.shared.interest.fetch_sub(1, Ordering::Relaxed);
+                self.shared.interest.end();
                 return match reply {
                     Reply::Append(reply) => drop(reply.send(Err(report))),
                     Reply::Wal(reply) => drop(reply.send(Err(report))),
@@ -337,14 +326,14 @@ impl Commits {
             }
             // Its answer channel is gone with it, and the session sees that.
             Ok(Wait::Done) | Err(WaitersFull) => {
-                self.shared.interest.fetch_sub(1, Ordering::Relaxed);
+                self.shared.interest.end();
             }
         }
     }
 
     /// Answers one who has waited long enough; a session that is gone does not mind.
     fn end(&mut self, waiter: Waiter) {
-        self.shared.interest.fetch_sub(1, Ordering::Relaxed);
+        self.shared.interest.end();
         let waited = if waiter.canceled { Waited::Canceled } else { Waited::Reached };
         let Place { ends, xid, end } = waiter.place;
         match waiter.reply {

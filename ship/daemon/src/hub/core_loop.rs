@@ -33,8 +33,18 @@ impl<C: Send + 'static, W: Waker> Core<C, W> {
         }
         if let Some(ship) = &mut self.ship {
             ship.turn(io, now);
+            if ship.take_news() {
+                match &mut self.wal {
+                    Some(wal) => wal.take_replies(io, now),
+                    None => ship.wake_wal_core(),
+                }
+            }
         }
-        !self.wal.as_ref().is_some_and(WalCore::is_stopped)
+        match (&self.wal, &self.ship) {
+            (Some(wal), _) => !wal.is_stopped(),
+            (None, Some(ship)) => !ship.is_drained(),
+            (None, None) => false,
+        }
     }
 
     /// When [`Core::turn`] must be called next, in nanoseconds.

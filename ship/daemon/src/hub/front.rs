@@ -16,8 +16,9 @@ use walhub_engine::mailbox::Sender;
 use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::sqlstate::SqlState;
-use walhub_proto::syncrep::{Synced, WaitLevel, WaitMode};
+use walhub_proto::syncrep::{ModeLsns, SyncRepConfig, SyncStandbys, Synced, WaitLevel, WaitMode};
 use walhub_proto::time::Timestamp;
+use walhub_proto::walsender::WalSenderState;
 use walhub_proto::wire::backend::Report;
 
 use super::append::{Append, AppendAnswer, SyncWaitRow, Waited, WalRequest, in_recovery};
@@ -44,6 +45,13 @@ pub struct SenderAddress {
     pub conninfo: String,
 }
 
+/// Who has an entry of the standby table, and which timeline it streams.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Session {
+    client: Client,
+    timeline: TimelineId,
+}
+
 /// The hub, for the control plane.
 #[derive(Debug)]
 pub struct Front {
@@ -53,7 +61,7 @@ pub struct Front {
     to_wal: Sender<ToWal<OwnedFd>>,
     wal_dir: PathBuf,
     settings: watch::Receiver<Arc<Settings>>,
-    clients: Mutex<BTreeMap<usize, Client>>,
+    sessions: Mutex<BTreeMap<usize, Session>>,
     sender: Mutex<Option<SenderAddress>>,
     commits: Mutex<Commits>,
 }
@@ -70,8 +78,8 @@ impl Front {
         wal_dir: PathBuf,
         settings: watch::Receiver<Arc<Settings>>,
     ) -> Self {
-        let (clients, sender, commits) = (Mutex::default(), Mutex::default(), Mutex::new(commits));
-        Self { shared, standbys, slots, to_wal, wal_dir, settings, clients, sender, commits }
+        let (sessions, sender, commits) = (Mutex::default(), Mutex::default(), Mutex::new(commits));
+        Self { shared, standbys, slots, to_wal, wal_dir, settings, sessions, sender, commits }
     }
 
     /// Remembers where the walreceiver is connected.
@@ -96,9 +104,33 @@ impl Front {
         self.standbys.in_use().count()
     }
 
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<usize, Session>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connected standbys as `synchronous_standby_names` sees them now: their roles, and for whom a
+    /// position waits.
+    #[must_use]
+    pub fn sync_standbys(&self) -> SyncStandbys {
+        let config = self.settings.borrow().synchronous_standby_names.clone();
+        let timeline = self.positions().map(|positions| positions.timeline);
+        let sessions = self.sessions();
+        let standbys = self.standbys.in_use().filter_map(|(index, standby)| {
+            let session = sessions.get(&index)?;
+            let counts = Some(session.timeline) == timeline;
+            let lsns = if counts { standby.mode_lsns() } else { ModeLsns::default() };
+            Some((index, session.client.application_name.as_str(), standby.state(), lsns))
+        });
+        sync_standbys(config, standbys)
+    }
+
     fn wal_senders(&self) -> Vec<WalSenderRow> {
-        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sync_standbys = self.sync_standbys();
+        let sessions = self.sessions();
         let rows = self.standbys.in_use().filter_map(|(index, standby)| {
+            // One that came after the roles were worked out is shown next time.
+            let is_known = sync_standbys.contains(index);
+            let (sync_priority, sync_state) = is_known.then(|| sync_standbys.role(index))?;
             let lsn = |lsn: &std::sync::atomic::AtomicU64| Lsn(lsn.load(Ordering::Relaxed)).valid();
             let lag = |index: usize| {
                 let lag = standby.lag_us.get(index)?.load(Ordering::Relaxed);
@@ -106,8 +138,8 @@ impl Front {
             };
             let xmin = standby.xmin.load(Ordering::Relaxed);
             Some(WalSenderRow {
-                client: clients.get(&index)?.clone(),
-                state: standby.state_name(),
+                client: sessions.get(&index)?.client.clone(),
+                state: standby.state().as_str(),
                 backend_xmin: u32::try_from(xmin & u64::from(u32::MAX))
                     .ok()
                     .filter(|&xid| xid != 0),
@@ -118,6 +150,8 @@ impl Front {
                 write_lag_us: lag(0),
                 flush_lag_us: lag(1),
                 replay_lag_us: lag(2),
+                sync_priority,
+                sync_state: sync_state.as_str(),
                 reply_time: standby.reply_time(),
             })
         });
@@ -138,19 +172,18 @@ impl Front {
     }
 
     fn sync_waits(&self) -> Vec<SyncWaitRow> {
+        let mut standbys = self.sync_standbys();
         let commits = self.commits();
         let rows = commits.waiters().filter_map(|(level, lsn, waiter)| {
-            let name = match level {
-                WaitLevel::LocalFlush => "local",
-                WaitLevel::Standbys(mode) => level_name(mode),
+            let (name, standby) = match level {
+                WaitLevel::LocalFlush => ("local", None),
+                WaitLevel::Standbys(mode) => {
+                    let gate = standbys.gate(mode, lsn);
+                    let standby = gate.and_then(|gate| gate.standby().map(str::to_owned));
+                    (level_name(mode), standby)
+                }
             };
-            Some(SyncWaitRow {
-                pid: waiter.owner?,
-                level: name,
-                lsn,
-                since: waiter.since,
-                standby: None,
-            })
+            Some(SyncWaitRow { pid: waiter.owner?, level: name, lsn, since: waiter.since, standby })
         });
         rows.collect()
     }
@@ -233,8 +266,8 @@ impl Hub<OwnedFd> for Front {
             refuse(start, reply, Report::fatal(SqlState::TOO_MANY_CONNECTIONS, text));
             return answer;
         };
-        let client = start.client.clone();
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner).insert(standby, client);
+        let session = Session { client: start.client.clone(), timeline: start.timeline };
+        self.sessions().insert(standby, session);
         let mail = ToWal::Start(NewSession { start, standby, reply });
         if let Err(ToWal::Start(NewSession { start, standby, reply })) = self.to_wal.send(mail) {
             self.standbys.free(standby);
@@ -292,7 +325,9 @@ fn answered<T>(answer: T) -> oneshot::Receiver<T> {
     receiver
 }
 
-fn now() -> Timestamp {
+/// The time on the clock of the machine.
+#[must_use]
+pub fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_unix_micros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
 }
@@ -306,9 +341,53 @@ const fn level_name(mode: WaitMode) -> &'static str {
     }
 }
 
+/// What `config` makes of standbys, each with its entry's index, name, state and positions.
+#[must_use]
+pub fn sync_standbys<'a>(
+    config: Option<SyncRepConfig>,
+    standbys: impl IntoIterator<Item = (usize, &'a str, WalSenderState, ModeLsns)>,
+) -> SyncStandbys {
+    let mut sync_standbys = SyncStandbys::new(config);
+    for (index, application_name, state, lsns) in standbys {
+        sync_standbys.handle_connected(index, application_name);
+        sync_standbys.handle_state(index, state);
+        sync_standbys.handle_reply(index, lsns);
+    }
+    sync_standbys
+}
+
 fn busy() -> Report {
     Report::fatal(
         SqlState::CANNOT_CONNECT_NOW,
         "the database system is too busy to serve another request",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use walhub_proto::syncrep::{SyncState, WaitMode};
+
+    use super::*;
+
+    #[test]
+    fn roles_are_those_of_the_moment() {
+        let config = SyncRepConfig::parse("FIRST 1 (a, b)").unwrap();
+        let at = |lsn| ModeLsns::of_wire(Lsn(lsn), Lsn(lsn), Lsn(0));
+        let standbys = [
+            (0, "c", WalSenderState::Streaming, at(30)),
+            (2, "b", WalSenderState::Streaming, at(20)),
+            (5, "a", WalSenderState::Catchup, at(10)),
+        ];
+        let mut roles = sync_standbys(config.clone(), standbys);
+        assert_eq!(
+            [0, 2, 5].map(|index| roles.role(index)),
+            [(0, SyncState::Async), (2, SyncState::Sync), (1, SyncState::Potential)]
+        );
+        let gate = roles.gate(WaitMode::Flush, Lsn(25)).unwrap();
+        assert_eq!(gate.standby(), Some("b"));
+        assert_eq!(gate.to_string(), "\"b\"");
+        let mut alone = sync_standbys(config, []);
+        let gate = alone.gate(WaitMode::Flush, Lsn(25)).unwrap();
+        assert_eq!(gate.to_string(), "1 of \"a\" (not connected), \"b\" (not connected)");
+    }
 }

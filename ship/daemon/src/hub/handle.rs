@@ -177,6 +177,10 @@ pub struct WalSenderRow {
     pub flush_lag_us: Option<i64>,
     /// The same for its replay.
     pub replay_lag_us: Option<i64>,
+    /// Its place in `synchronous_standby_names`; 0 when that does not name it.
+    pub sync_priority: u32,
+    /// `async`, `potential`, `sync` or `quorum`.
+    pub sync_state: &'static str,
     /// Send time of its last reply.
     pub reply_time: Option<Timestamp>,
 }

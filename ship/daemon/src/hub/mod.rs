@@ -4,8 +4,12 @@
 pub mod append;
 pub mod commits;
 pub mod core_loop;
+pub mod dirty;
 pub mod front;
 pub mod handle;
+pub mod interest;
+#[cfg(test)]
+mod interleavings;
 pub mod jobs;
 pub mod local;
 pub mod messages;
@@ -14,6 +18,7 @@ pub mod segments;
 pub mod session;
 pub mod shared;
 pub mod ship_core;
+mod sync;
 pub mod tail;
 pub mod wal_core;
 pub mod writer;

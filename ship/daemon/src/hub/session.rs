@@ -85,6 +85,8 @@ pub struct Surroundings<'a, I: Io> {
     pub sendable: Lsn,
     /// The session's entry.
     pub standby: &'a Standby,
+    /// Whether the entry says something new to the wal core.
+    pub has_news: bool,
     /// Timelines that can be served.
     pub timelines: &'a Timelines,
     /// Where segments are.
@@ -325,7 +327,7 @@ impl<C> Session<C> {
         // A historic timeline's end is the machine's own bound.
         self.sender.handle_sendable(around.now, around.sendable);
         self.transmit(around);
-        around.standby.set_state(self.sender.state());
+        around.has_news |= around.standby.set_state(self.sender.state());
     }
 
     fn receive<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
@@ -469,9 +471,8 @@ impl<C> Session<C> {
         let standby = around.standby;
         match event {
             SenderEvent::Status(status) => {
-                standby.write_lsn.store(status.write.0, Ordering::Relaxed);
-                standby.flush_lsn.store(status.flush.0, Ordering::Relaxed);
-                standby.apply_lsn.store(status.apply.0, Ordering::Relaxed);
+                standby.set_mode_lsns(status.write, status.flush, status.apply);
+                around.has_news = true;
                 standby.reply_time.store(status.sent.0, Ordering::Relaxed);
                 let lag = self.sender.lags();
                 for (shown, lag) in standby.lag_us.iter().zip([lag.write, lag.flush, lag.apply]) {

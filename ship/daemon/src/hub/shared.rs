@@ -14,6 +14,7 @@ use walhub_proto::time::Timestamp;
 use walhub_proto::walreceiver::WalReceiverState;
 use walhub_proto::walsender::WalSenderState;
 
+use super::dirty::DirtyBits;
 use super::handle::{Identity, Positions};
 
 /// A position that one core moves and all may read, on a cache line of its own.
@@ -252,20 +253,39 @@ impl Standby {
         }
     }
 
-    /// The state's PostgreSQL name.
+    /// The state.
     #[must_use]
-    pub fn state_name(&self) -> &'static str {
-        STATES
-            .get(usize::from(self.state.load(Ordering::Relaxed)))
-            .copied()
-            .unwrap_or(WalSenderState::Startup)
-            .as_str()
+    pub fn state(&self) -> WalSenderState {
+        let number = usize::from(self.state.load(Ordering::Relaxed));
+        STATES.get(number).copied().unwrap_or(WalSenderState::Startup)
     }
 
-    /// Publishes the state.
-    pub fn set_state(&self, state: WalSenderState) {
+    /// Publishes the state, and says whether it is another one.
+    pub fn set_state(&self, state: WalSenderState) -> bool {
         let number = STATES.iter().position(|&known| known == state).unwrap_or(0);
-        self.state.store(u8::try_from(number).unwrap_or(0), Ordering::Relaxed);
+        let number = u8::try_from(number).unwrap_or(0);
+        let changed = self.state.load(Ordering::Relaxed) != number;
+        if changed {
+            self.state.store(number, Ordering::Relaxed);
+        }
+        changed
+    }
+
+    /// Publishes the positions that it has told.
+    pub fn set_mode_lsns(&self, write: Lsn, flush: Lsn, apply: Lsn) {
+        // What is durable was written: in this order nobody sees the one without the other.
+        self.write_lsn.store(write.0, Ordering::Relaxed);
+        self.flush_lsn.store(flush.0, Ordering::Release);
+        self.apply_lsn.store(apply.0, Ordering::Release);
+    }
+
+    /// The positions that it has told.
+    #[must_use]
+    pub fn mode_lsns(&self) -> ModeLsns {
+        let apply = self.apply_lsn.load(Ordering::Acquire);
+        let flush = self.flush_lsn.load(Ordering::Acquire);
+        let write = self.write_lsn.load(Ordering::Relaxed);
+        ModeLsns::of_wire(Lsn(write), Lsn(flush), Lsn(apply))
     }
 
     /// Send time of the last reply.
@@ -291,7 +311,7 @@ const STATES: [WalSenderState; 5] = [
 #[derive(Debug)]
 pub struct StandbyTable {
     standbys: Box<[CachePadded<Standby>]>,
-    dirty: Box<[CachePadded<AtomicU64>]>,
+    dirty: DirtyBits,
 }
 
 impl StandbyTable {
@@ -300,7 +320,7 @@ impl StandbyTable {
     pub fn new(standbys_max: usize) -> Self {
         Self {
             standbys: (0..standbys_max).map(|_| CachePadded::new(Standby::new())).collect(),
-            dirty: (0..standbys_max.div_ceil(64)).map(|_| CachePadded::default()).collect(),
+            dirty: DirtyBits::new(standbys_max),
         }
     }
 
@@ -345,23 +365,12 @@ impl StandbyTable {
 
     /// Says that the entry has news.
     pub fn mark(&self, index: usize) {
-        self.dirty[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
+        self.dirty.mark(index);
     }
 
     /// Calls `visit` for each entry with news, once.
     pub fn drain(&self, mut visit: impl FnMut(usize, &Standby)) {
-        for (word, bits) in self.dirty.iter().enumerate() {
-            if bits.load(Ordering::Relaxed) == 0 {
-                continue;
-            }
-            let mut marked = bits.swap(0, Ordering::Acquire);
-            while marked != 0 {
-                let bit = marked.trailing_zeros();
-                marked &= marked - 1;
-                let index = word * 64 + usize::try_from(bit).unwrap_or(0);
-                visit(index, &self.standbys[index]);
-            }
-        }
+        self.dirty.drain(|index| visit(index, &self.standbys[index]));
     }
 
     /// The sessions there are.

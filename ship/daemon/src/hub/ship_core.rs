@@ -66,6 +66,8 @@ pub struct ShipCore<C: Send> {
     seen_lsn: Lsn,
     /// When some session must be looked at, at the latest.
     deadline: Option<Instant>,
+    /// Entries were marked since the wal core was last told.
+    has_news: bool,
     stop_at: Option<Lsn>,
     drained: bool,
     reads: BufferPool,
@@ -85,6 +87,7 @@ impl<C: Send + 'static> ShipCore<C> {
             next_number: 0,
             seen_lsn: Lsn::INVALID,
             deadline: None,
+            has_news: false,
             stop_at: None,
             drained: false,
             reads: BufferPool::new(read_len, READ_BUFFERS_MAX),
@@ -96,6 +99,17 @@ impl<C: Send + 'static> ShipCore<C> {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
+    }
+
+    /// Whether the wal core should look at the standbys' entries: one was marked since the last call,
+    /// and somebody waits for standbys.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_news) && self.config.shared.is_sync_defined()
+    }
+
+    /// Wakes the wal core, which runs on another thread.
+    pub fn wake_wal_core(&self) {
+        self.config.to_wal.wake();
     }
 
     /// Does everything that can be done now.
@@ -242,13 +256,17 @@ impl<C: Send + 'static> ShipCore<C> {
             shared: &self.config.shared,
             sendable: self.seen_lsn,
             standby: self.config.standbys.standby(standby),
+            has_news: false,
             timelines,
             wal_dir: &self.config.wal_dir,
             reads: &self.reads,
             replies: &self.replies,
         };
         act(session, &mut around);
-        self.config.standbys.mark(standby);
+        if around.has_news {
+            self.config.standbys.mark(standby);
+            self.has_news = true;
+        }
         if !session.is_over() {
             self.deadline = self.deadline.into_iter().chain(session.deadline()).min();
             return;
@@ -270,6 +288,12 @@ impl<C: Send + 'static> ShipCore<C> {
     ) {
         let mail = ToWal::Ended { standby, reply, end };
         assert!(self.config.to_wal.send(mail).is_ok(), "the wal core does not read its mail");
+    }
+
+    /// Whether the hub stops and every session has ended.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.drained
     }
 
     fn tell_when_drained(&mut self) {

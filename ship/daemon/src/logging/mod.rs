@@ -159,7 +159,7 @@ pub fn log(message: impl Display) {
 
 /// Logs a report at its own severity.
 pub fn report(report: &Report) {
-    let Report { severity, sqlstate, message, detail, hint, position: _ } = report;
+    let Report { severity, sqlstate, message, detail, hint, position: _, context: _ } = report;
     let (severity, sqlstate) = (severity.as_str(), sqlstate.0);
     let (detail, hint) = (detail.as_deref(), hint.as_deref());
     match report.severity {
@@ -175,7 +175,7 @@ pub fn report(report: &Report) {
 ///
 /// PostgreSQL: `ereport(LOG, ...)`.
 pub fn report_as_log(report: &Report) {
-    let Report { severity: _, sqlstate, message, detail, hint, position: _ } = report;
+    let Report { severity: _, sqlstate, message, detail, hint, position: _, context: _ } = report;
     let (detail, hint) = (detail.as_deref(), hint.as_deref());
     tracing::info!(sqlstate = sqlstate.0, detail, hint, "{message}");
 }

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc as channel;
 use std::thread;
 
@@ -120,6 +121,8 @@ impl Cores {
             threads.push(start_thread(index, cpu, to_control.clone())?);
         }
         let shared = Arc::new(Shared::default());
+        // The first client may come before the wal core has had its first turn.
+        shared.is_primary.store(recovered.is_primary(), Ordering::Release);
         let standbys_max = usize::try_from(settings.max_wal_senders).unwrap_or(usize::MAX);
         let standbys = Arc::new(StandbyTable::new(standbys_max));
         let slots = PublishedSlots::default();

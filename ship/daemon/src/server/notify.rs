@@ -14,7 +14,7 @@ const WITHOUT_WATCHDOG: Duration = Duration::from_secs(3600);
 const GREETINGS: u32 = 3;
 
 /// The way to the service manager.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Notify {
     /// Its socket, and ours to send from.
     socket: Option<(UnixDatagram, SocketAddr)>,

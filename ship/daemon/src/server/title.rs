@@ -27,10 +27,14 @@ impl Title {
 
     /// Role, position and number of standbys.
     pub(super) fn show(&mut self, front: &Front) {
-        let state = match front.shared().receiver.state_name() {
-            "streaming" => "streaming",
-            "stopped" => "waiting for the upstream",
-            other => other,
+        let role = match front.shared().receiver.state_name() {
+            _ if !front.in_recovery() => "primary",
+            "streaming" => "standby streaming",
+            "stopped" => "standby waiting for the upstream",
+            "starting" => "standby starting",
+            "waiting" => "standby waiting",
+            "restarting" => "standby restarting",
+            _ => "standby stopping",
         };
         let position = front
             .positions()
@@ -40,7 +44,7 @@ impl Title {
             1 => "1 standby".to_owned(),
             count => format!("{count} standbys"),
         };
-        let title = format!("{}: standby {state}{position}, {standbys}", self.prefix);
+        let title = format!("{}: {role}{position}, {standbys}", self.prefix);
         if title != self.shown {
             self.process.set(&title);
             self.shown = title;

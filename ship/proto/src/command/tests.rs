@@ -37,7 +37,19 @@ fn every_command_of_every_release_is_understood() {
         ("START_REPLICATION SLOT slot 0/0", physical(Some("slot"), 0, None)),
         (
             "START_REPLICATION SLOT s LOGICAL 0/0 (\"proto_version\" '1', p)",
-            Command::StartLogicalReplication { slot: "s".into(), start: Lsn(0) },
+            Command::StartLogicalReplication {
+                slot: "s".into(),
+                start: Lsn(0),
+                options: vec![option("proto_version", text("1")), option("p", Absent)],
+            },
+        ),
+        (
+            "START_REPLICATION SLOT \"s\" LOGICAL 1/A",
+            Command::StartLogicalReplication {
+                slot: "s".into(),
+                start: Lsn(0x1_0000_000A),
+                options: vec![],
+            },
         ),
         ("CREATE_REPLICATION_SLOT \"s\" PHYSICAL RESERVE_WAL", create("s", false, reserve())),
         ("CREATE_REPLICATION_SLOT Foo TEMPORARY PHYSICAL", create("foo", true, vec![])),
@@ -216,6 +228,47 @@ fn options_of_a_physical_slot_are_checked() {
         ("(bla)", Err("unrecognized option: bla")),
     ] {
         assert_eq!(reserves(text), answer.map_err(ToString::to_string), "{text}");
+    }
+}
+
+#[test]
+fn options_of_a_logical_slot_are_checked() {
+    let check = |text: &str| {
+        let command = format!("CREATE_REPLICATION_SLOT s TEMPORARY LOGICAL pgoutput {text}");
+        match parse(&command) {
+            Ok(Some(Command::CreateReplicationSlot {
+                options, plugin, temporary: true, ..
+            })) => {
+                assert_eq!(plugin.as_deref(), Some("pgoutput"));
+                logical_slot_options(&options)
+                    .map_err(|error| (error.to_string(), error.sqlstate().0))
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let slot = |snapshot, two_phase, failover| LogicalSlotOptions { snapshot, two_phase, failover };
+    for (text, want) in [
+        ("", slot(SnapshotAction::Export, false, false)),
+        ("NOEXPORT_SNAPSHOT", slot(SnapshotAction::Nothing, false, false)),
+        ("USE_SNAPSHOT TWO_PHASE", slot(SnapshotAction::Use, true, false)),
+        ("(SNAPSHOT 'nothing')", slot(SnapshotAction::Nothing, false, false)),
+        ("(SNAPSHOT 'export', FAILOVER)", slot(SnapshotAction::Export, false, true)),
+        ("(TWO_PHASE 'off', FAILOVER 1)", slot(SnapshotAction::Export, false, true)),
+    ] {
+        assert_eq!(check(text), Ok(want), "{text}");
+    }
+    let conflicting = "conflicting or redundant options";
+    let unrecognized = "unrecognized value for CREATE_REPLICATION_SLOT option \"snapshot\": \"x\"";
+    for (text, message, code) in [
+        ("RESERVE_WAL", conflicting, "42601"),
+        ("USE_SNAPSHOT EXPORT_SNAPSHOT", conflicting, "42601"),
+        ("(FAILOVER, FAILOVER)", conflicting, "42601"),
+        ("(SNAPSHOT)", "snapshot requires a parameter", "42601"),
+        ("(SNAPSHOT 'x')", unrecognized, "22023"),
+        ("(TWO_PHASE 'x')", "two_phase requires a Boolean value", "42601"),
+        ("(bla)", "unrecognized option: bla", "XX000"),
+    ] {
+        assert_eq!(check(text), Err((message.to_string(), code)), "{text}");
     }
 }
 

@@ -180,6 +180,12 @@ impl SyncStandbys {
         self.synced
     }
 
+    /// Whether a standby has this slot.
+    #[must_use]
+    pub fn contains(&self, index: usize) -> bool {
+        self.slots.get(index).is_some_and(Option::is_some)
+    }
+
     /// `sync_priority` and `sync_state` of a standby. PostgreSQL: `pg_stat_get_wal_senders`.
     ///
     /// # Panics

@@ -211,6 +211,8 @@ pub struct WalReceiver {
     /// Commands, CopyDone, Terminate.
     out: Vec<u8>,
     replies: Replies,
+    /// How often a reply was requested.
+    requests: u64,
     last_recv: Instant,
 }
 
@@ -242,6 +244,7 @@ impl WalReceiver {
             next_lsn: local.next_lsn.unwrap_or_default(),
             out: Vec::new(),
             replies: Replies::new(),
+            requests: 0,
             last_recv: now.instant,
         };
         receiver.begin_next_step();
@@ -264,6 +267,12 @@ impl WalReceiver {
     #[must_use]
     pub const fn next_lsn(&self) -> Lsn {
         self.next_lsn
+    }
+
+    /// How often the upstream has requested a reply.
+    #[must_use]
+    pub const fn requests(&self) -> u64 {
+        self.requests
     }
 
     /// Takes new settings, after a reload. The slot is that of the next session.
@@ -388,6 +397,7 @@ impl WalReceiver {
                     PrimaryKeepalive::decode(body).map_err(|_| UpstreamViolation::Keepalive)?;
                 if keepalive.reply_requested {
                     self.replies.request();
+                    self.requests += 1;
                 }
                 Ok(ReceiverEvent::Told { end: keepalive.end, sent: keepalive.sent })
             }

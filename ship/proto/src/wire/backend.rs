@@ -105,6 +105,8 @@ pub struct Report {
     pub hint: Option<String>,
     /// Where in the query text, counted in characters from one.
     pub position: Option<usize>,
+    /// What was being done.
+    pub context: Option<String>,
 }
 
 impl Report {
@@ -118,6 +120,7 @@ impl Report {
             detail: None,
             hint: None,
             position: None,
+            context: None,
         }
     }
 
@@ -137,6 +140,13 @@ impl Report {
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
+        self
+    }
+
+    /// Adds the context.
+    #[must_use]
+    pub fn context(mut self, context: impl Into<String>) -> Self {
+        self.context = Some(context.into());
         self
     }
 
@@ -171,6 +181,12 @@ impl Encoder {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.buf
+    }
+
+    /// Appends frames that are encoded already.
+    pub fn raw(&mut self, frames: &[u8]) -> &mut Self {
+        self.buf.extend_from_slice(frames);
+        self
     }
 
     /// Appends a frame of type `kind` whose body is what `body` appends.
@@ -284,6 +300,9 @@ impl Encoder {
             }
             if let Some(position) = report.position {
                 field(b'P', &alloc::format!("{position}"));
+            }
+            if let Some(context) = &report.context {
+                field(b'W', context);
             }
             buf.push(0);
         })

@@ -46,6 +46,8 @@ pub enum FirstPacket {
     CancelRequest {
         /// Whose query.
         process_id: u32,
+        /// What BackendKeyData told that client; `None` for a key that walhub gives nobody.
+        secret: Option<u32>,
     },
     /// StartupMessage.
     Startup(StartupMessage),
@@ -198,7 +200,8 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(FirstPacket, usize)>, StartupViola
         GSSENC_REQUEST_CODE => FirstPacket::GssEncRequest,
         CANCEL_REQUEST_CODE => match body.u32() {
             Ok(process_id) if CANCEL_KEY_LEN.contains(&body.rest().len()) => {
-                FirstPacket::CancelRequest { process_id }
+                let secret = <[u8; 4]>::try_from(body.rest()).ok().map(u32::from_be_bytes);
+                FirstPacket::CancelRequest { process_id, secret }
             }
             Ok(_) | Err(_) => return Err(StartupViolation::Length { got: length }),
         },
@@ -289,7 +292,11 @@ mod tests {
         assert_eq!(first(&packet(&[0x04, 0xd2, 0x16, 0x2f])), FirstPacket::SslRequest);
         assert_eq!(first(&packet(&[0x04, 0xd2, 0x16, 0x30])), FirstPacket::GssEncRequest);
         let cancel = [0x04, 0xd2, 0x16, 0x2e, 0, 0, 0, 7, 1, 2, 3, 4];
-        assert_eq!(first(&packet(&cancel)), FirstPacket::CancelRequest { process_id: 7 });
+        let secret = Some(0x0102_0304);
+        assert_eq!(first(&packet(&cancel)), FirstPacket::CancelRequest { process_id: 7, secret });
+        let longer = [&cancel[..], b"5"].concat();
+        let secret = None;
+        assert_eq!(first(&packet(&longer)), FirstPacket::CancelRequest { process_id: 7, secret });
         assert_eq!(
             decode(&packet(&cancel[..11])),
             Err(StartupViolation::Length { got: 15 }),

@@ -35,6 +35,7 @@ pub(super) fn encode(value: &Value, ty: Type) -> Option<Vec<u8>> {
         Value::Numeric(value) => value.encode(&mut buf),
         Value::Text(text) if ty == Type::Inet => encode_inet(text, &mut buf),
         Value::Text(text) => buf.extend_from_slice(text.as_bytes()),
+        Value::Bytes(bytes) => buf.extend_from_slice(bytes),
         Value::Lsn(value) => buf.extend_from_slice(&value.0.to_be_bytes()),
         Value::Timestamp(value) => buf.extend_from_slice(&value.0.to_be_bytes()),
         Value::Interval(value) => {
@@ -95,6 +96,7 @@ pub(super) fn decode(bytes: &[u8], oid: u32, ty: Type, number: usize) -> Result<
         Type::Text | Type::Name | Type::Unknown | Type::Char => {
             return text_parameter(bytes).map(Value::text_of);
         }
+        Type::Bytea => return Ok(Value::Bytes(bytes.to_vec())),
         Type::Bool => Value::Bool(reader.u8().map_err(malformed)? != 0),
         Type::Int2 => Value::Int(i64::from(reader.i16().map_err(malformed)?)),
         Type::Int4 => Value::Int(i64::from(reader.i32().map_err(malformed)?)),

@@ -9,15 +9,18 @@ use walhub_proto::time::Timestamp;
 
 use super::context::Context;
 use super::datetime::Interval;
+use super::interrupts::CopyProgress;
 use super::parameters;
 use super::plan::Rows;
 use super::types::Type;
 use super::value::Value;
+use crate::hub::append::SyncWaitRow;
 use crate::hub::handle::{Client, SlotRow, WalReceiverRow, WalSenderRow};
 
 /// A relation of the console.
 #[derive(Debug)]
 pub(super) struct Relation {
+    pub(super) schema: &'static str,
     pub(super) name: &'static str,
     pub(super) columns: &'static [(&'static str, Type)],
     /// Its rows now; each has as many values as there are columns.
@@ -26,18 +29,22 @@ pub(super) struct Relation {
 
 impl PartialEq for Relation {
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
+        self.schema == other.schema && self.name == other.name
     }
 }
 
 /// The relation of that name.
-pub(super) fn relation(name: &str) -> Option<&'static Relation> {
-    RELATIONS.iter().find(|relation| relation.name == name)
+pub(super) fn relation(schema: &str, name: &str) -> Option<&'static Relation> {
+    RELATIONS.iter().find(|relation| relation.schema == schema && relation.name == name)
 }
+
+/// `pg_database.oid` of the one database: PostgreSQL's Template1DbOid, the first of every cluster.
+pub(super) const DATABASE_OID: u32 = 1;
 
 /// Every relation.
 pub(super) static RELATIONS: &[Relation] = &[
     Relation {
+        schema: "pg_catalog",
         name: "pg_stat_replication",
         columns: &[
             ("pid", Type::Int4),
@@ -64,6 +71,7 @@ pub(super) static RELATIONS: &[Relation] = &[
         rows: |ctx| ctx.snapshot().wal_senders.iter().map(stat_replication).collect(),
     },
     Relation {
+        schema: "pg_catalog",
         name: "pg_stat_wal_receiver",
         columns: &[
             ("pid", Type::Int4),
@@ -85,6 +93,7 @@ pub(super) static RELATIONS: &[Relation] = &[
         rows: |ctx| ctx.snapshot().wal_receiver.iter().map(stat_wal_receiver).collect(),
     },
     Relation {
+        schema: "pg_catalog",
         name: "pg_replication_slots",
         columns: &[
             ("slot_name", Type::Name),
@@ -106,6 +115,7 @@ pub(super) static RELATIONS: &[Relation] = &[
         rows: |ctx| ctx.snapshot().slots.iter().map(replication_slot).collect(),
     },
     Relation {
+        schema: "pg_catalog",
         name: "pg_stat_activity",
         columns: &[
             ("datid", Type::Oid),
@@ -134,6 +144,7 @@ pub(super) static RELATIONS: &[Relation] = &[
         rows: stat_activity,
     },
     Relation {
+        schema: "pg_catalog",
         name: "pg_settings",
         columns: &[
             ("name", Type::Text),
@@ -157,6 +168,7 @@ pub(super) static RELATIONS: &[Relation] = &[
         rows: |ctx| parameters::all(ctx).into_iter().map(setting).collect(),
     },
     Relation {
+        schema: "pg_catalog",
         name: "pg_database",
         columns: &[
             ("oid", Type::Oid),
@@ -178,6 +190,35 @@ pub(super) static RELATIONS: &[Relation] = &[
             ("datacl", Type::TextArray),
         ],
         rows: database,
+    },
+    Relation {
+        schema: "pg_catalog",
+        name: "pg_stat_progress_copy",
+        columns: &[
+            ("pid", Type::Int4),
+            ("datid", Type::Oid),
+            ("datname", Type::Name),
+            ("relid", Type::Oid),
+            ("command", Type::Text),
+            ("type", Type::Text),
+            ("bytes_processed", Type::Int8),
+            ("bytes_total", Type::Int8),
+            ("tuples_processed", Type::Int8),
+            ("tuples_excluded", Type::Int8),
+        ],
+        rows: |ctx| ctx.sessions.copies().into_iter().map(progress_copy).collect(),
+    },
+    Relation {
+        schema: "walhub",
+        name: "sync_wait",
+        columns: &[
+            ("pid", Type::Int4),
+            ("level", Type::Text),
+            ("lsn", Type::Lsn),
+            ("waiting", Type::Interval),
+            ("standby", Type::Text),
+        ],
+        rows: sync_wait,
     },
 ];
 
@@ -239,9 +280,8 @@ fn stat_replication(sender: &WalSenderRow) -> Vec<Value> {
         lag(sender.write_lag_us),
         lag(sender.flush_lag_us),
         lag(sender.replay_lag_us),
-        // Without synchronous_standby_names every standby is asynchronous.
-        Value::Int(0),
-        Value::text_of("async"),
+        Value::Int(i64::from(sender.sync_priority)),
+        Value::text_of(sender.sync_state),
         time(sender.reply_time),
     ]
 }
@@ -337,7 +377,7 @@ fn stat_activity(ctx: &Context<'_>) -> Rows {
 }
 
 fn set(values: &mut [Value], column: &str, value: Value) {
-    let columns = relation("pg_stat_activity").map_or(&[][..], |relation| relation.columns);
+    let columns = relation("pg_catalog", "pg_stat_activity").map_or(&[][..], |relation| relation.columns);
     let index = columns.iter().position(|(name, _)| *name == column);
     if let Some(slot) = index.and_then(|index| values.get_mut(index)) {
         *slot = value;
@@ -367,11 +407,44 @@ fn setting(row: super::SettingRow) -> Vec<Value> {
     ]
 }
 
+/// PostgreSQL: `pg_stat_progress_copy` over `pg_stat_get_progress_info`.
+fn progress_copy((process, progress): (u32, CopyProgress)) -> Vec<Value> {
+    let count = |count: u64| Value::Int(i64::try_from(count).unwrap_or(i64::MAX));
+    vec![
+        pid(process),
+        uint(Some(DATABASE_OID)),
+        Value::text_of(progress.database),
+        // walhub.messages has no OID.
+        Value::Int(0),
+        Value::text_of("COPY FROM"),
+        Value::text_of("PIPE"),
+        count(progress.bytes_processed),
+        Value::Int(0),
+        count(progress.tuples_processed),
+        Value::Int(0),
+    ]
+}
+
+/// Who waits for its commit, how long, and for whom.
+fn sync_wait(ctx: &Context<'_>) -> Rows {
+    let now = super::clock();
+    let row = |wait: &SyncWaitRow| {
+        let waiting = now.0.saturating_sub(wait.since.0).max(0);
+        vec![
+            pid(wait.pid),
+            Value::text_of(wait.level),
+            Value::Lsn(wait.lsn),
+            Value::Interval(Interval::from_micros(waiting)),
+            text(wait.standby.as_deref()),
+        ]
+    };
+    ctx.snapshot().sync_waits.iter().map(row).collect()
+}
+
 /// walhub has no databases; a client must name one, and finds the one that it named.
 fn database(ctx: &Context<'_>) -> Rows {
     vec![vec![
-        // PostgreSQL's Template1DbOid, the first database of every cluster.
-        Value::Int(1),
+        uint(Some(DATABASE_OID)),
         Value::text_of(ctx.database),
         Value::Int(10),
         // PG_UTF8.

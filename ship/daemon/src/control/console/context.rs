@@ -11,6 +11,8 @@ use super::SettingsView;
 use super::failure::{
     Failure, PROGRAM_LIMIT_EXCEEDED, Result, STATEMENT_TOO_COMPLEX, fail, hinted,
 };
+use super::emit::Emitter;
+use super::interrupts::Sessions;
 use super::parameters::Parameters;
 use super::value::Value;
 use crate::hub::handle::{Client, Hub, Positions, Snapshot};
@@ -36,6 +38,10 @@ pub(super) struct Context<'a> {
     pub(super) transaction_start: Timestamp,
     /// When the statement began.
     pub(super) statement_start: Timestamp,
+    /// What it wants of the WAL.
+    pub(super) emitter: &'a Emitter,
+    /// Those that are connected.
+    pub(super) sessions: &'a Sessions,
     /// Values of `$1`, `$2`, ...
     pub(super) arguments: &'a [Value],
     /// Filled on first use.

@@ -4,58 +4,174 @@
 //!
 //! PostgreSQL: `PortalRun` (src/backend/tcop/pquery.c), `standard_ProcessUtility` (utility.c).
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
+use std::sync::Arc;
 
+use tokio::io::{AsyncRead, AsyncWrite};
+use walhub_proto::lsn::Lsn;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
 
 use super::SettingsView;
 use super::context::{Context, Spent};
+use super::commit::Settle;
+use super::emit::{Call, Emitter};
+use super::held::{HeldAnswer, HeldRows, Slot};
 use super::failure::{ACTIVE_SQL_TRANSACTION, NO_ACTIVE_SQL_TRANSACTION, Result, fail};
 use super::parameters;
-use super::plan::Rows;
+use super::plan::{Plan, Rows};
 use super::session::Session;
 use super::statement::{self, Prepared, Statement};
 use super::transaction::Done;
 use super::utility::{Mode, Utility};
 use super::value::Value;
+use super::wire::Wire;
+use crate::hub::append::WalRequest;
 
 impl<V: SettingsView> Session<V> {
-    /// Runs a statement: its rows and its tag.
-    pub(super) fn run(
+    /// Runs a statement and answers, or holds the answer until it is known where its messages lie.
+    pub(super) async fn answer<S>(
         &mut self,
-        prepared: &Prepared,
-        arguments: &[Value],
-    ) -> Result<(Rows, String)> {
-        match &prepared.statement {
-            Statement::Empty => Ok((Vec::new(), String::new())),
-            Statement::Query(plan) => {
-                let rows = self.with_context(&prepared.sql, arguments, |ctx| plan.run(ctx))?;
-                let tag = format!("SELECT {}", rows.len());
-                Ok((rows, tag))
+        wire: &mut Wire<S>,
+        prepared: &Arc<Prepared>,
+        arguments: Vec<Value>,
+        formats: &[i16],
+        describes: bool,
+    ) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (rows, tag) = match &prepared.statement {
+            Statement::Empty => {
+                self.out.empty(b'I');
+                return Ok(());
             }
-            Statement::Utility(Utility::Show(name)) => {
-                let show = |ctx: &Context<'_>| statement::show(ctx, name.as_deref());
-                Ok((self.with_context(&prepared.sql, arguments, show)?, "SHOW".to_owned()))
+            Statement::Query(plan) => {
+                let (rows, slots) = self.run_query(wire, prepared, plan, &arguments).await?;
+                if slots.iter().any(|slot| !matches!(slot, Slot::Known(_))) {
+                    let prepared = Arc::clone(prepared);
+                    let formats = formats.to_vec();
+                    let held = HeldRows { prepared, arguments, formats, slots, describes };
+                    self.hold(HeldAnswer::Rows(Box::new(held)));
+                    return Ok(());
+                }
+                let tag = format!("SELECT {}", rows.len());
+                (rows, Cow::Owned(tag))
             }
             Statement::Utility(utility) => {
-                let before = self.parameters.clone();
-                let (tag, warning) = self.run_utility(utility)?;
+                let before = reports(utility).then(|| self.parameters.clone());
+                let (rows, (tag, warning)) = self.run_utility(wire, prepared, utility).await?;
                 if let Some(warning) = warning {
                     self.out.report(&warning);
                 }
-                for (name, value) in self.parameters.reported_since(&before) {
+                for (name, value) in before.iter().flat_map(|it| self.parameters.reported_since(it))
+                {
                     self.out.parameter_status(name, &value);
                 }
-                Ok((Vec::new(), tag.to_owned()))
+                (rows, tag)
             }
+        };
+        if let Some(columns) = &prepared.columns {
+            if describes {
+                self.describe_row(columns, &[]);
+            }
+            self.data_rows(columns, formats, rows.iter());
         }
+        self.out.command_complete(&tag);
+        Ok(())
+    }
+
+    /// Runs a query whose rows are wanted now, wherever the transaction's messages will lie.
+    pub(super) async fn rows_now<S>(
+        &mut self,
+        wire: &mut Wire<S>,
+        prepared: &Arc<Prepared>,
+        arguments: &[Value],
+    ) -> Result<Rows>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Statement::Query(plan) = &prepared.statement else { return Ok(Vec::new()) };
+        let (rows, slots) = self.run_query(wire, prepared, plan, arguments).await?;
+        if slots.iter().all(|slot| matches!(slot, Slot::Known(_))) {
+            return Ok(rows);
+        }
+        let lsns = self.settle(wire, Settle::Tell).await?;
+        let answers = slots.iter().map(|slot| lsns.of(*slot)).collect();
+        self.run_again(prepared, arguments, answers)
+    }
+
+    /// Runs a query for the first time.
+    async fn run_query<S>(
+        &mut self,
+        wire: &mut Wire<S>,
+        prepared: &Arc<Prepared>,
+        plan: &Plan,
+        arguments: &[Value],
+    ) -> Result<(Rows, Vec<Slot>)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let emitter = Emitter::collecting(self.pending.bytes());
+        let rows = self.with_context(&prepared.sql, arguments, &emitter, |ctx| plan.run(ctx));
+        let (calls, notices) = emitter.take();
+        for notice in &notices {
+            self.out.report(notice);
+        }
+        let in_block = self.transaction.is_open();
+        let mut slots = Vec::with_capacity(calls.len());
+        let mut switched = false;
+        for call in calls {
+            slots.push(match call {
+                // What belongs to the transaction goes with the statement that failed.
+                Call::Message { record, .. } if rows.is_err() && record.transactional => continue,
+                Call::Message { record, flush } => {
+                    let slot = self.pending.push(record, flush)?;
+                    match slot {
+                        Slot::Transactional(_) if in_block => Slot::Known(self.insert_lsn()),
+                        slot => slot,
+                    }
+                }
+                Call::SwitchSegment => {
+                    switched = true;
+                    Slot::Known(self.wal(wire, WalRequest::SwitchSegment).await?)
+                }
+            });
+        }
+        let rows = rows?;
+        let answers: Option<Vec<Lsn>> = slots
+            .iter()
+            .map(|slot| match slot {
+                Slot::Known(lsn) => Some(*lsn),
+                Slot::Transactional(_) | Slot::Immediate(_) => None,
+            })
+            .collect();
+        match answers {
+            Some(answers) if switched => {
+                Ok((self.run_again(prepared, arguments, answers)?, slots))
+            }
+            _ => Ok((rows, slots)),
+        }
+    }
+
+    /// Runs a query for the second time, with what became of the first.
+    pub(super) fn run_again(
+        &self,
+        prepared: &Prepared,
+        arguments: &[Value],
+        answers: Vec<Lsn>,
+    ) -> Result<Rows> {
+        let Statement::Query(plan) = &prepared.statement else { return Ok(Vec::new()) };
+        let emitter = Emitter::answering(answers);
+        self.with_context(&prepared.sql, arguments, &emitter, |ctx| plan.run(ctx))
     }
 
     fn with_context<T>(
         &self,
         query: &str,
         arguments: &[Value],
+        emitter: &Emitter,
         run: impl FnOnce(&Context<'_>) -> Result<T>,
     ) -> Result<T> {
         let settings = self.params.settings.borrow().clone();
@@ -68,13 +184,87 @@ impl<V: SettingsView> Session<V> {
             query,
             transaction_start: self.transaction_start,
             statement_start: self.statement_start,
+            emitter,
+            sessions: &self.params.sessions,
             arguments,
             snapshot: OnceCell::new(),
             spent: Spent::default(),
         })
     }
 
-    fn run_utility(&mut self, utility: &Utility) -> Result<Done> {
+    async fn run_utility<S>(
+        &mut self,
+        wire: &mut Wire<S>,
+        prepared: &Prepared,
+        utility: &Utility,
+    ) -> Result<(Rows, (Cow<'static, str>, Option<Report>))>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (tag, warning) = match utility {
+            Utility::Begin { .. } => {
+                // What the implicit transaction emitted before is in the block.
+                self.settle(wire, Settle::Tell).await?;
+                self.run_at_once(utility)?
+            }
+            Utility::Commit { chain } => self.commit(wire, *chain).await?,
+            Utility::Rollback { .. } => {
+                self.settle(wire, Settle::Tell).await?;
+                self.pending.take_transaction();
+                self.run_at_once(utility)?
+            }
+            Utility::Checkpoint => {
+                self.wal(wire, WalRequest::Checkpoint).await?;
+                ("CHECKPOINT", None)
+            }
+            Utility::WaitFor(wait) => {
+                let status = self.wait_for(wire, wait).await?;
+                let rows = vec![vec![Value::text_of(status)]];
+                return Ok((rows, (Cow::Borrowed("WAIT"), None)));
+            }
+            Utility::Copy(copy) => {
+                let rows = self.copy_in(wire, copy).await?;
+                return Ok((Vec::new(), (Cow::Owned(format!("COPY {rows}")), None)));
+            }
+            Utility::Show(name) => {
+                let show = |ctx: &Context<'_>| statement::show(ctx, name.as_deref());
+                let rows = self.with_context(&prepared.sql, &[], &Emitter::default(), show)?;
+                return Ok((rows, (Cow::Borrowed("SHOW"), None)));
+            }
+            _ => self.run_at_once(utility)?,
+        };
+        Ok((Vec::new(), (Cow::Borrowed(tag), warning)))
+    }
+
+    /// COMMIT. PostgreSQL: `CommitTransaction`.
+    async fn commit<S>(&mut self, wire: &mut Wire<S>, chain: bool) -> Result<Done>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let appended = if self.transaction.is_failed() {
+            self.pending.take_transaction();
+            Ok(())
+        } else {
+            self.append_block(wire).await
+        };
+        let done = self.transaction.end(appended.is_ok(), chain, &mut self.parameters);
+        self.close_portals();
+        appended.and(done)
+    }
+
+    async fn append_block<S>(&mut self, wire: &mut Wire<S>) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.settle(wire, Settle::Commit).await?;
+        let records = self.pending.take_transaction();
+        if !records.is_empty() {
+            self.append_transaction(wire, records).await?;
+        }
+        Ok(())
+    }
+
+    fn run_at_once(&mut self, utility: &Utility) -> Result<Done> {
         match utility {
             Utility::Begin { start, modes } => {
                 self.check_modes(modes)?;
@@ -82,19 +272,21 @@ impl<V: SettingsView> Session<V> {
                 self.set_modes(modes, false)?;
                 Ok(done)
             }
-            Utility::Commit { chain } => {
-                let done = self.transaction.end(true, *chain, &mut self.parameters);
-                self.close_portals();
-                done
-            }
             Utility::Rollback { chain } => {
                 let done = self.transaction.end(false, *chain, &mut self.parameters);
                 self.close_portals();
                 done
             }
-            Utility::Savepoint(name) => self.transaction.savepoint(name, &self.parameters),
+            Utility::Savepoint(name) => {
+                let mark = self.pending.mark();
+                self.transaction.savepoint(name, &self.parameters, mark)
+            }
             Utility::Release(name) => self.transaction.release(name),
-            Utility::RollbackTo(name) => self.transaction.rollback_to(name, &mut self.parameters),
+            Utility::RollbackTo(name) => {
+                let (done, mark) = self.transaction.rollback_to(name, &mut self.parameters)?;
+                self.pending.roll_back_to(mark);
+                Ok(done)
+            }
             Utility::Set { name, value, local } => self.set(name, value.as_deref(), *local),
             Utility::SetModes { modes, session } => {
                 self.check_modes(modes)?;
@@ -117,7 +309,7 @@ impl<V: SettingsView> Session<V> {
             }
             Utility::Discard(what) => self.discard(what),
             Utility::Deallocate(None) => {
-                self.statements.retain(|name, _| name.is_empty());
+                self.statements.clear();
                 Ok(("DEALLOCATE ALL", None))
             }
             Utility::Deallocate(Some(name)) => {
@@ -137,7 +329,11 @@ impl<V: SettingsView> Session<V> {
                 }
             },
             Utility::Unlisten => Ok(("UNLISTEN", None)),
-            Utility::Show(_) => unreachable!("SHOW has rows, and is run with them"),
+            Utility::Commit { .. }
+            | Utility::Checkpoint
+            | Utility::WaitFor(_)
+            | Utility::Copy(_)
+            | Utility::Show(_) => unreachable!("run_utility runs what waits, and what has rows"),
         }
     }
 
@@ -213,9 +409,19 @@ impl<V: SettingsView> Session<V> {
         }
         self.portals.clear();
         self.statements.clear();
+        self.unnamed_statement = None;
+        self.unnamed_portal = None;
         self.parameters.reset(None);
         Ok(("DISCARD ALL", None))
     }
+}
+
+/// Whether it may change a parameter that the client is told of.
+const fn reports(utility: &Utility) -> bool {
+    !matches!(
+        utility,
+        Utility::Show(_) | Utility::Copy(_) | Utility::WaitFor(_) | Utility::Checkpoint
+    )
 }
 
 fn block_warning(message: &str) -> Report {

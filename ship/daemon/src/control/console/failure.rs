@@ -12,6 +12,9 @@ pub(super) type Failure = Box<Report>;
 pub(super) type Result<T> = std::result::Result<T, Failure>;
 
 pub(super) const CARDINALITY_VIOLATION: SqlState = SqlState("21000");
+pub(super) const NOT_NULL_VIOLATION: SqlState = SqlState("23502");
+pub(super) const DUPLICATE_COLUMN: SqlState = SqlState("42701");
+pub(super) const BAD_COPY_FILE_FORMAT: SqlState = SqlState("22P04");
 pub(super) const INVALID_DATETIME_FORMAT: SqlState = SqlState("22007");
 pub(super) const DATETIME_FIELD_OVERFLOW: SqlState = SqlState("22008");
 pub(super) const SUBSTRING_ERROR: SqlState = SqlState("22011");
@@ -37,7 +40,8 @@ pub(super) const STATEMENT_TOO_COMPLEX: SqlState = SqlState("54001");
 const SUPPORTED: &str = "The console answers SELECT over pg_stat_replication, \
      pg_stat_wal_receiver, pg_replication_slots, pg_stat_activity, pg_settings and pg_database, \
      with WHERE, GROUP BY, ORDER BY, LIMIT, subqueries and aggregates; and SHOW, SET, RESET, \
-     transaction commands, DISCARD and DEALLOCATE.";
+     transaction commands, DISCARD and DEALLOCATE; and pg_logical_emit_message(), COPY \
+     walhub.messages FROM STDIN, WAIT FOR LSN and CHECKPOINT.";
 
 /// An `ERROR`.
 pub(super) fn fail(sqlstate: SqlState, message: impl Into<String>) -> Failure {

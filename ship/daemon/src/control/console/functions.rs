@@ -10,12 +10,15 @@ use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::segment::{SegNo, SegmentSize};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
+use walhub_proto::wire::backend::{Report, Severity};
 
 use super::context::Context;
+use super::emit::{emit_message, switch_wal};
 use super::datetime::Interval;
 use super::failure::{
     DIVISION_BY_ZERO, Failure, Result, SUBSTRING_ERROR, fail, hinted, out_of_range,
 };
+use super::interrupts::Sessions;
 use super::numeric::Numeric;
 use super::types::Type;
 use super::value::{Value, float_to_i64};
@@ -96,7 +99,7 @@ macro_rules! eval {
 }
 
 use Type::{Bool, Float8, Int4, Int8, Interval as Span, Lsn as PgLsn, Numeric as Num};
-use Type::{Name, Oid, Text, TextArray, TimestampTz, Void};
+use Type::{Bytea, Name, Oid, Text, TextArray, TimestampTz, Void};
 use Value::{Float as F, Int as I, Numeric as N, Text as T};
 
 fn int4(value: Option<i64>) -> Result<Value> {
@@ -249,7 +252,7 @@ pub(super) static OPERATORS: &[Function] = &[
 ];
 
 /// PostgreSQL: `RecoveryInProgress` checks in xlogfuncs.c.
-fn not_in_recovery(ctx: &Context<'_>, hint: &str) -> Result<()> {
+pub(super) fn not_in_recovery(ctx: &Context<'_>, hint: &str) -> Result<()> {
     if !ctx.snapshot().in_recovery {
         return Ok(());
     }
@@ -257,7 +260,7 @@ fn not_in_recovery(ctx: &Context<'_>, hint: &str) -> Result<()> {
     Err(hinted(fail(state, "recovery is in progress"), hint))
 }
 
-const CONTROL_HINT: &str = "WAL control functions cannot be executed during recovery.";
+pub(super) const CONTROL_HINT: &str = "WAL control functions cannot be executed during recovery.";
 
 fn current_lsn(
     ctx: &Context<'_>,
@@ -346,6 +349,19 @@ fn trim_set(text: &str, set: &str, start: bool, end: bool) -> Result<Value> {
     Ok(Value::text_of(if end { text.trim_end_matches(in_set) } else { text }))
 }
 
+/// PostgreSQL: `pg_signal_backend` (src/backend/storage/ipc/signalfuncs.c).
+fn signal(ctx: &Context<'_>, pid: i64, send: fn(&Sessions, u32) -> bool) -> Value {
+    if ctx.emitter.is_answering() {
+        return Value::Bool(true);
+    }
+    let found = u32::try_from(pid).is_ok_and(|pid| send(ctx.sessions, pid));
+    if !found {
+        let message = format!("PID {pid} is not a PostgreSQL backend process");
+        ctx.emitter.notice(Report::new(Severity::Warning, SqlState::WARNING, message));
+    }
+    Value::Bool(found)
+}
+
 /// Functions, in lower case.
 pub(super) static FUNCTIONS: &[Function] = &[
     // Where the WAL stands. PostgreSQL: src/backend/access/transam/xlogfuncs.c.
@@ -395,7 +411,39 @@ pub(super) static FUNCTIONS: &[Function] = &[
             Ok(T(format!("({file},{})", size.offset(*lsn))))
         }),
     ),
+    // Writing WAL. PostgreSQL: src/backend/replication/logical/logicalfuncs.c.
+    function(
+        "pg_logical_emit_message",
+        &[Bool, Text, Text],
+        PgLsn,
+        eval!(ctx, [Value::Bool(transactional), T(prefix), T(content)]
+        => emit_message(ctx, *transactional, prefix, content.as_bytes(), false)),
+    ),
+    function(
+        "pg_logical_emit_message",
+        &[Bool, Text, Bytea],
+        PgLsn,
+        eval!(ctx, [Value::Bool(transactional), T(prefix), Value::Bytes(content)]
+        => emit_message(ctx, *transactional, prefix, content, false)),
+    ),
+    function(
+        "pg_logical_emit_message",
+        &[Bool, Text, Text, Bool],
+        PgLsn,
+        eval!(ctx, [Value::Bool(transactional), T(prefix), T(content), Value::Bool(flush)]
+        => emit_message(ctx, *transactional, prefix, content.as_bytes(), *flush)),
+    ),
+    function(
+        "pg_logical_emit_message",
+        &[Bool, Text, Bytea, Bool],
+        PgLsn,
+        eval!(ctx, [Value::Bool(transactional), T(prefix), Value::Bytes(content), Value::Bool(flush)]
+        => emit_message(ctx, *transactional, prefix, content, *flush)),
+    ),
+    function("pg_switch_wal", &[], PgLsn, |ctx, _| switch_wal(ctx)),
     // The server and the session.
+    function("pg_cancel_backend", &[Int4], Bool, eval!(ctx, [I(pid)] => Ok(signal(ctx, *pid, Sessions::cancel)))),
+    function("pg_terminate_backend", &[Int4], Bool, eval!(ctx, [I(pid)] => Ok(signal(ctx, *pid, Sessions::terminate)))),
     function("version", &[], Text, |ctx, _| version(ctx)),
     function("current_setting", &[Text], Text, eval!(ctx, [T(name)] => ctx.show(name).map(T))),
     function(
@@ -534,6 +582,24 @@ pub(super) static FUNCTIONS: &[Function] = &[
     // Text.
     function("upper", &[Text], Text, eval!([T(a)] => Ok(T(a.to_uppercase())))),
     function("lower", &[Text], Text, eval!([T(a)] => Ok(T(a.to_lowercase())))),
+    function(
+        "length",
+        &[Bytea],
+        Int4,
+        eval!([Value::Bytes(a)] => Ok(I(i64::try_from(a.len()).unwrap_or(i64::MAX)))),
+    ),
+    function(
+        "repeat",
+        &[Text, Int4],
+        Text,
+        eval!([T(text), I(count)] => {
+            let count = usize::try_from(*count).unwrap_or(0);
+            if text.len().saturating_mul(count) > 1 << 20 {
+                return Err(fail(super::failure::PROGRAM_LIMIT_EXCEEDED, "requested length too large"));
+            }
+            Ok(T(text.repeat(count)))
+        }),
+    ),
     function("length", &[Text], Int4, eval!([T(a)] => Ok(I(chars(a))))),
     function("char_length", &[Text], Int4, eval!([T(a)] => Ok(I(chars(a))))),
     function(

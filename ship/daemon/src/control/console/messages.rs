@@ -2,7 +2,10 @@
 //!
 //! PostgreSQL: `PostgresMain`, `exec_bind_message` (src/backend/tcop/postgres.c).
 
+use smallvec::SmallVec;
 use walhub_proto::wire::reader::{Malformed, Reader};
+
+use super::extended::format_of;
 
 /// Text of a message, not yet checked for its encoding.
 pub(super) type RawText<'a> = &'a [u8];
@@ -43,9 +46,16 @@ pub(super) enum Message<'a> {
 pub(super) struct Bind<'a> {
     pub(super) portal: RawText<'a>,
     pub(super) statement: RawText<'a>,
-    pub(super) parameter_formats: Vec<i16>,
-    pub(super) parameters: Vec<Option<&'a [u8]>>,
-    pub(super) result_formats: Vec<i16>,
+    pub(super) parameter_formats: SmallVec<[i16; 4]>,
+    pub(super) parameters: SmallVec<[Option<&'a [u8]>; 4]>,
+    pub(super) result_formats: SmallVec<[i16; 4]>,
+}
+
+impl Bind<'_> {
+    /// Format of a parameter, counted from zero.
+    pub(super) fn parameter_format(&self, index: usize) -> i16 {
+        format_of(&self.parameter_formats, index)
+    }
 }
 
 /// Why a message is none.
@@ -86,11 +96,7 @@ pub(super) fn decode(kind: u8, body: &[u8]) -> Result<Message<'_>, Broken> {
             Message::Parse { name, query, types }
         }
         b'B' => {
-            let (portal, statement) = (reader.cstr_bytes()?, reader.cstr_bytes()?);
-            let parameter_formats = counted(&mut reader, Reader::i16)?;
-            let parameters = counted(&mut reader, parameter)?;
-            let result_formats = counted(&mut reader, Reader::i16)?;
-            Message::Bind(Bind { portal, statement, parameter_formats, parameters, result_formats })
+            return decode_bind(body).map(Message::Bind);
         }
         b'D' | b'C' => {
             let target = match (reader.u8()?, kind) {
@@ -118,11 +124,22 @@ pub(super) fn decode(kind: u8, body: &[u8]) -> Result<Message<'_>, Broken> {
     Ok(message)
 }
 
+/// Decodes the body of Bind.
+pub(super) fn decode_bind(body: &[u8]) -> Result<Bind<'_>, Broken> {
+    let mut reader = Reader::new(body);
+    let (portal, statement) = (reader.cstr_bytes()?, reader.cstr_bytes()?);
+    let parameter_formats = counted(&mut reader, Reader::i16)?;
+    let parameters = counted(&mut reader, parameter)?;
+    let result_formats = counted(&mut reader, Reader::i16)?;
+    reader.end()?;
+    Ok(Bind { portal, statement, parameter_formats, parameters, result_formats })
+}
+
 /// A 16-bit count and as many items. Memory grows only with bytes that are there.
-fn counted<'a, T>(
+fn counted<'a, T, C: FromIterator<T>>(
     reader: &mut Reader<'a>,
     item: impl Fn(&mut Reader<'a>) -> Result<T, Malformed>,
-) -> Result<Vec<T>, Malformed> {
+) -> Result<C, Malformed> {
     let count = reader.u16()?;
     (0..count).map(|_| item(reader)).collect()
 }

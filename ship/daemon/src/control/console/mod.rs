@@ -5,6 +5,9 @@
 //! `bind`, `coerce`, `call` and `select` resolve names and types into a `plan`, `expr` and `aggregate` evaluate it
 //! over the rows of `catalog`. Everything is bounded: text, tokens, depth, steps, bytes.
 //!
+//! Messages go into the WAL through `emit` and `copy`; `held` keeps them until their transaction
+//! ends, and `commit` appends them and waits.
+//!
 //! Not here: start-up and authentication, which come before; replication commands.
 
 mod aggregate;
@@ -13,12 +16,20 @@ mod bind;
 mod call;
 mod catalog;
 mod coerce;
+mod commit;
 mod context;
+mod copy;
+mod copy_options;
+mod copy_rows;
 mod datetime;
+mod emit;
 mod execute;
 mod expr;
+mod extended;
 mod failure;
 mod functions;
+mod held;
+mod interrupts;
 mod messages;
 mod numeric;
 mod parameters;
@@ -34,6 +45,8 @@ mod transaction;
 mod types;
 mod utility;
 mod value;
+mod wait_for;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -45,6 +58,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use walhub_proto::time::Timestamp;
 
+pub use self::interrupts::{CopyProgress, Interrupts, Member, Sessions};
 use crate::hub::handle::{Client, Hub};
 use crate::settings::Settings;
 
@@ -99,13 +113,29 @@ pub struct ConsoleParams<V = Settings> {
     /// Parameters of the startup packet other than user, database, replication and options, and
     /// those that `options` sets with `-c`. What is no session parameter is ignored.
     pub startup_options: BTreeMap<String, String>,
+    /// The session among the others.
+    pub member: Arc<Member>,
+    /// The others.
+    pub sessions: Arc<Sessions>,
     /// What is shown.
     pub hub: Arc<dyn Hub<OwnedFd>>,
     /// The server's settings now.
     pub settings: watch::Receiver<Arc<V>>,
 }
 
-/// Serves a client from after its first ReadyForQuery until it leaves.
+/// How a session ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Served {
+    /// The client left, or was told why it cannot stay.
+    Left,
+    /// The session must end, and the client was not told yet.
+    Terminated,
+    /// The session must end, and nothing more may be said: whether a commit is as safe as the
+    /// client asked for is not known.
+    Silenced,
+}
+
+/// Serves a client from after its first ReadyForQuery until it leaves or the session must end.
 ///
 /// `read_buffer` is what was read from the stream after the startup packet.
 ///
@@ -115,7 +145,7 @@ pub async fn serve<S, V>(
     stream: S,
     read_buffer: Vec<u8>,
     params: ConsoleParams<V>,
-) -> io::Result<()>
+) -> io::Result<Served>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     V: SettingsView,

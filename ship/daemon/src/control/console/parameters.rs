@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
 use walhub_proto::sqlstate::SqlState;
+use walhub_proto::syncrep::SynchronousCommit;
 
 use super::context::{Context, unrecognized};
 use super::failure::{Failure, Result, fail, hinted, unsupported};
@@ -32,6 +33,8 @@ enum Kind {
     Milliseconds,
     Enum(&'static [&'static str]),
     Text,
+    /// Without a value of the session's, the server's setting counts.
+    SynchronousCommit,
     Encoding,
     DateStyle,
     TimeZone,
@@ -55,6 +58,7 @@ const fn reported(name: &'static str, default: &'static str, kind: Kind) -> Defi
 
 const ISOLATION: &[&str] =
     &["serializable", "repeatable read", "read committed", "read uncommitted"];
+const SYNCHRONOUS_COMMIT: [&str; 5] = ["local", "remote_write", "remote_apply", "on", "off"];
 const LEVELS: &[&str] =
     &["debug5", "debug4", "debug3", "debug2", "debug1", "log", "notice", "warning", "error"];
 
@@ -62,7 +66,7 @@ static DEFINITIONS: &[Definition] = &[
     reported("application_name", "", Kind::Text),
     def("array_nulls", "on", Kind::Bool),
     def("backslash_quote", "safe_encoding", Kind::Enum(&["safe_encoding", "on", "off"])),
-    def("bytea_output", "hex", Kind::Enum(&["escape", "hex"])),
+    def("bytea_output", "hex", Kind::Only("hex")),
     reported("client_encoding", "UTF8", Kind::Encoding),
     def("client_min_messages", "notice", Kind::Enum(LEVELS)),
     reported("DateStyle", "ISO, MDY", Kind::DateStyle),
@@ -89,7 +93,7 @@ static DEFINITIONS: &[Definition] = &[
     def(
         "synchronous_commit",
         "on",
-        Kind::Enum(&["local", "remote_write", "remote_apply", "on", "off"]),
+        Kind::SynchronousCommit,
     ),
     reported("TimeZone", "UTC", Kind::TimeZone),
     def("transaction_deferrable", "off", Kind::Bool),
@@ -142,6 +146,11 @@ impl Parameters {
         let key = name.to_ascii_lowercase();
         let default = definition(name).map(|definition| definition.default);
         self.values.get(&key).map(String::as_str).or(default)
+    }
+
+    /// The value that the session has set itself, or was started with.
+    pub(super) fn own_value(&self, lower_name: &str) -> Option<&str> {
+        self.values.get(lower_name).map(String::as_str)
     }
 
     /// Sets a parameter of the session. `Ok(false)` when it is not one.
@@ -260,6 +269,13 @@ impl Definition {
                     hinted(invalid(), &hint)
                 })
             }
+            Kind::SynchronousCommit => match SynchronousCommit::parse(value) {
+                Some(level) => Ok(level.as_str().to_owned()),
+                None => {
+                    let hint = format!("Available values: {}.", SYNCHRONOUS_COMMIT.join(", "));
+                    Err(hinted(invalid(), &hint))
+                }
+            },
             Kind::Encoding => {
                 let plain: String =
                     value.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
@@ -368,6 +384,13 @@ pub(super) fn show(ctx: &Context<'_>, name: &str) -> Option<String> {
         let found = facts(ctx).into_iter().find(|(fact, _)| fact.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value)
     };
+    if name.eq_ignore_ascii_case("synchronous_commit") {
+        let own = ctx.parameters.own_value("synchronous_commit").map(str::to_owned);
+        let value = own.or_else(|| ctx.settings.show("synchronous_commit"));
+        if value.is_some() {
+            return value;
+        }
+    }
     let value = ctx.parameters.value(name).map(str::to_owned);
     value.or_else(fact).or_else(|| ctx.settings.show(&name.to_ascii_lowercase()))
 }
@@ -443,7 +466,11 @@ pub(super) fn all(ctx: &Context<'_>) -> Vec<SettingRow> {
     for definition in DEFINITIONS {
         let value = show(ctx, definition.name);
         let key = definition.name.to_ascii_lowercase();
-        let reset = ctx.parameters.reset.get(&key).map_or(definition.default, String::as_str);
+        let server = matches!(definition.kind, Kind::SynchronousCommit)
+            .then(|| ctx.settings.show(definition.name))
+            .flatten();
+        let default = server.as_deref().unwrap_or(definition.default);
+        let reset = ctx.parameters.reset.get(&key).map_or(default, String::as_str);
         let source = if ctx.parameters.values.contains_key(&key) { "session" } else { "default" };
         let (vartype, range, enumvals) = match &definition.kind {
             Kind::Bool => ("bool", None, None),
@@ -451,6 +478,9 @@ pub(super) fn all(ctx: &Context<'_>) -> Vec<SettingRow> {
             Kind::Milliseconds => ("integer", Some((0, i64::from(i32::MAX))), None),
             Kind::Enum(words) => {
                 ("enum", None, Some(words.iter().map(|word| (*word).to_owned()).collect()))
+            }
+            Kind::SynchronousCommit => {
+                ("enum", None, Some(SYNCHRONOUS_COMMIT.map(str::to_owned).to_vec()))
             }
             Kind::Only(_) | Kind::Text | Kind::Encoding | Kind::DateStyle | Kind::TimeZone => {
                 ("string", None, None)

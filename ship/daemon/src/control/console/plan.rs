@@ -42,6 +42,8 @@ pub(super) enum Source {
     Nothing,
     Relation(&'static Relation),
     Query(Arc<Plan>),
+    /// generate_series of these two or three numbers.
+    Series(Vec<Expr>),
 }
 
 /// GROUP BY and the aggregates; the row after it is the keys, then the aggregates.
@@ -108,6 +110,7 @@ impl Plan {
             Source::Nothing => vec![Vec::new()],
             Source::Relation(relation) => (relation.rows)(ctx),
             Source::Query(plan) => plan.run(ctx)?,
+            Source::Series(args) => series(args, ctx)?,
         };
         retain(&mut rows, self.filter.as_ref(), ctx)?;
         if let Some(grouping) = &self.grouping {
@@ -150,6 +153,29 @@ impl Plan {
             .find(|ordering| ordering.is_ne())
             .unwrap_or(Ordering::Equal)
     }
+}
+
+/// PostgreSQL: `generate_step_series_int8`.
+fn series(args: &[Expr], ctx: &Context<'_>) -> Result<Rows> {
+    let mut numbers = [0, 0, 1];
+    for (number, arg) in numbers.iter_mut().zip(args) {
+        match arg.eval(&[], ctx)? {
+            Value::Int(value) => *number = value,
+            _ => return Ok(Vec::new()),
+        }
+    }
+    let [first, last, step] = numbers;
+    if step == 0 {
+        return Err(fail(SqlState::INVALID_PARAMETER_VALUE, "step size cannot equal zero"));
+    }
+    let mut rows = Vec::new();
+    let mut next = Some(first);
+    while let Some(number) = next.filter(|it| if step > 0 { *it <= last } else { *it >= last }) {
+        ctx.step()?;
+        rows.push(vec![Value::Int(number)]);
+        next = number.checked_add(step);
+    }
+    Ok(rows)
 }
 
 fn retain(rows: &mut Rows, condition: Option<&Expr>, ctx: &Context<'_>) -> Result<()> {

@@ -158,8 +158,9 @@ impl Binder<'_> {
                             plan.columns().map(|(name, ty)| (name.to_owned(), ty)).collect();
                         (Source::Query(plan), columns, own)
                     }
-                    [own] | ["pg_catalog", own] => {
-                        let relation = catalog::relation(own).ok_or_else(missing)?;
+                    [own] | [_, own] => {
+                        let schema = if let [schema, _] = &*parts { schema } else { "pg_catalog" };
+                        let relation = catalog::relation(schema, own).ok_or_else(missing)?;
                         let columns =
                             relation.columns.iter().map(|(name, ty)| ((*name).to_owned(), *ty));
                         (Source::Relation(relation), columns.collect(), own)
@@ -167,6 +168,17 @@ impl Binder<'_> {
                     _ => return Err(missing()),
                 };
                 let (columns, own) = aliased(columns, own, alias.as_ref())?;
+                Ok((source, scope_columns(&own, columns)))
+            }
+            ast::TableFactor::Table { name, alias, args: Some(args), sample: None, .. } => {
+                let (source, ty) = self.bind_series(name, args)?;
+                let own = "generate_series".to_owned();
+                let mut columns = vec![(own.clone(), ty)];
+                // The alias of a function names its one column too.
+                if let Some(alias) = alias.as_ref().filter(|alias| alias.columns.is_empty()) {
+                    columns = vec![(fold(&alias.name), ty)];
+                }
+                let (columns, own) = aliased(columns, &own, alias.as_ref())?;
                 Ok((source, scope_columns(&own, columns)))
             }
             ast::TableFactor::Derived { lateral: false, subquery, alias } => {
@@ -186,6 +198,37 @@ impl Binder<'_> {
             ast::TableFactor::NestedJoin { .. } => Err(unsupported("a join")),
             _ => Err(unsupported("a function in FROM")),
         }
+    }
+
+    /// The one function in FROM. PostgreSQL: `generate_series_int4`, `generate_series_int8`.
+    fn bind_series(
+        &mut self,
+        name: &ast::ObjectName,
+        args: &ast::TableFunctionArgs,
+    ) -> Result<(Source, Type)> {
+        let parts = fold_name(name);
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        if !matches!(&*parts, ["generate_series"] | ["pg_catalog", "generate_series"]) {
+            return Err(unsupported("this function in FROM"));
+        }
+        let mut bound = Vec::new();
+        for arg in &args.args {
+            let ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(expr)) = arg else {
+                return Err(unsupported("this argument of generate_series"));
+            };
+            bound.push(self.bind(&mut Scope::default(), expr)?);
+        }
+        let is_int = |ty: Type| matches!(ty, Type::Int2 | Type::Int4 | Type::Unknown);
+        let ty = if bound.iter().all(|arg| is_int(arg.ty)) { Type::Int4 } else { Type::Int8 };
+        let types: Vec<Type> = bound.iter().map(|arg| arg.ty).collect();
+        let fits = types.iter().all(|ty| is_int(*ty) || *ty == Type::Int8);
+        if !fits || !matches!(types.len(), 2 | 3) {
+            let types: Vec<&str> = types.into_iter().map(Type::sql_name).collect();
+            let message = format!("function generate_series({}) does not exist", types.join(", "));
+            return Err(fail(SqlState::UNDEFINED_FUNCTION, message));
+        }
+        let args = bound.into_iter().map(|arg| self.coerce(arg, ty)).collect::<Result<_>>()?;
+        Ok((Source::Series(args), ty))
     }
 
     fn bind_condition(

@@ -1,61 +1,60 @@
 //! A console session: messages in, messages out.
 //!
-//! Everything between reading a message and writing its answer is synchronous and bounded; the
-//! only waits are for the socket.
+//! Running a statement is synchronous and bounded. The session waits for the socket, for the WAL
+//! that it appends (`commit`), and for what a statement says to wait for (`wait_for`, `copy`).
 //!
 //! PostgreSQL: `PostgresMain` (src/backend/tcop/postgres.c).
 
 use std::collections::BTreeMap;
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
-use walhub_proto::wire::backend::{Column, Encoder, Report};
-use walhub_proto::wire::reader::{Malformed, decode_frame};
+use walhub_proto::wire::backend::{Encoder, Report};
+use walhub_proto::wire::frontend::LARGE_MESSAGE_LIMIT;
+use walhub_proto::wire::reader::Malformed;
 
 use super::binary;
-use super::failure::{
-    DUPLICATE_CURSOR, Failure, PROGRAM_LIMIT_EXCEEDED, Result, fail, unsupported,
-};
-use super::messages::{self, Bind, Broken, Message, Target};
+use super::commit::Settle;
+use super::extended::Portal;
+use super::failure::{Failure, PROGRAM_LIMIT_EXCEEDED, Result, fail, unsupported};
+use super::held::{Held, Pending};
+use super::messages::{self, Broken, Message};
 use super::parameters::Parameters;
 use super::parse;
-use super::statement::{self, Prepared, Statement};
+use super::statement::{self, Prepared};
 use super::transaction::Transaction;
-use super::types::Type;
-use super::value::Value;
-use super::{ConsoleParams, SettingsView, clock};
+use super::wire::Wire;
+use super::{ConsoleParams, Served, SettingsView, clock};
 
-/// Bytes of one message from the client. PostgreSQL allows 1 GB, for data that no console takes.
+/// Bytes of one message from the client that carries no data.
 pub(super) const MESSAGE_LEN_MAX: usize = 1 << 20;
-/// Prepared statements of one session.
-const STATEMENTS_MAX: usize = 256;
-/// Bytes of query text in all prepared statements of one session.
-const STATEMENT_BYTES_MAX: usize = 1 << 20;
-/// Open portals of one session.
-const PORTALS_MAX: usize = 64;
 /// Bytes of answers that are collected before they are written.
 const OUTPUT_LEN_SOFT_MAX: usize = 64 << 10;
-/// Bytes read from the socket at a time.
-const READ_LEN: usize = 8192;
-
-/// A statement with its parameters, and what is left of its result.
-pub(super) struct Portal {
-    prepared: Arc<Prepared>,
-    arguments: Vec<Value>,
-    formats: Vec<i16>,
-    /// `None` until it has run.
-    rows: Option<VecDeque<Vec<Value>>>,
-}
+/// Bytes of answers that wait for their transaction. After them positions are told as in a block.
+const OUTPUT_HELD_MAX: usize = 32 << 20;
+/// Query texts whose statements a session remembers, and bytes of one.
+const CACHED_TEXTS_MAX: usize = 16;
+const CACHED_TEXT_LEN_MAX: usize = 4096;
 
 /// Whether the session goes on.
-#[derive(PartialEq, Eq)]
-enum Next {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Next {
     Continue,
-    End,
+    End(Served),
+}
+
+/// Why a session cannot go on after what it was doing.
+pub(super) enum Ending {
+    /// The WAL is gone.
+    Fatal(Report),
+    /// The server stops while the session waits for standbys: neither success nor failure may be
+    /// told. PostgreSQL: `SyncRepWaitForLSN`.
+    Silent(Report),
+    /// There is nobody to tell, or everything is said.
+    Gone,
 }
 
 /// Everything but the socket.
@@ -66,52 +65,54 @@ pub(super) struct Session<V> {
     pub(super) transaction_start: Timestamp,
     pub(super) statement_start: Timestamp,
     pub(super) statements: BTreeMap<String, Arc<Prepared>>,
+    pub(super) unnamed_statement: Option<Arc<Prepared>>,
     pub(super) portals: BTreeMap<String, Portal>,
+    pub(super) unnamed_portal: Option<Portal>,
     /// An extended message failed: everything up to Sync is skipped.
     skip_to_sync: bool,
+    /// What the transaction emitted.
+    pub(super) pending: Pending,
+    /// Answers that wait for it.
+    pub(super) held: Vec<Held>,
+    pub(super) ending: Option<Ending>,
+    cached: Vec<(Arc<str>, Arc<[Arc<Prepared>]>)>,
+    cached_next: usize,
     pub(super) out: Encoder,
 }
 
-/// Reads and answers until the client leaves.
+/// Reads and answers until the client leaves or the session must end.
 pub(super) async fn run<S, V>(
-    mut stream: S,
-    mut input: Vec<u8>,
+    stream: S,
+    input: Vec<u8>,
     params: ConsoleParams<V>,
-) -> io::Result<()>
+) -> io::Result<Served>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     V: SettingsView,
 {
+    let interrupts = Arc::clone(&params.member.interrupts);
     let mut session = Session::new(params);
+    let mut wire = Wire::new(stream, input);
     loop {
-        let mut consumed = 0;
-        let mut next = Next::Continue;
-        while next == Next::Continue {
-            let rest = input.get(consumed..).unwrap_or_default();
-            match decode_frame(rest, MESSAGE_LEN_MAX) {
-                Ok(None) => break,
-                Ok(Some(frame)) => {
-                    consumed += frame.len;
-                    next = session.handle(frame.kind, frame.body);
+        match session.answer_frames(&mut wire).await? {
+            Next::Continue => {}
+            Next::End(served) => {
+                wire.write(&session.out.take()).await?;
+                wire.flush().await?;
+                if served == Served::Left {
+                    wire.shutdown().await?;
                 }
-                Err(malformed) => next = session.handle_bad_frame(malformed),
-            }
-            if session.out.bytes().len() >= OUTPUT_LEN_SOFT_MAX {
-                stream.write_all(&session.out.take()).await?;
+                return Ok(served);
             }
         }
-        if !session.out.bytes().is_empty() {
-            stream.write_all(&session.out.take()).await?;
-        }
-        stream.flush().await?;
-        if next == Next::End {
-            return stream.shutdown().await;
-        }
-        input.drain(..consumed);
-        input.reserve(READ_LEN);
+        let more = tokio::select! {
+            biased;
+            () = interrupts.terminated() => return Ok(Served::Terminated),
+            more = wire.fill() => more?,
+        };
         // A client that goes without Terminate is only gone.
-        if stream.read_buf(&mut input).await? == 0 {
-            return Ok(());
+        if !more {
+            return session.leave(&mut wire).await.map(|()| Served::Left);
         }
     }
 }
@@ -127,78 +128,202 @@ impl<V: SettingsView> Session<V> {
             transaction_start: clock(),
             statement_start: clock(),
             statements: BTreeMap::new(),
+            unnamed_statement: None,
             portals: BTreeMap::new(),
+            unnamed_portal: None,
             skip_to_sync: false,
+            pending: Pending::default(),
+            held: Vec::new(),
+            ending: None,
+            cached: Vec::new(),
+            cached_next: 0,
             out: Encoder::new(),
         }
     }
 
-    fn handle_bad_frame(&mut self, malformed: Malformed) -> Next {
+    /// Answers everything that was read, and writes the answers.
+    async fn answer_frames<S>(&mut self, wire: &mut Wire<S>) -> io::Result<Next>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        loop {
+            let body_max = self.body_max();
+            let next = match wire.frame(body_max) {
+                Ok(None) => break,
+                Ok(Some(frame)) => {
+                    let (kind, len) = (frame.kind, frame.len);
+                    match self.handle_at_once(kind, frame.body) {
+                        Some(Ok(())) => {
+                            wire.consume(len);
+                            Next::Continue
+                        }
+                        Some(Err(failure)) => {
+                            wire.consume(len);
+                            self.failed(wire, failure, true).await
+                        }
+                        None => {
+                            let body = wire.take_body(len);
+                            self.handle(wire, kind, &body).await?
+                        }
+                    }
+                }
+                Err(malformed) => self.handle_bad_frame(malformed),
+            };
+            if next != Next::Continue {
+                return Ok(next);
+            }
+            let len = self.out.bytes().len();
+            if len >= OUTPUT_HELD_MAX && !self.held.is_empty() {
+                if let Err(failure) = self.settle(wire, Settle::Tell).await {
+                    self.failed(wire, failure, true).await;
+                }
+            }
+            if len >= OUTPUT_LEN_SOFT_MAX {
+                self.write(wire).await?;
+            }
+        }
+        self.write(wire).await?;
+        wire.flush().await?;
+        Ok(Next::Continue)
+    }
+
+    /// Writes the answers that wait for nothing.
+    pub(super) async fn write<S>(&mut self, wire: &mut Wire<S>) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        if !self.held.is_empty() || self.out.bytes().is_empty() {
+            return Ok(());
+        }
+        // A client that reads nothing does not keep the server from stopping.
+        let bytes = self.out.take();
+        let interrupts = Arc::clone(&self.params.member.interrupts);
+        tokio::select! {
+            biased;
+            written = wire.write(&bytes) => written,
+            () = interrupts.terminated() => Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+    }
+
+    /// Longest body of a message of each type. PostgreSQL: `SocketBackend`.
+    pub(super) fn body_max(&self) -> impl Fn(u8) -> usize + use<V> {
+        let data_max =
+            if self.params.hub.in_recovery() { MESSAGE_LEN_MAX } else { LARGE_MESSAGE_LIMIT };
+        move |kind| match kind {
+            b'Q' | b'P' | b'B' | b'd' => data_max,
+            _ => MESSAGE_LEN_MAX,
+        }
+    }
+
+    pub(super) fn handle_bad_frame(&mut self, malformed: Malformed) -> Next {
         let report = match malformed {
             Malformed::Length { got } if usize::try_from(got).is_ok_and(|got| got > 4) => {
-                let message =
-                    format!("message of {got} bytes is longer than {MESSAGE_LEN_MAX} bytes");
+                let message = format!("message of {got} bytes is too long");
                 Report::fatal(PROGRAM_LIMIT_EXCEEDED, message)
             }
             _ => Report::fatal(SqlState::PROTOCOL_VIOLATION, "invalid message length"),
         };
+        self.drop_held();
         self.out.report(&report);
-        Next::End
+        Next::End(Served::Left)
     }
 
-    fn handle(&mut self, kind: u8, body: &[u8]) -> Next {
-        if self.skip_to_sync && !matches!(kind, b'S' | b'X') {
-            return Next::Continue;
-        }
+    pub(super) fn begin_statement(&mut self) {
         self.statement_start = clock();
-        if !self.transaction.is_open() {
+        if !self.transaction.is_open() && self.pending.is_empty() {
             self.transaction_start = self.statement_start;
         }
+    }
+
+    /// Handles a message that has nothing to wait for; `None` when it may have.
+    fn handle_at_once(&mut self, kind: u8, body: &[u8]) -> Option<Result<()>> {
+        if self.skip_to_sync && !matches!(kind, b'S' | b'X') {
+            return Some(Ok(()));
+        }
+        let handled = match kind {
+            b'B' => messages::decode_bind(body).map(|bind| self.bind(&bind)),
+            b'E' => return self.execute_message(body),
+            b'P' | b'D' | b'C' => messages::decode(kind, body).map(|message| match message {
+                Message::Parse { name, query, types } => self.parse(name, query, &types),
+                Message::Describe(target, name) => self.describe(target, name),
+                Message::Close(target, name) => self.close(target, name),
+                _ => Ok(()),
+            }),
+            _ => return None,
+        };
+        Some(match handled {
+            Ok(result) => result,
+            Err(Broken::Body(message)) => Err(fail(SqlState::PROTOCOL_VIOLATION, message)),
+            Err(Broken::Kind(_)) => return None,
+        })
+    }
+
+    async fn handle<S>(&mut self, wire: &mut Wire<S>, kind: u8, body: &[u8]) -> io::Result<Next>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let message = match messages::decode(kind, body) {
             Ok(message) => message,
             Err(Broken::Kind(kind)) => {
                 let message = format!("invalid frontend message type {kind}");
+                self.drop_held();
                 self.out.report(&Report::fatal(SqlState::PROTOCOL_VIOLATION, message));
-                return Next::End;
+                return Ok(Next::End(Served::Left));
             }
             Err(Broken::Body(message)) => {
-                self.failed(
-                    &fail(SqlState::PROTOCOL_VIOLATION, message),
-                    messages::is_extended(kind),
-                );
-                return Next::Continue;
+                let failure = fail(SqlState::PROTOCOL_VIOLATION, message);
+                return Ok(self.failed(wire, failure, messages::is_extended(kind)).await);
             }
         };
+        self.begin_statement();
+        let is_extended = messages::is_extended(kind);
         let result = match message {
-            Message::Terminate => return Next::End,
-            Message::Copy | Message::Flush => Ok(()),
-            Message::Sync => {
-                self.skip_to_sync = false;
-                self.close_portals();
-                self.ready();
-                Ok(())
+            Message::Terminate => {
+                self.leave(wire).await?;
+                return Ok(Next::End(Served::Left));
             }
-            Message::Query(query) => {
-                match self.simple_query(query) {
-                    Ok(()) => self.ready(),
-                    Err(failure) => self.failed(&failure, false),
+            Message::Sync => self.sync(wire).await,
+            Message::Flush => self.settle(wire, Settle::Tell).await.map(drop),
+            Message::Query(query) => match self.simple_query(wire, query).await {
+                Ok(()) => {
+                    self.ready();
+                    Ok(())
                 }
-                Ok(())
-            }
-            Message::FunctionCall => {
-                self.failed(&unsupported("the function call message"), false);
-                Ok(())
-            }
-            Message::Parse { name, query, types } => self.parse(name, query, &types),
-            Message::Bind(bind) => self.bind(&bind),
-            Message::Describe(target, name) => self.describe(target, name),
-            Message::Close(target, name) => self.close(target, name),
-            Message::Execute { portal, rows_max } => self.execute(portal, rows_max),
+                Err(failure) => Err(failure),
+            },
+            Message::FunctionCall => Err(unsupported("the function call message")),
+            Message::Execute { portal, rows_max } => self.execute(wire, portal, rows_max).await,
+            // Parse and its like were handled at once; COPY's are left over from one that failed.
+            _ => Ok(()),
         };
-        if let Err(failure) = result {
-            self.failed(&failure, true);
-        }
-        Next::Continue
+        Ok(match result {
+            Ok(()) => Next::Continue,
+            Err(failure) => self.failed(wire, failure, is_extended).await,
+        })
+    }
+
+    /// The end of an implicit transaction. PostgreSQL: `finish_xact_command`.
+    async fn sync<S>(&mut self, wire: &mut Wire<S>) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.skip_to_sync = false;
+        self.settle(wire, Settle::Commit).await?;
+        self.close_portals();
+        self.ready();
+        Ok(())
+    }
+
+    /// What the client leaves behind: messages that belong to no transaction are written, the
+    /// transaction is forgotten.
+    async fn leave<S>(&mut self, wire: &mut Wire<S>) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        // Nobody is left to hear of a failure.
+        let _ = self.settle(wire, Settle::Discard).await;
+        self.out = Encoder::new();
+        Ok(())
     }
 
     fn ready(&mut self) {
@@ -209,11 +334,37 @@ impl<V: SettingsView> Session<V> {
     pub(super) fn close_portals(&mut self) {
         if !self.transaction.is_open() {
             self.portals.clear();
+            self.unnamed_portal = None;
         }
     }
 
-    fn failed(&mut self, failure: &Failure, extended: bool) {
-        self.out.report(failure);
+    /// Tells the client, and forgets what the transaction emitted when it is an implicit one.
+    async fn failed<S>(&mut self, wire: &mut Wire<S>, failure: Failure, extended: bool) -> Next
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        if self.ending.is_none() {
+            // What is worse than the failure itself is the ending, which is looked at below.
+            let _ = self.settle(wire, Settle::Discard).await;
+        }
+        match self.ending.take() {
+            Some(Ending::Fatal(report)) => {
+                self.drop_held();
+                self.out.report(&report);
+                return Next::End(Served::Left);
+            }
+            Some(Ending::Silent(report)) => {
+                self.drop_held();
+                self.out.report(&report);
+                return Next::End(Served::Silenced);
+            }
+            Some(Ending::Gone) => {
+                self.drop_held();
+                return Next::End(Served::Left);
+            }
+            None => {}
+        }
+        self.out.report(&failure);
         self.transaction.fail();
         if extended {
             self.skip_to_sync = true;
@@ -221,16 +372,39 @@ impl<V: SettingsView> Session<V> {
             self.close_portals();
             self.ready();
         }
+        Next::Continue
     }
 
     /// PostgreSQL: `exec_simple_query`.
-    fn simple_query(&mut self, query: &[u8]) -> Result<()> {
-        let sql: Arc<str> = binary::text_parameter(query)?.into();
-        self.portals.remove("");
+    async fn simple_query<S>(&mut self, wire: &mut Wire<S>, query: &[u8]) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let text = binary::text_parameter(query)?;
+        self.unnamed_portal = None;
+        match self.cached(text) {
+            Some(statements) => {
+                for prepared in &*statements {
+                    self.simple_statement(wire, prepared).await?;
+                }
+            }
+            None => self.simple_text(wire, text).await?,
+        }
+        self.settle(wire, Settle::Commit).await?;
+        self.close_portals();
+        Ok(())
+    }
+
+    async fn simple_text<S>(&mut self, wire: &mut Wire<S>, text: &str) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let sql: Arc<str> = text.into();
         let parsed = parse::parse(&sql)?;
         if parsed.is_empty() {
             self.out.empty(b'I');
         }
+        let mut statements = Vec::with_capacity(parsed.len());
         for parsed in parsed {
             if self.transaction.is_failed() && !statement::may_end_transaction(Some(&parsed)) {
                 return Err(statement::aborted());
@@ -240,255 +414,45 @@ impl<V: SettingsView> Session<V> {
                 let message = "there is no parameter $1";
                 return Err(fail(super::failure::UNDEFINED_PARAMETER, message));
             }
-            let columns = prepared.columns();
-            let (rows, tag) = self.run(&prepared, &[])?;
-            if let Some(columns) = columns {
-                self.describe_row(&columns, &[]);
-                self.data_rows(&columns, &[], rows.iter());
-            }
-            self.out.command_complete(&tag);
+            let prepared = Arc::new(prepared);
+            self.simple_statement(wire, &prepared).await?;
+            statements.push(prepared);
         }
-        self.close_portals();
-        Ok(())
-    }
-
-    /// PostgreSQL: `exec_parse_message`.
-    fn parse(&mut self, name: &[u8], query: &[u8], types: &[u32]) -> Result<()> {
-        let name = binary::text_parameter(name)?.to_owned();
-        let sql: Arc<str> = binary::text_parameter(query)?.into();
-        let mut parsed = parse::parse(&sql)?;
-        if parsed.len() > 1 {
-            let message = "cannot insert multiple commands into a prepared statement";
-            return Err(fail(SqlState::SYNTAX_ERROR, message));
-        }
-        let parsed = parsed.pop();
-        if self.transaction.is_failed() && !statement::may_end_transaction(parsed.as_ref()) {
-            return Err(statement::aborted());
-        }
-        let prepared = statement::prepare(parsed, &sql, types)?;
-        if !name.is_empty() && self.statements.contains_key(&name) {
-            let message = format!("prepared statement \"{name}\" already exists");
-            return Err(fail(SqlState::DUPLICATE_PREPARED_STATEMENT, message));
-        }
-        let held: usize = self.statements.values().map(|held| held.sql.len()).sum();
-        if self.statements.len() >= STATEMENTS_MAX || held + sql.len() > STATEMENT_BYTES_MAX {
-            let message = format!(
-                "a session may hold {STATEMENTS_MAX} prepared statements of {STATEMENT_BYTES_MAX} \
-                 bytes in all"
-            );
-            return Err(fail(SqlState::CONFIGURATION_LIMIT_EXCEEDED, message));
-        }
-        self.statements.insert(name, Arc::new(prepared));
-        self.out.empty(b'1');
-        Ok(())
-    }
-
-    pub(super) fn statement(&self, name: &str) -> Result<Arc<Prepared>> {
-        self.statements.get(name).cloned().ok_or_else(|| {
-            let message = if name.is_empty() {
-                "unnamed prepared statement does not exist".to_owned()
-            } else {
-                format!("prepared statement \"{name}\" does not exist")
-            };
-            fail(SqlState::INVALID_SQL_STATEMENT_NAME, message)
-        })
-    }
-
-    /// PostgreSQL: `exec_bind_message`.
-    fn bind(&mut self, bind: &Bind<'_>) -> Result<()> {
-        let portal = binary::text_parameter(bind.portal)?.to_owned();
-        let prepared = self.statement(binary::text_parameter(bind.statement)?)?;
-        let violation = |message: String| fail(SqlState::PROTOCOL_VIOLATION, message);
-        let (formats, given) = (bind.parameter_formats.len(), bind.parameters.len());
-        if formats > 1 && formats != given {
-            return Err(violation(format!(
-                "bind message has {formats} parameter formats but {given} parameters"
-            )));
-        }
-        if given != prepared.parameters.len() {
-            let statement = String::from_utf8_lossy(bind.statement);
-            return Err(violation(format!(
-                "bind message supplies {given} parameters, but prepared statement \"{statement}\" \
-                 requires {}",
-                prepared.parameters.len()
-            )));
-        }
-        if self.transaction.is_failed() && !prepared.ends_transaction() {
-            return Err(statement::aborted());
-        }
-        let mut arguments = Vec::with_capacity(given);
-        let declared = bind.parameters.iter().zip(&prepared.parameters).enumerate();
-        for (index, (bytes, (oid, ty))) in declared {
-            let format = format_of(&bind.parameter_formats, index);
-            arguments.push(match (bytes, format) {
-                (None, _) => Value::Null,
-                (Some(bytes), 0) => {
-                    Value::parse(binary::text_parameter(bytes)?, *ty, self.parameters.zone())?
-                }
-                (Some(bytes), 1) => binary::decode(bytes, *oid, *ty, index + 1)?,
-                (Some(_), format) => {
-                    let message = format!("unsupported format code: {format}");
-                    return Err(fail(SqlState::INVALID_PARAMETER_VALUE, message));
-                }
-            });
-        }
-        let columns = prepared.columns().map_or(0, |columns| columns.len());
-        let formats = bind.result_formats.len();
-        if formats > 1 && formats != columns {
-            return Err(violation(format!(
-                "bind message has {formats} result formats but query has {columns} columns"
-            )));
-        }
-        if let Some(format) = bind.result_formats.iter().find(|format| !matches!(format, 0 | 1)) {
-            let message = format!("unsupported format code: {format}");
-            return Err(fail(SqlState::INVALID_PARAMETER_VALUE, message));
-        }
-        if !portal.is_empty() && self.portals.contains_key(&portal) {
-            let message = format!("cursor \"{portal}\" already exists");
-            return Err(fail(DUPLICATE_CURSOR, message));
-        }
-        if self.portals.len() >= PORTALS_MAX {
-            let message = format!("a session may have {PORTALS_MAX} open portals");
-            return Err(fail(SqlState::CONFIGURATION_LIMIT_EXCEEDED, message));
-        }
-        let formats = bind.result_formats.clone();
-        self.portals.insert(portal, Portal { prepared, arguments, formats, rows: None });
-        self.out.empty(b'2');
-        Ok(())
-    }
-
-    fn portal(&self, name: &str) -> Result<&Portal> {
-        self.portals.get(name).ok_or_else(|| {
-            let message = format!("portal \"{name}\" does not exist");
-            fail(SqlState::INVALID_CURSOR_NAME, message)
-        })
-    }
-
-    /// PostgreSQL: `exec_describe_statement_message`, `exec_describe_portal_message`.
-    fn describe(&mut self, target: Target, name: &[u8]) -> Result<()> {
-        let name = binary::text_parameter(name)?;
-        let (prepared, formats) = match target {
-            Target::Statement => (self.statement(name)?, Vec::new()),
-            Target::Portal => {
-                let portal = self.portal(name)?;
-                (portal.prepared.clone(), portal.formats.clone())
-            }
-        };
-        if self.transaction.is_failed() && prepared.columns().is_some() {
-            return Err(statement::aborted());
-        }
-        if target == Target::Statement {
-            self.out.frame(b't', |buf| {
-                let count = u16::try_from(prepared.parameters.len()).unwrap_or(u16::MAX);
-                buf.extend_from_slice(&count.to_be_bytes());
-                for (oid, _) in &prepared.parameters {
-                    buf.extend_from_slice(&oid.to_be_bytes());
-                }
-            });
-        }
-        match prepared.columns() {
-            Some(columns) => self.describe_row(&columns, &formats),
-            None => {
-                self.out.empty(b'n');
-            }
+        if !statements.is_empty() {
+            self.remember(sql, statements);
         }
         Ok(())
     }
 
-    fn close(&mut self, target: Target, name: &[u8]) -> Result<()> {
-        let name = binary::text_parameter(name)?;
-        match target {
-            Target::Statement => drop(self.statements.remove(name)),
-            Target::Portal => drop(self.portals.remove(name)),
-        }
-        self.out.empty(b'3');
-        Ok(())
-    }
-
-    /// PostgreSQL: `exec_execute_message`.
-    fn execute(&mut self, name: &[u8], rows_max: i32) -> Result<()> {
-        let name = binary::text_parameter(name)?;
-        self.portal(name)?;
-        // Taken out while it runs: a statement may close portals.
-        let Some(mut portal) = self.portals.remove(name) else { return Ok(()) };
-        let prepared = portal.prepared.clone();
-        if matches!(prepared.statement, Statement::Empty) {
-            self.out.empty(b'I');
-            self.portals.insert(name.to_owned(), portal);
-            return Ok(());
-        }
-        if self.transaction.is_failed() && !prepared.ends_transaction() {
-            return Err(statement::aborted());
-        }
-        let is_query = matches!(prepared.statement, Statement::Query(_));
-        let mut tag = String::new();
-        let mut rows = match portal.rows.take() {
-            Some(rows) => rows,
-            None => {
-                let (rows, its_tag) = self.run(&prepared, &portal.arguments)?;
-                tag = its_tag;
-                rows.into()
-            }
-        };
-        let limit = usize::try_from(rows_max).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
-        let sent = limit.min(rows.len());
-        if let Some(columns) = prepared.columns() {
-            self.data_rows(&columns, &portal.formats, rows.iter().take(sent));
-        }
-        rows.drain(..sent);
-        // Exactly as many as asked for: PostgreSQL has not looked whether there is another.
-        if sent == limit && is_query {
-            self.out.empty(b's');
-        } else if is_query {
-            self.out.command_complete(&format!("SELECT {sent}"));
-        } else {
-            self.out.command_complete(&tag);
-        }
-        portal.rows = Some(rows);
-        self.portals.insert(name.to_owned(), portal);
-        Ok(())
-    }
-
-    fn describe_row(&mut self, columns: &[(String, Type)], formats: &[i16]) {
-        let columns: Vec<Column> = columns
-            .iter()
-            .enumerate()
-            .map(|(index, (name, ty))| Column {
-                name: name.clone(),
-                ty: ty.column_type(),
-                format: format_of(formats, index),
-            })
-            .collect();
-        self.out.row_description(&columns);
-    }
-
-    fn data_rows<'a>(
+    async fn simple_statement<S>(
         &mut self,
-        columns: &[(String, Type)],
-        formats: &[i16],
-        rows: impl Iterator<Item = &'a Vec<Value>>,
-    ) {
-        let zone = self.parameters.zone().clone();
-        for row in rows {
-            let values: Vec<Option<Vec<u8>>> = row
-                .iter()
-                .zip(columns)
-                .enumerate()
-                .map(|(index, (value, (_, ty)))| match format_of(formats, index) {
-                    1 => binary::encode(value, *ty),
-                    _ => value.text(&zone).map(String::into_bytes),
-                })
-                .collect();
-            self.out.data_row(&values);
+        wire: &mut Wire<S>,
+        prepared: &Arc<Prepared>,
+    ) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        if self.transaction.is_failed() && !prepared.ends_transaction() {
+            return Err(statement::aborted());
         }
+        self.answer(wire, prepared, Vec::new(), &[], true).await
     }
-}
 
-/// No format is text for all, one is for all, else each has its own.
-fn format_of(formats: &[i16], index: usize) -> i16 {
-    match formats {
-        [] => 0,
-        [one] => *one,
-        each => each.get(index).copied().unwrap_or(0),
+    /// The statements of a text that was run before.
+    fn cached(&self, text: &str) -> Option<Arc<[Arc<Prepared>]>> {
+        let found = self.cached.iter().find(|(known, _)| &**known == text);
+        found.map(|(_, statements)| Arc::clone(statements))
+    }
+
+    fn remember(&mut self, sql: Arc<str>, statements: Vec<Arc<Prepared>>) {
+        if sql.len() > CACHED_TEXT_LEN_MAX {
+            return;
+        }
+        let entry = (sql, statements.into());
+        match self.cached.get_mut(self.cached_next) {
+            Some(oldest) => *oldest = entry,
+            None => self.cached.push(entry),
+        }
+        self.cached_next = (self.cached_next + 1) % CACHED_TEXTS_MAX;
     }
 }

@@ -12,7 +12,8 @@ use super::context::Context;
 use super::failure::{Result, fail};
 use super::parameters;
 use super::parse::{self, Parsed};
-use super::plan::{Plan, Rows};
+use super::expr::{Expr, Node};
+use super::plan::{Plan, Rows, Source};
 use super::types::Type;
 use super::utility::Utility;
 use super::value::Value;
@@ -33,6 +34,49 @@ pub(super) struct Prepared {
     pub(super) sql: Arc<str>,
     /// Declared OID and type of each parameter.
     pub(super) parameters: Vec<(u32, Type)>,
+    /// Names and types of the result's columns; `None` when there is no result.
+    pub(super) columns: Option<Vec<(String, Type)>>,
+    /// When it does nothing but emit one message: with what.
+    pub(super) message: Option<MessageShape>,
+}
+
+/// The arguments of `SELECT pg_logical_emit_message(...)`, each a parameter or a constant.
+#[derive(Clone, Debug)]
+pub(super) struct MessageShape {
+    pub(super) arguments: Vec<Argument>,
+}
+
+/// A parameter, counted from zero, or a constant that is not NULL.
+#[derive(Clone, Debug)]
+pub(super) enum Argument {
+    Parameter(usize, Type),
+    Constant(Value),
+}
+
+impl MessageShape {
+    /// The shape of a plan, when it has it.
+    fn of(plan: &Plan, parameters: &[(u32, Type)]) -> Option<Self> {
+        let [output] = &*plan.outputs else { return None };
+        let plain = plan.source == Source::Nothing
+            && plan.filter.is_none()
+            && plan.grouping.is_none()
+            && plan.having.is_none()
+            && plan.limit.is_none()
+            && plan.offset.is_none();
+        let Node::Call(function, args) = &output.expr.node else { return None };
+        if !plain || function.name != "pg_logical_emit_message" {
+            return None;
+        }
+        let argument = |arg: &Expr| match &arg.node {
+            Node::Param(index) => parameters
+                .get(*index)
+                .filter(|(_, ty)| *ty == arg.ty)
+                .map(|(_, ty)| Argument::Parameter(*index, *ty)),
+            Node::Const(value) if !value.is_null() => Some(Argument::Constant(value.clone())),
+            _ => None,
+        };
+        Some(Self { arguments: args.iter().map(argument).collect::<Option<_>>()? })
+    }
 }
 
 /// Resolves a statement. `declared` are the parameter types that the client gave, 0 for none.
@@ -59,13 +103,17 @@ pub(super) fn prepare(
         let oid = declared.get(index).copied().filter(|oid| *oid != 0 && *oid != 705);
         (oid.unwrap_or_else(|| ty.oid()), ty)
     });
-    Ok(Prepared { parameters: parameters.collect(), statement, sql: sql.clone() })
+    let parameters: Vec<(u32, Type)> = parameters.collect();
+    let message = match &statement {
+        Statement::Query(plan) => MessageShape::of(plan, &parameters),
+        Statement::Utility(_) | Statement::Empty => None,
+    };
+    let columns = columns(&statement);
+    Ok(Prepared { parameters, columns, message, statement, sql: sql.clone() })
 }
 
-impl Prepared {
-    /// Names and types of the result's columns; `None` when there is no result.
-    pub(super) fn columns(&self) -> Option<Vec<(String, Type)>> {
-        match &self.statement {
+fn columns(statement: &Statement) -> Option<Vec<(String, Type)>> {
+        match statement {
             Statement::Query(plan) => {
                 Some(plan.columns().map(|(name, ty)| (name.to_owned(), ty)).collect())
             }
@@ -76,10 +124,14 @@ impl Prepared {
                 let columns = ["name", "setting", "description"];
                 Some(columns.map(|name| (name.to_owned(), Type::Text)).to_vec())
             }
+            Statement::Utility(Utility::WaitFor(_)) => {
+                Some(vec![("status".to_owned(), Type::Text)])
+            }
             Statement::Utility(_) | Statement::Empty => None,
         }
-    }
+}
 
+impl Prepared {
     /// Whether it may run in a failed transaction. PostgreSQL: `IsTransactionExitStmt`.
     pub(super) const fn ends_transaction(&self) -> bool {
         matches!(

@@ -107,6 +107,8 @@ fn sender(name: &str, pid: u32, state: &'static str, at: u64) -> WalSenderRow {
         write_lag_us: Some(123),
         flush_lag_us: Some(1_500_000),
         replay_lag_us: None,
+        sync_priority: 0,
+        sync_state: "async",
         reply_time: Some(Timestamp(1_000_000)),
     }
 }

@@ -1,7 +1,7 @@
 //! Transactions: a state, and the parameters to go back to.
 //!
-//! Nothing here changes data, so a transaction is what a client sees of one: tags, warnings,
-//! `now()`, and SET that a ROLLBACK takes back.
+//! A transaction is what a client sees of one: tags, warnings, `now()`, and SET that a ROLLBACK
+//! takes back. The messages that it emits are the session's (`held`); a savepoint marks them.
 //!
 //! PostgreSQL: src/backend/access/transam/xact.c.
 
@@ -12,10 +12,19 @@ use super::failure::{
     ACTIVE_SQL_TRANSACTION, INVALID_SAVEPOINT, NO_ACTIVE_SQL_TRANSACTION, PROGRAM_LIMIT_EXCEEDED,
     Result, fail,
 };
+use super::held::Mark;
 use super::parameters::Parameters;
 
 /// Savepoints of one transaction.
 const SAVEPOINTS_MAX: usize = 64;
+
+/// What ROLLBACK TO goes back to.
+struct Savepoint {
+    name: String,
+    parameters: Parameters,
+    after: Parameters,
+    mark: Mark,
+}
 
 /// A transaction block.
 struct Block {
@@ -24,7 +33,7 @@ struct Block {
     before: Parameters,
     /// What COMMIT goes on with: SET LOCAL is not in it.
     after: Parameters,
-    savepoints: Vec<(String, Parameters, Parameters)>,
+    savepoints: Vec<Savepoint>,
 }
 
 /// The session's transaction, if there is one.
@@ -123,13 +132,23 @@ impl Transaction {
     }
 
     /// SAVEPOINT.
-    pub(super) fn savepoint(&mut self, name: &str, parameters: &Parameters) -> Result<Done> {
+    pub(super) fn savepoint(
+        &mut self,
+        name: &str,
+        parameters: &Parameters,
+        mark: Mark,
+    ) -> Result<Done> {
         let block = self.block("SAVEPOINT")?;
         if block.savepoints.len() >= SAVEPOINTS_MAX {
             let message = format!("a transaction may have {SAVEPOINTS_MAX} savepoints");
             return Err(fail(PROGRAM_LIMIT_EXCEEDED, message));
         }
-        block.savepoints.push((name.to_owned(), parameters.clone(), block.after.clone()));
+        block.savepoints.push(Savepoint {
+            name: name.to_owned(),
+            parameters: parameters.clone(),
+            after: block.after.clone(),
+            mark,
+        });
         Ok(("SAVEPOINT", None))
     }
 
@@ -141,23 +160,29 @@ impl Transaction {
         Ok(("RELEASE", None))
     }
 
-    /// ROLLBACK TO SAVEPOINT.
-    pub(super) fn rollback_to(&mut self, name: &str, parameters: &mut Parameters) -> Result<Done> {
+    /// ROLLBACK TO SAVEPOINT; the mark says what the transaction held then.
+    pub(super) fn rollback_to(
+        &mut self,
+        name: &str,
+        parameters: &mut Parameters,
+    ) -> Result<(Done, Mark)> {
         let block = self.block("ROLLBACK TO SAVEPOINT")?;
         let index = find(&block.savepoints, name)?;
         block.savepoints.truncate(index + 1);
-        if let Some((_, now, after)) = block.savepoints.last() {
-            parameters.clone_from(now);
-            block.after.clone_from(after);
+        let mut mark = Mark::default();
+        if let Some(savepoint) = block.savepoints.last() {
+            parameters.clone_from(&savepoint.parameters);
+            block.after.clone_from(&savepoint.after);
+            mark = savepoint.mark;
         }
         block.failed = false;
-        Ok(("ROLLBACK", None))
+        Ok((("ROLLBACK", None), mark))
     }
 }
 
-fn find(savepoints: &[(String, Parameters, Parameters)], name: &str) -> Result<usize> {
+fn find(savepoints: &[Savepoint], name: &str) -> Result<usize> {
     savepoints
         .iter()
-        .rposition(|(known, ..)| known == name)
+        .rposition(|savepoint| savepoint.name == name)
         .ok_or_else(|| fail(INVALID_SAVEPOINT, format!("savepoint \"{name}\" does not exist")))
 }

@@ -8,6 +8,7 @@ use walhub_proto::wire::backend::ColumnType;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Type {
     Bool,
+    Bytea,
     /// The one-byte type `"char"`.
     Char,
     Name,
@@ -42,8 +43,9 @@ const fn row(ty: Type, oid: u32, len: i16, name: &'static str, sql_name: &'stati
 }
 
 /// In the order of the enum: `pg_type.oid`, `typlen`, `typname`, `format_type`.
-const ROWS: [Row; 18] = [
+const ROWS: [Row; 19] = [
     row(Type::Bool, 16, 1, "bool", "boolean"),
+    row(Type::Bytea, 17, -1, "bytea", "bytea"),
     row(Type::Char, 18, 1, "char", "\"char\""),
     row(Type::Name, 19, 64, "name", "name"),
     row(Type::Int2, 21, 2, "int2", "smallint"),

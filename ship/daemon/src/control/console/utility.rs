@@ -5,8 +5,10 @@
 
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
+use super::copy_options::CopyFrom;
 use super::failure::Result;
 use super::parse::{syntax_error, text_of};
+use super::wait_for::WaitFor;
 
 /// A statement that is not a query.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,6 +47,9 @@ pub(super) enum Utility {
     /// `None` is ALL.
     Close(Option<String>),
     Unlisten,
+    Checkpoint,
+    WaitFor(WaitFor),
+    Copy(CopyFrom),
 }
 
 /// A mode of a transaction: a parameter and its value.
@@ -54,19 +59,19 @@ pub(super) struct Mode {
     pub(super) value: &'static str,
 }
 
-struct Words<'a> {
-    sql: &'a str,
-    tokens: &'a [TokenWithSpan],
-    next: usize,
+pub(super) struct Words<'a> {
+    pub(super) sql: &'a str,
+    pub(super) tokens: &'a [TokenWithSpan],
+    pub(super) next: usize,
 }
 
 impl<'a> Words<'a> {
-    fn peek(&self) -> Option<&'a Token> {
+    pub(super) fn peek(&self) -> Option<&'a Token> {
         self.tokens.get(self.next).map(|token| &token.token)
     }
 
     /// Takes the next token if it is that word, in any case and without quotes.
-    fn accept(&mut self, wanted: &str) -> bool {
+    pub(super) fn accept(&mut self, wanted: &str) -> bool {
         let found = matches!(self.peek(), Some(Token::Word(word))
             if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(wanted));
         self.next += usize::from(found);
@@ -74,7 +79,7 @@ impl<'a> Words<'a> {
     }
 
     /// Takes all the words, or none.
-    fn accept_all(&mut self, wanted: &[&str]) -> bool {
+    pub(super) fn accept_all(&mut self, wanted: &[&str]) -> bool {
         let start = self.next;
         let all = wanted.iter().all(|word| self.accept(word));
         if !all {
@@ -83,11 +88,38 @@ impl<'a> Words<'a> {
         all
     }
 
-    fn expect(&mut self, wanted: &str) -> Result<()> {
+    pub(super) fn expect(&mut self, wanted: &str) -> Result<()> {
         if self.accept(wanted) { Ok(()) } else { Err(self.error()) }
     }
 
-    fn error(&self) -> super::failure::Failure {
+    /// Takes the next token, which must be that one.
+    pub(super) fn expect_token(&mut self, wanted: &Token) -> Result<()> {
+        if self.peek() != Some(wanted) {
+            return Err(self.error());
+        }
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Takes the next token if it is a string.
+    pub(super) fn string(&mut self) -> Option<String> {
+        let (Token::SingleQuotedString(text) | Token::EscapedStringLiteral(text)) = self.peek()?
+        else {
+            return None;
+        };
+        self.next += 1;
+        Some(text.clone())
+    }
+
+    /// The value of an option in parentheses, if it has one. PostgreSQL: `utility_option_arg`.
+    pub(super) fn option_value(&mut self) -> Result<Option<String>> {
+        match self.peek() {
+            None | Some(Token::Comma | Token::RParen) => Ok(None),
+            Some(_) => self.value().map(Some),
+        }
+    }
+
+    pub(super) fn error(&self) -> super::failure::Failure {
         syntax_error(self.sql, self.tokens.get(self.next))
     }
 
@@ -96,7 +128,7 @@ impl<'a> Words<'a> {
     }
 
     /// A name, folded to lower case unless quoted.
-    fn name(&mut self) -> Result<String> {
+    pub(super) fn name(&mut self) -> Result<String> {
         let Some(Token::Word(word)) = self.peek() else { return Err(self.error()) };
         self.next += 1;
         Ok(match word.quote_style {
@@ -288,6 +320,15 @@ pub(super) fn parse(sql: &str, tokens: &[TokenWithSpan]) -> Result<Option<Utilit
             words.name()?;
         }
         Utility::Unlisten
+    } else if words.accept("checkpoint") {
+        Utility::Checkpoint
+    } else if words.accept_all(&["wait", "for", "lsn"]) {
+        Utility::WaitFor(words.wait_for()?)
+    } else if words.accept("copy") {
+        match words.copy_from()? {
+            Some(copy) => Utility::Copy(copy),
+            None => return Ok(None),
+        }
     } else {
         return Ok(None);
     };

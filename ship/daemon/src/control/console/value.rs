@@ -25,6 +25,7 @@ pub(super) enum Value {
     Numeric(Numeric),
     /// text, name, "char", inet, and literals of unknown type.
     Text(String),
+    Bytes(Vec<u8>),
     Lsn(Lsn),
     Timestamp(Timestamp),
     Interval(Interval),
@@ -51,6 +52,7 @@ impl Value {
     pub(super) fn heap_len(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
             Self::Array(items) => items.iter().flatten().map(|item| item.len() + 24).sum(),
             Self::Null
             | Self::Bool(_)
@@ -72,6 +74,7 @@ impl Value {
             Self::Float(value) => float_text(*value),
             Self::Numeric(value) => value.to_string(),
             Self::Text(value) => value.clone(),
+            Self::Bytes(bytes) => bytea_text(bytes),
             Self::Lsn(value) => value.to_string(),
             Self::Timestamp(value) => datetime::timestamp_text(*value, zone),
             Self::Interval(value) => value.text(),
@@ -118,6 +121,7 @@ impl Value {
                     trimmed.parse().map_err(|_| invalid_input("inet", text))?;
                 Self::Text(address.to_string())
             }
+            Type::Bytea => Self::Bytes(parse_bytea(text)?),
             Type::TextArray | Type::Void => {
                 return Err(unsupported(format_args!("input of type {}", ty.sql_name())));
             }
@@ -135,6 +139,7 @@ impl Value {
             }
             (Self::Numeric(left), Self::Numeric(right)) => left.cmp(right),
             (Self::Text(left), Self::Text(right)) => left.cmp(right),
+            (Self::Bytes(left), Self::Bytes(right)) => left.cmp(right),
             (Self::Lsn(left), Self::Lsn(right)) => left.cmp(right),
             (Self::Timestamp(left), Self::Timestamp(right)) => left.cmp(right),
             (Self::Interval(left), Self::Interval(right)) => left.cmp(right),
@@ -212,6 +217,81 @@ fn int_cast(value: i64, target: Type) -> Result<Value> {
 pub(super) fn float_to_i64(value: f64) -> Option<i64> {
     let rounded = value.round_ties_even();
     rounded.is_finite().then(|| format!("{rounded:.0}").parse().ok()).flatten()
+}
+
+/// PostgreSQL: `byteaout` with bytea_output = hex.
+fn bytea_text(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |half: u8| char::from(DIGITS[usize::from(half)]);
+    let mut text = String::with_capacity(2 + bytes.len() * 2);
+    text.push_str("\\x");
+    for byte in bytes {
+        text.push(digit(byte >> 4));
+        text.push(digit(byte & 15));
+    }
+    text
+}
+
+/// The hex format and the escape format. PostgreSQL: `byteain`, `hex_decode_safe`.
+pub(super) fn parse_bytea(text: &str) -> Result<Vec<u8>> {
+    match text.strip_prefix("\\x") {
+        Some(digits) => parse_hex(digits),
+        None => parse_escaped(text.as_bytes())
+            .ok_or_else(|| fail(SqlState::INVALID_TEXT_REPRESENTATION, "invalid input syntax for type bytea")),
+    }
+}
+
+fn parse_hex(digits: &str) -> Result<Vec<u8>> {
+    let invalid = |message: String| fail(SqlState::INVALID_PARAMETER_VALUE, message);
+    let value = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    };
+    let mut bytes = Vec::with_capacity(digits.len() / 2);
+    let mut high = None;
+    for (at, byte) in digits.bytes().enumerate() {
+        // Space may stand between two bytes, and not inside one.
+        if high.is_none() && matches!(byte, b' ' | b'\n' | b'\t' | b'\r') {
+            continue;
+        }
+        let digit = value(byte).ok_or_else(|| {
+            let shown = digits.get(at..).and_then(|rest| rest.chars().next()).unwrap_or('?');
+            invalid(format!("invalid hexadecimal digit: \"{shown}\""))
+        })?;
+        match high.take() {
+            None => high = Some(digit),
+            Some(high) => bytes.push(high << 4 | digit),
+        }
+    }
+    if high.is_some() {
+        return Err(invalid("invalid hexadecimal data: odd number of digits".to_owned()));
+    }
+    Ok(bytes)
+}
+
+fn parse_escaped(text: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, after)) = rest.split_first() {
+        rest = match (first, after) {
+            (b'\\', [b'\\', after @ ..]) => {
+                bytes.push(b'\\');
+                after
+            }
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
+                bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                after
+            }
+            (b'\\', _) => return None,
+            (byte, after) => {
+                bytes.push(byte);
+                after
+            }
+        };
+    }
+    Some(bytes)
 }
 
 /// PostgreSQL: `NAMEDATALEN`, cut at a character boundary.
@@ -343,6 +423,30 @@ mod tests {
         assert_eq!(failure.message, "integer out of range");
         let address = Value::text_of("127.0.0.1");
         assert_eq!(cast(address, Type::Inet, Type::Text).unwrap(), Value::text_of("127.0.0.1/32"));
+    }
+
+    #[test]
+    fn bytea_is_read_in_both_formats() {
+        for (text, bytes) in [
+            ("\\x", &b""[..]),
+            ("\\x00fF 41", b"\0\xffA"),
+            ("a\\\\b\\000\\377", b"a\\b\0\xff"),
+            ("", b""),
+        ] {
+            assert_eq!(parse(text, Type::Bytea).unwrap(), Value::Bytes(bytes.to_vec()), "{text}");
+        }
+        for (text, code, message) in [
+            ("\\x0", "22023", "invalid hexadecimal data: odd number of digits"),
+            ("\\x0g", "22023", "invalid hexadecimal digit: \"g\""),
+            ("\\x0 0", "22023", "invalid hexadecimal digit: \" \""),
+            ("\\", "22P02", "invalid input syntax for type bytea"),
+            ("\\400", "22P02", "invalid input syntax for type bytea"),
+        ] {
+            let failure = parse(text, Type::Bytea).unwrap_err();
+            assert_eq!((failure.sqlstate.0, &*failure.message), (code, message), "{text}");
+        }
+        let shown = Value::Bytes(b"\0\xffA".to_vec()).text(&TimeZone::UTC).unwrap();
+        assert_eq!(shown, "\\x00ff41");
     }
 
     #[test]

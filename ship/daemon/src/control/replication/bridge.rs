@@ -9,7 +9,7 @@ use walhub_proto::wire::backend::Encoder;
 use walhub_proto::wire::frontend::LARGE_MESSAGE_LIMIT;
 use walhub_proto::wire::reader::decode_frame;
 
-use crate::control::console::{self, ConsoleParams};
+use crate::control::console::{self, ConsoleParams, Served};
 use crate::control::stream::Stream;
 
 /// Bytes in flight between the console and the client.
@@ -17,7 +17,7 @@ const PIPE_BYTES_MAX: usize = 64 * 1024;
 
 /// A console that serves one walsender connection, between its replication commands.
 pub(super) struct Bridge {
-    console: Pin<Box<dyn Future<Output = io::Result<()>>>>,
+    console: Pin<Box<dyn Future<Output = io::Result<Served>>>>,
     ours: DuplexStream,
 }
 
@@ -47,8 +47,8 @@ impl Bridge {
         };
         // The console has closed its end of the pipe; its last words may still be in it.
         match relay.await {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ended.map(|()| false),
-            Ok(_) => ended.map(|()| false),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ended.map(|_| false),
+            Ok(_) => ended.map(|_| false),
             Err(error) => Err(error),
         }
     }

@@ -2,8 +2,6 @@
 //!
 //! PostgreSQL: `BeginReportingGUCOptions` (src/backend/utils/misc/guc.c).
 
-use std::hash::{BuildHasher, RandomState};
-
 use walhub_proto::wire::backend::Encoder;
 use walhub_proto::wire::startup::ReplicationMode;
 
@@ -20,9 +18,7 @@ impl Session {
                 out.parameter_status(name, &value);
             }
         }
-        // Cancel requests are ignored, so the secret guards nothing; it only must not be constant.
-        let [a, b, c, d, ..] = RandomState::new().hash_one(self.client.pid).to_be_bytes();
-        out.backend_key_data(self.client.pid, u32::from_be_bytes([a, b, c, d]));
+        out.backend_key_data(self.client.pid, self.member.interrupts.secret());
         out.ready_for_query(b'I');
     }
 

@@ -26,9 +26,9 @@ const MAX_WAL_SIZE: u64 = 1 << 30;
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// What is done a few times a second.
     pub(super) fn housekeep<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        let mut replied = Vec::new();
-        self.config.standbys.drain(|standby, _| replied.push(standby));
-        for standby in replied {
+        let with_slot = self.attached.iter().filter(|(_, attached)| attached.slot.is_some());
+        let with_slot: Vec<usize> = with_slot.map(|(&standby, _)| standby).collect();
+        for standby in with_slot {
             self.take_reply(standby);
         }
         self.finish_drops(io);

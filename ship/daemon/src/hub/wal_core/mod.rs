@@ -2,15 +2,19 @@
 //!
 //! It alone writes segments, the control file, slots and every published position.
 //!
-//! Not here: what the upstream says (`upstream`), WAL of its own (`own`), first WAL and timelines (`timeline`), the control
-//! file (`control`), who may stream (`sessions`), slots (`slots`), which segments may go (`keep`),
+//! Not here: what the upstream says (`upstream`), WAL of its own (`own`), first WAL and timelines
+//! (`timeline`), the control file (`control`), who may stream (`sessions`), slots (`slots`), which
+//! standbys commits wait for (`sync`), when an upstream waits in vain (`requests`), which segments may
+//! go (`keep`),
 //! what a start-up finds (`super::recover`).
 
 mod control;
 mod keep;
 mod own;
+mod requests;
 mod sessions;
 mod slots;
+mod sync;
 mod timeline;
 mod upstream;
 
@@ -24,7 +28,7 @@ use walhub_engine::buffer::{Buffer, BufferPool, SlabPool};
 use walhub_engine::files::reason;
 use walhub_engine::io::{Completion, Io, Token, Waker};
 use walhub_engine::mailbox::{Receiver, Sender};
-use walhub_proto::lsn::Lsn;
+use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::recovery::ControlFile;
 use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
@@ -43,6 +47,7 @@ use super::writer::{FlushMethod, Flushed};
 use crate::settings::{Forward, Settings};
 use own::Own;
 use slots::SlotTable;
+use sync::SyncRep;
 use upstream::Link;
 
 /// Upper bits of the wal core's tokens.
@@ -107,6 +112,7 @@ pub struct WalConfig<C: Send, W> {
 #[derive(Debug)]
 struct Attached {
     ship: usize,
+    timeline: TimelineId,
     slot: Option<String>,
 }
 
@@ -137,6 +143,7 @@ pub struct WalCore<C: Send, W> {
     /// When there is no upstream.
     own: Option<Own>,
     attached: BTreeMap<usize, Attached>,
+    sync: SyncRep,
     stopping: Stopping,
     retry_disk_at: Option<Instant>,
     disk_trouble_logged: bool,
@@ -176,6 +183,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             link: Link::new(),
             own: None,
             attached: BTreeMap::new(),
+            sync: SyncRep::new(config.settings.synchronous_standby_names.clone()),
             stopping: Stopping::No,
             retry_disk_at: None,
             disk_trouble_logged: false,
@@ -189,6 +197,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         };
         let forward_flushed = core.config.settings.forward == Forward::Flushed;
         core.config.shared.forward_flushed.store(forward_flushed, Ordering::Relaxed);
+        core.restart_sync();
         if let Some(wal) = recovered.wal {
             let is_own = wal.control.as_ref().is_some_and(|control| control.own_wal);
             let (newest_xid, checkpoint) = (wal.newest_xid, wal.checkpoint);
@@ -225,6 +234,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         while let Some(mail) = self.config.mail.recv() {
             self.handle_mail(io, now, mail);
         }
+        self.take_replies(io, now);
         if self.retry_disk_at.is_some_and(|at| at <= now.instant) {
             self.retry_disk_at = None;
             if let Some(local) = &mut self.local {
@@ -296,12 +306,18 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         self.config.shared.forward_flushed.store(forward_flushed, Ordering::Relaxed);
         self.mail_ships(|| ToShip::Settings(Arc::clone(&new)));
         self.link.settings_changed(io, now, &old, &new);
+        self.handle_standby_names(io, now);
     }
 
     /// Mails every ship core. They read their mail at each turn, so it is never full.
     fn mail_ships(&self, mut mail: impl FnMut() -> ToShip<C>) {
         for ship in &self.config.ships {
-            assert!(ship.mail.send(mail()).is_ok(), "a ship core does not read its mail");
+            let sent = ship.mail.send(mail());
+            // One that is drained has ended.
+            assert!(
+                sent.is_ok() || matches!(self.stopping, Stopping::Draining { .. }),
+                "a ship core does not read its mail"
+            );
         }
     }
 

@@ -56,7 +56,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             return;
         };
         link.sessions += 1;
-        self.attached.insert(standby, Attached { ship, slot: start.slot.clone() });
+        let (slot, timeline) = (start.slot.clone(), start.timeline);
+        self.attached.insert(standby, Attached { ship, timeline, slot });
+        self.sync.connect(standby, &start.client.application_name);
         let sent = link.mail.send(ToShip::Start(NewSession { start, standby, reply }));
         assert!(sent.is_ok(), "a ship core does not read its mail");
     }
@@ -113,6 +115,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     ) {
         self.take_reply(standby);
         if let Some(attached) = self.attached.remove(&standby) {
+            self.sync.disconnect(standby);
             if let Some(link) = self.config.ships.get_mut(attached.ship) {
                 link.sessions = link.sessions.saturating_sub(1);
             }

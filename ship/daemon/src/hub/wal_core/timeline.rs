@@ -254,6 +254,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.mail_ships(|| ToShip::Timelines(Arc::clone(&new)));
         }
         self.config.shared.timeline.store(timeline.to_u32(), Ordering::Release);
+        self.forget_replies();
         tracing::info!("new target timeline is {timeline}");
         Ok(())
     }

@@ -22,6 +22,7 @@ use walhub_proto::walreceiver::{
 use super::super::local::{AppendError, LocalWal};
 use super::super::messages::{ToControl, Upstream};
 use super::super::tail::TruncateError;
+use super::requests::Requests;
 use super::{LINK_RECV, LINK_SEND, Stopping, WalCore};
 use crate::settings::Settings;
 
@@ -78,6 +79,7 @@ pub(super) struct Live {
     pub(super) identified: Option<SystemIdentifier>,
     pub(super) segment_size: Option<SegmentSize>,
     pub(super) history: Option<(TimelineId, TimelineHistory)>,
+    pub(super) requests: Requests,
 }
 
 /// Why a connection ends.
@@ -86,6 +88,8 @@ pub(super) enum Drop {
     Reason { text: String, detail: Option<String>, hint: Option<String> },
     /// The upstream stops in order, and will be back.
     Orderly { text: String, detail: Option<String> },
+    /// The upstream stops, and waits for what it cannot be told.
+    Leave,
     /// WAL that is not valid.
     BadWal(String),
 }
@@ -157,6 +161,11 @@ impl<C> Link<C> {
 
     /// Ends receiving for good: the last status and Terminate are sent, then the socket goes.
     pub(super) fn stop<I: Io>(&mut self, io: &mut I, now: Now) {
+        self.leave(io, now, None);
+    }
+
+    /// The same, until `retry_at`.
+    fn leave<I: Io>(&mut self, io: &mut I, now: Now, retry_at: Option<Instant>) {
         match &mut self.state {
             State::Live(live) => {
                 let (socket, receiving) = (live.socket, live.receiving);
@@ -169,16 +178,15 @@ impl<C> Link<C> {
                 if let Some(bytes) = farewell {
                     let body = Gather::from_iter([Bytes::from(bytes)]);
                     io.submit(LINK_SEND, Op::Send { socket, head: Head::new(&[]), body });
-                    self.state =
-                        State::Closing { socket, receiving, sending: true, retry_at: None };
+                    self.state = State::Closing { socket, receiving, sending: true, retry_at };
                 } else {
                     let sending = live.sending.is_some();
                     io.shutdown(socket);
-                    self.state = State::Closing { socket, receiving, sending, retry_at: None };
+                    self.state = State::Closing { socket, receiving, sending, retry_at };
                 }
                 self.finish_closing(io);
             }
-            State::Closing { retry_at, .. } => *retry_at = None,
+            State::Closing { retry_at: after, .. } => *after = retry_at,
             State::Off | State::Waiting { .. } | State::Connecting => self.state = State::Off,
         }
     }
@@ -299,6 +307,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             identified: None,
             segment_size: None,
             history: None,
+            requests: Requests::default(),
         }));
         self.publish_receiver();
         self.acknowledge(io, now);
@@ -307,11 +316,16 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Tells the upstream how far the WAL is safe.
     pub(super) fn acknowledge<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        let (State::Live(live), Some(local)) = (&mut self.link.state, &self.local) else { return };
-        // A relay replays nothing: apply is never invented from write or flush.
-        let flush_lsn = self.config.shared.flush_lsn.load();
-        live.receiver.handle_progress(now, local.write_lsn(), flush_lsn, Lsn::INVALID);
+        self.tell_progress(now);
         self.reply(io, now);
+    }
+
+    /// Gives the receiver what its next reply says.
+    fn tell_progress(&mut self, now: Now) {
+        let (State::Live(live), Some(local)) = (&mut self.link.state, &self.local) else { return };
+        let flush_lsn = self.config.shared.flush_lsn.load();
+        let reply = self.sync.reply(local.write_lsn(), flush_lsn);
+        live.receiver.handle_progress(now, reply.write, reply.flush, reply.apply);
     }
 
     /// Tells the upstream what the standbys' transactions need.
@@ -459,6 +473,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 if receiver.latest_end_lsn.swap(end.0, Ordering::Relaxed) != end.0 {
                     receiver.latest_end_time.store(sent.0, Ordering::Relaxed);
                 }
+                return self.note_requests(now, end);
             }
             ReceiverEvent::Identified { system_identifier, .. } => {
                 if let State::Live(live) = &mut self.link.state {
@@ -478,7 +493,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 return self.keep_history(io, timeline, &content);
             }
             ReceiverEvent::Started { timeline, start } => {
-                return self.handle_started(io, timeline, start);
+                self.handle_started(io, timeline, start)?;
+                self.sync.restart_policy();
+                self.tell_progress(now);
             }
             ReceiverEvent::EndOfTimeline { switchpoint, .. } => {
                 let timeline = self.config.shared.timeline.load(Ordering::Relaxed);
@@ -540,13 +557,17 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     fn drop_link<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, why: Drop) {
         let State::Live(live) = &self.link.state else { return };
         let (socket, receiving, sending) = (live.socket, live.receiving, live.sending.is_some());
-        io.shutdown(socket);
+        let leaves = matches!(why, Drop::Leave);
         let mut retry_at = Some(now.instant + self.config.settings.wal_retrieve_retry_interval);
         match why {
             Drop::Reason { text, detail, hint } => {
                 self.link.log_once(&text, detail.as_deref(), hint.as_deref())
             }
             Drop::Orderly { text, detail } => tracing::info!(detail, "{text}"),
+            Drop::Leave => tracing::info!(
+                detail = "Everything is durable here, and too few of synchronous_standby_names are there to have it.",
+                "the upstream is shutting down and waits for standbys, ending the stream"
+            ),
             Drop::BadWal(text) if self.link.violations.1 >= VIOLATIONS_MAX => {
                 tracing::error!(
                     sqlstate = "XX001",
@@ -569,8 +590,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             }
         }
         self.link.rewind = true;
-        self.link.state = State::Closing { socket, receiving, sending, retry_at };
-        self.link.finish_closing(io);
+        if leaves {
+            self.link.leave(io, now, retry_at);
+        } else {
+            io.shutdown(socket);
+            self.link.state = State::Closing { socket, receiving, sending, retry_at };
+            self.link.finish_closing(io);
+        }
         self.publish_received();
         self.publish_receiver();
         (self.config.control)(ToControl::Status);

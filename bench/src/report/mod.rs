@@ -1,4 +1,10 @@
-//! Figures for people (a table) and for programs (JSON).
+//! Figures for people (a table, a page) and for programs (JSON), and two runs compared.
+
+mod charts;
+pub mod compare;
+pub mod html;
+pub mod recorded;
+mod svg;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,6 +14,8 @@ use serde::Serialize;
 use crate::environment::Environment;
 use crate::method::pairs::{Experiment, Plan};
 
+/// Columns of a number.
+const WIDTH: usize = 13;
 /// System calls named for each side.
 const SYSCALLS_SHOWN: usize = 6;
 
@@ -49,7 +57,10 @@ fn table(experiment: &Experiment) -> String {
         pad(&mut line, side);
     }
     pad(&mut line, "ratio");
-    line.push_str("  95 % interval");
+    line.push_str("  95 % interval       ");
+    for further in experiment.sides.iter().skip(2) {
+        pad(&mut line, &over(further));
+    }
     line.push('\n');
     text.push_str(&line);
     for figure in &experiment.figures {
@@ -59,11 +70,19 @@ fn table(experiment: &Experiment) -> String {
         }
         if let Some(ratio) = experiment.ratios.get(figure.key) {
             pad(&mut line, &digits(ratio.median));
-            let interval = format!("  {} to {}", digits(ratio.low), digits(ratio.high));
-            line.push_str(&interval);
+            let interval = format!("{} to {}", digits(ratio.low), digits(ratio.high));
+            // Writing to a String cannot fail.
+            let _ = write!(line, "  {interval:<20}");
+            for side in 2..experiment.sides.len() {
+                let further = experiment.ratio(figure.key, side);
+                let text = further.map_or("-".to_owned(), |ratio| digits(ratio.median));
+                let side = experiment.sides.get(side).map_or("", String::as_str);
+                let width = over(side).len().max(WIDTH);
+                let _ = write!(line, "  {text:>width$}");
+            }
         }
-        line.push('\n');
-        text.push_str(&line);
+        text.push_str(line.trim_end());
+        text.push('\n');
     }
     let disturbed = experiment.rounds.iter().filter(|round| round.disturbed).count();
     let _ = writeln!(
@@ -76,7 +95,8 @@ fn table(experiment: &Experiment) -> String {
         experiment.worst(|leg| leg.steal) * 100.0,
         experiment.worst(|leg| leg.foreign) * 100.0,
     );
-    for (side, calls) in experiment.sides.iter().zip(&experiment.syscalls) {
+    let counted = experiment.sides.iter().zip(&experiment.syscalls);
+    for (side, calls) in counted.filter(|(_, calls)| !calls.is_empty()) {
         text.push_str(&syscalls(side, calls));
     }
     text
@@ -95,9 +115,14 @@ fn syscalls(side: &str, calls: &BTreeMap<String, f64>) -> String {
     format!("  system calls, {side}: {total} for each unit: {}\n", most.join(", "))
 }
 
+/// Heads the ratio over a side.
+fn over(side: &str) -> String {
+    format!("/ {side}")
+}
+
 fn pad(line: &mut String, text: &str) {
     // Writing to a String cannot fail.
-    let _ = write!(line, "  {text:>13}");
+    let _ = write!(line, "  {text:>WIDTH$}");
 }
 
 /// Three significant digits, and all before the point.

@@ -1,0 +1,142 @@
+//! `recovery`: how long a server takes to serve again after it was killed.
+//!
+//! walhub and a PostgreSQL primary have the same WAL, are killed, and are started. walhub is ready
+//! when it answers IDENTIFY_SYSTEM, without its upstream; PostgreSQL when it lets a session in, and
+//! has replayed that WAL, for all its records have to be applied. The limit is reading all of it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use super::catchup::Servers;
+use super::{Context, Scenario, Watch, join, parse_size, put};
+use crate::method::cache;
+use crate::method::pairs::{Experiment, Figure, Leg, Run};
+use crate::method::progress::Progress;
+use crate::peer::free_port;
+use crate::peer::postgres::Cluster;
+use crate::peer::program;
+use crate::peer::walhub::Hub;
+
+/// Its name.
+pub const NAME: &str = "recovery";
+
+const SIDES: [&str; 3] = ["walhub", "postgres", "read all of it"];
+const WALHUB: usize = 0;
+const POSTGRES: usize = 1;
+const FIGURES: &[Figure] = &[
+    Figure::less("ready_ms", "from start to ready, ms"),
+    Figure::less("cpu_ms", "CPU until then, ms"),
+];
+
+/// Start-up time with WAL retained, after a kill, against PostgreSQL's crash recovery.
+#[derive(Args, Clone, Debug)]
+pub struct Recovery {
+    /// Amounts of WAL, an experiment for each.
+    #[arg(long, value_delimiter = ',', default_value = "1GB", value_parser = parse_size)]
+    pub sizes: Vec<usize>,
+}
+
+impl Recovery {
+    /// As small as it can be.
+    #[must_use]
+    pub fn smoke() -> Self {
+        Self { sizes: vec![40 << 20] }
+    }
+}
+
+impl Scenario for Recovery {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn parameters(&self) -> BTreeMap<&'static str, String> {
+        BTreeMap::from([("sizes_bytes", join(&self.sizes))])
+    }
+
+    fn run(&self, context: &Context) -> Result<Vec<Experiment>> {
+        let mut experiments = Vec::new();
+        for &size in &self.sizes {
+            let scratch = context.scratch()?;
+            let servers = Servers::start(context, scratch.path(), size, 4)?;
+            let Servers { hub, primary, cluster, .. } = servers;
+            hub.kill();
+            primary.kill();
+            let hub_dir = scratch.path().join("hub");
+            let name = format!("recovery {} MB", size >> 20);
+            let run = |run| one_leg(context, &hub_dir, &cluster, run);
+            let experiment = Experiment::run(&name, &SIDES, FIGURES, context.plan, run)?;
+            experiments.push(experiment.at(size as f64));
+        }
+        Ok(experiments)
+    }
+}
+
+fn one_leg(context: &Context, hub_dir: &Path, crashed: &Cluster, run: Run) -> Result<Leg> {
+    let scratch = context.scratch()?;
+    let hub_wal = hub_dir.join("pg_wal");
+    match run.side {
+        WALHUB => {
+            cache::drop_all(&hub_wal)?;
+            let watch = Watch::start(None, scratch.path())?;
+            let began = Instant::now();
+            // Nobody is behind this port: what is on disk must do.
+            let upstream = free_port()?;
+            let settings = [&["wal_keep_size=1TB".to_owned()], &*context.walhub_settings].concat();
+            let mut hub = Hub::start(&context.walhub, hub_dir, upstream, &settings)?;
+            hub.wait_until_ready()?;
+            let leg = finish(watch, began, Some(hub.pid()))?;
+            hub.kill();
+            Ok(leg)
+        }
+        POSTGRES => {
+            // Recovery leaves nothing to recover, so each run has a copy.
+            Progress::show("recovery: copying a cluster");
+            let copy = crashed.duplicate(scratch.path(), "crashed")?;
+            cache::drop_all(&copy.data.join("pg_wal"))?;
+            let watch = Watch::start(None, scratch.path())?;
+            let began = Instant::now();
+            let server = copy.start(&super::live::primary_settings(4))?;
+            let leg = finish(watch, began, Some(server.pid()))?;
+            server.kill();
+            Ok(leg)
+        }
+        _ => {
+            cache::drop_all(&hub_wal)?;
+            let watch = Watch::start(None, scratch.path())?;
+            let began = Instant::now();
+            let bytes = cache::read_all(&hub_wal)?;
+            let mut leg = finish(watch, began, None)?;
+            put(&mut leg, "read_mb", bytes as f64 / 1e6);
+            Ok(leg)
+        }
+    }
+}
+
+fn finish(watch: Watch, began: Instant, server: Option<u32>) -> Result<Leg> {
+    let elapsed = began.elapsed();
+    let server = server.map(|pid| ("server_cpu_s", pid));
+    let mut leg = watch.stop(server.as_slice())?;
+    put(&mut leg, "ready_ms", elapsed.as_secs_f64() * 1e3);
+    if server.is_some() {
+        let cpu = super::value(&leg, "server_cpu_s");
+        put(&mut leg, "cpu_ms", cpu * 1e3);
+    }
+    Ok(leg)
+}
+
+impl Cluster {
+    /// Copies the files of a cluster in which no server runs.
+    fn duplicate(&self, dir: &Path, name: &str) -> Result<Self> {
+        let copy = Self::empty(dir, name)?;
+        let mut command = program::command("cp")?;
+        command.args(["-a", "--reflink=auto", "-T"]).arg(&self.data).arg(&copy.data);
+        program::run(&mut command).context("a copy of the cluster")?;
+        // Left by the server that was killed, whose number may be another's now.
+        let _ = std::fs::remove_file(copy.data.join("postmaster.pid"));
+        Ok(copy)
+    }
+}

@@ -1,0 +1,173 @@
+//! Messages that statements put into the WAL.
+//!
+//! Evaluation is synchronous and appending is not, so a statement runs twice: the first run
+//! collects what is to be appended, the second one is told where it lies.
+//!
+//! Not here: when it is appended, and what is waited for (`commit`).
+//!
+//! PostgreSQL: `LogLogicalMessage` (src/backend/replication/logical/message.c).
+
+use std::cell::{Cell, RefCell};
+
+use bytes::Bytes;
+use walhub_proto::lsn::Lsn;
+use walhub_proto::wire::backend::Report;
+
+use super::context::Context;
+use super::failure::{PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted};
+use super::value::Value;
+use crate::hub::append::{self, NewRecord};
+
+/// Bytes of records that one transaction may hold before they are appended: they are in memory
+/// until COMMIT, so that nothing of a transaction that rolls back is in the WAL.
+pub(super) const TRANSACTION_BYTES_MAX: usize = 1 << 30;
+/// What a record costs beside its body.
+const RECORD_COST: usize = 64;
+/// PostgreSQL: `RM_LOGICALMSG_ID`, `XLOG_LOGICAL_MESSAGE`.
+const RM_LOGICALMSG: u8 = 21;
+const XLOG_LOGICAL_MESSAGE: u8 = 0;
+
+/// A record of a message.
+pub(super) fn message_record(transactional: bool, prefix: &str, content: &[u8]) -> Result<NewRecord> {
+    let body = logical_message(transactional, prefix, content)?;
+    let crc = walhub_engine::crc::crc32c(0, &body);
+    Ok(NewRecord {
+        rmid: RM_LOGICALMSG,
+        info: XLOG_LOGICAL_MESSAGE,
+        transactional,
+        body: Bytes::from(body),
+        crc,
+    })
+}
+
+/// What a record counts towards [`TRANSACTION_BYTES_MAX`].
+pub(super) fn cost(record: &NewRecord) -> usize {
+    record.body.len() + RECORD_COST
+}
+
+/// The error for a transaction that holds too much.
+pub(super) fn too_large() -> super::failure::Failure {
+    hinted(
+        fail(PROGRAM_LIMIT_EXCEEDED, "transaction is too large"),
+        "A transaction may hold 1 GB of messages, which stay in memory until it commits.",
+    )
+}
+
+/// Something that a statement wants of the WAL.
+pub(super) enum Call {
+    Message {
+        record: NewRecord,
+        /// Whether a message that is not transactional must be durable before the answer.
+        flush: bool,
+    },
+    SwitchSegment,
+}
+
+/// Where the functions of a statement leave what is to be appended, and find where it lies.
+#[derive(Default)]
+pub(super) struct Emitter {
+    calls: RefCell<Vec<Call>>,
+    bytes: Cell<usize>,
+    /// In the second run: the answers, in the order of the calls.
+    answers: Option<RefCell<std::vec::IntoIter<Lsn>>>,
+    notices: RefCell<Vec<Report>>,
+}
+
+impl Emitter {
+    /// For the first run, of a session that holds so many bytes already.
+    pub(super) fn collecting(held: usize) -> Self {
+        Self { bytes: Cell::new(held), ..Self::default() }
+    }
+
+    /// For the second run.
+    pub(super) fn answering(answers: Vec<Lsn>) -> Self {
+        Self { answers: Some(RefCell::new(answers.into_iter())), ..Self::default() }
+    }
+
+    /// What the first run left.
+    pub(super) fn take(self) -> (Vec<Call>, Vec<Report>) {
+        (self.calls.into_inner(), self.notices.into_inner())
+    }
+
+    /// Tells the client something beside the result.
+    pub(super) fn notice(&self, report: Report) {
+        if self.answers.is_none() {
+            self.notices.borrow_mut().push(report);
+        }
+    }
+
+    /// Whether it is the second run, in which nothing is done again.
+    pub(super) const fn is_answering(&self) -> bool {
+        self.answers.is_some()
+    }
+
+    fn answer(&self) -> Option<Value> {
+        let answers = self.answers.as_ref()?;
+        // A statement that calls more often in its second run looked at the clock.
+        Some(Value::or_null(answers.borrow_mut().next(), Value::Lsn))
+    }
+}
+
+/// `pg_logical_emit_message`.
+pub(super) fn emit_message(
+    ctx: &Context<'_>,
+    transactional: bool,
+    prefix: &str,
+    content: &[u8],
+    flush: bool,
+) -> Result<Value> {
+    if let Some(answer) = ctx.emitter.answer() {
+        return Ok(answer);
+    }
+    if ctx.hub.in_recovery() {
+        return Err(Box::new(append::in_recovery("pg_logical_emit_message()")));
+    }
+    let record = message_record(transactional, prefix, content)?;
+    let bytes = ctx.emitter.bytes.get().saturating_add(cost(&record));
+    if bytes > TRANSACTION_BYTES_MAX {
+        return Err(too_large());
+    }
+    ctx.emitter.bytes.set(bytes);
+    ctx.emitter.calls.borrow_mut().push(Call::Message { record, flush });
+    Ok(insert_lsn(ctx))
+}
+
+/// `pg_switch_wal`.
+pub(super) fn switch_wal(ctx: &Context<'_>) -> Result<Value> {
+    if let Some(answer) = ctx.emitter.answer() {
+        return Ok(answer);
+    }
+    super::functions::not_in_recovery(ctx, super::functions::CONTROL_HINT)?;
+    ctx.emitter.calls.borrow_mut().push(Call::SwitchSegment);
+    Ok(insert_lsn(ctx))
+}
+
+fn insert_lsn(ctx: &Context<'_>) -> Value {
+    Value::or_null(ctx.hub.positions(), |positions| Value::Lsn(positions.received_lsn))
+}
+
+/// Body of the record. PostgreSQL: `xl_logical_message`.
+fn logical_message(transactional: bool, prefix: &str, content: &[u8]) -> Result<Vec<u8>> {
+    let data_len = 24 + prefix.len() + 1 + content.len();
+    let long = u32::try_from(data_len)
+        .ok()
+        .filter(|_| data_len <= 1020 << 20)
+        .ok_or_else(too_large)?;
+    let mut body = Vec::with_capacity(data_len + 5);
+    match u8::try_from(data_len) {
+        Ok(short) => body.extend_from_slice(&[255, short]),
+        Err(_) => {
+            body.push(254);
+            body.extend_from_slice(&long.to_le_bytes());
+        }
+    }
+    body.extend_from_slice(&super::catalog::DATABASE_OID.to_le_bytes());
+    body.extend_from_slice(&[u8::from(transactional), 0, 0, 0]);
+    let len = |len: usize| u64::try_from(len).unwrap_or(u64::MAX).to_le_bytes();
+    body.extend_from_slice(&len(prefix.len() + 1));
+    body.extend_from_slice(&len(content.len()));
+    body.extend_from_slice(prefix.as_bytes());
+    body.push(0);
+    body.extend_from_slice(content);
+    Ok(body)
+}

@@ -1,0 +1,185 @@
+//! What reaches a session from outside its connection: a cancel request, the end, a look at it.
+//!
+//! PostgreSQL: `processCancelRequest` (src/backend/postmaster/postmaster.c), `ProcessInterrupts`.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::{Notify, watch};
+
+/// How far the COPY of a session has come, as `pg_stat_progress_copy` shows it.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct CopyProgress {
+    /// Database of the session.
+    pub database: String,
+    /// Bytes taken from the client.
+    pub bytes_processed: u64,
+    /// Rows taken from them.
+    pub tuples_processed: u64,
+}
+
+/// What others may do to a session.
+#[derive(Debug)]
+pub struct Interrupts {
+    pid: u32,
+    secret: u32,
+    cancel: Notify,
+    terminate: watch::Sender<bool>,
+    /// The whole server's end.
+    server: watch::Receiver<bool>,
+    copy: Mutex<Option<CopyProgress>>,
+}
+
+impl Interrupts {
+    /// What BackendKeyData tells the client.
+    #[must_use]
+    pub const fn secret(&self) -> u32 {
+        self.secret
+    }
+
+    /// Waits for a cancel request. One that came before this call is forgotten, as one that finds
+    /// a session idle.
+    pub(super) async fn canceled(&self) {
+        self.cancel.notified().await;
+    }
+
+    /// Waits until the session must end.
+    pub async fn terminated(&self) {
+        let (mut own, mut server) = (self.terminate.subscribe(), self.server.clone());
+        // When nobody is left to say so, the process is on its way out as well.
+        tokio::select! {
+            _ = own.wait_for(|&terminate| terminate) => {}
+            _ = server.wait_for(|&terminate| terminate) => {}
+        }
+    }
+
+    /// Whether the session must end.
+    pub(super) fn is_terminated(&self) -> bool {
+        *self.terminate.borrow() || *self.server.borrow()
+    }
+
+    /// Shows, or no longer shows, a COPY.
+    pub(super) fn show_copy(&self, progress: Option<CopyProgress>) {
+        *locked(&self.copy) = progress;
+    }
+}
+
+/// The sessions that are connected.
+#[derive(Default, Debug)]
+pub struct Sessions {
+    members: Mutex<BTreeMap<u32, Arc<Interrupts>>>,
+}
+
+/// A session's place among the others; it leaves on drop.
+#[derive(Debug)]
+pub struct Member {
+    /// What others may do to it.
+    pub interrupts: Arc<Interrupts>,
+    sessions: Arc<Sessions>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        locked(&self.sessions.members).remove(&self.interrupts.pid);
+    }
+}
+
+impl Sessions {
+    /// Takes a session in. `server` turns true when every session must end.
+    #[must_use]
+    pub fn enter(self: &Arc<Self>, pid: u32, server: watch::Receiver<bool>) -> Member {
+        let interrupts = Arc::new(Interrupts {
+            pid,
+            secret: secret(),
+            cancel: Notify::new(),
+            terminate: watch::Sender::new(false),
+            server,
+            copy: Mutex::default(),
+        });
+        locked(&self.members).insert(pid, Arc::clone(&interrupts));
+        Member { interrupts, sessions: Arc::clone(self) }
+    }
+
+    /// A cancel request from a connection of its own. PostgreSQL: `processCancelRequest`.
+    pub fn cancel_request(&self, pid: u32, secret: Option<u32>) {
+        match self.member(pid) {
+            Some(member) if secret == Some(member.secret) => member.cancel.notify_waiters(),
+            Some(_) => tracing::info!("wrong key in cancel request for process {pid}"),
+            None => tracing::info!("PID {pid} in cancel request did not match any process"),
+        }
+    }
+
+    /// Cancels what a session waits for; `false` when there is none of that pid.
+    pub(super) fn cancel(&self, pid: u32) -> bool {
+        let member = self.member(pid);
+        member.inspect(|member| member.cancel.notify_waiters()).is_some()
+    }
+
+    /// Ends a session; `false` when there is none of that pid.
+    pub(super) fn terminate(&self, pid: u32) -> bool {
+        let member = self.member(pid);
+        member.map(|member| member.terminate.send_replace(true)).is_some()
+    }
+
+    /// Every COPY that runs, by the pid of its session.
+    pub(super) fn copies(&self) -> Vec<(u32, CopyProgress)> {
+        let members = locked(&self.members);
+        let copy = |member: &Arc<Interrupts>| {
+            locked(&member.copy).clone().map(|progress| (member.pid, progress))
+        };
+        members.values().filter_map(copy).collect()
+    }
+
+    fn member(&self, pid: u32) -> Option<Arc<Interrupts>> {
+        locked(&self.members).get(&pid).cloned()
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that can panic runs under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Nobody may guess it: it is all that a cancel request needs. PostgreSQL: `RandomCancelKey`.
+fn secret() -> u32 {
+    let mut bytes = [0; 4];
+    match SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => u32::from_be_bytes(bytes),
+        Err(_) => {
+            let [a, b, c, d, ..] = RandomState::new().hash_one(0).to_be_bytes();
+            u32::from_be_bytes([a, b, c, d])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_right_key_cancels_and_only_who_is_there_is_found() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let sessions = Arc::new(Sessions::default());
+            let member = sessions.enter(7, watch::Sender::new(false).subscribe());
+            let secret = member.interrupts.secret();
+            let mut canceled = std::pin::pin!(member.interrupts.canceled());
+            let mut is_canceled = async || {
+                tokio::select! { biased; () = &mut canceled => true, () = std::future::ready(()) => false }
+            };
+            assert!(!is_canceled().await);
+            sessions.cancel_request(7, Some(secret ^ 1));
+            sessions.cancel_request(7, None);
+            sessions.cancel_request(8, Some(secret));
+            assert!(!is_canceled().await);
+            sessions.cancel_request(7, Some(secret));
+            assert!(is_canceled().await);
+            assert!(!sessions.terminate(8) && !member.interrupts.is_terminated());
+            assert!(sessions.terminate(7) && member.interrupts.is_terminated());
+            drop(member);
+            assert!(!sessions.cancel(7));
+        });
+    }
+}
