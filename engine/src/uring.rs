@@ -32,7 +32,9 @@ use crate::clock;
 use crate::files::OsFs;
 use crate::io::{Completion, Done, FileId, Fs, GATHER_PIECES_MAX, Io, Op, SocketId, Token};
 
-pub use setup::{KERNEL_MIN, UringUnavailable, io_uring_check, operations_missing};
+pub use setup::{
+    KERNEL_MIN, UringUnavailable, io_uring_check, operations_missing, operations_used,
+};
 pub use slots::OPS_MAX;
 use slots::{Slots, Work};
 use table::Table;
