@@ -30,6 +30,8 @@ pub(super) struct FakeHub {
     pub(super) next: Mutex<Option<(TimelineId, Lsn)>>,
     pub(super) refusal: Mutex<Option<Report>>,
     slots: Mutex<Vec<(u32, SlotRow)>>,
+    /// Whether it writes WAL of its own.
+    pub(super) primary: bool,
     /// Who waits for a position.
     pub(super) readers: Mutex<Vec<oneshot::Sender<Waited>>>,
 }
@@ -151,6 +153,10 @@ impl Hub<OwnedFd> for FakeHub {
 
     fn is_stopping(&self) -> bool {
         *self.stopping.lock().unwrap()
+    }
+
+    fn in_recovery(&self) -> bool {
+        !self.primary
     }
 
     fn wait(&self, _: Lsn, _: WaitLevel, _: u32) -> oneshot::Receiver<Waited> {
