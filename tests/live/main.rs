@@ -14,6 +14,7 @@ mod slots;
 mod stalls;
 mod stop;
 mod synchronous;
+mod syncrep;
 mod timeline;
 mod upstream;
 mod wire;

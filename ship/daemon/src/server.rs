@@ -327,7 +327,6 @@ impl Server {
     }
 
     fn reload(&mut self) {
-        tracing::info!("received SIGHUP, reloading configuration files");
         if let Some(settings) = self.reloader.reload() {
             let settings = Arc::new(settings.clone());
             self.settings.send_replace(Arc::clone(&settings));

@@ -16,11 +16,10 @@
 //! PostgreSQL: `SyncRepWaitForLSN`, `SyncRepWakeQueue` (src/backend/replication/syncrep.c).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
-use crossbeam_utils::CachePadded;
 use tokio::sync::oneshot;
 use walhub_engine::io::Waker;
 use walhub_engine::mailbox::{Receiver, Sender, mailbox};
@@ -32,6 +31,7 @@ use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::Report;
 
 use super::append::{Append, AppendAnswer, Appended, NewRecord, Waited, WalRequest};
+use super::interest::Interest;
 
 /// Requests that the wal core has not answered, at most.
 pub const APPENDS_MAX: usize = 4096;
@@ -49,6 +49,8 @@ pub enum Job {
         commit: Option<(Timestamp, bool)>,
         /// Whether somebody waits for the places alone.
         is_urgent: bool,
+        /// When the session asked.
+        since: Timestamp,
     },
     /// Something else.
     Wal(WalRequest),
@@ -71,20 +73,15 @@ pub type Placed = Result<Place, Report>;
 #[derive(Debug)]
 struct Shared {
     placed: ArrayQueue<Placed>,
-    /// The control plane was told to look, and has not looked yet.
-    told: CachePadded<AtomicBool>,
-    interest: CachePadded<AtomicUsize>,
+    interest: Interest,
 }
 
 /// Makes the two ends; `waker` wakes the wal core.
 #[must_use]
 pub fn commits<W: Waker>(waker: W) -> (Commits, CommitLink) {
     let (jobs, receiver) = mailbox(APPENDS_MAX, waker);
-    let shared = Arc::new(Shared {
-        placed: ArrayQueue::new(APPENDS_MAX),
-        told: CachePadded::default(),
-        interest: CachePadded::default(),
-    });
+    let shared =
+        Arc::new(Shared { placed: ArrayQueue::new(APPENDS_MAX), interest: Interest::new() });
     let link = CommitLink { jobs: receiver, shared: Arc::clone(&shared) };
     let commits = Commits {
         jobs,
@@ -94,6 +91,7 @@ pub fn commits<W: Waker>(waker: W) -> (Commits, CommitLink) {
         requests: VecDeque::new(),
         waiters: CommitWaiters::new(Lsn::INVALID, WAITERS_MAX),
         waiting: BTreeMap::new(),
+        on_release: OnRelease(Box::new(|_| ())),
     };
     (commits, link)
 }
@@ -124,10 +122,7 @@ impl CommitLink {
     /// To be asked after that was published.
     #[must_use]
     pub fn must_tell(&self) -> bool {
-        // Pairs with the fence of `look`: either it sees the position, or its interest is seen here.
-        fence(Ordering::SeqCst);
-        self.shared.interest.load(Ordering::Relaxed) > 0
-            && !self.shared.told.swap(true, Ordering::AcqRel)
+        self.shared.interest.must_tell()
     }
 }
 
@@ -158,7 +153,8 @@ pub struct Waiter {
     pub owner: Option<u32>,
     /// Since when.
     pub since: Timestamp,
-    canceled: bool,
+    /// What it waited for in vain, once its wait was cancelled.
+    canceled: Option<WaitLevel>,
 }
 
 /// The control plane's end.
@@ -173,9 +169,24 @@ pub struct Commits {
     requests: VecDeque<Request>,
     waiters: CommitWaiters<Waiter>,
     waiting: BTreeMap<u32, WaitTicket>,
+    on_release: OnRelease,
+}
+
+/// Is told of each append that is answered, and when it was asked for.
+struct OnRelease(Box<dyn Fn(Timestamp) + Send>);
+
+impl fmt::Debug for OnRelease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnRelease")
+    }
 }
 
 impl Commits {
+    /// From now on `on_release` is told of each append that is answered, and when it was asked for.
+    pub fn tell_releases(&mut self, on_release: impl Fn(Timestamp) + Send + 'static) {
+        self.on_release = OnRelease(Box::new(on_release));
+    }
+
     /// Appends records. PostgreSQL: `XLogInsert`, `RecordTransactionCommit`.
     pub fn append(&mut self, append: Append, now: Timestamp) -> AppendAnswer {
         let (reply, answer) = oneshot::channel();
@@ -184,7 +195,7 @@ impl Commits {
         let commit = commit.map(|time| (time, replayed));
         let owner = Some(owner);
         self.request(
-            Job::Append { records, commit, is_urgent: wait.is_none() },
+            Job::Append { records, commit, is_urgent: wait.is_none(), since: now },
             Request { reply: Reply::Append(reply), wait, owner, since: now, canceled: false },
         );
         answer
@@ -218,12 +229,11 @@ impl Commits {
         positions: impl FnOnce() -> (Lsn, Synced),
     ) -> oneshot::Receiver<Waited> {
         let (reply, answer) = oneshot::channel();
-        self.shared.interest.fetch_add(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.shared.interest.begin();
         self.take_positions(positions());
         let place = Place { ends: Vec::new(), xid: None, end: lsn };
         let (reply, owner) = (Reply::Wait(reply), Some(owner));
-        self.begin_wait(level, Waiter { reply, place, owner, since: now, canceled: false });
+        self.begin_wait(level, Waiter { reply, place, owner, since: now, canceled: None });
         answer
     }
 
@@ -240,13 +250,15 @@ impl Commits {
         let Some(waiter) = self.waiters.cancel(ticket) else { return };
         self.waiting.remove(&owner);
         let is_commit = !matches!(waiter.reply, Reply::Wait(_));
-        match ticket.level() {
-            WaitLevel::LocalFlush if is_commit => self.begin_wait(WaitLevel::LocalFlush, waiter),
+        let level = ticket.level();
+        match level {
+            WaitLevel::LocalFlush if is_commit => self.begin_wait(level, waiter),
             WaitLevel::Standbys(_) if is_commit => {
-                self.begin_wait(WaitLevel::LocalFlush, Waiter { canceled: true, ..waiter });
+                let waiter = Waiter { canceled: Some(level), ..waiter };
+                self.begin_wait(WaitLevel::LocalFlush, waiter);
             }
             WaitLevel::LocalFlush | WaitLevel::Standbys(_) => {
-                self.end(Waiter { canceled: true, ..waiter });
+                self.end(Waiter { canceled: Some(level), ..waiter });
             }
         }
     }
@@ -257,7 +269,7 @@ impl Commits {
     }
 
     fn request(&mut self, job: Job, request: Request) {
-        self.shared.interest.fetch_add(1, Ordering::Relaxed);
+        self.shared.interest.begin();
         self.requests.push_back(request);
         self.backlog.push_back(job);
         self.send_jobs();
@@ -277,8 +289,7 @@ impl Commits {
 
     /// Takes the wal core's answers, and releases who has waited long enough.
     pub fn look(&mut self, positions: impl FnOnce() -> (Lsn, Synced)) {
-        self.shared.told.store(false, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.shared.interest.begin_look();
         let mut answers = Vec::new();
         while let Some(placed) = self.shared.placed.pop() {
             answers.push(placed);
@@ -308,7 +319,7 @@ impl Commits {
         let place = match placed {
             Ok(place) => place,
             Err(report) => {
-                self.shared.interest.fetch_sub(1, Ordering::Relaxed);
+                self.shared.interest.end();
                 return match reply {
                     Reply::Append(reply) => drop(reply.send(Err(report))),
                     Reply::Wal(reply) => drop(reply.send(Err(report))),
@@ -316,10 +327,11 @@ impl Commits {
                 };
             }
         };
+        let canceled = wait.filter(|_| canceled);
         let waiter = Waiter { reply, place, owner, since, canceled };
         match wait {
             None => self.end(waiter),
-            Some(_) if canceled => self.begin_wait(WaitLevel::LocalFlush, waiter),
+            Some(_) if canceled.is_some() => self.begin_wait(WaitLevel::LocalFlush, waiter),
             Some(level) => self.begin_wait(level, waiter),
         }
     }
@@ -337,20 +349,30 @@ impl Commits {
             }
             // Its answer channel is gone with it, and the session sees that.
             Ok(Wait::Done) | Err(WaitersFull) => {
-                self.shared.interest.fetch_sub(1, Ordering::Relaxed);
+                self.shared.interest.end();
             }
         }
     }
 
     /// Answers one who has waited long enough; a session that is gone does not mind.
     fn end(&mut self, waiter: Waiter) {
-        self.shared.interest.fetch_sub(1, Ordering::Relaxed);
-        let waited = if waiter.canceled { Waited::Canceled } else { Waited::Reached };
+        self.shared.interest.end();
         let Place { ends, xid, end } = waiter.place;
+        // What is there in spite of the cancel needs no warning. PostgreSQL: SyncRepWaitForLSN looks at
+        // the queue before it looks at interrupts.
+        let released = |level| self.waiters.released_lsn(level).unwrap_or_default();
+        let in_vain = waiter.canceled.is_some_and(|level| released(level) < end);
+        let waited = if in_vain { Waited::Canceled } else { Waited::Reached };
         match waiter.reply {
-            Reply::Append(reply) => drop(reply.send(Ok(Appended { ends, xid, end, waited }))),
+            Reply::Append(reply) => {
+                (self.on_release.0)(waiter.since);
+                drop(reply.send(Ok(Appended { ends, xid, end, waited })));
+            }
             Reply::Wal(reply) => drop(reply.send(Ok(end))),
             Reply::Wait(reply) => drop(reply.send(waited)),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

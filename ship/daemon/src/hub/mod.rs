@@ -4,9 +4,14 @@
 pub mod append;
 pub mod commits;
 pub mod core_loop;
+pub mod dirty;
 pub mod front;
 pub mod handle;
+pub mod interest;
+#[cfg(test)]
+mod interleavings;
 pub mod jobs;
+pub mod latency;
 pub mod local;
 pub mod messages;
 pub mod recover;
@@ -14,6 +19,7 @@ pub mod segments;
 pub mod session;
 pub mod shared;
 pub mod ship_core;
+mod sync;
 pub mod tail;
 pub mod wal_core;
 pub mod writer;

@@ -14,7 +14,9 @@ use walhub_proto::time::Timestamp;
 use walhub_proto::walreceiver::WalReceiverState;
 use walhub_proto::walsender::WalSenderState;
 
+use super::dirty::DirtyBits;
 use super::handle::{Identity, Positions};
+use super::latency::Latencies;
 
 /// A position that one core moves and all may read, on a cache line of its own.
 #[derive(Debug, Default)]
@@ -44,6 +46,8 @@ pub struct Shared {
     pub write_lsn: PublishedLsn,
     /// End of what is durable.
     pub flush_lsn: PublishedLsn,
+    /// End of what some standby of this timeline was sent.
+    pub sent_lsn: AtomicU64,
     /// First position whose segment is still on disk.
     pub oldest_lsn: PublishedLsn,
     /// Timeline of `received_lsn`.
@@ -59,6 +63,8 @@ pub struct Shared {
     pub is_primary: AtomicBool,
     /// Set when the hub stops.
     pub stopping: AtomicBool,
+    /// Where commits' time goes.
+    pub latencies: Latencies,
     /// The walreceiver, for its view.
     pub receiver: SharedReceiver,
 }
@@ -310,7 +316,7 @@ const STATES: [WalSenderState; 5] = [
 #[derive(Debug)]
 pub struct StandbyTable {
     standbys: Box<[CachePadded<Standby>]>,
-    dirty: Box<[CachePadded<AtomicU64>]>,
+    dirty: DirtyBits,
 }
 
 impl StandbyTable {
@@ -319,7 +325,7 @@ impl StandbyTable {
     pub fn new(standbys_max: usize) -> Self {
         Self {
             standbys: (0..standbys_max).map(|_| CachePadded::new(Standby::new())).collect(),
-            dirty: (0..standbys_max.div_ceil(64)).map(|_| CachePadded::default()).collect(),
+            dirty: DirtyBits::new(standbys_max),
         }
     }
 
@@ -364,23 +370,12 @@ impl StandbyTable {
 
     /// Says that the entry has news.
     pub fn mark(&self, index: usize) {
-        self.dirty[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
+        self.dirty.mark(index);
     }
 
     /// Calls `visit` for each entry with news, once.
     pub fn drain(&self, mut visit: impl FnMut(usize, &Standby)) {
-        for (word, bits) in self.dirty.iter().enumerate() {
-            if bits.load(Ordering::Relaxed) == 0 {
-                continue;
-            }
-            let mut marked = bits.swap(0, Ordering::Acquire);
-            while marked != 0 {
-                let bit = marked.trailing_zeros();
-                marked &= marked - 1;
-                let index = word * 64 + usize::try_from(bit).unwrap_or(0);
-                visit(index, &self.standbys[index]);
-            }
-        }
+        self.dirty.drain(|index| visit(index, &self.standbys[index]));
     }
 
     /// The sessions there are.
