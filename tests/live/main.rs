@@ -8,6 +8,7 @@ mod feedback;
 mod harness;
 mod many_standbys;
 mod operating_system;
+mod own_wal;
 mod pg_receivewal;
 mod restarts;
 mod slots;
