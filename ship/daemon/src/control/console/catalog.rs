@@ -39,7 +39,7 @@ pub(super) fn relation(schema: &str, name: &str) -> Option<&'static Relation> {
 }
 
 /// `pg_database.oid` of the one database: PostgreSQL's Template1DbOid, the first of every cluster.
-pub(super) const DATABASE_OID: u32 = 1;
+pub(in crate::control) const DATABASE_OID: u32 = 1;
 
 /// Every relation.
 pub(super) static RELATIONS: &[Relation] = &[
@@ -309,22 +309,23 @@ fn stat_wal_receiver(receiver: &WalReceiverRow) -> Vec<Value> {
 
 /// PostgreSQL: `pg_get_replication_slots`.
 fn replication_slot(slot: &SlotRow) -> Vec<Value> {
+    let logical = slot.logical.as_ref();
     vec![
         Value::text_of(&slot.slot_name),
-        Value::Null,
-        Value::text_of("physical"),
-        Value::Null,
-        Value::Null,
+        text(logical.map(|logical| &*logical.plugin)),
+        Value::text_of(if logical.is_some() { "logical" } else { "physical" }),
+        uint(logical.map(|logical| logical.database_oid)),
+        text(logical.map(|logical| &*logical.database)),
         Value::Bool(slot.temporary),
         Value::Bool(slot.active_pid.is_some()),
         Value::or_null(slot.active_pid, pid),
         uint(slot.xmin),
         uint(slot.catalog_xmin),
         lsn(slot.restart_lsn),
-        Value::Null,
+        lsn(logical.map(|logical| logical.confirmed_flush_lsn)),
         text(slot.wal_status),
         Value::or_null(slot.safe_wal_size, Value::Int),
-        Value::Bool(false),
+        Value::Bool(logical.is_some_and(|logical| logical.two_phase)),
     ]
 }
 
@@ -377,7 +378,8 @@ fn stat_activity(ctx: &Context<'_>) -> Rows {
 }
 
 fn set(values: &mut [Value], column: &str, value: Value) {
-    let columns = relation("pg_catalog", "pg_stat_activity").map_or(&[][..], |relation| relation.columns);
+    let columns =
+        relation("pg_catalog", "pg_stat_activity").map_or(&[][..], |relation| relation.columns);
     let index = columns.iter().position(|(name, _)| *name == column);
     if let Some(slot) = index.and_then(|index| values.get_mut(index)) {
         *slot = value;
