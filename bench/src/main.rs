@@ -13,6 +13,7 @@ use walhub_bench::report::compare::compare;
 use walhub_bench::report::{Report, html, recorded};
 use walhub_bench::scenario::acks::Acks;
 use walhub_bench::scenario::catchup::Catchup;
+use walhub_bench::scenario::commit::Commit;
 use walhub_bench::scenario::connections::Connections;
 use walhub_bench::scenario::disk::Disk;
 use walhub_bench::scenario::fanout_live::FanoutLive;
@@ -72,6 +73,7 @@ enum Command {
     Catchup(Catchup),
     Isolation(Isolation),
     Sync(Sync),
+    Commit(Commit),
     Acks(Acks),
     Connections(Connections),
     SendPath(SendPath),
@@ -118,6 +120,7 @@ impl Command {
             Self::Catchup(scenario) => Box::new(scenario),
             Self::Isolation(scenario) => Box::new(scenario),
             Self::Sync(scenario) => Box::new(scenario),
+            Self::Commit(scenario) => Box::new(scenario),
             Self::Acks(scenario) => Box::new(scenario),
             Self::Connections(scenario) => Box::new(scenario),
             Self::SendPath(scenario) => Box::new(scenario),
@@ -207,6 +210,7 @@ fn smoke() -> Vec<Box<dyn Scenario>> {
         Box::new(Catchup::smoke()),
         Box::new(Isolation::smoke()),
         Box::new(Sync::smoke()),
+        Box::new(Commit::smoke()),
         Box::new(Acks::smoke()),
         Box::new(Connections::smoke()),
         Box::new(SendPath::smoke()),

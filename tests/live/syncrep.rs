@@ -43,7 +43,15 @@ fn require_hub(primary: &Postgres, synchronous_commit: &str) {
 
 /// A relay with a table `t`, a policy, and its standbys, whose commits the primary waits for.
 fn relay_with(policy: &str, standbys: &[&str], level: &str) -> (Relay, Vec<Postgres>) {
-    let relay = Relay::start();
+    with_policy(Relay::start(), policy, standbys, level)
+}
+
+fn with_policy(
+    relay: Relay,
+    policy: &str,
+    standbys: &[&str],
+    level: &str,
+) -> (Relay, Vec<Postgres>) {
     relay.primary.psql("create table t (i int primary key)");
     let standbys = standbys.iter().map(|name| relay.streaming_standby(name)).collect();
     set_policy(&relay.hub, policy);
@@ -115,7 +123,18 @@ fn quorum_of_three_goes_on_with_one_stopped_and_waits_with_two() {
 
 #[test]
 fn what_is_committed_with_remote_apply_can_be_read_at_once() {
-    let (relay, standbys) = relay_with("FIRST 1 (a)", &["a"], "remote_apply");
+    read_what_was_written("1");
+}
+
+#[test]
+fn what_is_committed_with_remote_apply_can_be_read_at_once_with_cores_apart() {
+    read_what_was_written("3");
+}
+
+/// Writes on the primary and reads on a standby, a hundred times; the hub has `cores`.
+fn read_what_was_written(cores: &str) {
+    let relay = Relay::with(|primary| primary, |hub| hub.set("cores", cores));
+    let (relay, standbys) = with_policy(relay, "FIRST 1 (a)", &["a"], "remote_apply");
     let (mut writer, mut reader) = (Session::open(&relay.primary), Session::open(&standbys[0]));
     let started = Instant::now();
     for i in 1..=100 {

@@ -1,11 +1,12 @@
 //! A simulated machine that runs a hub: the production cores on simulated disk and network, and a
 //! simulated control plane that connects, answers commands and hands connections over.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::oneshot;
+use walhub::hub::append::{Append, AppendAnswer, Waited, WalRequest};
 use walhub::hub::commits::{Commits, commits};
 use walhub::hub::core_loop::{Core, now};
 use walhub::hub::front::PublishedSlots;
@@ -13,7 +14,7 @@ use walhub::hub::handle::{Client, SlotRequest, SlotRow, StartStreaming, StreamEn
 use walhub::hub::messages::{
     MAILBOX_MESSAGES_MAX, NewSession, StopMode, ToControl, ToWal, Upstream,
 };
-use walhub::hub::recover::recover;
+use walhub::hub::recover::{NewCluster, create_cluster, recover};
 use walhub::hub::shared::{Shared, StandbyTable};
 use walhub::hub::ship_core::{ShipConfig, ShipCore};
 use walhub::hub::wal_core::{ShipLink, WalConfig, WalCore, slabs_max};
@@ -24,6 +25,7 @@ use walhub_engine::mailbox::{Sender, mailbox};
 use walhub_proto::command::Command;
 use walhub_proto::lsn::Lsn;
 use walhub_proto::sqlstate::SqlState;
+use walhub_proto::syncrep::{Synced, WaitLevel};
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::{Report, Severity};
 
@@ -41,6 +43,8 @@ pub(crate) const DATA_DIR: &str = "/data";
 pub(crate) struct HubPlan {
     /// The hub it streams from; `None` is the primary.
     pub(crate) upstream: Option<usize>,
+    /// Begins as a primary of its own WAL.
+    pub(crate) own: Option<NewCluster>,
     pub(crate) cores: usize,
     pub(crate) direct: bool,
     pub(crate) durable_write: bool,
@@ -79,7 +83,8 @@ pub(crate) struct Life {
     asks: Arc<Mutex<VecDeque<ToControl>>>,
     downstream: BTreeMap<End, Downstream>,
     next_pid: u32,
-    stopped: bool,
+    /// Cores whose loop has ended.
+    ended: BTreeSet<usize>,
 }
 
 /// What the hub wants of the world.
@@ -98,6 +103,8 @@ pub(crate) struct HubMachine {
     lives: u32,
     /// Highest flush position that any life published.
     pub(crate) flushed: Lsn,
+    /// The same, with what a life published in the moment in which it died.
+    pub(crate) claimed: Lsn,
     published: [Lsn; 3],
 }
 
@@ -107,6 +114,9 @@ impl HubMachine {
         for dir in [data.to_path_buf(), data.join("pg_wal"), data.join("slots")] {
             fs.create_dir(&dir).expect("a new disk");
         }
+        if let Some(new) = &plan.own {
+            create_cluster(&fs, data, new).expect("a new disk");
+        }
         Self {
             number,
             plan,
@@ -114,6 +124,7 @@ impl HubMachine {
             life: None,
             lives: 0,
             flushed: Lsn::INVALID,
+            claimed: Lsn::INVALID,
             published: [Lsn::INVALID; 3],
         }
     }
@@ -203,7 +214,7 @@ impl HubMachine {
             asks,
             downstream: BTreeMap::new(),
             next_pid: 1000 * self.lives,
-            stopped: false,
+            ended: BTreeSet::new(),
         });
         Ok(end)
     }
@@ -228,7 +239,7 @@ impl HubMachine {
             }
         }
         let Some(life) = &mut self.life else { return Ok(()) };
-        if life.number != key.life || life.stopped {
+        if life.number != key.life || life.ended.contains(&key.core) {
             return Ok(());
         }
         let (io, core) = &mut life.cores[key.core];
@@ -236,16 +247,19 @@ impl HubMachine {
         io.wait(None, &mut completions).expect("the simulator waits");
         for completion in completions {
             core.handle(io, completion);
+            self.claimed = self.claimed.max(life.shared.flush_lsn.load());
             if self.fs.disk().dead {
                 return Ok(());
             }
         }
         let go_on = core.turn(io);
+        self.claimed = self.claimed.max(life.shared.flush_lsn.load());
         if self.fs.disk().dead {
             return Ok(());
         }
-        life.stopped = !go_on;
-        if let Some(deadline) = core.deadline_ns() {
+        if !go_on {
+            life.ended.insert(key.core);
+        } else if let Some(deadline) = core.deadline_ns() {
             let mut world = world.borrow_mut();
             let at = deadline.max(world.now + 1_000);
             world.run_at(key, at);
@@ -289,12 +303,55 @@ impl HubMachine {
                 ToControl::Status => {}
                 ToControl::Commits => {
                     let shared = &life.shared;
-                    life.commits.look(|| (shared.flush_lsn.load(), shared.synced()));
+                    life.commits.look(|| wait_positions(shared));
                 }
                 ToControl::Failed(why) => return Err(format!("hub {} failed: {why}", self.number)),
             }
         }
         Ok(out)
+    }
+
+    /// Appends for a session.
+    ///
+    /// # Panics
+    /// If the hub is down.
+    pub(crate) fn append(&mut self, append: Append, now: Timestamp) -> AppendAnswer {
+        self.life.as_mut().expect("the hub is up").commits.append(append, now)
+    }
+
+    /// Waits for a session.
+    ///
+    /// # Panics
+    /// If the hub is down.
+    pub(crate) fn wait(
+        &mut self,
+        lsn: Lsn,
+        level: WaitLevel,
+        owner: u32,
+        now: Timestamp,
+    ) -> oneshot::Receiver<Waited> {
+        let life = self.life.as_mut().expect("the hub is up");
+        let shared = &life.shared;
+        life.commits.wait(lsn, level, owner, now, || wait_positions(shared))
+    }
+
+    /// Asks for something else.
+    ///
+    /// # Panics
+    /// If the hub is down.
+    pub(crate) fn wal(
+        &mut self,
+        request: WalRequest,
+        now: Timestamp,
+    ) -> oneshot::Receiver<Result<Lsn, Report>> {
+        self.life.as_mut().expect("the hub is up").commits.wal(request, now)
+    }
+
+    /// Ends a session's wait for standbys.
+    pub(crate) fn cancel(&mut self, owner: u32) {
+        if let Some(life) = &mut self.life {
+            life.commits.cancel(owner);
+        }
     }
 
     /// The answer to [`Ask::Connect`].
@@ -536,6 +593,10 @@ impl HubMachine {
             other => panic!("a standby sent {other:?}"),
         }
     }
+}
+
+fn wait_positions(shared: &Shared) -> (Lsn, Synced) {
+    (shared.flush_lsn.load(), shared.synced())
 }
 
 fn refuse(downstream: &mut Downstream, world: &mut World, hub: usize, end: End, report: &Report) {

@@ -3,6 +3,7 @@
 //! `cargo test -p walhub-tests --test sim` runs the named scenarios and then seeds; see README.md.
 
 mod answers;
+mod clients;
 mod disk;
 mod driver;
 mod hub;

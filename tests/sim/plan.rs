@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use walhub::hub::recover::NewCluster;
 use walhub::settings::{Forward, Settings};
+use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegmentSize;
+use walhub_proto::syncrep::{SyncRepConfig, WaitLevel, WaitMode};
 
+use crate::clients::OwnPlan;
 use crate::disk::DiskFaults;
 use crate::hub::HubPlan;
 use crate::net::NetShape;
@@ -65,8 +69,12 @@ pub(crate) struct Plan {
     pub(crate) stop_at_end: bool,
     /// A slot may never be invalidated, whatever the settings say: to prove that the checker notices.
     pub(crate) slots_are_sacred: bool,
+    /// One standby more must have what a policy promises: to prove that the checker notices.
+    pub(crate) promises_are_too_much: bool,
     /// Messages from hubs to standbys damaged, in cases of a thousand. Outside the fault model.
     pub(crate) damage: u64,
+    /// The first hub is a primary of its own WAL, and this is who appends to it.
+    pub(crate) own: Option<OwnPlan>,
 }
 
 fn settings(rng: &mut Rng, slots_bounded: bool) -> Settings {
@@ -106,12 +114,14 @@ impl Plan {
         let topology = topology(rng);
         let slots_bounded = topology.len() == 1 && rng.chance(150);
         let base = settings(rng, slots_bounded);
-        let hubs: Vec<HubPlan> =
+        let mut hubs: Vec<HubPlan> =
             topology.into_iter().map(|upstream| hub(rng, &base, upstream)).collect();
         let disks = hubs.iter().map(|_| disk(rng)).collect();
-        let standbys = (0..rng.range(1, 5)).map(|_| standby(rng, hubs.len())).collect();
+        let standbys: Vec<StandbyPlan> =
+            (0..rng.range(1, 5)).map(|_| standby(rng, hubs.len())).collect();
+        policies(&mut Rng::new(seed, "policy"), &mut hubs, &standbys);
         let total = rng.log_range(1 << 20, 6 << 20);
-        Self {
+        let mut plan = Self {
             seed,
             segment_size: SegmentSize::new(if rng.chance(900) { 1 << 20 } else { 2 << 20 })
                 .expect("a size"),
@@ -129,8 +139,108 @@ impl Plan {
             patience_ns: 300 * SECOND,
             stop_at_end: rng.chance(300),
             slots_are_sacred: false,
+            promises_are_too_much: false,
             damage: 0,
+            own: None,
+        };
+        let mut rng = Rng::new(seed, "own");
+        if rng.chance(300) && plan.hubs.iter().skip(1).all(|hub| hub.upstream.is_some()) {
+            plan.make_own(&mut rng);
         }
+        plan
+    }
+
+    /// The first hub has WAL of its own instead of an upstream.
+    fn make_own(&mut self, rng: &mut Rng) {
+        self.standbys[0].hub = 0;
+        let direct: Vec<String> = self
+            .standbys
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, standby)| standby.hub == 0)
+            .map(|(number, standby)| {
+                standby.apply_ns = Some((10_000, rng.log_range(1, 200) * MS));
+                format!("standby_{number}")
+            })
+            .collect();
+        let count = rng.range(1, crate::rng::bytes(direct.len()));
+        let names = match rng.below(4) {
+            0 => String::new(),
+            1 => format!("FIRST {count} ({})", direct.join(", ")),
+            _ => format!("ANY {count} ({})", direct.join(", ")),
+        };
+        let all = [
+            None,
+            Some(WaitLevel::LocalFlush),
+            Some(WaitLevel::Standbys(WaitMode::Write)),
+            Some(WaitLevel::Standbys(WaitMode::Flush)),
+            Some(WaitLevel::Standbys(WaitMode::Apply)),
+        ];
+        let some: Vec<Option<WaitLevel>> = (0..2).map(|_| rng.pick(&all)).collect();
+        let own = OwnPlan {
+            clients: crate::rng::size(rng.log_range(1, 30)),
+            think_ns: (10_000, rng.log_range(1, 500) * MS),
+            total: rng.log_range(100 << 10, 4 << 20),
+            content_max: rng.pick(&[100, 2_000, 20_000, 300_000, 5 << 20]),
+            levels: if rng.chance(500) { all.to_vec() } else { some },
+            cancel: rng.pick(&[0, 0, 50, 300]),
+            requests: rng.pick(&[0, 10, 10, 100]),
+            names,
+        };
+        self.set_own(own);
+        if rng.chance(300) {
+            let mut settings = (*self.hubs[0].settings).clone();
+            settings.archive_timeout = Duration::from_secs(rng.range(1, 20));
+            self.hubs[0].settings = Arc::new(settings);
+        }
+    }
+
+    pub(crate) fn set_own(&mut self, own: OwnPlan) {
+        let version = WalVersion::of_major(self.major).expect("a known major");
+        let hub = &mut self.hubs[0];
+        hub.own = Some(NewCluster {
+            system_identifier: crate::source::SYSTEM,
+            segment_size: self.segment_size,
+            version,
+        });
+        let mut settings = (*hub.settings).clone();
+        settings.primary_conninfo = String::new();
+        settings.primary_slot_name = None;
+        settings.synchronous_standby_names = own.sync();
+        hub.settings = Arc::new(settings);
+        // A primary that is simulated has no part in it.
+        self.faults.retain(|(fault, _)| {
+            !matches!(fault, Fault::PrimaryRestart | Fault::Failover | Fault::TimelineSwitch)
+        });
+        self.own = Some(own);
+    }
+
+    /// Nothing goes wrong but what a scenario adds, and two standbys of three must confirm.
+    pub(crate) fn calm_own(seed: u64) -> Self {
+        let mut plan = Self::calm(seed);
+        let mut rng = Rng::new(seed, "calm own");
+        plan.standbys = (0..3).map(|_| standby(&mut rng, 1)).collect();
+        for standby in &mut plan.standbys {
+            standby.apply_ns = Some((10_000, 20 * MS));
+            standby.flush_ns = (50_000, 20 * MS);
+        }
+        plan.set_own(OwnPlan {
+            clients: 8,
+            think_ns: (10_000, 20 * MS),
+            total: 4 << 20,
+            content_max: 20_000,
+            levels: vec![
+                None,
+                Some(WaitLevel::LocalFlush),
+                Some(WaitLevel::Standbys(WaitMode::Write)),
+                Some(WaitLevel::Standbys(WaitMode::Flush)),
+                Some(WaitLevel::Standbys(WaitMode::Apply)),
+            ],
+            cancel: 0,
+            requests: 10,
+            names: "ANY 2 (standby_0, standby_1, standby_2)".to_owned(),
+        });
+        plan
     }
 
     /// Nothing goes wrong but what a scenario adds.
@@ -146,7 +256,33 @@ impl Plan {
         plan.sleepy = 0;
         plan.faults = Vec::new();
         plan.primary.total = 5 << 20;
+        plan.own = None;
         plan
+    }
+}
+
+/// Gives some hubs a policy that everyone together can fulfil.
+fn policies(rng: &mut Rng, hubs: &mut [HubPlan], standbys: &[StandbyPlan]) {
+    for number in 0..hubs.len() {
+        let behind = standbys.iter().enumerate().filter(|(_, standby)| standby.hub == number);
+        let mut names: Vec<String> = behind.map(|(index, _)| format!("standby_{index}")).collect();
+        let hubs_behind = hubs.iter().enumerate().filter(|(_, hub)| hub.upstream == Some(number));
+        names.extend(hubs_behind.map(|(index, _)| format!("hub_{index}")));
+        if names.is_empty() || !rng.chance(300) {
+            continue;
+        }
+        let count = rng.range(1, crate::rng::bytes(names.len()));
+        let method = rng.pick(&["FIRST", "ANY"]);
+        hubs[number].set_policy(&format!("{method} {count} ({})", names.join(", ")));
+    }
+}
+
+impl HubPlan {
+    /// Sets `synchronous_standby_names`.
+    pub(crate) fn set_policy(&mut self, names: &str) {
+        let mut settings = (*self.settings).clone();
+        settings.synchronous_standby_names = SyncRepConfig::parse(names).expect("a list");
+        self.settings = Arc::new(settings);
     }
 }
 
@@ -161,6 +297,7 @@ fn hub(rng: &mut Rng, base: &Settings, upstream: Option<usize>) -> HubPlan {
     }
     HubPlan {
         upstream,
+        own: None,
         cores: crate::rng::size(rng.range(1, 3)),
         direct: rng.chance(750),
         durable_write: rng.chance(500),
@@ -187,6 +324,8 @@ fn standby(rng: &mut Rng, hubs: usize) -> StandbyPlan {
         status_interval: Some(Duration::from_millis(rng.log_range(200, 5_000))),
         timeout: Some(Duration::from_millis(rng.log_range(2_000, 20_000))),
         retry_ns: rng.log_range(10, 2_000) * MS,
+        apply_ns: None,
+        lies: false,
     }
 }
 

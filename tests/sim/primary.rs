@@ -64,6 +64,8 @@ pub(crate) struct Primary {
     next_burst: u64,
     /// Highest flush position that each hub acknowledged.
     pub(crate) acknowledged: BTreeMap<usize, Lsn>,
+    /// What hubs have told since it was last looked at: which hub, flushed on which timeline.
+    pub(crate) told: Vec<(usize, TimelineId, Lsn)>,
     /// How many bytes were damaged.
     pub(crate) flipped: u64,
     /// No more WAL is made.
@@ -82,6 +84,7 @@ impl Primary {
             slots: BTreeMap::new(),
             next_burst: 0,
             acknowledged: BTreeMap::new(),
+            told: Vec::new(),
             flipped: 0,
             quiet: false,
         }
@@ -229,10 +232,8 @@ impl Primary {
     ) -> Result<(), String> {
         let Some(session) = self.sessions.get(&end) else { return Ok(()) };
         let hub = session.hub;
-        let sent = session
-            .streaming
-            .as_ref()
-            .map(|streaming| (streaming.sender.sent_lsn(), streaming.slot.clone()));
+        let sent =
+            session.streaming.as_ref().map(|streaming| (streaming.tli, streaming.slot.clone()));
         if status.flush > status.write {
             return Err(format!(
                 "hub {hub} acknowledged flush {} past write {}",
@@ -254,6 +255,9 @@ impl Primary {
         }
         let acknowledged = self.acknowledged.entry(hub).or_default();
         *acknowledged = (*acknowledged).max(status.flush);
+        if let Some((tli, _)) = &sent {
+            self.told.push((hub, *tli, status.flush));
+        }
         if let Some((_, Some(slot))) = sent
             && status.flush.is_valid()
         {

@@ -89,6 +89,62 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         expect: Expect::Well(|stats| stats.kills + stats.power_losses > 2),
     },
     Scenario {
+        name: "a_policy_holds_when_everyone_dies_now_and_then",
+        plan: || {
+            let mut plan = Plan {
+                faults: vec![
+                    (Fault::HubPower, 2),
+                    (Fault::HubKill, 2),
+                    (Fault::StandbyDies, 4),
+                    (Fault::Reset, 3),
+                    (Fault::Partition, 1),
+                    (Fault::Failover, 1),
+                    (Fault::TimelineSwitch, 1),
+                ],
+                faults_ns: 60_000_000_000,
+                fault_pause_ns: (50_000_000, 4_000_000_000),
+                ..Plan::calm(14)
+            };
+            // It lasts as long as the faults.
+            plan.primary.pause_ns = (1_000_000, 100_000_000);
+            plan.primary.burst = (100, 20_000);
+            plan.primary.total = 16 << 20;
+            let standby = plan.standbys[0].clone();
+            plan.standbys.push(standby);
+            plan.hubs[0].set_policy("ANY 2 (standby_0, standby_1, standby_2)");
+            plan.hubs[0].cores = 3;
+            plan
+        },
+        expect: Expect::Well(|stats| stats.promises > 100 && stats.timelines > 1),
+    },
+    Scenario {
+        name: "a_promise_that_is_not_kept_is_noticed",
+        plan: || {
+            let mut plan = Plan { promises_are_too_much: true, ..Plan::calm(15) };
+            plan.hubs[0].set_policy("ANY 1 (standby_0, standby_1)");
+            plan
+        },
+        expect: Expect::Caught(&["but the standbys have"]),
+    },
+    Scenario {
+        name: "policies_of_a_cascade_compose",
+        plan: || {
+            let mut plan = cascade();
+            for (number, hub) in plan.hubs.iter_mut().enumerate() {
+                hub.upstream = number.checked_sub(1);
+            }
+            for (number, standby) in plan.standbys.iter_mut().enumerate() {
+                standby.hub = if number == 0 { 2 } else { number % 3 };
+            }
+            plan.hubs[0].set_policy("hub_1");
+            plan.hubs[1].set_policy("FIRST 1 (hub_2)");
+            plan.hubs[2].set_policy("ANY 1 (standby_0)");
+            plan.faults.push((Fault::HubStop, 2));
+            plan
+        },
+        expect: Expect::Well(|stats| stats.promises > 20),
+    },
+    Scenario {
         name: "damaged_wal_never_reaches_a_standby",
         plan: || {
             let mut plan = Plan::calm(9);
@@ -154,13 +210,125 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
         expect: Expect::Caught(&["has a slot and only"]),
     },
+    Scenario {
+        name: "own_wal_commits_at_every_level",
+        plan: || Plan { stop_at_end: true, ..Plan::calm_own(20) },
+        expect: Expect::Well(|stats| stats.commits > 200 && stats.stops == 1),
+    },
+    Scenario {
+        name: "own_wal_and_power_is_lost_again_and_again",
+        plan: || Plan {
+            faults: vec![(Fault::HubPower, 4), (Fault::HubKill, 1), (Fault::HubStop, 1)],
+            faults_ns: 40_000_000_000,
+            fault_pause_ns: (10_000_000, 700_000_000),
+            ..Plan::calm_own(21)
+        },
+        expect: Expect::Well(|stats| stats.power_losses > 5 && stats.commits > 200),
+    },
+    Scenario {
+        name: "own_wal_of_large_records_and_power_is_lost",
+        plan: || {
+            let mut plan = Plan {
+                faults: vec![(Fault::HubPower, 1)],
+                faults_ns: 40_000_000_000,
+                fault_pause_ns: (10_000_000, 2_000_000_000),
+                ..Plan::calm_own(22)
+            };
+            if let Some(own) = &mut plan.own {
+                (own.content_max, own.total, own.clients) = (6 << 20, 60 << 20, 3);
+            }
+            plan
+        },
+        expect: Expect::Well(|stats| stats.power_losses > 5 && stats.wal_bytes > 10 << 20),
+    },
+    Scenario {
+        name: "own_wal_while_standbys_die_and_networks_part",
+        plan: || {
+            let mut plan = Plan {
+                faults: vec![
+                    (Fault::StandbyDies, 3),
+                    (Fault::Partition, 2),
+                    (Fault::Reset, 2),
+                    (Fault::Stall, 1),
+                    (Fault::HubPower, 1),
+                ],
+                faults_ns: 40_000_000_000,
+                fault_pause_ns: (10_000_000, 700_000_000),
+                ..Plan::calm_own(23)
+            };
+            if let Some(own) = &mut plan.own {
+                own.cancel = 100;
+                own.think_ns.1 = 200_000_000;
+            }
+            plan
+        },
+        expect: Expect::Well(|stats| stats.commits > 200),
+    },
+    Scenario {
+        name: "own_wal_of_equal_records_and_power_is_lost",
+        plan: || {
+            // What was lost and what comes in its place have the same sizes.
+            let mut plan = Plan {
+                faults: vec![(Fault::HubPower, 1)],
+                faults_ns: 40_000_000_000,
+                fault_pause_ns: (5_000_000, 300_000_000),
+                ..Plan::calm_own(24)
+            };
+            if let Some(own) = &mut plan.own {
+                (own.content_max, own.requests, own.clients) = (8, 0, 30);
+                own.think_ns = (10_000, 1_000_000);
+                own.levels = vec![None];
+            }
+            plan
+        },
+        expect: Expect::Well(|stats| stats.power_losses > 5),
+    },
+    Scenario {
+        name: "own_wal_on_a_disk_that_lies_is_noticed",
+        plan: || {
+            let mut plan = Plan {
+                faults: vec![(Fault::HubPower, 1)],
+                faults_ns: 60_000_000_000,
+                fault_pause_ns: (100_000_000, 2_000_000_000),
+                ..Plan::calm_own(25)
+            };
+            plan.disks[0].lies = true;
+            plan
+        },
+        expect: Expect::Caught(&["recovered to", "cannot start", "differs from the primary's"]),
+    },
+    Scenario {
+        name: "a_standby_that_lies_about_its_flush_is_noticed",
+        plan: || {
+            let mut plan = Plan::calm_own(26);
+            for standby in &mut plan.standbys {
+                standby.lies = true;
+                standby.flush_ns = (50_000_000, 100_000_000);
+            }
+            plan
+        },
+        expect: Expect::Caught(&["standbys have that"]),
+    },
+    Scenario {
+        name: "a_commit_that_waits_for_a_standby_that_does_not_come_is_noticed",
+        plan: || {
+            let mut plan = Plan { patience_ns: 20_000_000_000, ..Plan::calm_own(27) };
+            if let Some(mut own) = plan.own.take() {
+                own.names = "standby_7".to_owned();
+                own.cancel = 0;
+                plan.set_own(own);
+            }
+            plan
+        },
+        expect: Expect::Caught(&[" waits: Some"]),
+    },
 ];
 
 fn cascade() -> Plan {
     let mut seed = 100;
     let mut plan = loop {
         let plan = Plan::of_seed(seed);
-        if plan.hubs.len() == 3 {
+        if plan.hubs.len() == 3 && plan.own.is_none() {
             break plan;
         }
         seed += 1;

@@ -5,14 +5,19 @@
 //! 2. Every byte that a standby receives is the primary's, durable there, on the right timeline.
 //! 3. No segment that a slot's standby can still ask for is removed.
 //! 4. Published positions never go back in one life, and flush <= write <= received.
-//! 5. Once faults stop, all hubs and standbys reach the primary's end within bounded time.
+//! 5. What a hub with a policy told the primary is on as many standbys as the policy asks for.
+//! 6. Of a hub with WAL of its own: what it calls durable is valid WAL, of what was asked for and nothing
+//!    else, no transaction id twice; a session that is told "committed" at a level finds its records
+//!    wherever that level promised them, and every session is told something.
+//! 7. Once faults stop, all hubs and standbys reach the primary's end within bounded time.
 
 use std::rc::Rc;
 
 use walhub_engine::io::Fs as _;
-use walhub_proto::lsn::LsnRange;
+use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
 use walhub_proto::segment::SegNo;
 
+use crate::clients::Clients;
 use crate::disk::{Disk, SimFs};
 use crate::hub::{Ask, HubMachine};
 use crate::io::finish_disk;
@@ -47,11 +52,14 @@ pub(crate) struct Stats {
     pub(crate) removed: u64,
     pub(crate) segments_gone: u64,
     pub(crate) flipped: u64,
+    /// Positions told with a policy.
+    pub(crate) promises: u64,
+    pub(crate) commits: u64,
 }
 
 impl Stats {
     /// Its numbers, in the order of the fields.
-    pub(crate) fn numbers(&self) -> [u64; 11] {
+    pub(crate) fn numbers(&self) -> [u64; 13] {
         [
             self.events,
             self.virtual_ns,
@@ -64,6 +72,8 @@ impl Stats {
             self.removed,
             self.segments_gone,
             self.flipped,
+            self.promises,
+            self.commits,
         ]
     }
 
@@ -83,6 +93,8 @@ impl Stats {
             removed: next(),
             segments_gone: next(),
             flipped: next(),
+            promises: next(),
+            commits: next(),
         }
     }
 
@@ -96,7 +108,7 @@ impl Stats {
     pub(crate) fn describe(&self) -> String {
         format!(
             "{} MB of WAL made, {} MB received by standbys, {:.1} hours of virtual time, {} events: {} power losses, {} kills, \
-             {} stops, {} timelines, {} segments gone, {} fresh starts",
+             {} stops, {} timelines, {} segments gone, {} fresh starts, {} replies with a policy, {} commits",
             self.wal_bytes >> 20,
             self.standby_bytes >> 20,
             seconds(self.virtual_ns) / 3600.0,
@@ -106,7 +118,9 @@ impl Stats {
             self.stops,
             self.timelines,
             self.segments_gone,
-            self.removed
+            self.removed,
+            self.promises,
+            self.commits
         )
     }
 }
@@ -133,6 +147,8 @@ pub(crate) struct Sim {
     plan: Plan,
     world: Shared,
     primary: Primary,
+    /// Sessions of the first hub, when it has WAL of its own.
+    clients: Option<Clients>,
     hubs: Vec<HubMachine>,
     deaths: Vec<Death>,
     down_until: Vec<u64>,
@@ -150,8 +166,13 @@ impl Sim {
         net.damage = plan.damage;
         let world = World::new(seed, net);
         world.borrow_mut().sleepy = plan.sleepy;
-        let source =
-            Source::new(rng("workload"), plan.segment_size, plan.major, plan.record_len_max);
+        let source = match &plan.own {
+            Some(_) => Source::of_hub(plan.segment_size, plan.major),
+            None => {
+                Source::new(rng("workload"), plan.segment_size, plan.major, plan.record_len_max)
+            }
+        };
+        let clients = plan.own.clone().map(|own| Clients::new(own, seed, plan.segment_size));
         let primary = Primary::new(source, plan.primary.clone(), rng("primary"));
         let hubs: Vec<HubMachine> = plan
             .hubs
@@ -181,6 +202,7 @@ impl Sim {
             plan,
             world,
             primary,
+            clients,
             hubs,
             standbys,
         }
@@ -205,6 +227,7 @@ impl Sim {
         self.stats.removed = self.standbys.iter().map(|standby| standby.removed).sum();
         self.stats.timelines = crate::rng::bytes(self.primary.source.timelines.len());
         self.stats.flipped = self.primary.flipped;
+        self.stats.commits = self.clients.as_ref().map_or(0, |clients| clients.answered);
         Ok(self.stats)
     }
 
@@ -214,7 +237,14 @@ impl Sim {
         }
         {
             let mut world = self.world.borrow_mut();
-            world.after(0, Event::Wake(Actor::Primary, None));
+            match &self.clients {
+                None => world.after(0, Event::Wake(Actor::Primary, None)),
+                Some(clients) => {
+                    for client in 0..clients.plan.clients {
+                        world.after(1_000_000, Event::Wake(Actor::Client(client), None));
+                    }
+                }
+            }
             world.after(0, Event::Wake(Actor::Chaos, None));
             for standby in 0..self.standbys.len() {
                 world.after(1_000_000, Event::Wake(Actor::Standby(standby), None));
@@ -254,7 +284,9 @@ impl Sim {
             }
             Event::Wake(Actor::Primary, end) => {
                 let world = Rc::clone(&self.world);
-                self.primary.wake(&mut world.borrow_mut(), end)
+                self.primary.wake(&mut world.borrow_mut(), end)?;
+                let told = std::mem::take(&mut self.primary.told);
+                told.into_iter().try_for_each(|told| self.check_told(told))
             }
             Event::Wake(Actor::Control(hub), Some(end)) => {
                 let world = Rc::clone(&self.world);
@@ -277,16 +309,67 @@ impl Sim {
                 }
                 Ok(())
             }
+            Event::Wake(Actor::Client(number), _) => {
+                let world = Rc::clone(&self.world);
+                if let Some(clients) = &mut self.clients {
+                    clients.wake(&mut world.borrow_mut(), number, &mut self.hubs[0]);
+                }
+                // Some are answered at once.
+                self.take_answers()
+            }
             Event::Wake(Actor::Chaos, _) => self.direct(),
         }
+    }
+
+    /// What a hub told is so on the standbys that its policy asks for.
+    fn check_told(&mut self, (hub, tli, lsn): (usize, TimelineId, Lsn)) -> Result<(), String> {
+        if lsn.is_valid() && !self.is_promised(hub, tli, lsn) {
+            let policy = &self.plan.hubs[hub].settings.synchronous_standby_names;
+            let standbys: Vec<_> = self.standbys.iter().map(|standby| standby.confirmed).collect();
+            return Err(format!(
+                "hub {hub} told {lsn} of timeline {tli} with the policy {policy:?}, but the standbys have {standbys:?}"
+            ));
+        }
+        self.stats.promises += u64::from(
+            lsn.is_valid() && self.plan.hubs[hub].settings.synchronous_standby_names.is_some(),
+        );
+        Ok(())
+    }
+
+    /// Whether a hub has a position, and its policy is fulfilled with it.
+    fn is_promised(&self, hub: usize, tli: TimelineId, lsn: Lsn) -> bool {
+        if self.hubs[hub].claimed < lsn {
+            return false;
+        }
+        let Some(policy) = &self.plan.hubs[hub].settings.synchronous_standby_names else {
+            return true;
+        };
+        let named = |name: String| policy.priority(&name) > 0;
+        // A position is on an older timeline too when it is before its end.
+        let switchpoint = |of| self.primary.source.history.switchpoint(of);
+        let has = |(of, end): (TimelineId, Lsn)| {
+            end >= lsn && (of >= tli || switchpoint(of).is_some_and(|(last, _)| last >= lsn))
+        };
+        let standbys = self.standbys.iter().filter(|standby| {
+            standby.plan.hub == hub
+                && named(format!("standby_{}", standby.number))
+                && standby.confirmed.is_some_and(has)
+        });
+        let hubs = self.hubs.iter().filter(|other| {
+            other.plan.upstream == Some(hub)
+                && named(format!("hub_{}", other.number))
+                && self.is_promised(other.number, tli, lsn)
+        });
+        let wanted = policy.num_sync + usize::from(self.plan.promises_are_too_much);
+        standbys.count() + hubs.count() >= wanted
     }
 
     /// After a core ran: a death, requests, answers.
     fn after_hub(&mut self, hub: usize) -> Result<(), String> {
         if self.hubs[hub].fs.disk().dead {
-            self.bury(hub);
-            return Ok(());
+            return self.bury(hub);
         }
+        self.follow(hub)?;
         self.check_gone(hub)?;
         for ask in self.hubs[hub].asks()? {
             match ask {
@@ -294,17 +377,59 @@ impl Sim {
                 Ask::Stopped => {
                     self.stats.stops += 1;
                     self.deaths[hub] = Death::Kill;
-                    self.bury(hub);
-                    return Ok(());
+                    return self.bury(hub);
                 }
             }
         }
         let world = Rc::clone(&self.world);
         self.hubs[hub].poll_control(&mut world.borrow_mut());
+        self.take_answers()
+    }
+
+    /// What a hub with WAL of its own has called durable is the truth.
+    fn follow(&mut self, hub: usize) -> Result<(), String> {
+        let machine = &self.hubs[hub];
+        let (Some(clients), Some(life), Some(_)) =
+            (&mut self.clients, &machine.life, &machine.plan.own)
+        else {
+            return Ok(());
+        };
+        let (end, size) = (life.shared.flush_lsn.load(), self.plan.segment_size);
+        let mut from = self.primary.source.current().end();
+        while from < end {
+            let segno = SegNo::of_start(from, size);
+            let to = end.min(segno.end(size));
+            let path = machine.wal_dir().join(segno.file_name(TimelineId::FIRST, size));
+            let disk = machine.fs.disk();
+            let offset = crate::rng::size(size.offset(from));
+            let wal = disk.content(&path).unwrap_or_default();
+            let wal = wal.get(offset..offset + crate::rng::size(to - from));
+            let wal = wal.ok_or_else(|| format!("hub {hub}: {path:?} does not reach {to}"))?;
+            clients.found(wal)?;
+            self.primary.source.extend(wal);
+            from = to;
+        }
         Ok(())
     }
 
-    fn bury(&mut self, hub: usize) {
+    /// Sessions look at their answers.
+    fn take_answers(&mut self) -> Result<(), String> {
+        let Some(clients) = &mut self.clients else { return Ok(()) };
+        let named = clients.plan.sync().map(|sync| sync.members).unwrap_or_default();
+        let standbys = &self.standbys;
+        let reached = |mode, lsn| {
+            let is_named = |number: usize| named.contains(&format!("standby_{number}"));
+            let direct = standbys.iter().filter(|standby| standby.plan.hub == 0);
+            direct.filter(|s| is_named(s.number) && s.reached(mode) >= lsn).count()
+        };
+        let life = self.hubs[0].life.as_ref().map(|life| life.number);
+        let durable = self.primary.source.current().end();
+        clients.take_answers(&mut self.world.borrow_mut(), life, durable, &reached)
+    }
+
+    fn bury(&mut self, hub: usize) -> Result<(), String> {
+        // What it called durable in its last moment is so.
+        self.follow(hub)?;
         let mut world = self.world.borrow_mut();
         world.settle();
         self.hubs[hub].drop_life(&mut world);
@@ -321,6 +446,8 @@ impl Sim {
         }
         self.down_until[hub] = now + self.chaos.log_range(SECOND / 100, 5 * SECOND);
         world.at(self.down_until[hub], Event::Wake(Actor::Control(hub), None));
+        drop(world);
+        self.take_answers()
     }
 
     fn start_hub(&mut self, hub: usize) -> Result<(), String> {
@@ -339,8 +466,7 @@ impl Sim {
         }
         let end = started?;
         if self.hubs[hub].fs.disk().dead {
-            self.bury(hub);
-            return Ok(());
+            return self.bury(hub);
         }
         let flushed = self.hubs[hub].flushed;
         let acknowledged = self.primary.acknowledged.get(&hub).copied().unwrap_or_default();
@@ -360,6 +486,7 @@ impl Sim {
                 "hub {hub} recovered to {end}, but had acknowledged flush {acknowledged}"
             ));
         }
+        self.follow(hub)?;
         self.check_wal(hub)
     }
 
@@ -500,7 +627,7 @@ impl Sim {
                 match self.unwell() {
                     None if self.plan.stop_at_end => {
                         self.stage = Stage::Stopping(now + self.plan.patience_ns);
-                        self.hubs.iter().for_each(HubMachine::stop);
+                        (0..self.hubs.len()).for_each(|hub| self.stop(hub));
                     }
                     None => self.stage = Stage::Done,
                     Some(why) if now > until => {
@@ -527,10 +654,21 @@ impl Sim {
         Ok(())
     }
 
+    /// A fast shutdown begins.
+    fn stop(&mut self, hub: usize) {
+        self.hubs[hub].stop();
+        if let Some(clients) = self.clients.as_mut().filter(|_| hub == 0) {
+            clients.cancel_all(&mut self.hubs[0]);
+        }
+    }
+
     fn end_faults(&mut self) {
         let mut world = self.world.borrow_mut();
         world.net.heal();
         self.primary.quiet = true;
+        if let Some(clients) = &mut self.clients {
+            clients.quiet = true;
+        }
         self.primary.down_until = 0;
         for hub in &self.hubs {
             let mut disk = hub.fs.disk();
@@ -544,6 +682,9 @@ impl Sim {
 
     /// Who has not reached the end yet.
     fn unwell(&self) -> Option<String> {
+        if let Some(waiting) = self.clients.as_ref().and_then(Clients::waiting) {
+            return Some(waiting);
+        }
         let current = self.primary.source.current();
         let (tli, end) = (current.tli, current.end());
         if current.flush_lsn != end {
@@ -560,6 +701,12 @@ impl Sim {
                     "hub {} ({state}) is at {positions:?}, the primary at {end} on timeline {tli}",
                     hub.number
                 ));
+            }
+        }
+        for hub in self.hubs.iter().filter(|hub| hub.plan.upstream.is_none()) {
+            let told = self.primary.acknowledged.get(&hub.number).copied().unwrap_or_default();
+            if told != end {
+                return Some(format!("hub {} has told {told}, and WAL ends at {end}", hub.number));
             }
         }
         let late = self.standbys.iter().find(|standby| standby.flushed != Some((tli, end)))?;
@@ -605,7 +752,7 @@ impl Sim {
                 let operations = self.chaos.log_range(1, 200) - 1;
                 self.hubs[hub].fs.disk().crash_in = Some(operations);
             }
-            Fault::HubStop => self.hubs[hub].stop(),
+            Fault::HubStop => self.stop(hub),
             Fault::HubDiskFull => {
                 let full = !self.hubs[hub].fs.disk().full;
                 // The control file of a new hub must find room, or the process ends.

@@ -96,6 +96,28 @@ impl Source {
         source
     }
 
+    /// The truth that a hub with WAL of its own makes: nothing yet.
+    pub(crate) fn of_hub(segment_size: SegmentSize, major: u32) -> Self {
+        let mut source = Self::new(Rng::new(0, "unused"), segment_size, major, 100_000);
+        let base = Lsn(segment_size.bytes());
+        source.timelines = vec![Timeline {
+            tli: TimelineId::FIRST,
+            begin: base,
+            base,
+            bytes: Vec::new(),
+            flush_lsn: base,
+            records: vec![(base, None)],
+        }];
+        source
+    }
+
+    /// The hub has made more durable.
+    pub(crate) fn extend(&mut self, wal: &[u8]) {
+        let timeline = self.current_mut();
+        timeline.bytes.extend_from_slice(wal);
+        timeline.flush_lsn = timeline.end();
+    }
+
     pub(crate) fn current(&self) -> &Timeline {
         self.timelines.last().expect("there is a timeline")
     }

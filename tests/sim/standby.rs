@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
 use walhub_proto::sqlstate::SqlState;
+use walhub_proto::syncrep::WaitMode;
 use walhub_proto::walreceiver::{
     Activity, LocalWal, ReceiverEvent, UpstreamViolation, WalReceiver, WalReceiverConfig,
 };
@@ -27,6 +28,10 @@ pub(crate) struct StandbyPlan {
     pub(crate) status_interval: Option<Duration>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) retry_ns: u64,
+    /// Nanoseconds from flush to replay of one that replays, and tells each position at once.
+    pub(crate) apply_ns: Option<(u64, u64)>,
+    /// Calls durable what it has received. Outside the fault model.
+    pub(crate) lies: bool,
 }
 
 #[derive(Debug)]
@@ -49,7 +54,14 @@ pub(crate) struct Standby {
     received: Option<(TimelineId, Lsn)>,
     /// Survives its death.
     pub(crate) flushed: Option<(TimelineId, Lsn)>,
+    /// The furthest that it ever had durable.
+    pub(crate) confirmed: Option<(TimelineId, Lsn)>,
     flush_at: Option<u64>,
+    /// Highest position that it ever received.
+    received_max: Lsn,
+    applied: Lsn,
+    /// When it will have replayed up to a position.
+    apply_at: Option<(u64, Lsn)>,
     pub(crate) down_until: u64,
     /// Whether its slot exists on the hub.
     pub(crate) has_slot: bool,
@@ -75,7 +87,11 @@ impl Standby {
             session: None,
             received: None,
             flushed: None,
+            confirmed: None,
             flush_at: None,
+            received_max: Lsn::INVALID,
+            applied: Lsn::INVALID,
+            apply_at: None,
             down_until: 0,
             has_slot: false,
             removed: 0,
@@ -105,6 +121,37 @@ impl Standby {
             "received {:?}, flush at {:?}, down until {}, session {session:?}",
             self.received, self.flush_at, self.down_until
         )
+    }
+
+    /// How far it is in this mode, whatever it has told.
+    pub(crate) fn reached(&self, mode: WaitMode) -> Lsn {
+        match mode {
+            WaitMode::Write => self.received_max,
+            WaitMode::Flush => self.flushed.map(|(_, lsn)| lsn).unwrap_or_default(),
+            WaitMode::Apply => self.applied,
+        }
+    }
+
+    /// Tells its positions.
+    fn report(&mut self, world: &World) {
+        let (Some(session), Some((_, flushed))) = (&mut self.session, self.flushed) else { return };
+        if self.plan.apply_ns.is_none() && !self.plan.lies {
+            return session.receiver.handle_progress(now(world), flushed, flushed, Lsn::INVALID);
+        }
+        let received = self.received.map_or(flushed, |(_, lsn)| lsn.max(flushed));
+        let flushed = if self.plan.lies { received } else { flushed };
+        session.receiver.handle_progress(now(world), received, flushed, self.applied);
+    }
+
+    fn apply_soon(&mut self, world: &mut World) {
+        if let (Some(range), None, Some((_, lsn))) =
+            (self.plan.apply_ns, self.apply_at, self.flushed)
+            && lsn > self.applied
+        {
+            let at = world.now + self.rng.log_range(range.0, range.1);
+            self.apply_at = Some((at, lsn));
+            world.at(at, Event::Wake(self.actor(), None));
+        }
     }
 
     fn actor(&self) -> Actor {
@@ -138,7 +185,7 @@ impl Standby {
         self.received = next_lsn;
         let mut receiver = WalReceiver::new(config, now(world), local, 150_018);
         if let Some((_, lsn)) = self.flushed {
-            receiver.handle_progress(now(world), lsn, lsn, Lsn::INVALID);
+            receiver.handle_progress(now(world), lsn, lsn, self.applied);
         }
         self.session = Some(Session { end, receiver, out: Vec::new(), sent: 0, timer: 0 });
         self.pump(world);
@@ -179,9 +226,15 @@ impl Standby {
                 self.flushed.is_none_or(|flushed| *received >= flushed)
             };
             self.flushed = self.received.filter(newer).or(self.flushed);
-            if let (Some(session), Some((_, lsn))) = (&mut self.session, self.flushed) {
-                session.receiver.handle_progress(now(world), lsn, lsn, Lsn::INVALID);
-            }
+            self.confirmed = self.confirmed.max(self.flushed);
+            self.report(world);
+            self.apply_soon(world);
+        }
+        if let Some((_, lsn)) = self.apply_at.filter(|(at, _)| *at <= world.now) {
+            self.apply_at = None;
+            self.applied = lsn;
+            self.report(world);
+            self.apply_soon(world);
         }
         if self.session.is_none() {
             let due = world.now >= self.down_until;
@@ -224,6 +277,7 @@ impl Standby {
                             && self.flushed.is_none()
                         {
                             self.flushed = Some((timeline, start));
+                            self.confirmed = self.confirmed.max(self.flushed);
                             session.receiver.handle_progress(
                                 now(world),
                                 start,
@@ -233,6 +287,11 @@ impl Standby {
                         }
                         if let ReceiverEvent::Wal { bytes: wal, .. } = event {
                             self.bytes += bytes(wal.len());
+                            let received = self.received.map_or(Lsn::INVALID, |(_, lsn)| lsn);
+                            self.received_max = self.received_max.max(received);
+                            if self.plan.apply_ns.is_some() || self.plan.lies {
+                                self.report(world);
+                            }
                             self.flush_soon(world);
                         }
                     }

@@ -27,6 +27,8 @@ pub(crate) enum Actor {
     /// A hub's control plane.
     Control(usize),
     Standby(usize),
+    /// A session that appends.
+    Client(usize),
     /// Whoever makes the faults.
     Chaos,
 }

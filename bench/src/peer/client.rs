@@ -94,6 +94,46 @@ impl Client {
             .with_context(|| format!("no row: {sql}"))
     }
 
+    /// Sends messages that were encoded before.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub fn send_encoded(&mut self, messages: &[u8]) -> Result<()> {
+        Ok(self.reader.get_mut().write_all(messages)?)
+    }
+
+    /// Reads up to ReadyForQuery; returns how many statements were completed.
+    ///
+    /// # Errors
+    /// The server's error.
+    pub fn completed(&mut self) -> Result<usize> {
+        let (mut count, mut body) = (0, Vec::new());
+        loop {
+            match self.message_into(&mut body)? {
+                b'Z' => return Ok(count),
+                b'C' => count += 1,
+                b'E' => bail!("{}", error_text(&body)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Runs COPY ... FROM STDIN with rows that were put into CopyData messages before.
+    ///
+    /// # Errors
+    /// The server's error.
+    pub fn copy_in(&mut self, sql: &str, messages: &[u8]) -> Result<()> {
+        self.send_query(sql)?;
+        match self.message()? {
+            (b'G', _) => {}
+            (b'E', body) => bail!("{sql}: {}", error_text(&body)),
+            (kind, _) => bail!("{sql}: a message of type {kind}"),
+        }
+        self.send_encoded(messages)?;
+        self.send(Some(b'c'), &[])?;
+        self.completed().map(drop)
+    }
+
     /// Starts replication; the socket begins with the first message of the stream.
     ///
     /// # Errors
@@ -148,13 +188,19 @@ impl Client {
     }
 
     fn message(&mut self) -> Result<(u8, Vec<u8>)> {
+        let mut body = Vec::new();
+        Ok((self.message_into(&mut body)?, body))
+    }
+
+    /// Reads one message; returns its type.
+    fn message_into(&mut self, body: &mut Vec<u8>) -> Result<u8> {
         let mut head = [0; 5];
         self.reader.read_exact(&mut head)?;
         let [kind, length @ ..] = head;
         let length = usize::try_from(u32::from_be_bytes(length))?.saturating_sub(4);
-        let mut body = vec![0; length];
-        self.reader.read_exact(&mut body)?;
-        Ok((kind, body))
+        body.resize(length, 0);
+        self.reader.read_exact(body)?;
+        Ok(kind)
     }
 }
 
@@ -173,6 +219,16 @@ fn row(body: &[u8]) -> Option<Vec<Option<String>>> {
         });
     }
     Some(row)
+}
+
+/// A message as it goes over the wire.
+#[must_use]
+pub fn encoded(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
+    let mut message = vec![kind];
+    message.extend_from_slice(&length.to_be_bytes());
+    message.extend_from_slice(body);
+    message
 }
 
 /// Severity and message of an ErrorResponse.

@@ -114,6 +114,20 @@ impl Hub {
         self.running.check().context("walhub")
     }
 
+    /// Waits until it lets a session in; a hub that writes WAL of its own can then append.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn wait_for_session(&mut self) -> Result<Client> {
+        let port = self.port;
+        let connect = || {
+            let mut client = Client::connect(port, &[("database", "postgres")])?;
+            client.query("SELECT pg_logical_emit_message(true, 'walhub-bench', '')")?;
+            Ok(client)
+        };
+        Client::wait(connect, || self.running.check()).context("walhub is not ready")
+    }
+
     /// Waits until it knows its upstream, and so can serve standbys.
     ///
     /// # Errors

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -124,9 +123,8 @@ impl Bench {
         for _ in 0..count {
             self.lsn += 1;
             let standby = self.table.standby(index);
-            for field in [&standby.write_lsn, &standby.flush_lsn, &standby.apply_lsn] {
-                field.store(self.lsn, Ordering::Relaxed);
-            }
+            let lsn = Lsn(self.lsn);
+            standby.set_mode_lsns(lsn, lsn, lsn);
             self.table.mark(index);
             waiting += 1;
             if waiting == at_once {
@@ -141,11 +139,7 @@ impl Bench {
     /// As the wal core does.
     fn look(&mut self) -> Option<Lsn> {
         let sync = &mut self.sync;
-        self.table.drain(|index, standby| {
-            let load = |field: &std::sync::atomic::AtomicU64| Lsn(field.load(Ordering::Relaxed));
-            let (write, flush) = (load(&standby.write_lsn), load(&standby.flush_lsn));
-            sync.handle_reply(index, ModeLsns::of_wire(write, flush, load(&standby.apply_lsn)));
-        });
+        self.table.drain(|index, standby| sync.handle_reply(index, standby.mode_lsns()));
         match self.sync.synced() {
             Synced::Reached(lsns) => lsns.flush,
             Synced::Undefined | Synced::TooFew => None,
@@ -155,13 +149,11 @@ impl Bench {
     /// As PostgreSQL does: `SyncRepReleaseWaiters` calls `SyncRepGetCandidateStandbys` and then
     /// `SyncRepGetNthLatestSyncRecPtr` or `SyncRepGetOldestSyncRecPtr`.
     fn scan(&mut self) -> Option<Lsn> {
-        let streaming = WalSenderState::Streaming.as_str();
         let mut candidates = Vec::with_capacity(self.standbys);
         for (index, standby) in self.table.in_use() {
-            let flush = standby.flush_lsn.load(Ordering::Relaxed);
-            if standby.state_name() == streaming && flush != 0 {
-                let (write, apply) = (&standby.write_lsn, &standby.apply_lsn);
-                let lsns = [write.load(Ordering::Relaxed), flush, apply.load(Ordering::Relaxed)];
+            let ModeLsns { write, flush, apply } = standby.mode_lsns();
+            if standby.state() == WalSenderState::Streaming && flush.is_some() {
+                let lsns = [write, flush, apply];
                 // `*` gives all of them the same priority.
                 candidates.push((1, index, lsns));
             }
@@ -172,10 +164,10 @@ impl Bench {
             candidates.truncate(wanted);
         }
         let nth = |mode: usize| {
-            let mut all: Vec<u64> =
+            let mut all: Vec<Option<Lsn>> =
                 candidates.iter().filter_map(|(.., lsns)| lsns.get(mode).copied()).collect();
             all.sort_unstable_by(|one, other| other.cmp(one));
-            all.get(wanted - 1).copied().map(Lsn)
+            all.get(wanted - 1).copied().flatten()
         };
         let [_, flush, _] = [nth(0), nth(1), nth(2)];
         flush

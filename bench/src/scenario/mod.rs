@@ -2,6 +2,7 @@
 
 pub mod acks;
 pub mod catchup;
+pub mod commit;
 pub mod connections;
 pub mod disk;
 pub mod fanout_live;
@@ -78,6 +79,7 @@ pub const SCENARIOS: &[(&str, &str)] = &[
         "lag of healthy standbys beside a stalled one and beside a cold reader, against without",
     ),
     (sync::NAME, "commits that wait for walhub, a PostgreSQL standby or pg_receivewal"),
+    (commit::NAME, "durable appends to WAL of walhub's own, against PostgreSQL and the device"),
     (acks::NAME, "one reply of 1 to 1000 standbys, against a scan of all walsenders"),
     (connections::NAME, "memory and CPU of idle standbys, against walsenders"),
     (send_path::NAME, "ways to send over loopback, by size, with iperf3 as limit"),

@@ -32,7 +32,7 @@ impl SlabPool {
         Self { recycler: Arc::new(Recycler::new(slab_len, slabs_max)) }
     }
 
-    /// The writer of an empty slab of zeros, or `None` when all are in use.
+    /// The writer of an empty slab, or `None` when all are in use.
     #[must_use]
     pub fn take(&self) -> Option<SlabWriter> {
         let shared = Arc::new(Shared {
@@ -59,7 +59,8 @@ impl SlabPool {
 /// One slab's memory and how far it may be read.
 ///
 /// Invariants:
-/// - Bytes before `filled` are never written; bytes from `filled` on are never read, and are zero.
+/// - Bytes before `filled` are never written; bytes from `filled` on are never read: they are zeros
+///   or what an earlier use left, but always initialized.
 /// - `filled` is stored by the one [`SlabWriter`] only, and never decreases.
 struct Shared {
     /// Taken out by drop alone.
@@ -72,9 +73,6 @@ impl Drop for Shared {
     fn drop(&mut self) {
         // SAFETY: `memory` is taken only here, and a value is dropped once.
         let memory = unsafe { ManuallyDrop::take(&mut self.memory) };
-        let filled = *self.filled.get_mut();
-        // SAFETY: `filled <= capacity`, and the last handle is gone: nobody else sees the memory.
-        unsafe { memory.ptr().as_ptr().write_bytes(0, filled) };
         self.recycler.give_back(memory);
     }
 }
@@ -96,6 +94,8 @@ impl SlabWriter {
     pub fn with_prefix(mut self, start_offset: usize) -> Self {
         assert_eq!(self.filled, 0, "a prefix comes before everything else");
         assert!(start_offset <= self.len(), "prefix {start_offset} of a slab of {}", self.len());
+        // SAFETY: the range is inside the memory, and nobody reads it before it is published below.
+        unsafe { self.slab.shared.memory.ptr().as_ptr().write_bytes(0, start_offset) };
         self.publish(start_offset);
         self
     }
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_comes_back_zeroed_with_the_last_handle() {
+    fn memory_comes_back_with_the_last_handle_and_what_was_in_it_stays_hidden() {
         let pool = SlabPool::new(8, 1);
         let mut writer = pool.take().unwrap();
         writer.append(&[0xFF; 8]);
@@ -264,6 +264,11 @@ mod tests {
         let writer = pool.take().unwrap().with_prefix(6);
         assert_eq!(writer.filled(), 6);
         assert_eq!(&writer.slab().slice(0..6)[..], [0; 6]);
+        drop(writer);
+        let mut writer = pool.take().unwrap();
+        assert_eq!((writer.filled(), writer.slab().filled()), (0, 0));
+        writer.append(b"abc");
+        assert_eq!(&writer.slab().slice(0..3)[..], b"abc");
     }
 
     #[test]

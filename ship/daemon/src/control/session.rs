@@ -132,9 +132,11 @@ pub async fn serve_connection(stream: Stream, services: Arc<Services>) {
         tracing::info!("connection received: {}", host_and_port(peer));
     }
     let mut connection = Connection::new(stream, Vec::new());
-    let started =
-        tokio::time::timeout(settings.authentication_timeout, first_packet(&mut connection, &services.sessions))
-            .await;
+    let started = tokio::time::timeout(
+        settings.authentication_timeout,
+        first_packet(&mut connection, &services.sessions),
+    )
+    .await;
     let message = match started {
         Ok(Ok(message)) => message,
         Ok(Err(ended)) => return finish(Some(connection), ended).await,

@@ -16,6 +16,7 @@
 //! PostgreSQL: `SyncRepWaitForLSN`, `SyncRepWakeQueue` (src/backend/replication/syncrep.c).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
@@ -48,6 +49,8 @@ pub enum Job {
         commit: Option<(Timestamp, bool)>,
         /// Whether somebody waits for the places alone.
         is_urgent: bool,
+        /// When the session asked.
+        since: Timestamp,
     },
     /// Something else.
     Wal(WalRequest),
@@ -88,6 +91,7 @@ pub fn commits<W: Waker>(waker: W) -> (Commits, CommitLink) {
         requests: VecDeque::new(),
         waiters: CommitWaiters::new(Lsn::INVALID, WAITERS_MAX),
         waiting: BTreeMap::new(),
+        on_release: OnRelease(Box::new(|_| ())),
     };
     (commits, link)
 }
@@ -149,7 +153,8 @@ pub struct Waiter {
     pub owner: Option<u32>,
     /// Since when.
     pub since: Timestamp,
-    canceled: bool,
+    /// What it waited for in vain, once its wait was cancelled.
+    canceled: Option<WaitLevel>,
 }
 
 /// The control plane's end.
@@ -164,9 +169,24 @@ pub struct Commits {
     requests: VecDeque<Request>,
     waiters: CommitWaiters<Waiter>,
     waiting: BTreeMap<u32, WaitTicket>,
+    on_release: OnRelease,
+}
+
+/// Is told of each append that is answered, and when it was asked for.
+struct OnRelease(Box<dyn Fn(Timestamp) + Send>);
+
+impl fmt::Debug for OnRelease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnRelease")
+    }
 }
 
 impl Commits {
+    /// From now on `on_release` is told of each append that is answered, and when it was asked for.
+    pub fn tell_releases(&mut self, on_release: impl Fn(Timestamp) + Send + 'static) {
+        self.on_release = OnRelease(Box::new(on_release));
+    }
+
     /// Appends records. PostgreSQL: `XLogInsert`, `RecordTransactionCommit`.
     pub fn append(&mut self, append: Append, now: Timestamp) -> AppendAnswer {
         let (reply, answer) = oneshot::channel();
@@ -175,7 +195,7 @@ impl Commits {
         let commit = commit.map(|time| (time, replayed));
         let owner = Some(owner);
         self.request(
-            Job::Append { records, commit, is_urgent: wait.is_none() },
+            Job::Append { records, commit, is_urgent: wait.is_none(), since: now },
             Request { reply: Reply::Append(reply), wait, owner, since: now, canceled: false },
         );
         answer
@@ -213,7 +233,7 @@ impl Commits {
         self.take_positions(positions());
         let place = Place { ends: Vec::new(), xid: None, end: lsn };
         let (reply, owner) = (Reply::Wait(reply), Some(owner));
-        self.begin_wait(level, Waiter { reply, place, owner, since: now, canceled: false });
+        self.begin_wait(level, Waiter { reply, place, owner, since: now, canceled: None });
         answer
     }
 
@@ -230,13 +250,15 @@ impl Commits {
         let Some(waiter) = self.waiters.cancel(ticket) else { return };
         self.waiting.remove(&owner);
         let is_commit = !matches!(waiter.reply, Reply::Wait(_));
-        match ticket.level() {
-            WaitLevel::LocalFlush if is_commit => self.begin_wait(WaitLevel::LocalFlush, waiter),
+        let level = ticket.level();
+        match level {
+            WaitLevel::LocalFlush if is_commit => self.begin_wait(level, waiter),
             WaitLevel::Standbys(_) if is_commit => {
-                self.begin_wait(WaitLevel::LocalFlush, Waiter { canceled: true, ..waiter });
+                let waiter = Waiter { canceled: Some(level), ..waiter };
+                self.begin_wait(WaitLevel::LocalFlush, waiter);
             }
             WaitLevel::LocalFlush | WaitLevel::Standbys(_) => {
-                self.end(Waiter { canceled: true, ..waiter });
+                self.end(Waiter { canceled: Some(level), ..waiter });
             }
         }
     }
@@ -305,10 +327,11 @@ impl Commits {
                 };
             }
         };
+        let canceled = wait.filter(|_| canceled);
         let waiter = Waiter { reply, place, owner, since, canceled };
         match wait {
             None => self.end(waiter),
-            Some(_) if canceled => self.begin_wait(WaitLevel::LocalFlush, waiter),
+            Some(_) if canceled.is_some() => self.begin_wait(WaitLevel::LocalFlush, waiter),
             Some(level) => self.begin_wait(level, waiter),
         }
     }
@@ -334,12 +357,22 @@ impl Commits {
     /// Answers one who has waited long enough; a session that is gone does not mind.
     fn end(&mut self, waiter: Waiter) {
         self.shared.interest.end();
-        let waited = if waiter.canceled { Waited::Canceled } else { Waited::Reached };
         let Place { ends, xid, end } = waiter.place;
+        // What is there in spite of the cancel needs no warning. PostgreSQL: SyncRepWaitForLSN looks at
+        // the queue before it looks at interrupts.
+        let released = |level| self.waiters.released_lsn(level).unwrap_or_default();
+        let in_vain = waiter.canceled.is_some_and(|level| released(level) < end);
+        let waited = if in_vain { Waited::Canceled } else { Waited::Reached };
         match waiter.reply {
-            Reply::Append(reply) => drop(reply.send(Ok(Appended { ends, xid, end, waited }))),
+            Reply::Append(reply) => {
+                (self.on_release.0)(waiter.since);
+                drop(reply.send(Ok(Appended { ends, xid, end, waited })));
+            }
             Reply::Wal(reply) => drop(reply.send(Ok(end))),
             Reply::Wait(reply) => drop(reply.send(waited)),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

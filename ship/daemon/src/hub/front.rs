@@ -27,6 +27,7 @@ use super::handle::{
     Client, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
     WalReceiverRow, WalSenderRow,
 };
+use super::latency::{LatencyRow, Stage};
 use super::messages::{NewSession, ToWal};
 use super::shared::{LAG_UNKNOWN, Shared, StandbyTable};
 use super::wal_reader::WalReader;
@@ -75,10 +76,14 @@ impl Front {
         standbys: Arc<StandbyTable>,
         slots: PublishedSlots,
         to_wal: Sender<ToWal<OwnedFd>>,
-        commits: Commits,
+        mut commits: Commits,
         wal_dir: PathBuf,
         settings: watch::Receiver<Arc<Settings>>,
     ) -> Self {
+        let latencies = Arc::clone(&shared);
+        commits.tell_releases(move |since| {
+            latencies.latencies.record(Stage::Release, micros_between(since, now()));
+        });
         let (sessions, sender, commits) = (Mutex::default(), Mutex::default(), Mutex::new(commits));
         Self { shared, standbys, slots, to_wal, wal_dir, settings, sessions, sender, commits }
     }
@@ -281,6 +286,14 @@ impl Hub<OwnedFd> for Front {
         self.shared.stopping.load(Ordering::Acquire)
     }
 
+    fn commit_latency(&self) -> Vec<LatencyRow> {
+        self.shared.latencies.rows()
+    }
+
+    fn reset_commit_latency(&self) {
+        self.shared.latencies.reset();
+    }
+
     fn in_recovery(&self) -> bool {
         !self.shared.is_primary.load(Ordering::Acquire)
     }
@@ -330,6 +343,12 @@ fn answered<T>(answer: T) -> oneshot::Receiver<T> {
     let (reply, receiver) = oneshot::channel();
     drop(reply.send(answer));
     receiver
+}
+
+/// Microseconds from `since` to `now`; a clock that was set back in between shows none.
+#[must_use]
+pub fn micros_between(since: Timestamp, now: Timestamp) -> u64 {
+    u64::try_from(now.0.saturating_sub(since.0)).unwrap_or(0)
 }
 
 /// The time on the clock of the machine.

@@ -15,6 +15,7 @@ use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::Report;
 
 use super::append::{self, Append, AppendAnswer, SyncWaitRow, Waited, WalRequest};
+use super::latency::LatencyRow;
 use super::wal_reader::WalReader;
 
 /// What never changes once the hub has met its upstream.
@@ -296,6 +297,14 @@ pub trait Hub<C>: Send + Sync + 'static {
 
     /// Everything that the views show.
     fn snapshot(&self) -> Snapshot;
+
+    /// Where commits' time goes, one row a stage.
+    fn commit_latency(&self) -> Vec<LatencyRow> {
+        Vec::new()
+    }
+
+    /// Forgets what [`Hub::commit_latency`] has counted.
+    fn reset_commit_latency(&self) {}
 
     /// Whether there is an upstream: nothing can be appended then. PostgreSQL: `RecoveryInProgress`.
     fn in_recovery(&self) -> bool {

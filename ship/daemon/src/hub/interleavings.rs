@@ -16,10 +16,10 @@ mod sync {
 }
 
 #[path = "dirty.rs"]
-#[allow(unreachable_pub, reason = "what is private here is public where it is used")]
+#[allow(clippy::duplicate_mod, unreachable_pub, reason = "compiled once more, for the model")]
 mod dirty;
 #[path = "interest.rs"]
-#[allow(unreachable_pub, reason = "what is private here is public where it is used")]
+#[allow(clippy::duplicate_mod, unreachable_pub, reason = "compiled once more, for the model")]
 mod interest;
 
 /// A position, how often the control plane was told to look, and who waits.

@@ -11,6 +11,7 @@ pub mod interest;
 #[cfg(test)]
 mod interleavings;
 pub mod jobs;
+pub mod latency;
 pub mod local;
 pub mod messages;
 pub mod recover;

@@ -11,7 +11,7 @@ use walhub_engine::crc::crc32c;
 use walhub_engine::io::{DirEntry, Fs};
 use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
-use walhub_proto::page::WalVersion;
+use walhub_proto::page::{PAGE_BYTES, SHORT_HEADER_LEN, WalVersion};
 use walhub_proto::recovery::{
     self, CONTROL_COPY_LEN, CheckpointSeen, ControlFile, ControlFileError, EndOfWal, FoundSegment,
     RecoveryError, RecoveryPlan, WalEnd,
@@ -221,9 +221,12 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         return Ok(Recovered { wal: None, slots: read_slots(fs, data_dir)? });
     };
     let size = control.segment_size;
-    let listing = fs.list(&wal_dir)?;
+    let mut listing = fs.list(&wal_dir)?;
     let found = find_end(fs, &wal_dir, &control, &listing)?;
     if control.own_wal {
+        if remove_after(fs, &wal_dir, &control, found.end, &listing)? {
+            listing = fs.list(&wal_dir)?;
+        }
         zero_after(fs, &wal_dir, &control, found.end)?;
     }
     make_durable(fs, data_dir, &control, &found, &listing)?;
@@ -320,6 +323,59 @@ fn zero_after(fs: &dyn Fs, wal_dir: &Path, control: &ControlFile, end: Lsn) -> i
         offset += u64::try_from(count).unwrap_or(0);
     }
     Ok(())
+}
+
+/// Removes the segments after the end of the own WAL, if a crash may have left anything in them: for the
+/// reason of [`zero_after`]. Returns whether there were any.
+///
+/// A segment is written only once the one before it is durable to its end, by a record that goes on
+/// in the next one or ends with the segment.
+fn remove_after(
+    fs: &dyn Fs,
+    wal_dir: &Path,
+    control: &ControlFile,
+    end: Lsn,
+    listing: &[DirEntry],
+) -> io::Result<bool> {
+    let size = control.segment_size;
+    let last = SegNo::of_start(end, size);
+    let first = if size.offset(end) == 0 {
+        last
+    } else if is_written_to_its_end(fs, wal_dir, control, last)? {
+        last.next()
+    } else {
+        return Ok(false);
+    };
+    let after = |entry: &&DirEntry| {
+        let parsed = SegNo::parse_file_name(&entry.name, size);
+        parsed.is_some_and(|(tli, segno)| tli == control.timeline && segno >= first)
+    };
+    let mut found = false;
+    for entry in listing.iter().filter(after) {
+        fs.remove(&wal_dir.join(&entry.name))?;
+        found = true;
+    }
+    if found {
+        fs.sync_dir(wal_dir)?;
+    }
+    Ok(found)
+}
+
+/// Whether the last page of a segment is the one that belongs there, and not one of before it was
+/// recycled.
+fn is_written_to_its_end(
+    fs: &dyn Fs,
+    wal_dir: &Path,
+    control: &ControlFile,
+    segno: SegNo,
+) -> io::Result<bool> {
+    let size = control.segment_size;
+    let path = wal_dir.join(segno.file_name(control.timeline, size));
+    let mut header = [0; SHORT_HEADER_LEN];
+    let count = fs.read_at(&path, size.bytes() - PAGE_BYTES, &mut header)?;
+    let page_addr = Lsn(segno.end(size).0 - PAGE_BYTES);
+    // `xlp_pageaddr`
+    Ok(count == header.len() && header.get(8..16) == Some(&page_addr.0.to_le_bytes()))
 }
 
 /// The history of a timeline; the first has no file.

@@ -429,6 +429,7 @@ impl<C> Session<C> {
         }
         if let Some(lsn) = sending.wal_to {
             around.standby.sent_lsn.store(lsn.0, Ordering::Relaxed);
+            around.shared.sent_lsn.fetch_max(lsn.0, Ordering::Relaxed);
         }
     }
 

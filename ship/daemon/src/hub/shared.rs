@@ -16,6 +16,7 @@ use walhub_proto::walsender::WalSenderState;
 
 use super::dirty::DirtyBits;
 use super::handle::{Identity, Positions};
+use super::latency::Latencies;
 
 /// A position that one core moves and all may read, on a cache line of its own.
 #[derive(Debug, Default)]
@@ -45,6 +46,8 @@ pub struct Shared {
     pub write_lsn: PublishedLsn,
     /// End of what is durable.
     pub flush_lsn: PublishedLsn,
+    /// End of what some standby of this timeline was sent.
+    pub sent_lsn: AtomicU64,
     /// First position whose segment is still on disk.
     pub oldest_lsn: PublishedLsn,
     /// Timeline of `received_lsn`.
@@ -60,6 +63,8 @@ pub struct Shared {
     pub is_primary: AtomicBool,
     /// Set when the hub stops.
     pub stopping: AtomicBool,
+    /// Where commits' time goes.
+    pub latencies: Latencies,
     /// The walreceiver, for its view.
     pub receiver: SharedReceiver,
 }

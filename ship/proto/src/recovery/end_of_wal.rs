@@ -7,7 +7,9 @@ use alloc::vec::Vec;
 use super::{ControlFile, RecoveryError, ScanPlan, SegmentPart};
 use crate::lsn::{Lsn, LsnRange, TimelineId};
 use crate::page::WalVersion;
-use crate::record::{Crc32c, RM_XLOG, RecordHeader, RecordReader, RecordSink, WalViolation};
+use crate::record::{
+    Crc32c, RM_XLOG, RMGR_INFO_MASK, RecordHeader, RecordReader, RecordSink, WalViolation,
+};
 use crate::rmgr::{FIRST_NORMAL_XID, xlog};
 use crate::segment::{SegNo, SegmentSize};
 
@@ -93,6 +95,8 @@ pub struct CheckpointSeen {
     pub start: Lsn,
     /// Where replay from it begins.
     pub redo: Lsn,
+    /// Whether nothing was written after it in good order: the server had stopped.
+    pub is_shutdown: bool,
 }
 
 /// Reads the WAL of a [`ScanPlan`] to its end.
@@ -286,7 +290,8 @@ impl RecordSink for Seen {
         if record.rmid == RM_XLOG
             && let Some(redo) = xlog::checkpoint_redo_lsn(record.info, &self.body)
         {
-            self.checkpoint = Some(CheckpointSeen { start: record.start, redo });
+            let is_shutdown = record.info & RMGR_INFO_MASK == xlog::XLOG_CHECKPOINT_SHUTDOWN;
+            self.checkpoint = Some(CheckpointSeen { start: record.start, redo, is_shutdown });
         }
         if record.xid < FIRST_NORMAL_XID {
             return;

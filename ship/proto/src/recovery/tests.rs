@@ -352,7 +352,8 @@ fn the_newest_transaction_and_checkpoint_are_found() {
         for &xid in xids {
             let body = checkpoint(START + u64::from(xid % 100)).body(WalVersion::PG15);
             let at = writer.append_record(0, XLOG_CHECKPOINT_ONLINE, 0, &[&body], &mut wal);
-            seen = Some(CheckpointSeen { start: at.start, redo: START + u64::from(xid % 100) });
+            let redo = START + u64::from(xid % 100);
+            seen = Some(CheckpointSeen { start: at.start, redo, is_shutdown: false });
             writer.append_record(21, 0, xid, &[&[1; 5000]], &mut wal);
         }
         let control = ControlFile { next_xid, ..control(START, None) };

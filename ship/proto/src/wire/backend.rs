@@ -2,6 +2,7 @@
 //!
 //! Encoding cannot fail. Not here: decoding what a server sends (`walreceiver`).
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -104,9 +105,9 @@ pub struct Report {
     /// What to do about it.
     pub hint: Option<String>,
     /// Where in the query text, counted in characters from one.
-    pub position: Option<usize>,
+    pub position: Option<u32>,
     /// What was being done.
-    pub context: Option<String>,
+    pub context: Option<Box<str>>,
 }
 
 impl Report {
@@ -145,7 +146,7 @@ impl Report {
 
     /// Adds the context.
     #[must_use]
-    pub fn context(mut self, context: impl Into<String>) -> Self {
+    pub fn context(mut self, context: impl Into<Box<str>>) -> Self {
         self.context = Some(context.into());
         self
     }

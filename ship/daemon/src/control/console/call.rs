@@ -30,6 +30,10 @@ impl Binder<'_> {
                 None => Err(unsupported("this cast")),
             };
         }
+        // Nothing gets an xid before its transaction commits.
+        if matches!(name, "txid_current" | "pg_current_xact_id") && types.is_empty() {
+            return Err(unsupported(format_args!("{name}()")));
+        }
         let shown = name.strip_suffix(" epoch").unwrap_or(name);
         let types: Vec<&str> = types.into_iter().map(Type::sql_name).collect();
         let message = format!("function {shown}({}) does not exist", types.join(", "));

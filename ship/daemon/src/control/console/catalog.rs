@@ -14,8 +14,10 @@ use super::parameters;
 use super::plan::Rows;
 use super::types::Type;
 use super::value::Value;
+use crate::embed::DATABASE;
 use crate::hub::append::SyncWaitRow;
 use crate::hub::handle::{Client, SlotRow, WalReceiverRow, WalSenderRow};
+use crate::hub::latency::LatencyRow;
 
 /// A relation of the console.
 #[derive(Debug)]
@@ -37,9 +39,6 @@ impl PartialEq for Relation {
 pub(super) fn relation(schema: &str, name: &str) -> Option<&'static Relation> {
     RELATIONS.iter().find(|relation| relation.schema == schema && relation.name == name)
 }
-
-/// `pg_database.oid` of the one database: PostgreSQL's Template1DbOid, the first of every cluster.
-pub(in crate::control) const DATABASE_OID: u32 = 1;
 
 /// Every relation.
 pub(super) static RELATIONS: &[Relation] = &[
@@ -219,6 +218,19 @@ pub(super) static RELATIONS: &[Relation] = &[
             ("standby", Type::Text),
         ],
         rows: sync_wait,
+    },
+    Relation {
+        schema: "walhub",
+        name: "commit_latency",
+        columns: &[
+            ("stage", Type::Text),
+            ("count", Type::Int8),
+            ("p50", Type::Interval),
+            ("p99", Type::Interval),
+            ("p99_9", Type::Interval),
+            ("max", Type::Interval),
+        ],
+        rows: |ctx| ctx.hub.commit_latency().into_iter().map(commit_latency).collect(),
     },
 ];
 
@@ -414,7 +426,7 @@ fn progress_copy((process, progress): (u32, CopyProgress)) -> Vec<Value> {
     let count = |count: u64| Value::Int(i64::try_from(count).unwrap_or(i64::MAX));
     vec![
         pid(process),
-        uint(Some(DATABASE_OID)),
+        uint(Some(DATABASE)),
         Value::text_of(progress.database),
         // walhub.messages has no OID.
         Value::Int(0),
@@ -443,10 +455,27 @@ fn sync_wait(ctx: &Context<'_>) -> Rows {
     ctx.snapshot().sync_waits.iter().map(row).collect()
 }
 
+/// Where commits' time goes.
+fn commit_latency(row: LatencyRow) -> Vec<Value> {
+    let time = |micros: Option<u64>| {
+        let micros = micros.and_then(|micros| i64::try_from(micros).ok());
+        micros.map_or(Value::Null, |micros| Value::Interval(Interval::from_micros(micros)))
+    };
+    let [half, most, nearly_all] = row.quantiles_us.map_or([None; 3], |all| all.map(Some));
+    vec![
+        Value::text_of(row.stage),
+        Value::Int(i64::try_from(row.count).unwrap_or(i64::MAX)),
+        time(half),
+        time(most),
+        time(nearly_all),
+        time(row.max_us),
+    ]
+}
+
 /// walhub has no databases; a client must name one, and finds the one that it named.
 fn database(ctx: &Context<'_>) -> Rows {
     vec![vec![
-        uint(Some(DATABASE_OID)),
+        uint(Some(DATABASE)),
         Value::text_of(ctx.database),
         Value::Int(10),
         // PG_UTF8.

@@ -127,7 +127,8 @@ impl<V: SettingsView> Session<V> {
     }
 
     fn synchronous_commit(&self) -> SynchronousCommit {
-        let own = self.parameters.own_value("synchronous_commit").and_then(SynchronousCommit::parse);
+        let own =
+            self.parameters.own_value("synchronous_commit").and_then(SynchronousCommit::parse);
         own.unwrap_or_else(|| {
             let server = self.params.settings.borrow().show("synchronous_commit");
             server.and_then(|value| SynchronousCommit::parse(&value)).unwrap_or_default()
@@ -256,7 +257,8 @@ impl<V: SettingsView> Session<V> {
             self.out.raw(bytes.get(copied..held.at).unwrap_or_default());
             copied = held.at;
             match held.answer {
-                HeldAnswer::Row { slot, format, suspends } => {
+                HeldAnswer::Row { slot, format, suspends, describes } => {
+                    self.describe_first(describes.as_deref());
                     self.message_row(lsns.of(slot), format, suspends, &mut text);
                 }
                 HeldAnswer::Rows(rows) => self.release_rows(*rows, lsns),
@@ -266,13 +268,7 @@ impl<V: SettingsView> Session<V> {
     }
 
     /// The one row of a statement that emits one message.
-    pub(super) fn message_row(
-        &mut self,
-        lsn: Lsn,
-        format: i16,
-        suspends: bool,
-        text: &mut String,
-    ) {
+    pub(super) fn message_row(&mut self, lsn: Lsn, format: i16, suspends: bool, text: &mut String) {
         if format == 1 {
             self.out.data_row(&[Some(lsn.0.to_be_bytes())]);
         } else {

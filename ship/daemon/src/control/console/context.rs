@@ -8,10 +8,10 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
 
 use super::SettingsView;
+use super::emit::Emitter;
 use super::failure::{
     Failure, PROGRAM_LIMIT_EXCEEDED, Result, STATEMENT_TOO_COMPLEX, fail, hinted,
 };
-use super::emit::Emitter;
 use super::interrupts::Sessions;
 use super::parameters::Parameters;
 use super::value::Value;
@@ -22,7 +22,7 @@ const STEPS_MAX: u64 = 2_000_000;
 /// Bytes of text that one statement may build.
 const TEXT_BYTES_MAX: usize = 32 << 20;
 /// Bytes of one text value.
-const TEXT_LEN_MAX: usize = 1 << 20;
+pub(super) const TEXT_LEN_MAX: usize = 1 << 20;
 
 /// The session and the hub, as one statement sees them: everything is read once, so that two
 /// columns of one row never show two moments.

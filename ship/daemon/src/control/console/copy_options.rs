@@ -65,12 +65,10 @@ impl Words<'_> {
         if self.accept("binary") {
             options.set("format", Some("binary".to_owned()))?;
         }
-        let is_messages = self.accept("walhub")
-            && self.peek() == Some(&Token::Period)
-            && {
-                self.next += 1;
-                self.accept("messages")
-            };
+        let is_messages = self.accept("walhub") && self.peek() == Some(&Token::Period) && {
+            self.next += 1;
+            self.accept("messages")
+        };
         if !is_messages {
             return Ok(None);
         }
@@ -146,7 +144,9 @@ fn content_first(columns: &[String]) -> Result<bool> {
     for (index, column) in columns.iter().enumerate() {
         if !matches!(&**column, "prefix" | "content") {
             let message = match &**column {
-                "lsn" | "xid" => format!("cannot insert a non-DEFAULT value into column \"{column}\""),
+                "lsn" | "xid" => {
+                    format!("cannot insert a non-DEFAULT value into column \"{column}\"")
+                }
                 _ => format!("column \"{column}\" of relation \"messages\" does not exist"),
             };
             return Err(fail(SqlState::UNDEFINED_COLUMN, message));
@@ -173,9 +173,8 @@ impl Options {
         }
         self.given.push(name.to_owned());
         let needed = |value: Option<String>| {
-            value.ok_or_else(|| {
-                fail(SqlState::SYNTAX_ERROR, format!("{name} requires a parameter"))
-            })
+            value
+                .ok_or_else(|| fail(SqlState::SYNTAX_ERROR, format!("{name} requires a parameter")))
         };
         match name {
             "format" => self.format = Some(needed(value)?),
@@ -255,7 +254,9 @@ impl Options {
             return Err(unavailable("COPY delimiter must not appear in the NULL specification"));
         }
         if csv.is_some_and(|csv| null.as_bytes().contains(&csv.quote)) {
-            return Err(unavailable("CSV quote character must not appear in the NULL specification"));
+            return Err(unavailable(
+                "CSV quote character must not appear in the NULL specification",
+            ));
         }
         let header = self.header.unwrap_or(Header::No);
         Ok(Format::Lines(LineFormat { delimiter, null: null.into_bytes(), header, csv }))

@@ -7,6 +7,7 @@ use walhub_proto::sqlstate::SqlState;
 
 use super::binary::text_parameter;
 use super::copy_options::{CopyFrom, Csv, Format, Header, LineFormat};
+use super::emit::too_large;
 use super::failure::{BAD_COPY_FILE_FORMAT, Failure, NOT_NULL_VIOLATION, Result, fail, hinted};
 
 /// First bytes of the binary format.
@@ -32,6 +33,8 @@ enum Eol {
 /// Takes bytes, gives rows.
 pub(super) struct RowReader<'a> {
     copy: &'a CopyFrom,
+    /// Bytes that may wait to become a row.
+    row_len_max: usize,
     raw: Vec<u8>,
     /// Where the next row starts in `raw`.
     start: usize,
@@ -53,9 +56,10 @@ fn bad(message: impl Into<String>) -> Failure {
 }
 
 impl<'a> RowReader<'a> {
-    pub(super) const fn new(copy: &'a CopyFrom) -> Self {
+    pub(super) const fn new(copy: &'a CopyFrom, row_len_max: usize) -> Self {
         Self {
             copy,
+            row_len_max,
             raw: Vec::new(),
             start: 0,
             scanned: 0,
@@ -73,18 +77,28 @@ impl<'a> RowReader<'a> {
         format!("COPY messages, line {}", self.line)
     }
 
-    /// Takes more bytes.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    /// Takes more bytes. A row cannot be larger than the transaction that it goes into.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.ended && self.copy.format != Format::Binary {
+            // What follows the marker of the end is not looked at.
+            return Ok(());
+        }
         self.raw.drain(..self.start);
         self.start = 0;
+        if self.raw.len() + bytes.len() > self.row_len_max {
+            return Err(too_large());
+        }
         self.raw.extend_from_slice(bytes);
+        Ok(())
     }
 
     /// The next row; `None` when there is no whole one. `at_end`: no more bytes will come.
     pub(super) fn next(&mut self, at_end: bool) -> Result<Option<Row>> {
         let copy = self.copy;
         match &copy.format {
-            Format::Binary => self.next_binary(at_end).map_err(|failure| self.located(failure, None)),
+            Format::Binary => {
+                self.next_binary(at_end).map_err(|failure| self.located(failure, None))
+            }
             Format::Lines(format) => self.next_line_row(format, at_end),
         }
     }
@@ -97,7 +111,7 @@ impl<'a> RowReader<'a> {
             let dots = if shown.len() < text.len() { "..." } else { "" };
             context = format!("{context}: \"{shown}{dots}\"");
         }
-        failure.context = Some(context);
+        failure.context = Some(context.into());
         failure
     }
 
@@ -401,8 +415,12 @@ fn csv_fields(format: &LineFormat, csv: Csv, line: &[u8]) -> Result<Vec<Option<V
     let (mut in_quotes, mut was_quoted) = (false, false);
     loop {
         match line.get(at) {
-            Some(byte) if in_quotes && *byte == csv.escape
-                && line.get(at + 1).is_some_and(|next| *next == csv.escape || *next == csv.quote) =>
+            Some(byte)
+                if in_quotes
+                    && *byte == csv.escape
+                    && line
+                        .get(at + 1)
+                        .is_some_and(|next| *next == csv.escape || *next == csv.quote) =>
             {
                 field.extend(line.get(at + 1));
                 at += 1;
@@ -431,8 +449,7 @@ fn csv_fields(format: &LineFormat, csv: Csv, line: &[u8]) -> Result<Vec<Option<V
 
 /// Length of the binary header. PostgreSQL: `ReceiveCopyBinaryHeader`.
 fn binary_header(bytes: &[u8]) -> Result<Option<usize>> {
-    let Some((flags, rest)) =
-        bytes.get(SIGNATURE.len()..).and_then(<[u8]>::split_first_chunk::<4>)
+    let Some((flags, rest)) = bytes.get(SIGNATURE.len()..).and_then(<[u8]>::split_first_chunk::<4>)
     else {
         return Ok(None);
     };
@@ -467,4 +484,31 @@ fn binary_field<'a>(bytes: &mut &'a [u8]) -> Result<Option<Option<&'a [u8]>>> {
 /// PostgreSQL: `CopyGetData`.
 pub(super) fn client_failed(message: &str) -> Failure {
     fail(SqlState::QUERY_CANCELED, format!("COPY from stdin failed: {message}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_without_an_end_is_bounded_and_what_follows_the_end_is_not_kept() {
+        let csv = None;
+        let lines = LineFormat { delimiter: b'\t', null: Vec::new(), header: Header::No, csv };
+        let copy = CopyFrom { format: Format::Lines(lines), content_first: false };
+        let mut reader = RowReader::new(&copy, 8);
+        for _ in 0..100 {
+            reader.push(b"p\ta\n").unwrap();
+            assert!(reader.next(false).unwrap().is_some());
+        }
+        reader.push(b"p\taaaaaa").unwrap();
+        assert!(reader.next(false).unwrap().is_none());
+        assert_eq!(reader.push(b"a").unwrap_err().sqlstate.0, "54000");
+        let mut reader = RowReader::new(&copy, 8);
+        reader.push(b"\\.\n").unwrap();
+        assert!(reader.next(false).unwrap().is_none());
+        for _ in 0..100 {
+            reader.push(b"more").unwrap();
+        }
+        assert!(reader.next(true).unwrap().is_none());
+    }
 }

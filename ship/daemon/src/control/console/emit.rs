@@ -11,11 +11,14 @@ use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 use walhub_proto::lsn::Lsn;
+use walhub_proto::rmgr::RM_LOGICALMSG;
+use walhub_proto::rmgr::message::{XLOG_LOGICAL_MESSAGE, logical_message};
 use walhub_proto::wire::backend::Report;
 
 use super::context::Context;
 use super::failure::{PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted};
 use super::value::Value;
+use crate::embed::DATABASE;
 use crate::hub::append::{self, NewRecord};
 
 /// Bytes of records that one transaction may hold before they are appended: they are in memory
@@ -23,13 +26,17 @@ use crate::hub::append::{self, NewRecord};
 pub(super) const TRANSACTION_BYTES_MAX: usize = 1 << 30;
 /// What a record costs beside its body.
 const RECORD_COST: usize = 64;
-/// PostgreSQL: `RM_LOGICALMSG_ID`, `XLOG_LOGICAL_MESSAGE`.
-const RM_LOGICALMSG: u8 = 21;
-const XLOG_LOGICAL_MESSAGE: u8 = 0;
 
 /// A record of a message.
-pub(super) fn message_record(transactional: bool, prefix: &str, content: &[u8]) -> Result<NewRecord> {
-    let body = logical_message(transactional, prefix, content)?;
+pub(super) fn message_record(
+    transactional: bool,
+    prefix: &str,
+    content: &[u8],
+) -> Result<NewRecord> {
+    let body = logical_message(DATABASE, transactional, prefix, content).map_err(|too_long| {
+        let report = Report::error(too_long.sqlstate(), too_long.to_string());
+        Box::new(report.detail(too_long.detail().to_string()))
+    })?;
     let crc = walhub_engine::crc::crc32c(0, &body);
     Ok(NewRecord {
         rmid: RM_LOGICALMSG,
@@ -144,30 +151,4 @@ pub(super) fn switch_wal(ctx: &Context<'_>) -> Result<Value> {
 
 fn insert_lsn(ctx: &Context<'_>) -> Value {
     Value::or_null(ctx.hub.positions(), |positions| Value::Lsn(positions.received_lsn))
-}
-
-/// Body of the record. PostgreSQL: `xl_logical_message`.
-fn logical_message(transactional: bool, prefix: &str, content: &[u8]) -> Result<Vec<u8>> {
-    let data_len = 24 + prefix.len() + 1 + content.len();
-    let long = u32::try_from(data_len)
-        .ok()
-        .filter(|_| data_len <= 1020 << 20)
-        .ok_or_else(too_large)?;
-    let mut body = Vec::with_capacity(data_len + 5);
-    match u8::try_from(data_len) {
-        Ok(short) => body.extend_from_slice(&[255, short]),
-        Err(_) => {
-            body.push(254);
-            body.extend_from_slice(&long.to_le_bytes());
-        }
-    }
-    body.extend_from_slice(&super::catalog::DATABASE_OID.to_le_bytes());
-    body.extend_from_slice(&[u8::from(transactional), 0, 0, 0]);
-    let len = |len: usize| u64::try_from(len).unwrap_or(u64::MAX).to_le_bytes();
-    body.extend_from_slice(&len(prefix.len() + 1));
-    body.extend_from_slice(&len(content.len()));
-    body.extend_from_slice(prefix.as_bytes());
-    body.push(0);
-    body.extend_from_slice(content);
-    Ok(body)
 }

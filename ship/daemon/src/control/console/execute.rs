@@ -14,15 +14,16 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
 
 use super::SettingsView;
-use super::context::{Context, Spent};
 use super::commit::Settle;
+use super::context::{Context, Spent};
 use super::emit::{Call, Emitter};
-use super::held::{HeldAnswer, HeldRows, Slot};
+use super::extended::format_of;
 use super::failure::{ACTIVE_SQL_TRANSACTION, NO_ACTIVE_SQL_TRANSACTION, Result, fail};
+use super::held::{HeldAnswer, HeldRows, Slot};
 use super::parameters;
 use super::plan::{Plan, Rows};
 use super::session::Session;
-use super::statement::{self, Prepared, Statement};
+use super::statement::{self, MessageShape, Prepared, Statement};
 use super::transaction::Done;
 use super::utility::{Mode, Utility};
 use super::value::Value;
@@ -48,6 +49,12 @@ impl<V: SettingsView> Session<V> {
                 return Ok(());
             }
             Statement::Query(plan) => {
+                // Nothing has to be evaluated, neither once nor twice.
+                if let Some(constant) = prepared.message.as_ref().and_then(MessageShape::constant) {
+                    let (record, flush) = constant?;
+                    let describes = describes.then_some(prepared);
+                    return self.emit_message(record, flush, format_of(formats, 0), 0, describes);
+                }
                 let (rows, slots) = self.run_query(wire, prepared, plan, &arguments).await?;
                 if slots.iter().any(|slot| !matches!(slot, Slot::Known(_))) {
                     let prepared = Arc::clone(prepared);
@@ -148,9 +155,7 @@ impl<V: SettingsView> Session<V> {
             })
             .collect();
         match answers {
-            Some(answers) if switched => {
-                Ok((self.run_again(prepared, arguments, answers)?, slots))
-            }
+            Some(answers) if switched => Ok((self.run_again(prepared, arguments, answers)?, slots)),
             _ => Ok((rows, slots)),
         }
     }

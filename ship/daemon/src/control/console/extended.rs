@@ -11,9 +11,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Column;
 
+use super::SettingsView;
 use super::binary;
+use super::context::TEXT_LEN_MAX as VALUE_LEN_MAX;
 use super::emit::message_record;
-use super::failure::{DUPLICATE_CURSOR, Result, fail};
+use super::failure::{DUPLICATE_CURSOR, PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted};
 use super::held::{HeldAnswer, Slot};
 use super::messages::{Bind, Message, Target, decode};
 use super::parse;
@@ -22,7 +24,6 @@ use super::statement::{self, Argument, MessageShape, Prepared, Statement};
 use super::types::Type;
 use super::value::{Value, parse_bool, parse_bytea};
 use super::wire::Wire;
-use super::SettingsView;
 use crate::hub::append::{self, NewRecord};
 
 /// Prepared statements of one session.
@@ -116,6 +117,13 @@ impl<V: SettingsView> Session<V> {
             Some(shape) => message_of(shape, bind)?,
             None => None,
         };
+        let large = message.as_ref().is_some_and(|(record, _)| record.body.len() > VALUE_LEN_MAX);
+        if large && !portal.is_empty() {
+            return Err(fail(
+                PROGRAM_LIMIT_EXCEEDED,
+                "a message of more than 1 MB can be bound to the unnamed portal only",
+            ));
+        }
         let state = match message {
             Some((record, flush)) => PortalState::Message(record, flush),
             None => PortalState::New(self.arguments(bind, &prepared)?),
@@ -149,6 +157,15 @@ impl<V: SettingsView> Session<V> {
     }
 
     fn arguments(&self, bind: &Bind<'_>, prepared: &Prepared) -> Result<Vec<Value>> {
+        let too_large = |bytes: &&[u8]| bytes.len() > VALUE_LEN_MAX;
+        if bind.parameters.iter().flatten().any(too_large) {
+            let failure = fail(PROGRAM_LIMIT_EXCEEDED, "parameter is too large");
+            return Err(hinted(
+                failure,
+                "Only the content of SELECT pg_logical_emit_message($1, $2, $3) may have more \
+                 than 1 MB.",
+            ));
+        }
         let declared = bind.parameters.iter().zip(&prepared.parameters).enumerate();
         declared
             .map(|(index, (bytes, (oid, ty)))| match (bytes, bind.parameter_format(index)) {
@@ -163,11 +180,8 @@ impl<V: SettingsView> Session<V> {
     }
 
     fn portal(&self, name: &str) -> Result<&Portal> {
-        let portal = if name.is_empty() {
-            self.unnamed_portal.as_ref()
-        } else {
-            self.portals.get(name)
-        };
+        let portal =
+            if name.is_empty() { self.unnamed_portal.as_ref() } else { self.portals.get(name) };
         portal.ok_or_else(|| {
             let message = format!("portal \"{name}\" does not exist");
             fail(SqlState::INVALID_CURSOR_NAME, message)
@@ -242,17 +256,18 @@ impl<V: SettingsView> Session<V> {
             return None;
         };
         let format = format_of(&portal.formats, 0);
-        Some(self.emit_message(record, flush, format, rows_max))
+        Some(self.emit_message(record, flush, format, rows_max, None))
     }
 
-    fn emit_message(
+    /// Emits the message that a statement is, and answers with its row.
+    pub(super) fn emit_message(
         &mut self,
         record: NewRecord,
         flush: bool,
         format: i16,
         rows_max: i32,
+        describes: Option<&Arc<Prepared>>,
     ) -> Result<()> {
-        self.begin_statement();
         if self.params.hub.in_recovery() {
             return Err(Box::new(append::in_recovery("pg_logical_emit_message()")));
         }
@@ -260,11 +275,19 @@ impl<V: SettingsView> Session<V> {
         let suspends = rows_max == 1;
         if matches!(slot, Slot::Transactional(_)) && self.transaction.is_open() {
             let lsn = self.insert_lsn();
+            self.describe_first(describes.map(|prepared| &**prepared));
             self.message_row(lsn, format, suspends, &mut String::new());
         } else {
-            self.hold(HeldAnswer::Row { slot, format, suspends });
+            self.hold(HeldAnswer::Row { slot, format, suspends, describes: describes.cloned() });
         }
         Ok(())
+    }
+
+    /// RowDescription of a simple query, where there is one.
+    pub(super) fn describe_first(&mut self, prepared: Option<&Prepared>) {
+        if let Some(columns) = prepared.and_then(|prepared| prepared.columns.as_deref()) {
+            self.describe_row(columns, &[]);
+        }
     }
 
     /// PostgreSQL: `exec_execute_message`.
@@ -294,7 +317,7 @@ impl<V: SettingsView> Session<V> {
         let left = match portal.state {
             PortalState::Message(record, flush) => {
                 let format = format_of(&portal.formats, 0);
-                self.emit_message(record, flush, format, rows_max)?;
+                self.emit_message(record, flush, format, rows_max, None)?;
                 VecDeque::new()
             }
             PortalState::Rows(rows) => self.answer_rows(&prepared, rows, &portal.formats, limit),
@@ -453,9 +476,7 @@ fn bool_of(argument: &Argument, bind: &Bind<'_>) -> Result<Option<bool>> {
             Some((b"t" | b"true", false)) => Ok(Some(true)),
             Some((b"f" | b"false", false)) => Ok(Some(false)),
             // The general way knows every spelling, and every error.
-            Some((bytes, false)) => {
-                Ok(parse_bool(binary::text_parameter(bytes)?.trim_ascii()))
-            }
+            Some((bytes, false)) => Ok(parse_bool(binary::text_parameter(bytes)?.trim_ascii())),
             Some((_, true)) => Ok(None),
         },
         _ => Ok(None),

@@ -13,8 +13,8 @@ use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::{Report, Severity};
 
 use super::context::Context;
-use super::emit::{emit_message, switch_wal};
 use super::datetime::Interval;
+use super::emit::{emit_message, switch_wal};
 use super::failure::{
     DIVISION_BY_ZERO, Failure, Result, SUBSTRING_ERROR, fail, hinted, out_of_range,
 };
@@ -338,6 +338,17 @@ fn user(ctx: &Context<'_>) -> Value {
     Value::text_of(&ctx.client.user)
 }
 
+/// PostgreSQL: `pg_stat_reset_shared`.
+fn reset_shared(ctx: &Context<'_>, target: &str) -> Result<Value> {
+    if target != "commit_latency" {
+        let message = format!("unrecognized reset target: \"{target}\"");
+        let failure = fail(SqlState::INVALID_PARAMETER_VALUE, message);
+        return Err(hinted(failure, "Target must be \"commit_latency\"."));
+    }
+    ctx.hub.reset_commit_latency();
+    Ok(T(String::new()))
+}
+
 fn version(ctx: &Context<'_>) -> Result<Value> {
     let server = ctx.show("server_version")?;
     Ok(T(format!("PostgreSQL {server}, relayed by walhub {}", env!("CARGO_PKG_VERSION"))))
@@ -442,8 +453,24 @@ pub(super) static FUNCTIONS: &[Function] = &[
     ),
     function("pg_switch_wal", &[], PgLsn, |ctx, _| switch_wal(ctx)),
     // The server and the session.
-    function("pg_cancel_backend", &[Int4], Bool, eval!(ctx, [I(pid)] => Ok(signal(ctx, *pid, Sessions::cancel)))),
-    function("pg_terminate_backend", &[Int4], Bool, eval!(ctx, [I(pid)] => Ok(signal(ctx, *pid, Sessions::terminate)))),
+    function(
+        "pg_cancel_backend",
+        &[Int4],
+        Bool,
+        eval!(ctx, [I(pid)] => Ok(signal(ctx, *pid, Sessions::cancel))),
+    ),
+    function(
+        "pg_terminate_backend",
+        &[Int4],
+        Bool,
+        eval!(ctx, [I(pid)] => Ok(signal(ctx, *pid, Sessions::terminate))),
+    ),
+    function(
+        "pg_stat_reset_shared",
+        &[Text],
+        Void,
+        eval!(ctx, [T(target)] => reset_shared(ctx, target)),
+    ),
     function("version", &[], Text, |ctx, _| version(ctx)),
     function("current_setting", &[Text], Text, eval!(ctx, [T(name)] => ctx.show(name).map(T))),
     function(

@@ -101,7 +101,13 @@ pub(super) struct Held {
 
 pub(super) enum HeldAnswer {
     /// The row of a statement that emits one message and returns its position.
-    Row { slot: Slot, format: i16, suspends: bool },
+    Row {
+        slot: Slot,
+        format: i16,
+        suspends: bool,
+        /// Whose RowDescription comes first.
+        describes: Option<Arc<Prepared>>,
+    },
     /// A statement that is to run a second time.
     Rows(Box<HeldRows>),
 }

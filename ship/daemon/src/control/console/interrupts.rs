@@ -165,7 +165,8 @@ mod tests {
             let sessions = Arc::new(Sessions::default());
             let member = sessions.enter(7, watch::Sender::new(false).subscribe());
             let secret = member.interrupts.secret();
-            let mut canceled = std::pin::pin!(member.interrupts.canceled());
+            let interrupts = Arc::clone(&member.interrupts);
+            let mut canceled = std::pin::pin!(interrupts.canceled());
             let mut is_canceled = async || {
                 tokio::select! { biased; () = &mut canceled => true, () = std::future::ready(()) => false }
             };

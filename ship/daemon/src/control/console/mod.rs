@@ -58,7 +58,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use walhub_proto::time::Timestamp;
 
-pub(super) use self::catalog::DATABASE_OID;
 pub use self::interrupts::{CopyProgress, Interrupts, Member, Sessions};
 use crate::hub::handle::{Client, Hub};
 use crate::settings::Settings;

@@ -90,11 +90,7 @@ static DEFINITIONS: &[Definition] = &[
     reported("standard_conforming_strings", "on", Kind::Only("on")),
     def("statement_timeout", "0", Kind::Milliseconds),
     def("synchronize_seqscans", "on", Kind::Bool),
-    def(
-        "synchronous_commit",
-        "on",
-        Kind::SynchronousCommit,
-    ),
+    def("synchronous_commit", "on", Kind::SynchronousCommit),
     reported("TimeZone", "UTC", Kind::TimeZone),
     def("transaction_deferrable", "off", Kind::Bool),
     def("transaction_isolation", "read committed", Kind::Enum(ISOLATION)),

@@ -10,12 +10,14 @@ use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 use walhub_proto::sqlstate::SqlState;
 
 use super::failure::{
-    Failure, PROGRAM_LIMIT_EXCEEDED, Result, STATEMENT_TOO_COMPLEX, fail, unsupported,
+    Failure, PROGRAM_LIMIT_EXCEEDED, Result, STATEMENT_TOO_COMPLEX, fail, hinted, unsupported,
 };
 use super::utility::{self, Utility};
 
-/// Bytes of one query text.
+/// Bytes of one query text outside its string literals.
 const QUERY_LEN_MAX: usize = 256 << 10;
+/// Bytes of one query text. It is in memory several times until the statement has run.
+const TEXT_LEN_MAX: usize = 64 << 20;
 /// Tokens of one statement: bounds the depth of its tree, whose drop is recursive.
 const TOKENS_MAX: usize = 4000;
 /// Nesting of parentheses and the like.
@@ -35,11 +37,15 @@ pub(super) enum Parsed {
 
 /// The statements of a query text. PostgreSQL: `pg_parse_query`.
 pub(super) fn parse(sql: &str) -> Result<Vec<Parsed>> {
-    if sql.len() > QUERY_LEN_MAX {
-        return Err(fail(
-            PROGRAM_LIMIT_EXCEEDED,
-            format!("query text of {} bytes is longer than {QUERY_LEN_MAX}", sql.len()),
-        ));
+    if sql.len() > TEXT_LEN_MAX {
+        let message = format!("query text of {} bytes is longer than {TEXT_LEN_MAX}", sql.len());
+        let failure = fail(PROGRAM_LIMIT_EXCEEDED, message);
+        return Err(hinted(failure, "Send the content of a message as a parameter."));
+    }
+    let len = if sql.len() > QUERY_LEN_MAX { len_outside_literals(sql) } else { 0 };
+    if len > QUERY_LEN_MAX {
+        let message = format!("query text of {len} bytes is longer than {QUERY_LEN_MAX}");
+        return Err(fail(PROGRAM_LIMIT_EXCEEDED, message));
     }
     let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql)
         .tokenize_with_location()
@@ -53,6 +59,42 @@ pub(super) fn parse(sql: &str) -> Result<Vec<Parsed>> {
         .filter(|statement| !statement.is_empty())
         .map(|statement| parse_statement(sql, statement))
         .collect()
+}
+
+/// Bytes of the text that become tokens of their own: all but what string literals hold.
+///
+/// Only the plainest literal is skipped, as drivers write content. Comments, other quotes and a
+/// backslash end the skipping: what is in doubt counts.
+fn len_outside_literals(sql: &str) -> usize {
+    let mut outside = 0;
+    let mut rest = sql.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        outside += 1;
+        let is_plain = match byte {
+            b'\'' => true,
+            b'"' | b'$' | b'-' | b'/' | b'e' | b'E' | b'u' | b'U' => {
+                let next = rest.first().copied().unwrap_or_default();
+                let doubtful = match byte {
+                    b'"' | b'$' => !next.is_ascii_digit(),
+                    b'-' | b'/' => matches!(next, b'-' | b'*'),
+                    _ => matches!(next, b'\'' | b'&'),
+                };
+                if doubtful {
+                    return outside + rest.len();
+                }
+                false
+            }
+            _ => false,
+        };
+        if is_plain {
+            match rest.iter().position(|byte| *byte == b'\'') {
+                Some(end) => rest = rest.get(end + 1..).unwrap_or_default(),
+                None => return outside,
+            }
+        }
+    }
+    outside
 }
 
 fn parse_statement(sql: &str, tokens: &[TokenWithSpan]) -> Result<Parsed> {
@@ -173,7 +215,7 @@ pub(super) fn syntax_error(sql: &str, found: Option<&TokenWithSpan>) -> Failure 
         }
         _ => {
             let mut failure = fail(SqlState::SYNTAX_ERROR, "syntax error at end of input");
-            failure.position = Some(sql.chars().count() + 1);
+            failure.position = u32::try_from(sql.chars().count() + 1).ok();
             failure
         }
     }
@@ -200,7 +242,7 @@ pub(super) fn text_of<'a>(sql: &'a str, token: &TokenWithSpan) -> &'a str {
 /// Says where in the query text the failure is.
 pub(super) fn at(mut failure: Failure, sql: &str, location: Location) -> Failure {
     let characters = byte_offset(sql, location).and_then(|at| sql.get(..at));
-    failure.position = characters.map(|before| before.chars().count() + 1);
+    failure.position = characters.and_then(|before| u32::try_from(before.chars().count() + 1).ok());
     failure
 }
 
@@ -226,7 +268,7 @@ pub(super) fn unsupported_command(name: &str) -> Failure {
 mod tests {
     use super::*;
 
-    fn error(sql: &str) -> (String, Option<usize>) {
+    fn error(sql: &str) -> (String, Option<u32>) {
         let failure = parse(sql).unwrap_err();
         assert_eq!(failure.sqlstate.0, "42601");
         (failure.message.clone(), failure.position)
@@ -280,6 +322,17 @@ mod tests {
             parse(&format!("select {}1{}", "abs(".repeat(12), ")".repeat(12))).unwrap().len(),
             1
         );
+        let content = "x".repeat(300_000);
+        assert!(parse(&format!("select 'a''{content}', $1")).is_ok());
+        for sql in [
+            format!("select 1 -- '\n{}", ";".repeat(300_000)),
+            format!("select e'\\'' {} '", ";".repeat(300_000)),
+            format!("select \"'\" {}", ";".repeat(300_000)),
+            format!("select $a$'$a$ {}", ";".repeat(300_000)),
+            format!("select /*'*/ {}", ";".repeat(300_000)),
+        ] {
+            assert_eq!(parse(&sql).unwrap_err().sqlstate.0, "54000");
+        }
         let failure = parse(&format!("select 1{}", "+1".repeat(2000))).unwrap_err();
         assert_eq!(failure.sqlstate.0, "54001");
         assert_eq!(parse(&" ".repeat(300_000)).unwrap_err().sqlstate.0, "54000");

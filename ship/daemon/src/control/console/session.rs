@@ -57,6 +57,9 @@ pub(super) enum Ending {
     Gone,
 }
 
+/// A query text that was run, and its statements.
+type Cached = (Arc<str>, Arc<[Arc<Prepared>]>);
+
 /// Everything but the socket.
 pub(super) struct Session<V> {
     pub(super) params: ConsoleParams<V>,
@@ -75,7 +78,7 @@ pub(super) struct Session<V> {
     /// Answers that wait for it.
     pub(super) held: Vec<Held>,
     pub(super) ending: Option<Ending>,
-    cached: Vec<(Arc<str>, Arc<[Arc<Prepared>]>)>,
+    cached: Vec<Cached>,
     cached_next: usize,
     pub(super) out: Encoder,
 }
@@ -173,10 +176,12 @@ impl<V: SettingsView> Session<V> {
                 return Ok(next);
             }
             let len = self.out.bytes().len();
-            if len >= OUTPUT_HELD_MAX && !self.held.is_empty() {
-                if let Err(failure) = self.settle(wire, Settle::Tell).await {
-                    self.failed(wire, failure, true).await;
-                }
+            if len >= OUTPUT_HELD_MAX
+                && !self.held.is_empty()
+                && let Err(failure) = self.settle(wire, Settle::Tell).await
+                && let Next::End(served) = self.failed(wire, failure, true).await
+            {
+                return Ok(Next::End(served));
             }
             if len >= OUTPUT_LEN_SOFT_MAX {
                 self.write(wire).await?;

@@ -9,14 +9,16 @@ use walhub_proto::sqlstate::SqlState;
 
 use super::bind::Binder;
 use super::context::Context;
+use super::emit::message_record;
+use super::expr::{Expr, Node};
 use super::failure::{Result, fail};
 use super::parameters;
 use super::parse::{self, Parsed};
-use super::expr::{Expr, Node};
 use super::plan::{Plan, Rows, Source};
 use super::types::Type;
 use super::utility::Utility;
 use super::value::Value;
+use crate::hub::append::NewRecord;
 
 /// A statement whose names and types are resolved.
 #[derive(Clone, Debug)]
@@ -54,6 +56,29 @@ pub(super) enum Argument {
 }
 
 impl MessageShape {
+    /// The message, when every argument is a constant, and whether to flush it.
+    pub(super) fn constant(&self) -> Option<Result<(NewRecord, bool)>> {
+        let constant = |argument: &Argument| match argument {
+            Argument::Constant(value) => Some(value.clone()),
+            Argument::Parameter(..) => None,
+        };
+        let arguments: Vec<Value> = self.arguments.iter().map(constant).collect::<Option<_>>()?;
+        let (flush, arguments) = match &*arguments {
+            [arguments @ .., Value::Bool(flush)] => (*flush, arguments),
+            arguments => (false, arguments),
+        };
+        let record = match arguments {
+            [Value::Bool(transactional), Value::Text(prefix), Value::Text(content)] => {
+                message_record(*transactional, prefix, content.as_bytes())
+            }
+            [Value::Bool(transactional), Value::Text(prefix), Value::Bytes(content)] => {
+                message_record(*transactional, prefix, content)
+            }
+            _ => return None,
+        };
+        Some(record.map(|record| (record, flush)))
+    }
+
     /// The shape of a plan, when it has it.
     fn of(plan: &Plan, parameters: &[(u32, Type)]) -> Option<Self> {
         let [output] = &*plan.outputs else { return None };
@@ -113,22 +138,20 @@ pub(super) fn prepare(
 }
 
 fn columns(statement: &Statement) -> Option<Vec<(String, Type)>> {
-        match statement {
-            Statement::Query(plan) => {
-                Some(plan.columns().map(|(name, ty)| (name.to_owned(), ty)).collect())
-            }
-            Statement::Utility(Utility::Show(Some(name))) => {
-                Some(vec![(parameters::canonical_name(name), Type::Text)])
-            }
-            Statement::Utility(Utility::Show(None)) => {
-                let columns = ["name", "setting", "description"];
-                Some(columns.map(|name| (name.to_owned(), Type::Text)).to_vec())
-            }
-            Statement::Utility(Utility::WaitFor(_)) => {
-                Some(vec![("status".to_owned(), Type::Text)])
-            }
-            Statement::Utility(_) | Statement::Empty => None,
+    match statement {
+        Statement::Query(plan) => {
+            Some(plan.columns().map(|(name, ty)| (name.to_owned(), ty)).collect())
         }
+        Statement::Utility(Utility::Show(Some(name))) => {
+            Some(vec![(parameters::canonical_name(name), Type::Text)])
+        }
+        Statement::Utility(Utility::Show(None)) => {
+            let columns = ["name", "setting", "description"];
+            Some(columns.map(|name| (name.to_owned(), Type::Text)).to_vec())
+        }
+        Statement::Utility(Utility::WaitFor(_)) => Some(vec![("status".to_owned(), Type::Text)]),
+        Statement::Utility(_) | Statement::Empty => None,
+    }
 }
 
 impl Prepared {

@@ -14,13 +14,16 @@ use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::Report;
 use walhub_proto::wire::reader::{Reader, decode_frame};
 
-use super::{ConsoleParams, SettingRow, SettingsView, serve};
+use super::{ConsoleParams, Served, Sessions, SettingRow, SettingsView, serve};
 use crate::hub::handle::{
     Client, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
     WalReceiverRow, WalSenderRow,
 };
 
+mod append;
+mod copy;
 mod live;
+mod own;
 mod protocol;
 mod sql;
 
@@ -54,6 +57,10 @@ impl Hub<OwnedFd> for StillHub {
 
     fn is_stopping(&self) -> bool {
         false
+    }
+
+    fn in_recovery(&self) -> bool {
+        self.0.in_recovery
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -173,11 +180,24 @@ pub(super) fn snapshot(in_recovery: bool) -> Snapshot {
 
 /// The parameters of a session over that snapshot.
 pub(super) fn params(snapshot: Snapshot) -> ConsoleParams<TwoSettings> {
+    params_of(Arc::new(StillHub(snapshot)), &watch::Sender::new(false))
+}
+
+/// The parameters of a session over any hub; `terminate` ends it.
+pub(super) fn params_of(
+    hub: Arc<dyn Hub<OwnedFd>>,
+    terminate: &watch::Sender<bool>,
+) -> ConsoleParams<TwoSettings> {
+    let sessions: Arc<Sessions> = Arc::default();
+    // A session whose server is gone would end: the channel stays open for the test's time.
+    let keep: &'static watch::Sender<bool> = Box::leak(Box::new(terminate.clone()));
     ConsoleParams {
+        member: Arc::new(sessions.enter(99, keep.subscribe())),
+        sessions,
         client: client("test", 99),
         database: "postgres".to_owned(),
         startup_options: BTreeMap::new(),
-        hub: Arc::new(StillHub(snapshot)),
+        hub,
         settings: watch::channel(Arc::new(TwoSettings)).1,
     }
 }
@@ -197,8 +217,16 @@ pub(super) fn query(sql: &str) -> Vec<u8> {
 
 /// Sends all of `input`, closes, and returns the messages that came back.
 pub(super) fn talk(snapshot: Snapshot, input: &[u8]) -> Vec<(u8, Vec<u8>)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let output = runtime.block_on(async {
+    talk_to(params(snapshot), input).0
+}
+
+/// As [`talk`], with any session; how the session ended comes with it.
+pub(super) fn talk_to(
+    params: ConsoleParams<TwoSettings>,
+    input: &[u8],
+) -> (Vec<(u8, Vec<u8>)>, Served) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let (output, served) = runtime.block_on(async {
         let (near, far) = tokio::io::duplex(1 << 16);
         let (mut read, mut write) = tokio::io::split(near);
         let send = async move {
@@ -211,8 +239,9 @@ pub(super) fn talk(snapshot: Snapshot, input: &[u8]) -> Vec<(u8, Vec<u8>)> {
             let _ = read.read_to_end(&mut output).await;
             output
         };
-        let session = serve(far, Vec::new(), params(snapshot));
-        tokio::join!(send, receive, session).1
+        let session = serve(far, Vec::new(), params);
+        let ((), output, served) = tokio::join!(send, receive, session);
+        (output, served.unwrap())
     });
     let mut rest = &output[..];
     let mut messages = Vec::new();
@@ -221,7 +250,7 @@ pub(super) fn talk(snapshot: Snapshot, input: &[u8]) -> Vec<(u8, Vec<u8>)> {
         rest = &rest[frame.len..];
     }
     assert!(rest.is_empty(), "a message was cut");
-    messages
+    (messages, served)
 }
 
 /// One line a message: rows as `a|b`, NULL as `-`, errors as `ERROR 42601 message`.
@@ -260,7 +289,8 @@ fn show_message(kind: u8, body: &[u8]) -> String {
                 fields.insert(code, reader.cstr().unwrap().to_owned());
             }
             let position = fields.get(&b'P').map(|at| format!(" @{at}")).unwrap_or_default();
-            format!("{} {} {}{position}", fields[&b'S'], fields[&b'C'], fields[&b'M'])
+            let context = fields.get(&b'W').map(|text| format!(" [{text}]")).unwrap_or_default();
+            format!("{} {} {}{position}{context}", fields[&b'S'], fields[&b'C'], fields[&b'M'])
         }
         b'C' => format!("C {}", reader.cstr().unwrap()),
         b'Z' => format!("Z {}", char::from(body[0])),

@@ -236,8 +236,9 @@ fn bytea_text(bytes: &[u8]) -> String {
 pub(super) fn parse_bytea(text: &str) -> Result<Vec<u8>> {
     match text.strip_prefix("\\x") {
         Some(digits) => parse_hex(digits),
-        None => parse_escaped(text.as_bytes())
-            .ok_or_else(|| fail(SqlState::INVALID_TEXT_REPRESENTATION, "invalid input syntax for type bytea")),
+        None => parse_escaped(text.as_bytes()).ok_or_else(|| {
+            fail(SqlState::INVALID_TEXT_REPRESENTATION, "invalid input syntax for type bytea")
+        }),
     }
 }
 

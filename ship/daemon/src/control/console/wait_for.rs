@@ -74,12 +74,8 @@ impl Words<'_> {
             return Err(self.error());
         };
         self.next += 1;
-        let mut wait = WaitFor {
-            lsn,
-            mode: Mode::StandbyReplay,
-            timeout: Duration::ZERO,
-            throws: true,
-        };
+        let mut wait =
+            WaitFor { lsn, mode: Mode::StandbyReplay, timeout: Duration::ZERO, throws: true };
         if !self.accept("with") {
             return Ok(wait);
         }
@@ -107,9 +103,8 @@ impl Words<'_> {
 impl WaitFor {
     fn set(&mut self, name: &str, value: Option<&str>) -> Result<()> {
         let needed = || {
-            value.ok_or_else(|| {
-                fail(SqlState::SYNTAX_ERROR, format!("{name} requires a parameter"))
-            })
+            value
+                .ok_or_else(|| fail(SqlState::SYNTAX_ERROR, format!("{name} requires a parameter")))
         };
         match name {
             "mode" => {
@@ -215,11 +210,7 @@ impl<V: SettingsView> Session<V> {
         self.params.hub.positions().map_or(Lsn::INVALID, |positions| positions.flush_lsn)
     }
 
-    async fn wait_flushed<S>(
-        &mut self,
-        wire: &mut Wire<S>,
-        wait: &WaitFor,
-    ) -> Result<&'static str>
+    async fn wait_flushed<S>(&mut self, wire: &mut Wire<S>, wait: &WaitFor) -> Result<&'static str>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -232,8 +223,7 @@ impl<V: SettingsView> Session<V> {
         let owner = self.params.client.pid;
         let mut answer = hub.wait(wait.lsn, WaitLevel::LocalFlush, owner);
         let mut told = Told::default();
-        let attended =
-            wire.attend(&interrupts, &mut told, &mut answer, deadline.flatten()).await;
+        let attended = wire.attend(&interrupts, &mut told, &mut answer, deadline.flatten()).await;
         match attended {
             Attended::Answered(Waited::Reached) => return Ok("success"),
             Attended::Answered(Waited::Canceled) if self.flush_lsn() >= wait.lsn => {

@@ -38,7 +38,7 @@ use walhub_proto::wire::copy::{
 use walhub_proto::wire::reader::{Malformed, decode_frame};
 
 pub(super) use self::source::{Said, Source};
-use crate::control::console::DATABASE_OID;
+use crate::embed::DATABASE;
 use crate::control::session::{Ended, log_report};
 use crate::control::stream::Connection;
 use crate::hub::front::now;
@@ -77,7 +77,7 @@ impl Request {
             segment_size: self.segment_size,
             version,
             crc: crc32c,
-            database: DATABASE_OID,
+            database: DATABASE,
             start_reading: self.start_reading,
             start_decoding_at: self.start_decoding_at,
             kept_bytes_max: KEPT_BYTES_MAX,

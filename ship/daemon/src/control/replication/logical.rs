@@ -22,7 +22,7 @@ use walhub_proto::wire::startup::ReplicationMode;
 
 use super::decoding::{Decoding, Request, Source};
 use super::{WalSender, not_supported, report_of, shutting_down, starting_up};
-use crate::control::console::DATABASE_OID;
+use crate::embed::DATABASE;
 use crate::control::session::Ended;
 use crate::control::stream::Connection;
 use crate::hub::append::WalRequest;
@@ -75,7 +75,7 @@ impl WalSender<'_> {
         let logical = LogicalSlot {
             plugin: plugin.clone(),
             database: self.session.database.clone(),
-            database_oid: DATABASE_OID,
+            database_oid: DATABASE,
             confirmed_flush_lsn: consistent_point,
             two_phase: options.two_phase,
             failover: options.failover,

@@ -434,3 +434,56 @@ fn sessions_in_command_mode_are_terminated() {
         }
     });
 }
+
+#[test]
+fn a_cancel_request_with_the_right_key_ends_a_wait() {
+    run(async {
+        let harness = Harness::new(FakeHub::ready());
+        let mut client = harness.connect(SQL).await;
+        let greeting = client.answer().await;
+        let key = greeting.iter().find_map(|line| line.strip_prefix("K ")).unwrap();
+        let key = u64::from_str_radix(key, 16).unwrap();
+        client.query("wait for lsn 'FF/0' with (mode 'standby_flush')").await;
+        while harness.hub.readers.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        for (key, ends) in [(key ^ 1, false), (key ^ 1 << 32, false), (key, true)] {
+            let request = [&[0, 0, 0, 16, 0x04, 0xd2, 0x16, 0x2e], &key.to_be_bytes()[..]].concat();
+            let mut other = harness.open().await;
+            other.send(&request).await;
+            assert_eq!(other.answer().await, [""; 0]);
+            if ends {
+                assert_eq!(
+                    client.answer().await,
+                    ["E ERROR 57014 canceling statement due to user request", "Z I"]
+                );
+            } else {
+                let open =
+                    harness.hub.readers.lock().unwrap().iter().all(|reader| !reader.is_closed());
+                assert!(open);
+            }
+        }
+        client.query("select pg_cancel_backend(1000000)").await;
+        assert_eq!(client.answer().await[2], "D f");
+        client.query("wait for lsn '0/1'").await;
+        assert_eq!(client.answer().await, ["T status:25", "D success", "C WAIT", "Z I"]);
+    });
+}
+
+#[test]
+fn a_walsender_takes_no_data_for_a_copy() {
+    run(async {
+        let mut hub = FakeHub::ready();
+        hub.primary = true;
+        let harness = Harness::new(hub);
+        let mut client = harness.connect(DATABASE).await;
+        client.answer().await;
+        client.query("copy walhub.messages from stdin").await;
+        assert_eq!(
+            client.answer().await,
+            ["E ERROR 57014 COPY from stdin failed: a walsender connection takes no data", "Z I"]
+        );
+        client.query("select 1").await;
+        assert_eq!(client.answer().await[1], "D 1");
+    });
+}

@@ -14,6 +14,7 @@ use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{SystemIdentifier, TimelineId};
 use walhub_proto::segment::{SegNo, SegmentSize};
 use walhub_proto::time::Timestamp;
+use walhub_proto::walsender::WalSenderState;
 use walhub_proto::wire::copy::{COPY_DONE_MESSAGE, StandbyStatusUpdate};
 
 use super::super::core_loop::now;
@@ -209,4 +210,38 @@ fn a_position_is_not_used_before_the_mail_with_its_slabs_is_read() {
         left -= body[25..].len();
         left == 0
     });
+}
+
+#[test]
+fn a_reply_is_one_mark_and_news_only_while_somebody_waits_for_standbys() {
+    let (mut bench, tail) = Bench::new("news", Settings::default());
+    let standbys = Arc::clone(&bench.ship.config.standbys);
+    let marked = || {
+        let mut marked = Vec::new();
+        standbys.drain(|index, _| marked.push(index));
+        marked
+    };
+    let mut socket = bench.start(tail.end());
+    bench.read_until(&mut socket, |kind, _| kind == b'W');
+    // That it streams is news, too.
+    bench.run(|_| (standbys.standby(0).state() == WalSenderState::Streaming).then_some(()));
+    assert_eq!(marked(), [0]);
+    assert!(!bench.ship.take_news());
+    let reply = |bench: &mut Bench, socket: &mut UnixStream, flush| {
+        let status = StandbyStatusUpdate { flush, ..StandbyStatusUpdate::default() };
+        socket.write_all(&status.encode()).unwrap();
+        bench.run(|_| (standbys.standby(0).mode_lsns().flush == Some(flush)).then_some(()));
+    };
+    reply(&mut bench, &mut socket, Lsn(7));
+    assert_eq!(marked(), [0]);
+    assert!(!bench.ship.take_news());
+    bench.shared.restart_synced(true);
+    // A turn in which nothing is said marks nothing.
+    bench.turn();
+    assert_eq!((marked(), bench.ship.take_news()), (vec![], false));
+    reply(&mut bench, &mut socket, Lsn(9));
+    reply(&mut bench, &mut socket, Lsn(11));
+    assert_eq!(marked(), [0]);
+    assert!(bench.ship.take_news());
+    assert!(!bench.ship.take_news());
 }

@@ -32,11 +32,13 @@ use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::recovery::ControlFile;
 use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
+use walhub_proto::syncrep::{ModeLsns, Synced};
 use walhub_proto::time::{Instant, Now};
 
 use super::commits::CommitLink;
 use super::front::PublishedSlots;
 use super::jobs::{Finished, Jobs};
+use super::latency::{Followed, Reached};
 use super::local::LocalWal;
 use super::messages::{StopMode, Timelines, ToControl, ToShip, ToWal};
 use super::recover::Recovered;
@@ -144,6 +146,7 @@ pub struct WalCore<C: Send, W> {
     own: Option<Own>,
     attached: BTreeMap<usize, Attached>,
     sync: SyncRep,
+    followed: Followed,
     stopping: Stopping,
     retry_disk_at: Option<Instant>,
     disk_trouble_logged: bool,
@@ -184,6 +187,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             own: None,
             attached: BTreeMap::new(),
             sync: SyncRep::new(config.settings.synchronous_standby_names.clone()),
+            followed: Followed::default(),
             stopping: Stopping::No,
             retry_disk_at: None,
             disk_trouble_logged: false,
@@ -249,6 +253,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
         self.turn_link(io, now);
         self.turn_own(now);
+        self.follow(now);
         // What else has arrived goes with the same write, as long as it is little: one look costs far
         // less than a flush. PostgreSQL: WalReceiverMain flushes once the socket has no more.
         let fresh = std::mem::take(&mut self.received);
@@ -332,6 +337,29 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
+    /// Remembers when what is new came into the tail.
+    fn follow(&mut self, now: Now) {
+        let end = self.config.shared.received_lsn.load();
+        if end.is_valid() {
+            self.followed.begin(end, now.instant);
+        }
+    }
+
+    /// Counts what has got further on its way.
+    fn reach(&mut self, now: Now) {
+        let shared = &self.config.shared;
+        let reached = Reached {
+            write: shared.write_lsn.load(),
+            flush: shared.flush_lsn.load(),
+            sent: Lsn(shared.sent_lsn.load(Ordering::Relaxed)),
+            downstream: match shared.synced() {
+                Synced::Reached(lsns) => lsns,
+                Synced::Undefined | Synced::TooFew => ModeLsns::default(),
+            },
+        };
+        self.followed.reach(&reached, now.instant, &shared.latencies);
+    }
+
     fn wake_ships(&self) {
         for ship in &self.config.ships {
             ship.waker.wake();
@@ -405,6 +433,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if SegNo::of_start(before, size) != SegNo::of_start(flush_lsn, size) {
             self.note_segment_switch(io);
         }
+        self.reach(now);
         self.acknowledge(io, now);
         self.resume_receiving(io, now);
     }

@@ -35,6 +35,8 @@ use walhub_proto::wire::backend::Report;
 
 use super::super::append::{NewRecord, WalRequest, in_recovery};
 use super::super::commits::{Job, Place};
+use super::super::front::micros_between;
+use super::super::latency::Stage;
 use super::super::local::LocalWal;
 use super::super::messages::ToControl;
 use super::super::tail::TailSlab;
@@ -46,12 +48,17 @@ const BATCH_LEN: usize = 256 << 10;
 const PIECE_LEN: usize = 256 << 10;
 const PIECE_BYTES: u64 = 256 << 10;
 
+/// More than the records take up that are laid out without asking again: those of a checkpoint.
+const SMALL_LEN: usize = 1024;
+
 /// The end of the own WAL, and what is being appended to it.
 #[derive(Debug)]
 pub(super) struct Own {
     writer: WalWriter,
     /// Laid out, and not yet in the tail.
     batch: Vec<u8>,
+    /// The tail takes a batch of at least so many bytes.
+    room: usize,
     next_xid: u64,
     work: Option<Work>,
     /// The last checkpoint record that was laid out.
@@ -94,6 +101,7 @@ struct Appending {
     commit: Option<(Timestamp, bool)>,
     place: Place,
     is_urgent: bool,
+    since: Timestamp,
 }
 
 /// What a step came to.
@@ -111,6 +119,7 @@ impl Own {
         Self {
             writer: WalWriter::new(shape, end, local.last_record()),
             batch: Vec::with_capacity(2 * BATCH_LEN),
+            room: 0,
             next_xid,
             work: None,
             checkpoint: None,
@@ -149,8 +158,15 @@ impl Own {
         (range.start, range.end)
     }
 
-    fn has_room(&self, local: &LocalWal, bytes: usize) -> bool {
-        local.has_room(self.batch.len() + with_headers(bytes))
+    /// Whether so much more can be laid out. The tail looks at each of its slabs to answer, so it is
+    /// asked for a whole batch at a time.
+    fn has_room(&mut self, local: &LocalWal, bytes: usize) -> bool {
+        let wanted = self.batch.len() + with_headers(bytes);
+        if wanted > self.room {
+            let ahead = wanted + BATCH_LEN;
+            self.room = if local.has_room(ahead) { ahead } else { 0 };
+        }
+        wanted <= self.room || local.has_room(wanted)
     }
 
     /// Lays out a checkpoint. PostgreSQL: `CreateCheckPoint`.
@@ -231,6 +247,10 @@ impl Own {
                 appending.place.ends.push(range.end);
                 appending.place.end = range.end;
             }
+            // A job that is whole is answered even when there is no room for another.
+            if appending.records.as_slice().is_empty() {
+                break;
+            }
             if !self.has_room(local, 64) {
                 return Step::NoRoom;
             }
@@ -285,6 +305,7 @@ impl Own {
         let appended = local.append(start, &self.batch, &mut |slab| opened.push(slab));
         assert!(appended.is_ok(), "own WAL at {start}: {appended:?}");
         self.batch.clear();
+        self.room = 0;
     }
 }
 
@@ -324,7 +345,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         };
         let mut own = Own::new(local, shape, control.next_xid, now.instant);
         // PostgreSQL ends its recovery with one, too; a clean stop has left one.
-        if control.checkpoint_lsn.is_none() || local.last_record() != control.checkpoint_lsn {
+        let clean = checkpoint.filter(|seen| seen.is_shutdown).map(|seen| seen.start);
+        if clean.is_none() || local.last_record() != clean {
             own.put_checkpoint(true, now.wall);
         }
         self.own = Some(own);
@@ -344,7 +366,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 }
                 let Some(work) = own.work.take() else { continue };
                 let (answer, is_urgent) = match work {
-                    Work::Append(appending) => (Some(appending.place), appending.is_urgent),
+                    Work::Append(appending) => {
+                        let micros = micros_between(appending.since, now.wall);
+                        self.config.shared.latencies.record(Stage::Append, micros);
+                        (Some(appending.place), appending.is_urgent)
+                    }
                     Work::Filling { answer } => {
                         own.idle_end = own.writer.lsn();
                         own.segment_since = now.instant;
@@ -353,13 +379,15 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                     }
                 };
                 if let Some(place) = answer {
+                    // No flush will tell of what is durable already: nothing may have been appended, or
+                    // the last of it long before.
+                    must_tell |= is_urgent || place.end <= local.flush_lsn();
                     self.config.commits.answer(Ok(place));
-                    must_tell |= is_urgent;
                 }
                 own.hand_over_if_full(local, &mut opened);
                 continue;
             }
-            if !own.has_room(local, 1024) {
+            if !own.has_room(local, SMALL_LEN) {
                 break;
             }
             let Some(job) = self.config.commits.next() else { break };
@@ -369,7 +397,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 continue;
             }
             match job {
-                Job::Append { records, commit, is_urgent } => {
+                Job::Append { records, commit, is_urgent, since } => {
                     let xid = commit.map(|_| own.take_xid());
                     let place = Place {
                         ends: Vec::with_capacity(records.len()),
@@ -378,7 +406,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                     };
                     let records = records.into_iter();
                     let appending =
-                        Appending { records, open: None, xid, commit, place, is_urgent };
+                        Appending { records, open: None, xid, commit, place, is_urgent, since };
                     own.work = Some(Work::Append(appending));
                 }
                 Job::Wal(WalRequest::SwitchSegment) => {
@@ -423,10 +451,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
-    /// The last checkpoint before the process ends.
+    /// The last checkpoint before the process ends, as soon as there is room for it.
     pub(super) fn close_own(&mut self, now: Now) {
-        let Some(own) = &mut self.own else { return };
-        if own.is_closed || own.work.is_some() {
+        let (Some(own), Some(local)) = (&mut self.own, &self.local) else { return };
+        if own.is_closed || own.work.is_some() || !own.has_room(local, SMALL_LEN) {
             return;
         }
         own.is_closed = true;
@@ -469,7 +497,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Ends a segment that has waited for more for too long. PostgreSQL: `CheckArchiveTimeout`.
     pub(super) fn check_archive_timeout(&mut self, now: Now) {
         let timeout = self.config.settings.archive_timeout;
-        let Some(own) = &mut self.own else { return };
+        let (Some(own), Some(local)) = (&mut self.own, &self.local) else { return };
         let is_idle = own.writer.lsn() == own.idle_end;
         if own.work.is_some() || own.is_closed || timeout.is_zero() {
             return;
@@ -477,7 +505,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if is_idle {
             // The clock runs from the first record.
             own.segment_since = now.instant;
-        } else if own.segment_since + timeout <= now.instant {
+        } else if own.segment_since + timeout <= now.instant && own.has_room(local, SMALL_LEN) {
             own.begin_switch();
             own.work = Some(Work::Filling { answer: None });
         }
@@ -498,3 +526,6 @@ impl Own {
 fn shutting_down() -> Report {
     Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is shutting down")
 }
+
+#[cfg(test)]
+mod tests;

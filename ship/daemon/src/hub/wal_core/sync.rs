@@ -134,6 +134,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if std::mem::replace(&mut self.sync.synced, synced) != synced {
             self.config.shared.publish_synced(synced);
             self.tell_commits();
+            self.reach(now);
             self.acknowledge(io, now);
         }
         self.log_waiting();

@@ -19,6 +19,8 @@ use walhub_proto::walreceiver::{
     WalReceiverState,
 };
 
+use super::super::front::micros_between;
+use super::super::latency::Stage;
 use super::super::local::{AppendError, LocalWal};
 use super::super::messages::{ToControl, Upstream};
 use super::super::tail::TruncateError;
@@ -252,7 +254,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         match &mut self.link.state {
             State::Waiting { until } if *until <= now.instant && !self.link.rewind => {
                 let conninfo = self.config.settings.primary_conninfo.clone();
-                if conninfo.is_empty() {
+                // A primary keeps to its own WAL, whatever a reload says. PostgreSQL: primary_conninfo is
+                // of no effect on a server that is no standby.
+                if conninfo.is_empty() || self.own.is_some() {
                     self.link.state = State::Off;
                 } else {
                     self.link.state = State::Connecting;
@@ -468,6 +472,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             ReceiverEvent::Told { end, sent } => {
                 // It streams: whatever ends it now is news.
                 self.link.last_reason = None;
+                let micros = micros_between(sent, now.wall);
+                self.config.shared.latencies.record(Stage::Receive, micros);
                 receiver.last_send_time.store(sent.0, Ordering::Relaxed);
                 receiver.last_receipt_time.store(now.wall.0, Ordering::Relaxed);
                 if receiver.latest_end_lsn.swap(end.0, Ordering::Relaxed) != end.0 {

@@ -2,7 +2,7 @@
 
 use super::{answer, message, query, shown, snapshot, talk};
 
-fn parse(name: &str, sql: &str, types: &[u32]) -> Vec<u8> {
+pub(super) fn parse(name: &str, sql: &str, types: &[u32]) -> Vec<u8> {
     let mut body = format!("{name}\0{sql}\0").into_bytes();
     body.extend_from_slice(&u16::try_from(types.len()).unwrap().to_be_bytes());
     types.iter().for_each(|oid| body.extend_from_slice(&oid.to_be_bytes()));
@@ -10,7 +10,7 @@ fn parse(name: &str, sql: &str, types: &[u32]) -> Vec<u8> {
 }
 
 /// Bind with one format for all parameters and one for all results.
-fn bind(portal: &str, statement: &str, binary: bool, values: &[&[u8]]) -> Vec<u8> {
+pub(super) fn bind(portal: &str, statement: &str, binary: bool, values: &[&[u8]]) -> Vec<u8> {
     let mut body = format!("{portal}\0{statement}\0").into_bytes();
     let format: [u8; 4] = [0, 1, 0, u8::from(binary)];
     body.extend_from_slice(&format);
@@ -23,11 +23,11 @@ fn bind(portal: &str, statement: &str, binary: bool, values: &[&[u8]]) -> Vec<u8
     message(b'B', &body)
 }
 
-fn execute(portal: &str, rows: i32) -> Vec<u8> {
+pub(super) fn execute(portal: &str, rows: i32) -> Vec<u8> {
     message(b'E', &[portal.as_bytes(), b"\0", &rows.to_be_bytes()].concat())
 }
 
-fn sync() -> Vec<u8> {
+pub(super) fn sync() -> Vec<u8> {
     message(b'S', b"")
 }
 
@@ -257,7 +257,7 @@ fn malformed_messages_are_answered() {
     assert_eq!(lines(&[message(b'~', b"")]), ["FATAL 08P01 invalid frontend message type 126"]);
     assert_eq!(lines(&[vec![b'Q', 0, 0, 0, 3]]), ["FATAL 08P01 invalid message length"]);
     let huge = lines(&[vec![b'Q', 0x7F, 0, 0, 0]]);
-    assert_eq!(huge, ["FATAL 54000 message of 2130706432 bytes is longer than 1048576 bytes"]);
+    assert_eq!(huge, ["FATAL 54000 message of 2130706432 bytes is too long"]);
     assert_eq!(lines(&[message(b'Q', b"x")]), ["ERROR 08P01 invalid string in message", "Z I"]);
     assert_eq!(lines(&[message(b'X', b""), query("select 1")]), Vec::<String>::new());
 }

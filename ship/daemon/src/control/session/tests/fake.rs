@@ -10,10 +10,12 @@ use tokio::sync::oneshot;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::segment::SegmentSize;
+use walhub_proto::syncrep::WaitLevel;
 use walhub_proto::wire::backend::Encoder;
 use walhub_proto::wire::reader::decode_frame;
 
 use super::*;
+use crate::hub::append::Waited;
 use crate::hub::handle::{
     Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
 };
@@ -28,6 +30,10 @@ pub(super) struct FakeHub {
     pub(super) next: Mutex<Option<(TimelineId, Lsn)>>,
     pub(super) refusal: Mutex<Option<Report>>,
     slots: Mutex<Vec<(u32, SlotRow)>>,
+    /// Whether it writes WAL of its own.
+    pub(super) primary: bool,
+    /// Who waits for a position.
+    pub(super) readers: Mutex<Vec<oneshot::Sender<Waited>>>,
 }
 
 impl FakeHub {
@@ -151,6 +157,16 @@ impl Hub<OwnedFd> for FakeHub {
 
     fn is_stopping(&self) -> bool {
         *self.stopping.lock().unwrap()
+    }
+
+    fn in_recovery(&self) -> bool {
+        !self.primary
+    }
+
+    fn wait(&self, _: Lsn, _: WaitLevel, _: u32) -> oneshot::Receiver<Waited> {
+        let (reply, answer) = oneshot::channel();
+        self.readers.lock().unwrap().push(reply);
+        answer
     }
 
     fn snapshot(&self) -> Snapshot {
