@@ -122,6 +122,10 @@ impl<V: SettingsView> Session<V> {
     {
         let emitter = Emitter::collecting(self.pending.bytes());
         let rows = self.with_context(&prepared.sql, arguments, &emitter, |ctx| plan.run(ctx));
+        let settings = emitter.take_settings();
+        if rows.is_ok() {
+            self.set_config(settings)?;
+        }
         let (calls, notices) = emitter.take();
         for notice in &notices {
             self.out.report(notice);
@@ -158,6 +162,21 @@ impl<V: SettingsView> Session<V> {
             Some(answers) if switched => Ok((self.run_again(prepared, arguments, answers)?, slots)),
             _ => Ok((rows, slots)),
         }
+    }
+
+    /// What `set_config` was called with. PostgreSQL: `set_config_by_name`.
+    fn set_config(&mut self, settings: Vec<(String, String, bool)>) -> Result<()> {
+        let before = (!settings.is_empty()).then(|| self.parameters.clone());
+        for (name, value, local) in settings {
+            // For an implicit transaction there is nothing to set.
+            if !local || self.transaction.is_open() {
+                self.set(&name, Some(&value), local)?;
+            }
+        }
+        for (name, value) in before.iter().flat_map(|it| self.parameters.reported_since(it)) {
+            self.out.parameter_status(name, &value);
+        }
+        Ok(())
     }
 
     /// Runs a query for the second time, with what became of the first.

@@ -452,6 +452,11 @@ pub(super) static FUNCTIONS: &[Function] = &[
         => emit_message(ctx, *transactional, prefix, content, *flush)),
     ),
     function("pg_switch_wal", &[], PgLsn, |ctx, _| switch_wal(ctx)),
+    // PostgreSQL: set_config_by_name.
+    function("set_config", &[Text, Text, Bool], Text, eval!(ctx, [T(name), T(value), Value::Bool(local)] => {
+        ctx.emitter.set(name, value, *local);
+        Ok(T(value.clone()))
+    })),
     // The server and the session.
     function(
         "pg_cancel_backend",
