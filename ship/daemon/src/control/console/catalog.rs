@@ -10,6 +10,7 @@ use walhub_proto::time::Timestamp;
 use super::context::Context;
 use super::datetime::Interval;
 use super::interrupts::CopyProgress;
+use super::message_scan;
 use super::parameters;
 use super::plan::Rows;
 use super::types::Type;
@@ -32,6 +33,13 @@ pub(super) struct Relation {
 impl PartialEq for Relation {
     fn eq(&self, other: &Self) -> bool {
         self.schema == other.schema && self.name == other.name
+    }
+}
+
+impl Relation {
+    /// Whether its rows are in the WAL: they are read before the query runs.
+    pub(super) fn is_messages(&self) -> bool {
+        self.schema == "walhub" && self.name == "messages"
     }
 }
 
@@ -206,6 +214,12 @@ pub(super) static RELATIONS: &[Relation] = &[
             ("tuples_excluded", Type::Int8),
         ],
         rows: |ctx| ctx.sessions.copies().into_iter().map(progress_copy).collect(),
+    },
+    Relation {
+        schema: "walhub",
+        name: "messages",
+        columns: message_scan::COLUMNS,
+        rows: message_scan::rows,
     },
     Relation {
         schema: "walhub",

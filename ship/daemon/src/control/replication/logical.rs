@@ -22,9 +22,9 @@ use walhub_proto::wire::startup::ReplicationMode;
 
 use super::decoding::{Decoding, Request, Source};
 use super::{WalSender, not_supported, report_of, shutting_down, starting_up};
-use crate::embed::DATABASE;
 use crate::control::session::Ended;
 use crate::control::stream::Connection;
+use crate::embed::DATABASE;
 use crate::hub::append::WalRequest;
 use crate::hub::handle::{SlotRequest, StartStreaming};
 
