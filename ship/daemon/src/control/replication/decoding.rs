@@ -136,6 +136,10 @@ impl Output {
             self.bytes.clear();
             self.bytes.shrink_to(OUTPUT_ROOM_KEPT);
             self.sent = 0;
+        } else if self.sent >= OUTPUT_ROOM_KEPT {
+            // There may be something to send for ever.
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
         }
     }
 }
@@ -161,6 +165,8 @@ pub(super) struct Decoding {
     /// What the client was told to be the position of the stream.
     told: Lsn,
     copy_done: bool,
+    /// The client has asked where the stream is.
+    reply_due: bool,
     confirm_due: Option<Lsn>,
     confirming: Option<Confirming>,
 }
@@ -182,6 +188,7 @@ impl Decoding {
             // PostgreSQL: StartLogicalReplication.
             told: request.confirmed,
             copy_done: false,
+            reply_due: false,
             confirm_due: None,
             confirming: None,
             request,
@@ -214,6 +221,10 @@ impl Decoding {
             }
             if self.copy_done && self.out.rest().is_empty() {
                 return Over::CopyDone;
+            }
+            // However often it asks, it gets no more answers than it reads.
+            if self.out.rest().len() < OUTPUT_BYTES_MAX && std::mem::take(&mut self.reply_due) {
+                self.put_keepalive(false);
             }
             self.send_confirmed();
             self.send_status();
@@ -328,6 +339,7 @@ impl Decoding {
                 }
                 Ok(true)
             }
+            Ok(Some(Said::Done)) => Err(internal("its timeline has ended")),
             Ok(Some(Said::LastWord(frame))) => {
                 self.out.bytes.extend_from_slice(frame);
                 Ok(true)
@@ -459,9 +471,7 @@ impl Decoding {
     fn take_status(&mut self, status: StandbyStatusUpdate) {
         self.status = status;
         self.forward_due = Some(StandbyStatusUpdate { reply_requested: false, ..status });
-        if status.reply_requested {
-            self.put_keepalive(false);
-        }
+        self.reply_due |= status.reply_requested;
         if let Some(flush) = status.flush.valid() {
             // What does not exist yet cannot be confirmed: it would be skipped when it does.
             let end = self.hub.positions().map_or(flush, |positions| positions.flush_lsn);
@@ -469,9 +479,12 @@ impl Decoding {
         }
     }
 
-    /// Passes the client's last word on to the hub.
+    /// Passes the client's last word on to the hub, once its slot knows: at a shutdown the hub lets
+    /// a client go that has everything, and the slot is saved as it is then.
     fn send_status(&mut self) {
         if self.forward.rest().is_empty()
+            && self.confirming.is_none()
+            && self.confirm_due.is_none()
             && let Some(status) = self.forward_due.take()
         {
             self.forward.bytes.extend_from_slice(&status.encode());

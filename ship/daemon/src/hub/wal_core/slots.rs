@@ -420,6 +420,7 @@ fn remove_durably<I: Io>(io: &I, path: &Path, dir: &Path) -> std::io::Result<()>
 #[cfg(test)]
 mod tests {
     use walhub_engine::uring::{Uring, UringConfig};
+    use walhub_proto::slot::LogicalSlot;
 
     use super::*;
 
@@ -456,6 +457,50 @@ mod tests {
         table.save(&mut io, &mut jobs, Lsn::MAX);
         assert!(jobs.is_idle());
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_is_confirmed_is_saved_within_a_second_for_logical_slots_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut io = Uring::new(UringConfig::default()).unwrap();
+        let mut jobs = Jobs::new(1 << 60);
+        let logical = LogicalSlot {
+            plugin: "pgoutput".into(),
+            database: "d".into(),
+            database_oid: 5,
+            confirmed_flush_lsn: Lsn(100),
+            two_phase: false,
+            failover: false,
+        };
+        let mut slot = Slot::new("l".into(), false);
+        (slot.restart_lsn, slot.logical) = (Some(Lsn(50)), Some(logical));
+        let mut physical = Slot::new("p".into(), false);
+        physical.restart_lsn = Some(Lsn(50));
+        let mut table = SlotTable::new(dir.path().to_owned(), vec![slot, physical]);
+        let saved = || {
+            let file = std::fs::read(dir.path().join("l")).unwrap();
+            let slot = walhub_proto::slot::decode_slot(&file, walhub_engine::crc::crc32c).unwrap();
+            slot.logical.unwrap().confirmed_flush_lsn
+        };
+        let half = CONFIRMED_SAVE_INTERVAL / 2;
+        for (step, want) in [(0, 101), (1, 101), (2, 103), (3, 103)] {
+            let lsn = Lsn(101 + u64::from(step));
+            let slot = table.get_mut("l").unwrap();
+            assert!(slot.confirm_decoded(lsn, Lsn(60), TimelineId::FIRST));
+            table.get_mut("p").unwrap().restart_lsn = Some(lsn);
+            table.save_confirmed(&mut io, &mut jobs, Instant(7) + half * step);
+            run(&mut io, &mut jobs, &mut table);
+            assert_eq!(saved(), Lsn(want), "step {step}");
+            assert!(!dir.path().join("p").exists());
+        }
+        assert_eq!(table.saved_restart_lsn(), Some(Lsn(50)));
+        let error = |name, logical| table.check_usable(name, logical).unwrap_err().message;
+        assert_eq!(
+            error("l", false),
+            "cannot use a logical replication slot for physical replication"
+        );
+        assert_eq!(error("p", true), "cannot use physical replication slot for logical decoding");
+        assert!(table.check_usable("l", true).is_ok() && table.check_usable("p", false).is_ok());
     }
 
     #[test]

@@ -9,7 +9,9 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::oneshot;
 use walhub_proto::wire::backend::Report;
-use walhub_proto::wire::copy::{COPY_DATA, PrimaryKeepalive, XLOGDATA_HEADER_LEN, XLogData};
+use walhub_proto::wire::copy::{
+    COPY_DATA, COPY_DONE, PrimaryKeepalive, XLOGDATA_HEADER_LEN, XLogData,
+};
 use walhub_proto::wire::reader::{FRAME_HEADER_LEN, Malformed, decode_frame};
 
 use crate::control::session::Ended;
@@ -28,7 +30,9 @@ pub(in super::super) enum Said<'a> {
     Keepalive(PrimaryKeepalive),
     /// A frame that says why the stream ends, as it is.
     LastWord(&'a [u8]),
-    /// CopyBothResponse or CopyDone: nothing that a client is to know.
+    /// The timeline is at its end.
+    Done,
+    /// Nothing that a client is to know.
     Nothing,
 }
 
@@ -84,6 +88,7 @@ impl Incoming {
                 Some(Said::Keepalive(PrimaryKeepalive::decode(frame.body)?))
             }
             (b'C' | b'E', _) => None,
+            (COPY_DONE, _) => Some(Said::Done),
             _ => Some(Said::Nothing),
         };
         let whole = self.take(len);
@@ -193,6 +198,7 @@ mod tests {
                         }
                         Said::LastWord(frame) => last = frame.to_vec(),
                         Said::Nothing => {}
+                        Said::Done => panic!("there was no CopyDone"),
                     }
                 }
             }
