@@ -106,7 +106,7 @@ pub fn io_uring_check() -> Result<(), UringUnavailable> {
 }
 
 /// The operations that [`super::Uring`] submits, by name and code.
-const OPERATIONS: [(&str, u8); 10] = [
+const OPERATIONS: [(&str, u8); 11] = [
     ("OPENAT", opcode::OpenAt::CODE),
     ("CLOSE", opcode::Close::CODE),
     ("RENAMEAT", opcode::RenameAt::CODE),
@@ -116,6 +116,7 @@ const OPERATIONS: [(&str, u8); 10] = [
     ("FSYNC", opcode::Fsync::CODE),
     ("RECV", opcode::Recv::CODE),
     ("SENDMSG", opcode::SendMsg::CODE),
+    ("POLL_ADD", opcode::PollAdd::CODE),
     ("ASYNC_CANCEL", opcode::AsyncCancel2::CODE),
 ];
 

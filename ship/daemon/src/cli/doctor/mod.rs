@@ -15,6 +15,7 @@ use serde::Serialize;
 use walhub_engine::probe::probe_directory;
 use walhub_engine::uring::{
     KERNEL_MIN, UringUnavailable, io_uring_check, operations_missing, operations_used,
+    page_cache_is_visible,
 };
 use walhub_tuning::{Machine, System, Tree, limits};
 
@@ -100,6 +101,7 @@ pub(super) fn run(args: &DoctorArgs, out: &mut impl Write) -> ExitCode {
     let data_dir = place_of_data(given);
     let mut findings = vec![kernel(&tree), io_uring(io_uring_check())];
     findings.extend(operations());
+    findings.push(zero_copy(page_cache_is_visible()));
     let (settings, trouble) = settings(&data_dir);
     findings.extend(trouble);
     findings.extend(file_system(&machine));
@@ -220,6 +222,20 @@ fn operations() -> Option<Finding> {
         "walhub fails at the first of them",
         "install a newer kernel package and reboot",
     ))
+}
+
+fn zero_copy(page_cache_is_visible: bool) -> Finding {
+    let check = "sending from page cache";
+    if page_cache_is_visible {
+        return Finding::ok(check, "without a copy");
+    }
+    Finding::bad(
+        Level::Advice,
+        check,
+        "cachestat is not there, or forbidden",
+        "WAL for standbys that catch up is read into memory and copied into each socket",
+        "install Linux 6.5 or newer and reboot, and allow cachestat in the seccomp profile",
+    )
 }
 
 /// The settings of the data directory; the defaults when there are none.
@@ -420,6 +436,8 @@ mod tests {
         assert_eq!(finding.mend.unwrap(), "sysctl -w kernel.io_uring_disabled=0");
         assert_eq!(io_uring(Ok(())).level, Level::Ok);
         assert_eq!(operations().unwrap().level, Level::Ok);
+        assert_eq!(zero_copy(true).level, Level::Ok);
+        assert_eq!(zero_copy(false).level, Level::Advice);
     }
 
     #[test]

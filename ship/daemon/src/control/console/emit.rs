@@ -78,6 +78,8 @@ pub(super) struct Emitter {
     /// In the second run: the answers, in the order of the calls.
     answers: Option<RefCell<std::vec::IntoIter<Lsn>>>,
     notices: RefCell<Vec<Report>>,
+    /// Parameters to set when the statement has run: name, value, and whether for the transaction.
+    settings: RefCell<Vec<(String, String, bool)>>,
 }
 
 impl Emitter {
@@ -94,6 +96,18 @@ impl Emitter {
     /// What the first run left.
     pub(super) fn take(self) -> (Vec<Call>, Vec<Report>) {
         (self.calls.into_inner(), self.notices.into_inner())
+    }
+
+    /// Sets a parameter once the statement has run.
+    pub(super) fn set(&self, name: &str, value: &str, local: bool) {
+        if self.answers.is_none() {
+            self.settings.borrow_mut().push((name.to_owned(), value.to_owned(), local));
+        }
+    }
+
+    /// The parameters to set.
+    pub(super) fn take_settings(&self) -> Vec<(String, String, bool)> {
+        self.settings.take()
     }
 
     /// Tells the client something beside the result.

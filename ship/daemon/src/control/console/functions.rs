@@ -452,6 +452,16 @@ pub(super) static FUNCTIONS: &[Function] = &[
         => emit_message(ctx, *transactional, prefix, content, *flush)),
     ),
     function("pg_switch_wal", &[], PgLsn, |ctx, _| switch_wal(ctx)),
+    // PostgreSQL: set_config_by_name.
+    function(
+        "set_config",
+        &[Text, Text, Bool],
+        Text,
+        eval!(ctx, [T(name), T(value), Value::Bool(local)] => {
+            ctx.emitter.set(name, value, *local);
+            Ok(T(value.clone()))
+        }),
+    ),
     // The server and the session.
     function(
         "pg_cancel_backend",
@@ -609,6 +619,19 @@ pub(super) static FUNCTIONS: &[Function] = &[
     // Text.
     function("upper", &[Text], Text, eval!([T(a)] => Ok(T(a.to_uppercase())))),
     function("lower", &[Text], Text, eval!([T(a)] => Ok(T(a.to_lowercase())))),
+    // PostgreSQL: pg_convert_from.
+    function(
+        "convert_from",
+        &[Bytea, Name],
+        Text,
+        eval!([Value::Bytes(bytes), T(encoding)] => {
+            if !matches!(&*encoding.to_ascii_lowercase(), "utf8" | "utf-8" | "unicode") {
+                let message = format!("invalid source encoding name \"{encoding}\"");
+                return Err(fail(SqlState::INVALID_PARAMETER_VALUE, message));
+            }
+            super::binary::text_parameter(bytes).map(|text| T(text.to_owned()))
+        }),
+    ),
     function(
         "length",
         &[Bytea],

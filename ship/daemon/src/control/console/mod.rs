@@ -30,6 +30,7 @@ mod failure;
 mod functions;
 mod held;
 mod interrupts;
+mod message_scan;
 mod messages;
 mod numeric;
 mod parameters;

@@ -57,6 +57,8 @@ pub(super) struct Own {
     writer: WalWriter,
     /// Laid out, and not yet in the tail.
     batch: Vec<u8>,
+    /// The tail takes a batch of at least so many bytes.
+    room: usize,
     next_xid: u64,
     work: Option<Work>,
     /// The last checkpoint record that was laid out.
@@ -117,6 +119,7 @@ impl Own {
         Self {
             writer: WalWriter::new(shape, end, local.last_record()),
             batch: Vec::with_capacity(2 * BATCH_LEN),
+            room: 0,
             next_xid,
             work: None,
             checkpoint: None,
@@ -155,8 +158,15 @@ impl Own {
         (range.start, range.end)
     }
 
-    fn has_room(&self, local: &LocalWal, bytes: usize) -> bool {
-        local.has_room(self.batch.len() + with_headers(bytes))
+    /// Whether so much more can be laid out. The tail looks at each of its slabs to answer, so it is
+    /// asked for a whole batch at a time.
+    fn has_room(&mut self, local: &LocalWal, bytes: usize) -> bool {
+        let wanted = self.batch.len() + with_headers(bytes);
+        if wanted > self.room {
+            let ahead = wanted + BATCH_LEN;
+            self.room = if local.has_room(ahead) { ahead } else { 0 };
+        }
+        wanted <= self.room || local.has_room(wanted)
     }
 
     /// Lays out a checkpoint. PostgreSQL: `CreateCheckPoint`.
@@ -295,6 +305,7 @@ impl Own {
         let appended = local.append(start, &self.batch, &mut |slab| opened.push(slab));
         assert!(appended.is_ok(), "own WAL at {start}: {appended:?}");
         self.batch.clear();
+        self.room = 0;
     }
 }
 

@@ -78,7 +78,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             ));
         };
         if let Some(slot) = &start.slot {
-            self.slots.check_usable(slot)?;
+            self.slots.check_usable(slot, start.logical)?;
         }
         if start.timeline == timelines.current {
             return Ok(Admitted::Stream);
