@@ -115,6 +115,9 @@ fn unseen_cards(machine: &Machine) -> Finding {
 fn group<'a>(check: &str, profile: &Profile, rows: impl Iterator<Item = &'a Row>) -> Vec<Finding> {
     let is_compared = |row: &&Row| row.now.is_some() && row.state != State::Info;
     let rows: Vec<_> = rows.filter(is_compared).collect();
+    if rows.is_empty() {
+        return Vec::new();
+    }
     let mut findings: Vec<Finding> = Vec::new();
     for row in rows.iter().filter(|row| row.state != State::Ok) {
         let finding = advice(row);
