@@ -350,7 +350,7 @@ fn a_server_tells_its_service_manager_when_it_is_ready_and_when_it_stops() {
     let root = tempfile::tempdir().unwrap();
     let socket = root.path().join("notify");
     let manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
-    manager.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let heard = || {
         let mut buffer = [0; 64];
         let count = loop {

@@ -10,6 +10,9 @@ use std::process::{Command, Output};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_walhub");
 
+/// What enabling an instance makes.
+const ENABLED: &str = "etc/systemd/system/multi-user.target.wants/walhub@main.service";
+
 /// A program that has to be there, with what installs it.
 fn program(name: &str, install: &str) -> Command {
     let mut command = Command::new(name);
@@ -119,9 +122,10 @@ fn the_package_installs_upgrades_and_leaves_wal_behind() {
     fs::create_dir(installation.root.join("var/lib/walhub/main")).unwrap();
     installation.dpkg(&["-r".as_ref(), "walhub".as_ref()]);
     assert!(!installation.has("usr/bin/walhub") && !installation.has("usr/lib/tuned"));
+    assert!(installation.has(ENABLED), "until the package is installed again");
     let text = installation.dpkg(&["-P".as_ref(), "walhub".as_ref()]);
     assert!(text.contains("/var/lib/walhub is not empty and stays"), "{text}");
-    assert!(installation.has("var/lib/walhub/main"));
+    assert!(installation.has("var/lib/walhub/main") && !installation.has(ENABLED));
 }
 
 /// systemd can enable an instance, and "walhub tune" sees the unit's limits.
@@ -129,8 +133,7 @@ fn the_unit_is_found(installation: &Installation, walhub: &Path) {
     let mut systemctl = program("systemctl", "apt-get install --no-install-recommends systemd");
     systemctl.arg("--root").arg(&installation.root);
     succeed(systemctl.args(["enable", "walhub@main.service"]));
-    let wants = "etc/systemd/system/multi-user.target.wants/walhub@main.service";
-    assert!(installation.has(wants));
+    assert!(installation.has(ENABLED));
     let mut check = Command::new(walhub);
     check.args(["tune", "check", "--json", "--profile", "bare-metal-nvme", "--root"]);
     let output = check.arg(&installation.root).output().unwrap();
@@ -140,5 +143,4 @@ fn the_unit_is_found(installation: &Installation, walhub: &Path) {
         let row = rows.iter().find(|row| row["name"] == limit).unwrap();
         assert_eq!((&row["now"], &row["state"]), (&value.into(), &"ok".into()), "{row}");
     }
-    fs::remove_file(installation.root.join(wants)).unwrap();
 }
