@@ -71,9 +71,16 @@ impl Installation {
     }
 
     fn dpkg(&self, arguments: &[&OsStr]) -> String {
-        let mut dpkg = program("dpkg", "apt-get install dpkg");
+        // dpkg and useradd are for root: others are that in a user namespace, in a tree of their own.
+        let mut dpkg = if rustix::process::geteuid().is_root() {
+            program("dpkg", "apt-get install dpkg")
+        } else {
+            let mut unshare = program("unshare", "apt-get install util-linux");
+            unshare.args(["--map-root-user", "dpkg"]);
+            unshare
+        };
         dpkg.arg("--root").arg(&self.root).arg("--log=/dev/null");
-        dpkg.args(["--force-script-chrootless", "--force-not-root", "--force-depends"]);
+        dpkg.args(["--force-script-chrootless", "--force-depends"]);
         let output = succeed(dpkg.args(arguments));
         String::from_utf8(output.stdout).unwrap()
     }
