@@ -148,6 +148,22 @@ pub enum Op {
         /// All other bytes.
         body: Gather,
     },
+    /// Sends the head and then bytes of a file without copying them, as far as the file is in the
+    /// page cache: it never waits for a disk. Completes with [`Done::Sent`]; what is short of the
+    /// whole was not in memory. No other send may be under way on the socket, and nobody may change
+    /// these bytes of the file in place: what is on its way to the peer are the file's own pages.
+    SendFile {
+        /// To which socket.
+        socket: SocketId,
+        /// First bytes.
+        head: Head,
+        /// From which file, opened without [`OpenMode::direct`].
+        file: FileId,
+        /// From where.
+        offset: u64,
+        /// How many bytes of the file.
+        len: usize,
+    },
 }
 
 /// What an operation did.

@@ -9,6 +9,7 @@ mod harness;
 mod logical;
 mod many_standbys;
 mod operating_system;
+mod own_wal;
 mod pg_receivewal;
 mod restarts;
 mod slots;

@@ -168,6 +168,8 @@ impl HubMachine {
                 wal_dir: self.wal_dir(),
                 slabs_max: slabs_max(settings),
                 settings: Arc::clone(settings),
+                direct: true,
+                stats: Arc::default(),
             }));
         }
         let asks = Arc::new(Mutex::new(VecDeque::new()));

@@ -120,6 +120,7 @@ pub fn operations_missing() -> Result<Vec<&'static str>, UringUnavailable> {
         ("FSYNC", opcode::Fsync::CODE),
         ("RECV", opcode::Recv::CODE),
         ("SENDMSG", opcode::SendMsg::CODE),
+        ("POLL_ADD", opcode::PollAdd::CODE),
         ("ASYNC_CANCEL", opcode::AsyncCancel2::CODE),
     ];
     let ring = build(8)?;

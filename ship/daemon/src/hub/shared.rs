@@ -3,8 +3,8 @@
 //! Every field has one writing core; everyone may read. A reader that wants a position *and* the
 //! mail that was sent before it was published reads the position first and its mailbox second.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crossbeam_utils::CachePadded;
 use walhub_engine::published::Published;
@@ -67,6 +67,8 @@ pub struct Shared {
     pub latencies: Latencies,
     /// The walreceiver, for its view.
     pub receiver: SharedReceiver,
+    /// What each ship core counts; set once at the start.
+    pub ships: OnceLock<Vec<Arc<ShipStats>>>,
 }
 
 impl Shared {
@@ -193,6 +195,66 @@ const RECEIVER_STATES: [WalReceiverState; 6] = [
     WalReceiverState::Restarting,
     WalReceiverState::Stopping,
 ];
+
+/// Where bytes that were sent came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SendPath {
+    /// From memory: the tail cache, or a message without WAL.
+    Tail,
+    /// From the page cache, without a copy.
+    SendFile,
+    /// Read from a segment into a buffer.
+    Read,
+}
+
+/// What a ship core counts, on cache lines of its own. Written by that core only.
+#[derive(Debug, Default)]
+pub struct ShipStats {
+    counts: CachePadded<ShipCounts>,
+}
+
+/// Numbers behind `walhub.core_stats`.
+#[derive(Debug, Default)]
+pub struct ShipCounts {
+    /// Sessions there are.
+    pub sessions: AtomicU64,
+    /// Rounds over all sessions.
+    pub rounds: AtomicU64,
+    /// Rounds put off, to go with the next one.
+    pub rounds_coalesced: AtomicU64,
+    /// Sends completed.
+    pub sends: AtomicU64,
+    /// Bytes by [`SendPath::Tail`].
+    pub tail_bytes: AtomicU64,
+    /// Bytes by [`SendPath::SendFile`].
+    pub sendfile_bytes: AtomicU64,
+    /// Bytes by [`SendPath::Read`].
+    pub read_bytes: AtomicU64,
+}
+
+impl ShipStats {
+    /// The numbers.
+    #[must_use]
+    pub fn counts(&self) -> &ShipCounts {
+        &self.counts
+    }
+
+    /// Counts a send.
+    pub fn count_sent(&self, path: SendPath, bytes: usize) {
+        let of_path = match path {
+            SendPath::Tail => &self.counts.tail_bytes,
+            SendPath::SendFile => &self.counts.sendfile_bytes,
+            SendPath::Read => &self.counts.read_bytes,
+        };
+        Self::add(of_path, u64::try_from(bytes).unwrap_or(0));
+        Self::add(&self.counts.sends, 1);
+    }
+
+    /// Adds to a number. There is one writer, so this is no locked instruction.
+    pub fn add(number: &AtomicU64, more: u64) {
+        number.store(number.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+}
 
 /// Lag that is not known.
 pub const LAG_UNKNOWN: i64 = -1;

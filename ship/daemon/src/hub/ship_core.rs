@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use walhub_engine::buffer::BufferPool;
 use walhub_engine::io::{Completion, Io, Op, Token};
@@ -22,9 +23,9 @@ use walhub_proto::wire::backend::Report;
 use super::handle::StreamEnd;
 use super::messages::{NewSession, Timelines, ToShip, ToWal};
 use super::session::{REPLY_BUFFER_LEN, Session, SessionOp, SessionStart, Surroundings};
-use super::shared::{Shared, StandbyTable};
+use super::shared::{Shared, ShipStats, StandbyTable};
 use super::tail::TailView;
-use crate::settings::Settings;
+use crate::settings::{CatchupPath, Settings};
 
 /// Upper bits of a ship core's tokens.
 pub const SHIP_TAG: u64 = 1 << 62;
@@ -52,6 +53,11 @@ pub struct ShipConfig<C: Send> {
     pub slabs_max: usize,
     /// Settings.
     pub settings: Arc<Settings>,
+    /// Whether segments are written past the page cache. Only then are pages of a segment that is
+    /// used again replaced and not overwritten, and may be on their way to a standby.
+    pub direct: bool,
+    /// What it counts.
+    pub stats: Arc<ShipStats>,
 }
 
 /// The standby sessions of one thread.
@@ -217,6 +223,7 @@ impl<C: Send + 'static> ShipCore<C> {
             unread: start.unread,
         });
         self.sessions.insert(number, session);
+        self.count_sessions();
         self.with_session(io, now, number, |session, around| {
             session.take_replies(around);
             session.pump(around);
@@ -261,6 +268,8 @@ impl<C: Send + 'static> ShipCore<C> {
             wal_dir: &self.config.wal_dir,
             reads: &self.reads,
             replies: &self.replies,
+            sendfile: self.config.direct && self.config.settings.catchup_path != CatchupPath::Read,
+            stats: &self.config.stats,
         };
         act(session, &mut around);
         if around.has_news {
@@ -272,12 +281,19 @@ impl<C: Send + 'static> ShipCore<C> {
             return;
         }
         let Some(mut session) = self.sessions.remove(&number) else { return };
+        self.count_sessions();
+        let Some(timelines) = &self.timelines else { return };
         let Some(reply) = session.reply.take() else { return };
         let (end, file) = session.finish(io, timelines);
         if let Some(file) = file {
             io.submit(Token(STRAY_CLOSE), Op::Close { file });
         }
         self.mail_end(standby, reply, end);
+    }
+
+    fn count_sessions(&self) {
+        let count = u64::try_from(self.sessions.len()).unwrap_or(u64::MAX);
+        self.config.stats.counts().sessions.store(count, Ordering::Relaxed);
     }
 
     fn mail_end(

@@ -44,6 +44,15 @@ pub enum Cores {
     Count(u16),
 }
 
+/// How WAL that is no longer in memory is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CatchupPath {
+    /// What measured best: from the page cache without a copy, through a buffer what is not there.
+    Auto,
+    /// Always through a buffer.
+    Read,
+}
+
 /// When WAL may be sent on to standbys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Forward {
@@ -163,6 +172,8 @@ pub struct Settings {
     pub synchronous_commit: SynchronousCommit,
     /// Most WAL in one message.
     pub wal_sender_message_size: u64,
+    /// How old WAL is sent.
+    pub catchup_path: CatchupPath,
     /// When WAL may be sent on.
     pub forward: Forward,
     /// Connection string of the upstream; empty is none.
@@ -261,6 +272,10 @@ impl Settings {
             synchronous_commit: SynchronousCommit::parse(v.text("synchronous_commit"))
                 .unwrap_or_default(),
             wal_sender_message_size: v.bytes("wal_sender_message_size").unwrap_or(0),
+            catchup_path: match v.text("catchup_path") {
+                "read" => CatchupPath::Read,
+                _ => CatchupPath::Auto,
+            },
             forward: match v.text("forward") {
                 "flushed" => Forward::Flushed,
                 _ => Forward::Received,

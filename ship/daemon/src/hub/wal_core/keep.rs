@@ -108,8 +108,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let start = keep.start(size);
         // First nobody may begin to read them, then they go.
         self.config.shared.oldest_lsn.store(start);
+        // A standby that is sent these very files must not find other WAL in them.
+        let mut standbys = self.config.standbys.in_use();
+        let may_recycle =
+            standbys.all(|(_, standby)| Lsn(standby.sent_lsn.load(Ordering::Acquire)) >= start);
         if let Some(local) = &mut self.local {
-            let count = local.segments.remove_before(io, &mut self.jobs, keep);
+            let count = local.segments.remove_before(io, &mut self.jobs, keep, may_recycle);
             tracing::debug!("removed or recycled {count} WAL segments before {start}");
         }
     }

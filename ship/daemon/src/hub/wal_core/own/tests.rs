@@ -601,3 +601,16 @@ fn what_a_crash_left_after_the_end_is_never_read_as_wal() {
     assert!(found.iter().all(|found| found.header.xid == 0));
     assert_eq!(bench.append(&[vec![1]], true, LOCAL).xid, third.xid);
 }
+
+#[test]
+fn a_segment_made_ready_after_a_start_has_its_header() {
+    let mut bench = Bench::new("header", settings());
+    bench.append(&[noise(10, 1)], true, LOCAL);
+    let mut bench = bench.restart();
+    bench.append(&[noise(10, 1)], true, LOCAL);
+    let path = bench.dir.join("pg_wal").join(SegNo(2).file_name(TimelineId::FIRST, SIZE));
+    // pg_waldump takes the segment size from whichever file it finds first.
+    let bytes = bench.run(|_| std::fs::read(&path).ok());
+    let header = walhub_proto::page::PageHeader::decode(&bytes).expect("a page header");
+    assert_eq!(header.long.map(|long| u64::from(long.segment_size)), Some(SIZE.bytes()));
+}
