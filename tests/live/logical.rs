@@ -93,15 +93,17 @@ impl Receiver {
 
 /// Complete messages of pgoutput, each with a newline after it.
 fn shown(mut bytes: &[u8]) -> String {
-    let mut text = String::new();
+    let (mut text, mut is_open) = (String::new(), false);
     loop {
         let len = match bytes.first() {
             Some(b'B') if bytes.len() > 21 => {
                 text.push('(');
+                is_open = true;
                 21
             }
             Some(b'C') if bytes.len() > 26 => {
                 text.push(')');
+                is_open = false;
                 26
             }
             Some(b'M') => {
@@ -116,7 +118,7 @@ fn shown(mut bytes: &[u8]) -> String {
                 if bytes.len() <= end {
                     return text;
                 }
-                assert_eq!(bytes[1] == 1, text.matches('(').count() > text.matches(')').count());
+                assert_eq!(bytes[1] == 1, is_open);
                 text.push_str(&String::from_utf8_lossy(&bytes[at + 4..end]));
                 text.push(' ');
                 end
@@ -300,6 +302,24 @@ fn mistakes_about_slots_get_postgresql_s_errors() {
     assert_eq!(run_psql_ok(&walsender(&hub), &["-c", "SHOW wal_level"]), "logical");
     hub.replication("DROP_REPLICATION_SLOT l");
     assert_eq!(hub.psql("select slot_name from pg_replication_slots"), "p");
+}
+
+#[test]
+fn a_transaction_that_is_too_large_to_keep_comes_out_whole_and_in_its_place() {
+    const MESSAGES: usize = 500_000;
+    let scratch = Scratch::new();
+    let hub = Hub::named("hub").start(&scratch);
+    create_slot(&hub, "s");
+    let copied = scratch.path("rows");
+    let content = |i: usize| format!("{i:0100}");
+    let rows: String = (0..MESSAGES).map(|i| format!("p\t{}\n", content(i))).collect();
+    fs::write(&copied, rows).expect("a file");
+    hub.psql("select pg_logical_emit_message(true, 'p', 'before')");
+    hub.psql(&format!("\\copy walhub.messages (prefix, content) from '{}'", copied.display()));
+    hub.psql("select pg_logical_emit_message(false, 'p', 'after')");
+    let inside: String = (0..MESSAGES).map(|i| content(i) + " ").collect();
+    let got = Receiver::up_to(&hub, &scratch, "s", &end(&hub));
+    assert!(got == format!("(before )({inside})after "), "{} bytes", got.len());
 }
 
 #[test]

@@ -18,7 +18,9 @@ use super::commit::Settle;
 use super::context::{Context, Spent};
 use super::emit::{Call, Emitter};
 use super::extended::format_of;
-use super::failure::{ACTIVE_SQL_TRANSACTION, NO_ACTIVE_SQL_TRANSACTION, Result, fail, unsupported};
+use super::failure::{
+    ACTIVE_SQL_TRANSACTION, NO_ACTIVE_SQL_TRANSACTION, Result, fail, unsupported,
+};
 use super::held::{HeldAnswer, HeldRows, Slot};
 use super::parameters;
 use super::plan::{Plan, Rows};

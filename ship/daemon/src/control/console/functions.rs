@@ -497,10 +497,15 @@ pub(super) static FUNCTIONS: &[Function] = &[
         eval!(ctx, [T(name)] => slot_calls::call(ctx, SlotCall::Drop { name: name.clone() }, false)),
     ),
     // PostgreSQL: set_config_by_name.
-    function("set_config", &[Text, Text, Bool], Text, eval!(ctx, [T(name), T(value), Value::Bool(local)] => {
-        ctx.emitter.set(name, value, *local);
-        Ok(T(value.clone()))
-    })),
+    function(
+        "set_config",
+        &[Text, Text, Bool],
+        Text,
+        eval!(ctx, [T(name), T(value), Value::Bool(local)] => {
+            ctx.emitter.set(name, value, *local);
+            Ok(T(value.clone()))
+        }),
+    ),
     // The server and the session.
     function(
         "pg_cancel_backend",
