@@ -18,7 +18,9 @@ use super::commit::Settle;
 use super::context::{Context, Spent};
 use super::emit::{Call, Emitter};
 use super::extended::format_of;
-use super::failure::{ACTIVE_SQL_TRANSACTION, NO_ACTIVE_SQL_TRANSACTION, Result, fail, unsupported};
+use super::failure::{
+    ACTIVE_SQL_TRANSACTION, NO_ACTIVE_SQL_TRANSACTION, Result, fail, unsupported,
+};
 use super::held::{HeldAnswer, HeldRows, Slot};
 use super::parameters;
 use super::plan::{Plan, Rows};
@@ -150,6 +152,11 @@ impl<V: SettingsView> Session<V> {
                         Slot::Transactional(_) if in_block => Slot::Known(self.insert_lsn()),
                         slot => slot,
                     }
+                }
+                Call::Slot(_) if rows.is_err() => continue,
+                Call::Slot(call) => {
+                    switched = true;
+                    Slot::Known(self.call_slot(wire, call).await?)
                 }
                 Call::SwitchSegment => {
                     switched = true;
