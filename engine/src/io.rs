@@ -234,6 +234,14 @@ pub trait Io {
     /// Gives a socket to another thread. No operation may be under way on it.
     fn release(&mut self, socket: SocketId) -> Self::Conn;
 
+    /// Tunes a socket, as far as it is one of TCP.
+    ///
+    /// # Errors
+    /// When the kernel does not take a value; the message names the option.
+    fn tune(&mut self, _socket: SocketId, _tuning: &TcpTuning) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Ends both directions of a socket: operations under way on it complete soon.
     fn shutdown(&mut self, socket: SocketId);
 
@@ -248,6 +256,17 @@ pub trait Io {
 
     /// Blocking file access for start-up and rare work.
     fn fs(&self) -> Arc<dyn Fs>;
+}
+
+/// How the kernel is to treat a TCP socket; what is `None` stays the system's default.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct TcpTuning {
+    /// SO_SNDBUF in bytes; the kernel then no longer sizes the buffer itself.
+    pub send_buffer: Option<u64>,
+    /// TCP_NOTSENT_LOWAT in bytes: how much may wait unsent in the socket.
+    pub notsent_lowat: Option<u64>,
+    /// TCP_CONGESTION.
+    pub congestion_control: Option<String>,
 }
 
 /// An entry of a directory.

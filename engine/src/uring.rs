@@ -14,6 +14,7 @@ mod slots;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tune;
 mod wake;
 
 use std::collections::VecDeque;
@@ -31,7 +32,9 @@ use socket2::SockRef;
 
 use crate::clock;
 use crate::files::OsFs;
-use crate::io::{Completion, Done, FileId, Fs, GATHER_PIECES_MAX, Io, Op, SocketId, Token};
+use crate::io::{
+    Completion, Done, FileId, Fs, GATHER_PIECES_MAX, Io, Op, SocketId, TcpTuning, Token,
+};
 
 pub use sendfile::page_cache_is_visible;
 use sendfile::{Progress, Transfer};
@@ -457,6 +460,10 @@ impl Io for Uring {
         let conn = self.sockets.remove(socket.0);
         SockRef::from(&conn).set_nonblocking(true).expect("a socket has file status flags");
         conn
+    }
+
+    fn tune(&mut self, socket: SocketId, tuning: &TcpTuning) -> io::Result<()> {
+        tune::tune(self.sockets.peek(socket.0), tuning)
     }
 
     fn shutdown(&mut self, socket: SocketId) {

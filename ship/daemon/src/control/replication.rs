@@ -9,7 +9,7 @@
 
 mod bridge;
 mod decoding;
-mod logical;
+pub(super) mod logical;
 
 use std::io;
 

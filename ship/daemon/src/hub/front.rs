@@ -24,8 +24,8 @@ use walhub_proto::wire::backend::Report;
 use super::append::{Append, AppendAnswer, SyncWaitRow, Waited, WalRequest, in_recovery};
 use super::commits::Commits;
 use super::handle::{
-    Client, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
-    WalReceiverRow, WalSenderRow,
+    Client, CoreStatsRow, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming,
+    StreamEnd, WalReceiverRow, WalSenderRow,
 };
 use super::latency::{LatencyRow, Stage};
 use super::messages::{NewSession, ToWal};
@@ -228,6 +228,11 @@ impl Front {
 }
 
 impl Hub<OwnedFd> for Front {
+    fn core_stats(&self) -> Vec<CoreStatsRow> {
+        let ships = self.shared.ships.get().map_or(&[][..], Vec::as_slice);
+        (0..).zip(ships).map(|(core, ship)| ship.row(core)).collect()
+    }
+
     fn identity(&self) -> Option<Identity> {
         self.shared.identity.get().cloned()
     }

@@ -268,6 +268,27 @@ pub struct Snapshot {
     pub sync_waits: Vec<SyncWaitRow>,
 }
 
+/// Row of `walhub.core_stats`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CoreStatsRow {
+    /// Number of the ship core.
+    pub core: u64,
+    /// Standbys that it serves now.
+    pub sessions: u64,
+    /// Rounds over all its sessions.
+    pub rounds: u64,
+    /// How often a round was put off, to go with the next one.
+    pub rounds_put_off: u64,
+    /// Sends completed.
+    pub sends: u64,
+    /// Bytes sent from memory.
+    pub tail_bytes: u64,
+    /// Bytes sent from the page cache, without a copy.
+    pub sendfile_bytes: u64,
+    /// Bytes sent that were read from segments.
+    pub read_bytes: u64,
+}
+
 /// The hub, as the control plane sees it. `C` is a connected socket.
 pub trait Hub<C>: Send + Sync + 'static {
     /// `None` before the first contact with the upstream.
@@ -305,6 +326,11 @@ pub trait Hub<C>: Send + Sync + 'static {
 
     /// Forgets what [`Hub::commit_latency`] has counted.
     fn reset_commit_latency(&self) {}
+
+    /// What each ship core has counted since the start.
+    fn core_stats(&self) -> Vec<CoreStatsRow> {
+        Vec::new()
+    }
 
     /// Whether there is an upstream: nothing can be appended then. PostgreSQL: `RecoveryInProgress`.
     fn in_recovery(&self) -> bool {

@@ -14,6 +14,7 @@ pub mod jobs;
 pub mod latency;
 pub mod local;
 pub mod messages;
+pub mod pace;
 pub mod recover;
 pub mod segments;
 pub mod session;

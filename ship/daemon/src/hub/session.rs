@@ -13,7 +13,7 @@ use walhub_engine::io::{Done, FileId, Gather, Head, Io, Op, OpenMode, SocketId, 
 use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
 use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
-use walhub_proto::time::Now;
+use walhub_proto::time::{Instant, Now};
 use walhub_proto::walsender::{SenderEvent, Transmit, WalSender, WalSenderConfig, WalSenderState};
 use walhub_proto::wire::backend::{Encoder, Report};
 
@@ -172,6 +172,8 @@ pub struct Session<C> {
     pub reply: Option<oneshot::Sender<StreamEnd<C>>>,
     /// Timeline it streams.
     pub timeline: TimelineId,
+    /// When its core looks at it, at the latest. The core's to set.
+    pub timer: Option<Instant>,
     tag: u64,
     socket: SocketId,
     sender: WalSender,
@@ -221,6 +223,7 @@ impl<C> Session<C> {
             client: start.client,
             reply: Some(start.reply),
             timeline: start.timeline,
+            timer: None,
             tag: start.tag,
             socket: start.socket,
             sender: start.sender,
@@ -244,7 +247,7 @@ impl<C> Session<C> {
 
     /// When [`Session::pump`] must be called next.
     #[must_use]
-    pub fn deadline(&self) -> Option<walhub_proto::time::Instant> {
+    pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Streaming | Phase::Finishing | Phase::LastWords => self.sender.poll_timeout(),
             Phase::Closing => None,

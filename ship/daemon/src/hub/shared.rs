@@ -15,7 +15,7 @@ use walhub_proto::walreceiver::WalReceiverState;
 use walhub_proto::walsender::WalSenderState;
 
 use super::dirty::DirtyBits;
-use super::handle::{Identity, Positions};
+use super::handle::{CoreStatsRow, Identity, Positions};
 use super::latency::Latencies;
 
 /// A position that one core moves and all may read, on a cache line of its own.
@@ -221,7 +221,7 @@ pub struct ShipCounts {
     /// Rounds over all sessions.
     pub rounds: AtomicU64,
     /// Rounds put off, to go with the next one.
-    pub rounds_coalesced: AtomicU64,
+    pub rounds_put_off: AtomicU64,
     /// Sends completed.
     pub sends: AtomicU64,
     /// Bytes by [`SendPath::Tail`].
@@ -237,6 +237,22 @@ impl ShipStats {
     #[must_use]
     pub fn counts(&self) -> &ShipCounts {
         &self.counts
+    }
+
+    /// The numbers as a row.
+    #[must_use]
+    pub fn row(&self, core: u64) -> CoreStatsRow {
+        let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        CoreStatsRow {
+            core,
+            sessions: count(&self.counts.sessions),
+            rounds: count(&self.counts.rounds),
+            rounds_put_off: count(&self.counts.rounds_put_off),
+            sends: count(&self.counts.sends),
+            tail_bytes: count(&self.counts.tail_bytes),
+            sendfile_bytes: count(&self.counts.sendfile_bytes),
+            read_bytes: count(&self.counts.read_bytes),
+        }
     }
 
     /// Counts a send.
@@ -416,10 +432,12 @@ impl StandbyTable {
     #[must_use]
     pub fn claim(&self) -> Option<usize> {
         let index = self.standbys.iter().position(|standby| {
-            standby
-                .in_use
-                .compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
+            // Looked at first: of ten thousand entries few are free, and a swap is dear.
+            !standby.in_use.load(Ordering::Relaxed)
+                && standby
+                    .in_use
+                    .compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok()
         })?;
         self.standbys[index].reset();
         Some(index)

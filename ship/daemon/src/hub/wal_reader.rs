@@ -125,12 +125,12 @@ impl WalReader {
     /// The newest timeline that has WAL in it gives a segment its name. PostgreSQL:
     /// `WalSndSegmentOpen`.
     fn file_name(&self, segno: SegNo) -> String {
-        let begun = self
+        let mut begun = self
             .history
             .entries()
             .iter()
             .filter(|entry| SegNo::of_start(entry.begin, self.segment_size) <= segno);
-        let timeline = begun.last().map_or(self.history.tli(), |entry| entry.tli);
+        let timeline = begun.next_back().map_or(self.history.tli(), |entry| entry.tli);
         segno.file_name(timeline, self.segment_size)
     }
 

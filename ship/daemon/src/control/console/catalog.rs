@@ -17,7 +17,7 @@ use super::types::Type;
 use super::value::Value;
 use crate::embed::DATABASE;
 use crate::hub::append::SyncWaitRow;
-use crate::hub::handle::{Client, SlotRow, WalReceiverRow, WalSenderRow};
+use crate::hub::handle::{Client, CoreStatsRow, SlotRow, WalReceiverRow, WalSenderRow};
 use crate::hub::latency::LatencyRow;
 
 /// A relation of the console.
@@ -246,6 +246,21 @@ pub(super) static RELATIONS: &[Relation] = &[
         ],
         rows: |ctx| ctx.hub.commit_latency().into_iter().map(commit_latency).collect(),
     },
+    Relation {
+        schema: "walhub",
+        name: "core_stats",
+        columns: &[
+            ("core", Type::Int4),
+            ("sessions", Type::Int4),
+            ("rounds", Type::Int8),
+            ("rounds_put_off", Type::Int8),
+            ("sends", Type::Int8),
+            ("tail_bytes", Type::Int8),
+            ("sendfile_bytes", Type::Int8),
+            ("read_bytes", Type::Int8),
+        ],
+        rows: |ctx| ctx.hub.core_stats().into_iter().map(core_stats).collect(),
+    },
 ];
 
 fn lsn(lsn: Option<Lsn>) -> Value {
@@ -467,6 +482,14 @@ fn sync_wait(ctx: &Context<'_>) -> Rows {
         ]
     };
     ctx.snapshot().sync_waits.iter().map(row).collect()
+}
+
+/// What a ship core has sent, and by which path.
+fn core_stats(row: CoreStatsRow) -> Vec<Value> {
+    let numbers = [row.core, row.sessions, row.rounds, row.rounds_put_off, row.sends];
+    let bytes = [row.tail_bytes, row.sendfile_bytes, row.read_bytes];
+    let value = |number| Value::Int(i64::try_from(number).unwrap_or(i64::MAX));
+    numbers.into_iter().chain(bytes).map(value).collect()
 }
 
 /// Where commits' time goes.

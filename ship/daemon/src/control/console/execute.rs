@@ -153,6 +153,11 @@ impl<V: SettingsView> Session<V> {
                         slot => slot,
                     }
                 }
+                Call::Slot(_) if rows.is_err() => continue,
+                Call::Slot(call) => {
+                    switched = true;
+                    Slot::Known(self.call_slot(wire, call).await?)
+                }
                 Call::SwitchSegment => {
                     switched = true;
                     Slot::Known(self.wal(wire, WalRequest::SwitchSegment).await?)

@@ -39,6 +39,7 @@ mod plan;
 mod select;
 mod server_settings;
 mod session;
+mod slot_calls;
 mod statement;
 #[cfg(test)]
 mod tests;

@@ -111,7 +111,7 @@ enum Event {
     Forwarded(io::Result<usize>),
     HubEnded,
     Confirmed,
-    Piece(Option<Piece>),
+    Piece(Option<Box<Piece>>),
 }
 
 /// What was read again, and the reader of it.
@@ -411,9 +411,9 @@ impl Decoding {
         Ok(())
     }
 
-    fn take_piece(&mut self, piece: Option<Piece>) -> Result<(), Report> {
+    fn take_piece(&mut self, piece: Option<Box<Piece>>) -> Result<(), Report> {
         self.piece = None;
-        let (reader, read) = piece.ok_or_else(|| internal("a read was abandoned"))?;
+        let (reader, read) = *piece.ok_or_else(|| internal("a read was abandoned"))?;
         self.reader = Some(reader);
         let Some(reread) = &mut self.reread else { return Ok(()) };
         let bytes = read?;
@@ -567,9 +567,9 @@ async fn answered(confirming: &mut Option<Confirming>) {
 }
 
 /// Waits for a read; without one for ever.
-async fn read_again(piece: &mut Option<JoinHandle<Piece>>) -> Option<Piece> {
+async fn read_again(piece: &mut Option<JoinHandle<Piece>>) -> Option<Box<Piece>> {
     match piece {
-        Some(read) => read.await.ok(),
+        Some(read) => read.await.ok().map(Box::new),
         None => pending().await,
     }
 }

@@ -66,11 +66,7 @@ impl WalSender<'_> {
             let message = format!("replication slot \"{name}\" already exists");
             return Err(Report::error(SqlState::DUPLICATE_OBJECT, message));
         }
-        if plugin != PLUGIN_NAME {
-            let message = format!("could not access file \"{plugin}\": No such file or directory");
-            return Err(Report::error(SqlState::UNDEFINED_FILE, message)
-                .hint("walhub has the output plugin pgoutput."));
-        }
+        check_plugin(&plugin)?;
         let consistent_point = self.consistent_point().await?;
         let logical = LogicalSlot {
             plugin: plugin.clone(),
@@ -191,6 +187,19 @@ impl WalSender<'_> {
             start_decoding_at: start.max(confirmed),
         })
     }
+}
+
+/// PostgreSQL: `LoadOutputPlugin`.
+///
+/// # Errors
+/// When there is no such plugin.
+pub(in crate::control) fn check_plugin(plugin: &str) -> Result<(), Report> {
+    if plugin == PLUGIN_NAME {
+        return Ok(());
+    }
+    let message = format!("could not access file \"{plugin}\": No such file or directory");
+    let report = Report::error(SqlState::UNDEFINED_FILE, message);
+    Err(report.hint("walhub has the output plugin pgoutput."))
 }
 
 /// PostgreSQL: `CreateDecodingContext`.
