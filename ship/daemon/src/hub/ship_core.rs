@@ -144,10 +144,11 @@ impl<C: Send + 'static> ShipCore<C> {
                 true => Duration::ZERO,
                 false => self.config.settings.coalesce,
             };
+            let was_put_off = self.pace.put_off_until().is_some();
             if self.pace.may_begin(now.instant, delay_max) {
                 self.seen_lsn = sendable;
                 self.pump_all(io, now);
-            } else {
+            } else if !was_put_off {
                 ShipStats::add(&stats.rounds_put_off, 1);
             }
         }

@@ -37,7 +37,7 @@ impl Session {
             "wal_segment_size" => identity?.segment_size.to_string(),
             // What is in WAL of its own can be decoded.
             "wal_level" if !self.services.hub.in_recovery() => "logical".into(),
-            "in_hot_standby" => on_off(self.services.hub.snapshot().in_recovery),
+            "in_hot_standby" => on_off(self.services.hub.in_recovery()),
             // A walsender without a database has none whose encoding it could use.
             "client_encoding" | "server_encoding" if self.mode == ReplicationMode::Physical => {
                 "SQL_ASCII".into()
