@@ -192,11 +192,7 @@ fn series(args: &[Expr], ctx: &Context<'_>) -> Result<Rows> {
 }
 
 /// Keeps the rows for which the condition holds.
-pub(super) fn retain(
-    rows: &mut Rows,
-    condition: Option<&Expr>,
-    ctx: &Context<'_>,
-) -> Result<()> {
+pub(super) fn retain(rows: &mut Rows, condition: Option<&Expr>, ctx: &Context<'_>) -> Result<()> {
     let Some(condition) = condition else { return Ok(()) };
     let mut failure = None;
     rows.retain(|row| match condition.holds(row, ctx) {
@@ -210,7 +206,11 @@ pub(super) fn retain(
 }
 
 /// The number after LIMIT or OFFSET.
-pub(super) fn row_count(expr: Option<&Expr>, clause: &str, ctx: &Context<'_>) -> Result<Option<usize>> {
+pub(super) fn row_count(
+    expr: Option<&Expr>,
+    clause: &str,
+    ctx: &Context<'_>,
+) -> Result<Option<usize>> {
     let Some(expr) = expr else { return Ok(None) };
     match expr.eval(&[], ctx)? {
         Value::Int(count) => usize::try_from(count).map(Some).map_err(|_| {

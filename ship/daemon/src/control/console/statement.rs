@@ -118,7 +118,8 @@ pub(super) fn prepare(
             super::failure::unsupported(format_args!("a parameter of the type with OID {oid}"))
         })?);
     }
-    let mut binder = Binder { sql, params: types, ctes: BTreeMap::new(), depth: 0, message_scans: 0 };
+    let mut binder =
+        Binder { sql, params: types, ctes: BTreeMap::new(), depth: 0, message_scans: 0 };
     let statement = match parsed {
         None => Statement::Empty,
         Some(Parsed::Query(query)) => Statement::Query(Arc::new(binder.bind_query(&query)?)),
