@@ -311,7 +311,7 @@ fn commands_answer_as_a_walsender_does() {
             ),
             (
                 "START_REPLICATION SLOT s LOGICAL 0/0",
-                &["E ERROR 0A000 logical replication is not supported by walhub"],
+                &["E ERROR 55000 logical decoding requires a database connection"],
             ),
             ("BASE_BACKUP", &["E ERROR 0A000 BASE_BACKUP is not supported yet"]),
             ("IDENTIFY_SYSTEM x", &["E ERROR 42601 syntax error"]),
