@@ -35,6 +35,7 @@ mod numeric;
 mod parameters;
 mod parse;
 mod plan;
+mod rows;
 mod select;
 mod server_settings;
 mod session;
