@@ -60,6 +60,7 @@ use tokio::sync::watch;
 use walhub_proto::time::Timestamp;
 
 pub use self::interrupts::{CopyProgress, Interrupts, Member, Sessions};
+pub(in crate::control) use self::parameters::{check_startup, reported_at_startup};
 use crate::hub::handle::{Client, Hub};
 use crate::settings::Settings;
 
