@@ -1,9 +1,11 @@
 //! The live suite: the walhub binary between real PostgreSQL servers and tools.
 
 mod cascade;
+mod clients;
 mod command_line;
 mod console;
 mod disk;
+mod drivers;
 mod feedback;
 mod harness;
 mod logical;

@@ -184,6 +184,11 @@ impl Session {
         input.write_all(text.as_bytes()).and_then(|()| input.flush()).expect("psql reads");
     }
 
+    /// Kills the client.
+    pub fn kill9(mut self) {
+        self.process.kill9();
+    }
+
     /// Ends the session as a client does, and waits for psql's end.
     pub fn close(mut self) {
         self.input = None;

@@ -90,7 +90,9 @@ impl Pgbench {
     }
 }
 
-fn parse_report(text: &str) -> Option<PgbenchReport> {
+/// What pgbench's text says.
+#[must_use]
+pub fn parse_report(text: &str) -> Option<PgbenchReport> {
     let number = |label: &str| {
         let rest = text.split_once(label)?.1;
         rest.split([' ', '/', '\n']).next()

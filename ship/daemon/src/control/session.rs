@@ -21,7 +21,7 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::{Report, Severity};
 use walhub_proto::wire::startup::{
-    self, FirstPacket, ReplicationMode, StartupMessage, StartupViolation,
+    self, FirstPacket, OptionsViolation, ReplicationMode, StartupMessage, StartupViolation,
 };
 
 pub(super) use self::greeting::canonical_name;
@@ -290,7 +290,7 @@ async fn decline_encryption(connection: &mut Connection, what: &str) -> Result<(
 /// Decides whether the client may come in, and takes its place.
 fn admit(
     services: &Arc<Services>,
-    message: StartupMessage,
+    mut message: StartupMessage,
     peer: Option<SocketAddr>,
 ) -> Result<(Session, Place), Report> {
     let mode = replication_mode(&message)?;
@@ -321,6 +321,16 @@ fn admit(
     if !is_trusted(peer) {
         return Err(no_hba_entry(peer, &user, &database, mode));
     }
+    message.apply_options().map_err(|violation| {
+        let report = Report::fatal(violation.sqlstate(), violation.to_string());
+        match violation {
+            OptionsViolation::Argument(_) => {
+                report.hint("walhub takes settings here, as in \"-c name=value\".")
+            }
+            OptionsViolation::NoValue(_) => report,
+        }
+    })?;
+    console::check_startup(&message.parameters)?;
     let client = Client {
         pid: services.next_pid.fetch_add(1, Ordering::Relaxed),
         application_name: startup::clean_ascii(

@@ -9,6 +9,7 @@
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -70,6 +71,24 @@ impl StartupMessage {
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// Takes the settings of the parameter `options`, written as `-c name=value` or
+    /// `--name=value`, among the others; one that the packet names itself has the packet's value.
+    ///
+    /// PostgreSQL: `process_startup_options`.
+    ///
+    /// # Errors
+    /// When `options` holds anything else.
+    pub fn apply_options(&mut self) -> Result<(), OptionsViolation> {
+        let Some(options) = self.parameters.get("options") else { return Ok(()) };
+        for (name, value) in command_line_settings(options)? {
+            let is_in_packet = |own: &String| own.eq_ignore_ascii_case(&name);
+            if !self.parameters.keys().any(is_in_packet) {
+                self.parameters.insert(name, value);
+            }
+        }
+        Ok(())
     }
 
     /// Whether the client must be told which version and options it really gets.
@@ -239,6 +258,81 @@ fn decode_parameters(
     Ok(message)
 }
 
+/// What is wrong with the parameter `options`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OptionsViolation {
+    /// Something that is no setting.
+    Argument(String),
+    /// A setting without a value, with its dashes.
+    NoValue(String),
+}
+
+impl OptionsViolation {
+    /// PostgreSQL's code for it.
+    #[must_use]
+    pub const fn sqlstate(&self) -> SqlState {
+        match self {
+            Self::Argument(_) | Self::NoValue(_) => SqlState::SYNTAX_ERROR,
+        }
+    }
+}
+
+impl fmt::Display for OptionsViolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Argument(argument) => {
+                write!(f, "invalid command-line argument for server process: {argument}")
+            }
+            Self::NoValue(setting) => write!(f, "{setting} requires a value"),
+        }
+    }
+}
+
+/// The settings of a command line, the last one of a name winning.
+///
+/// PostgreSQL: `process_postgres_switches`, `ParseLongOption`.
+fn command_line_settings(options: &str) -> Result<BTreeMap<String, String>, OptionsViolation> {
+    let mut settings = BTreeMap::new();
+    let mut words = split_options(options).into_iter();
+    while let Some(word) = words.next() {
+        let (dashes, setting) = if let Some(setting) = word.strip_prefix("--") {
+            ("--", setting.to_owned())
+        } else if word == "-c" {
+            match words.next() {
+                Some(setting) => ("-c ", setting),
+                None => return Err(OptionsViolation::Argument(word)),
+            }
+        } else if let Some(setting) = word.strip_prefix("-c") {
+            ("-c ", setting.to_owned())
+        } else {
+            return Err(OptionsViolation::Argument(word));
+        };
+        let Some((name, value)) = setting.split_once('=') else {
+            return Err(OptionsViolation::NoValue(format!("{dashes}{setting}")));
+        };
+        settings.insert(name.replace('-', "_"), value.to_owned());
+    }
+    Ok(settings)
+}
+
+/// Words between spaces; a backslash takes the next character as it is.
+///
+/// PostgreSQL: `pg_split_opts`.
+fn split_options(options: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut characters = options.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            ' ' | '\t' | '\n' | '\r' | '\x0B' | '\x0C' => words.extend(word.take()),
+            '\\' => word.get_or_insert_default().extend(characters.next()),
+            other => word.get_or_insert_default().push(other),
+        }
+    }
+    words.extend(word);
+    words
+}
+
 /// Replaces every byte that is not printable ASCII by a question mark, as PostgreSQL does with
 /// `application_name`. PostgreSQL: `pg_clean_ascii`.
 #[must_use]
@@ -318,6 +412,42 @@ mod tests {
         let mut encoder = Encoder::new();
         message.encode_negotiation(&mut encoder);
         assert_eq!(encoder.bytes(), b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0");
+    }
+
+    #[test]
+    fn options_set_what_the_packet_does_not() {
+        let settings = |options: &str| {
+            let parameters = [("options", options), ("TimeZone", "UTC")]
+                .map(|(name, value)| (name.to_string(), value.to_string()));
+            let mut message =
+                StartupMessage { parameters: parameters.into(), ..StartupMessage::default() };
+            message.apply_options()?;
+            message.parameters.remove("options");
+            let shown = message.parameters.iter().map(|(name, value)| format!("{name}={value}"));
+            Ok(shown.collect::<Vec<String>>().join(" "))
+        };
+        for (options, want) in [
+            ("", "TimeZone=UTC"),
+            ("-c a=1", "TimeZone=UTC a=1"),
+            (" -ca=1\t-c  b.c=x\\ y\\\\ ", "TimeZone=UTC a=1 b.c=x y\\"),
+            (
+                "--synchronous-commit=off -c a= -c a=b=c",
+                "TimeZone=UTC a=b=c synchronous_commit=off",
+            ),
+            ("-c timezone=+1", "TimeZone=UTC"),
+        ] {
+            assert_eq!(settings(options), Ok(want.to_string()), "{options}");
+        }
+        for (options, want) in [
+            ("-c a", "-c a requires a value"),
+            ("--a-b", "--a-b requires a value"),
+            ("-c", "invalid command-line argument for server process: -c"),
+            ("-x 1", "invalid command-line argument for server process: -x"),
+            ("a=1", "invalid command-line argument for server process: a=1"),
+        ] {
+            let violation: OptionsViolation = settings(options).unwrap_err();
+            assert_eq!(violation.to_string(), want);
+        }
     }
 
     #[test]

@@ -65,10 +65,13 @@ impl Words<'_> {
         if self.accept("binary") {
             options.set("format", Some("binary".to_owned()))?;
         }
-        let is_messages = self.accept("walhub") && self.peek() == Some(&Token::Period) && {
-            self.next += 1;
-            self.accept("messages")
-        };
+        // Drivers quote the names.
+        let is_messages = self.name().is_ok_and(|schema| schema == "walhub")
+            && self.peek() == Some(&Token::Period)
+            && {
+                self.next += 1;
+                self.name().is_ok_and(|table| table == "messages")
+            };
         if !is_messages {
             return Ok(None);
         }

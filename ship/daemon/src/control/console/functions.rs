@@ -578,6 +578,16 @@ pub(super) static FUNCTIONS: &[Function] = &[
         eval!([I(encoding)]
         => Ok(Value::text_of(match encoding { 0 => "SQL_ASCII", 6 => "UTF8", _ => "" }))),
     ),
+    // The modifier is not looked at: no type here has one.
+    Function {
+        strict: false,
+        ..function("format_type", &[Oid, Int4], Text, |_, args| {
+            Ok(match args {
+                [I(oid), _] => Value::text_of(Type::format(*oid)),
+                _ => Value::Null,
+            })
+        })
+    },
     function(
         "array_to_string",
         &[TextArray, Text],

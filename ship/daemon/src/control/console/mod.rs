@@ -36,6 +36,7 @@ mod numeric;
 mod parameters;
 mod parse;
 mod plan;
+mod rows;
 mod select;
 mod server_settings;
 mod session;
@@ -61,6 +62,7 @@ use tokio::sync::watch;
 use walhub_proto::time::Timestamp;
 
 pub use self::interrupts::{CopyProgress, Interrupts, Member, Sessions};
+pub(in crate::control) use self::parameters::{check_startup, reported_at_startup};
 use crate::hub::handle::{Client, Hub};
 use crate::settings::Settings;
 

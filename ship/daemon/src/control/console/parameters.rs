@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use jiff::tz::TimeZone;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::syncrep::SynchronousCommit;
+use walhub_proto::wire::backend::{Report, Severity};
 
 use super::context::{Context, unrecognized};
 use super::failure::{Failure, Result, fail, hinted, unsupported};
@@ -108,7 +109,7 @@ pub(super) struct Parameters {
 }
 
 /// A parameter that changed and is reported: its name and its value now.
-pub(super) type Reported = Vec<(&'static str, String)>;
+pub(in crate::control) type Reported = Vec<(&'static str, String)>;
 
 fn definition(name: &str) -> Option<&'static Definition> {
     DEFINITIONS.iter().find(|definition| definition.name.eq_ignore_ascii_case(name))
@@ -140,8 +141,14 @@ impl Parameters {
     /// The value of a session parameter.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         let key = name.to_ascii_lowercase();
-        let default = definition(name).map(|definition| definition.default);
-        self.values.get(&key).map(String::as_str).or(default)
+        let own = self.values.get(&key).map(String::as_str);
+        // Each transaction begins with the session's defaults. PostgreSQL: `StartTransaction`.
+        own.or_else(|| match &*key {
+            "transaction_isolation" => self.value("default_transaction_isolation"),
+            "transaction_read_only" => self.value("default_transaction_read_only"),
+            "transaction_deferrable" => self.value("default_transaction_deferrable"),
+            _ => definition(name).map(|definition| definition.default),
+        })
     }
 
     /// The value that the session has set itself, or was started with.
@@ -214,6 +221,37 @@ impl Parameters {
             })
             .collect()
     }
+}
+
+/// Why a session with these parameters in its startup packet cannot begin, if it cannot.
+///
+/// A value that makes no sense is refused, as in PostgreSQL: who asks for a level of
+/// synchronous_commit must not get another one. What this server merely does not have is left at
+/// its default, which the client is told.
+pub(in crate::control) fn check_startup(
+    startup_options: &BTreeMap<String, String>,
+) -> std::result::Result<(), Report> {
+    for (name, value) in startup_options {
+        // Time zones have more names in PostgreSQL than here.
+        let Some(definition) = definition(name).filter(|it| !matches!(it.kind, Kind::TimeZone))
+        else {
+            continue;
+        };
+        if let Err(failure) = definition.check(value)
+            && failure.sqlstate == SqlState::INVALID_PARAMETER_VALUE
+        {
+            return Err(Report { severity: Severity::Fatal, ..*failure });
+        }
+    }
+    Ok(())
+}
+
+/// Those of the parameters that a client is told which are not at their defaults when a session
+/// with this startup packet begins.
+pub(in crate::control) fn reported_at_startup(
+    startup_options: &BTreeMap<String, String>,
+) -> Reported {
+    Parameters::new(startup_options).reported_since(&Parameters::new(&BTreeMap::new()))
 }
 
 impl Definition {
@@ -550,6 +588,44 @@ mod tests {
             assert_eq!(parameters.assign(name, value).unwrap_err().sqlstate.0, code, "{name}");
         }
         assert!(!parameters.assign("wal_keep_size", "1GB").unwrap());
+    }
+
+    #[test]
+    fn a_startup_packet_is_refused_for_a_senseless_value_only() {
+        let check = |name: &str, value: &str| {
+            check_startup(&BTreeMap::from([(name.to_owned(), value.to_owned())]))
+        };
+        let refusal = check("synchronous_commit", "perhaps").unwrap_err();
+        assert_eq!(
+            (refusal.severity, refusal.sqlstate, &*refusal.message),
+            (
+                Severity::Fatal,
+                SqlState::INVALID_PARAMETER_VALUE,
+                "invalid value for parameter \"synchronous_commit\": \"perhaps\""
+            )
+        );
+        for (name, value) in [
+            ("synchronous_commit", "remote_apply"),
+            ("client_encoding", "LATIN1"),
+            ("TimeZone", "<+03>-3"),
+            ("no_such_parameter", "1"),
+        ] {
+            assert!(check(name, value).is_ok(), "{name}");
+        }
+        let startup = BTreeMap::from([("datestyle".to_owned(), "iso, dmy".to_owned())]);
+        assert_eq!(reported_at_startup(&startup), [("DateStyle", "ISO, DMY".to_owned())]);
+    }
+
+    #[test]
+    fn a_transaction_has_the_modes_of_its_session() {
+        let mut parameters = Parameters::new(&BTreeMap::new());
+        assert_eq!(parameters.value("transaction_isolation"), Some("read committed"));
+        parameters.assign("default_transaction_isolation", "serializable").unwrap();
+        assert_eq!(parameters.value("Transaction_Isolation"), Some("serializable"));
+        parameters.assign("transaction_isolation", "repeatable read").unwrap();
+        assert_eq!(parameters.value("transaction_isolation"), Some("repeatable read"));
+        parameters.end_transaction();
+        assert_eq!(parameters.value("transaction_isolation"), Some("serializable"));
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub(super) enum Source {
     Nothing,
     Relation(&'static Relation),
     Query(Arc<Plan>),
+    /// VALUES.
+    Values(Vec<Vec<Expr>>),
     /// generate_series of these two or three numbers.
     Series(Vec<Expr>),
 }
@@ -110,6 +112,7 @@ impl Plan {
             Source::Nothing => vec![Vec::new()],
             Source::Relation(relation) => (relation.rows)(ctx),
             Source::Query(plan) => plan.run(ctx)?,
+            Source::Values(rows) => values(rows, ctx)?,
             Source::Series(args) => series(args, ctx)?,
         };
         let fetched = match &self.source {
@@ -166,6 +169,11 @@ impl Plan {
             .find(|ordering| ordering.is_ne())
             .unwrap_or(Ordering::Equal)
     }
+}
+
+fn values(rows: &[Vec<Expr>], ctx: &Context<'_>) -> Result<Rows> {
+    let eval = |expr: &Expr| ctx.charge(expr.eval(&[], ctx)?);
+    rows.iter().map(|row| row.iter().map(eval).collect()).collect()
 }
 
 /// PostgreSQL: `generate_step_series_int8`.

@@ -65,7 +65,7 @@ impl Binder<'_> {
             }
             ast::SetExpr::Query(inner) => self.bind_query(inner)?,
             ast::SetExpr::SetOperation { op, .. } => return Err(unsupported(op)),
-            ast::SetExpr::Values(_) => return Err(unsupported("VALUES")),
+            ast::SetExpr::Values(values) => self.bind_values(values)?,
             _ => return Err(unsupported("this form of query")),
         };
         if query.order_by.is_some() || query.limit_clause.is_some() || query.fetch.is_some() {

@@ -91,6 +91,20 @@ impl Type {
         self.row().sql_name
     }
 
+    /// The name in SQL of the type of that number. PostgreSQL: `format_type_extended`.
+    pub(super) fn format(oid: i64) -> &'static str {
+        match u32::try_from(oid).ok().and_then(Self::of_oid) {
+            Some(ty) => ty.sql_name(),
+            None if oid == 0 => "-",
+            None => "???",
+        }
+    }
+
+    /// The type of that number.
+    fn of_oid(oid: u32) -> Option<Self> {
+        ROWS.iter().find(|row| row.oid == oid).map(|row| row.ty)
+    }
+
     /// The type that a client declared for a parameter; `None` for one that is not known here.
     pub(super) fn from_oid(oid: u32) -> Option<Self> {
         match oid {
@@ -99,7 +113,7 @@ impl Type {
             1042 | 1043 => Some(Self::Text),
             700 => Some(Self::Float8),
             2278 => None,
-            _ => ROWS.iter().find(|row| row.oid == oid).map(|row| row.ty),
+            _ => Self::of_oid(oid),
         }
     }
 

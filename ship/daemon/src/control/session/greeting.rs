@@ -6,15 +6,26 @@ use walhub_proto::wire::backend::Encoder;
 use walhub_proto::wire::startup::ReplicationMode;
 
 use super::Session;
+use crate::control::console;
 
 impl Session {
     /// AuthenticationOk to ReadyForQuery. PostgreSQL: `InitPostgres`.
     pub(super) fn encode_greeting(&self, out: &mut Encoder) {
         out.authentication_ok();
         let has_hot_standby = self.server_version_num() >= 140_000;
+        let started_with = match self.mode {
+            ReplicationMode::Off | ReplicationMode::Database => {
+                console::reported_at_startup(&self.message.parameters)
+            }
+            ReplicationMode::Physical => Vec::new(),
+        };
         for name in REPORTED {
             let is_newer = matches!(name, "default_transaction_read_only" | "in_hot_standby");
-            if let Some(value) = self.show_session(name).filter(|_| has_hot_standby || !is_newer) {
+            // Kept clean of what is not ASCII, unlike the packet's.
+            let is_name = name == "application_name";
+            let own = started_with.iter().find(|(own, _)| *own == name && !is_name);
+            let value = own.map(|(_, value)| value.clone()).or_else(|| self.show_session(name));
+            if let Some(value) = value.filter(|_| has_hot_standby || !is_newer) {
                 out.parameter_status(name, &value);
             }
         }

@@ -145,7 +145,7 @@ fn options_are_checked_as_postgres_checks_them() {
 #[test]
 fn a_client_may_give_up_and_go_on() {
     let hub = OwnHub::new(false);
-    let begin = || query("copy walhub.messages (content, prefix) from stdin");
+    let begin = || query("copy \"walhub\".\"messages\" (\"content\", prefix) from stdin");
     let lines = lines_of(
         &hub,
         &[

@@ -30,6 +30,16 @@ pub(super) const EXPRESSIONS: &[(&str, &str)] = &[
     ("select '0/3000000'::pg_lsn - '0/2000000', '0/10'::pg_lsn + 16", "16777216|0/20"),
     ("select pg_wal_lsn_diff('0/10', '0/20')", "-16"),
     ("select pg_lsn('0/0')", "0/0"),
+    ("values (1, 'a')", "1|a"),
+    (
+        "select sum(column1), max(b) from (values (1, 'x'), (2.5, null), (null, 'y')) v (column1, b)",
+        "3.5|y",
+    ),
+    (
+        "select format_type('3220'::pg_catalog.oid, -1), format_type(1184, null), \
+         format_type(0, 0), format_type(99999, -1), format_type(null, 1)",
+        "pg_lsn|timestamp with time zone|-|???|-",
+    ),
     ("select 1::text || 'x', '12'::int + 1, 2.5::int, 2.5::float8::int, true::int", "1x|13|3|2|1"),
     ("select (1.239)::numeric(10, 2), round(1.25, 1), round(2.5), abs(-3)", "1.24|1.3|3|3"),
     ("select interval '1 day 2 hours' + interval '30 min'", "1 day 02:30:00"),
@@ -321,6 +331,9 @@ fn errors_are_those_of_postgres() {
             "ERROR 0A000 a join is not supported by walhub",
         ),
         ("select $1", "ERROR 42P02 there is no parameter $1"),
+        ("values (1), (2, 3)", "ERROR 42601 VALUES lists must all be the same length"),
+        ("values (1), (true)", "ERROR 42804 VALUES types integer and boolean cannot be matched"),
+        ("values (count(*))", "ERROR 42803 aggregate functions are not allowed in VALUES @9"),
     ] {
         assert_eq!(error(sql), expected, "{sql}");
     }
