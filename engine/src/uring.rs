@@ -36,8 +36,11 @@ use crate::io::{
     Completion, Done, FileId, Fs, GATHER_PIECES_MAX, Io, Op, SocketId, TcpTuning, Token,
 };
 
+pub use sendfile::page_cache_is_visible;
 use sendfile::{Progress, Transfer};
-pub use setup::{KERNEL_MIN, UringUnavailable, io_uring_check, operations_missing};
+pub use setup::{
+    KERNEL_MIN, UringUnavailable, io_uring_check, operations_missing, operations_used,
+};
 pub use slots::OPS_MAX;
 use slots::{Slots, Work};
 use table::Table;

@@ -6,6 +6,7 @@ mod console;
 mod disk;
 mod feedback;
 mod harness;
+mod logical;
 mod many_standbys;
 mod operating_system;
 mod own_wal;

@@ -582,6 +582,7 @@ impl HubMachine {
                 let start = Box::new(StartStreaming {
                     conn: SimConn::new(end, &world.net.dropped),
                     unread: std::mem::take(&mut talk.input),
+                    logical: false,
                     slot,
                     start,
                     timeline: timeline.unwrap_or(positions.timeline),

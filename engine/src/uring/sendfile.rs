@@ -120,6 +120,19 @@ impl Transfer {
     }
 }
 
+/// Whether this kernel tells what of a file is in memory, which sending without a copy needs: Linux
+/// 6.5 or newer, and no seccomp filter that forbids cachestat.
+#[must_use]
+pub fn page_cache_is_visible() -> bool {
+    let range = CachestatRange { offset: 0, len: 1 };
+    let mut stat = Cachestat::default();
+    // SAFETY: the kernel reads one struct and writes the other, locals that outlive the call.
+    let result =
+        unsafe { libc::syscall(SYS_CACHESTAT, -1, &raw const range, &raw mut stat, 0_u32) };
+    // A kernel that has the call looks at the descriptor first.
+    result != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EBADF)
+}
+
 /// Whether all of a range can be had without the disk. Never, on kernels before 6.5.
 fn in_page_cache(file: RawFd, offset: u64, len: usize) -> bool {
     let Some(last) = len.checked_sub(1) else { return true };

@@ -30,6 +30,7 @@ use super::handle::{
 use super::latency::{LatencyRow, Stage};
 use super::messages::{NewSession, ToWal};
 use super::shared::{LAG_UNKNOWN, Shared, StandbyTable};
+use super::wal_reader::WalReader;
 use crate::settings::Settings;
 
 /// Rows of `pg_replication_slots`, replaced whole by the wal core.
@@ -315,6 +316,12 @@ impl Hub<OwnedFd> for Front {
 
     fn cancel_wait(&self, owner: u32) {
         self.commits().cancel(owner);
+    }
+
+    fn wal_reader(&self) -> Option<WalReader> {
+        let (identity, history) = (self.identity()?, self.history()?);
+        let shared = Arc::clone(&self.shared);
+        Some(WalReader::new(self.wal_dir.clone(), identity.segment_size, history, shared))
     }
 
     fn wal(&self, request: WalRequest) -> oneshot::Receiver<Result<Lsn, Report>> {

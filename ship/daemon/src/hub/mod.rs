@@ -23,4 +23,5 @@ pub mod ship_core;
 mod sync;
 pub mod tail;
 pub mod wal_core;
+pub mod wal_reader;
 pub mod writer;

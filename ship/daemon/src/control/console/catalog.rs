@@ -10,6 +10,7 @@ use walhub_proto::time::Timestamp;
 use super::context::Context;
 use super::datetime::Interval;
 use super::interrupts::CopyProgress;
+use super::message_scan;
 use super::parameters;
 use super::plan::Rows;
 use super::types::Type;
@@ -32,6 +33,13 @@ pub(super) struct Relation {
 impl PartialEq for Relation {
     fn eq(&self, other: &Self) -> bool {
         self.schema == other.schema && self.name == other.name
+    }
+}
+
+impl Relation {
+    /// Whether its rows are in the WAL: they are read before the query runs.
+    pub(super) fn is_messages(&self) -> bool {
+        self.schema == "walhub" && self.name == "messages"
     }
 }
 
@@ -209,6 +217,12 @@ pub(super) static RELATIONS: &[Relation] = &[
     },
     Relation {
         schema: "walhub",
+        name: "messages",
+        columns: message_scan::COLUMNS,
+        rows: message_scan::rows,
+    },
+    Relation {
+        schema: "walhub",
         name: "sync_wait",
         columns: &[
             ("pid", Type::Int4),
@@ -336,22 +350,23 @@ fn stat_wal_receiver(receiver: &WalReceiverRow) -> Vec<Value> {
 
 /// PostgreSQL: `pg_get_replication_slots`.
 fn replication_slot(slot: &SlotRow) -> Vec<Value> {
+    let logical = slot.logical.as_ref();
     vec![
         Value::text_of(&slot.slot_name),
-        Value::Null,
-        Value::text_of("physical"),
-        Value::Null,
-        Value::Null,
+        text(logical.map(|logical| &*logical.plugin)),
+        Value::text_of(if logical.is_some() { "logical" } else { "physical" }),
+        uint(logical.map(|logical| logical.database_oid)),
+        text(logical.map(|logical| &*logical.database)),
         Value::Bool(slot.temporary),
         Value::Bool(slot.active_pid.is_some()),
         Value::or_null(slot.active_pid, pid),
         uint(slot.xmin),
         uint(slot.catalog_xmin),
         lsn(slot.restart_lsn),
-        Value::Null,
+        lsn(logical.map(|logical| logical.confirmed_flush_lsn)),
         text(slot.wal_status),
         Value::or_null(slot.safe_wal_size, Value::Int),
-        Value::Bool(false),
+        Value::Bool(logical.is_some_and(|logical| logical.two_phase)),
     ]
 }
 

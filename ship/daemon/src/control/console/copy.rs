@@ -162,7 +162,7 @@ impl<V: SettingsView> Session<V> {
         fail(SqlState::PROTOCOL_VIOLATION, malformed.to_string())
     }
 
-    fn client_gone(&mut self) -> Failure {
+    pub(super) fn client_gone(&mut self) -> Failure {
         self.ending = Some(Ending::Gone);
         fail(SqlState::CONNECTION_FAILURE, "unexpected EOF on client connection")
     }

@@ -85,6 +85,7 @@ impl Bench {
         let start = StartStreaming {
             conn: theirs.into(),
             unread: Vec::new(),
+            logical: false,
             slot: None,
             start,
             timeline: TimelineId::FIRST,

@@ -35,6 +35,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         self.check_archive_timeout(now);
         // A slot that has come to keep WAL for the first time keeps it after a crash, too.
         self.slots.save(io, &mut self.jobs, Lsn::INVALID);
+        self.slots.save_confirmed(io, &mut self.jobs, now.instant);
         if self.config.settings.hot_standby_feedback {
             let standbys =
                 self.config.standbys.in_use().map(|(_, standby)| standby_horizons(standby));
@@ -153,6 +154,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             wal_status: status.map(walhub_proto::retention::WalStatus::as_str),
             safe_wal_size: retention
                 .and_then(|retention| retention.safe_wal_size(slot, status, flush_lsn)),
+            logical: slot.logical.clone(),
         }
     }
 

@@ -169,6 +169,13 @@ impl Own {
         wanted <= self.room || local.has_room(wanted)
     }
 
+    /// Says that no transaction is under way. PostgreSQL: `LogStandbySnapshot`.
+    fn put_running_xacts(&mut self) {
+        let low = u32::try_from(self.next_xid & u64::from(u32::MAX)).unwrap_or(FIRST_NORMAL_XID);
+        let body = standby::running_xacts(low);
+        self.put(RM_STANDBY, standby::XLOG_RUNNING_XACTS, 0, &body);
+    }
+
     /// Lays out a checkpoint. PostgreSQL: `CreateCheckPoint`.
     fn put_checkpoint(&mut self, is_shutdown: bool, now: Timestamp) -> Lsn {
         let version = self.version();
@@ -179,8 +186,7 @@ impl Own {
             if let Some(body) = checkpoint_redo(WalLevel::Logical, version) {
                 redo = self.put(RM_XLOG, XLOG_CHECKPOINT_REDO, 0, &body).0;
             }
-            let body = standby::running_xacts(low);
-            self.put(RM_STANDBY, standby::XLOG_RUNNING_XACTS, 0, &body);
+            self.put_running_xacts();
         }
         let timeline = self.writer.shape().timeline;
         let body = Checkpoint {
@@ -347,6 +353,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         // PostgreSQL ends its recovery with one, too; a clean stop has left one.
         let clean = checkpoint.filter(|seen| seen.is_shutdown).map(|seen| seen.start);
         if clean.is_none() || local.last_record() != clean {
+            if local.last_record().is_some() {
+                // Who decodes need not wait for the transaction that a crash has cut off.
+                // PostgreSQL: BackgroundWriterMain logs one soon after a recovery.
+                own.put_running_xacts();
+            }
             own.put_checkpoint(true, now.wall);
         }
         self.own = Some(own);

@@ -72,6 +72,7 @@ impl FakeHub {
                     restart_tli: reserve_wal.then_some(TimelineId::new(2).unwrap()),
                     wal_status: None,
                     safe_wal_size: None,
+                    logical: None,
                 };
                 slots.push((owner, row.clone()));
                 Ok(Some(row))
@@ -86,6 +87,9 @@ impl FakeHub {
                     Err(Report::error(SqlState::UNDEFINED_OBJECT, message))
                 }
             },
+            SlotRequest::CreateLogical { .. } | SlotRequest::Confirm { .. } => {
+                unreachable!("a hub without WAL of its own")
+            }
             SlotRequest::DropTemporary { owner } => {
                 slots.retain(|(of, slot)| !(slot.temporary && *of == owner));
                 Ok(None)

@@ -501,6 +501,9 @@ fn every_life_begins_and_ends_with_one_shutdown_checkpoint() {
     let mut bench = bench.restart();
     bench.settle();
     assert_eq!(count(&bench.dir), 4);
+    // Nor is a transaction under way.
+    let last: Vec<_> = records(&bench.dir).into_iter().rev().take(2).collect();
+    assert!(last[1].is(RM_STANDBY, standby::XLOG_RUNNING_XACTS));
     assert!(bench.ask(WalRequest::Checkpoint).is_ok());
     let mut bench = bench.restart();
     bench.settle();
