@@ -8,6 +8,7 @@ mod disk;
 mod drivers;
 mod feedback;
 mod harness;
+mod malformed;
 mod many_standbys;
 mod operating_system;
 mod pg_receivewal;
