@@ -9,6 +9,7 @@ mod drivers;
 mod feedback;
 mod harness;
 mod logical;
+mod malformed;
 mod many_standbys;
 mod operating_system;
 mod own_wal;

@@ -18,7 +18,6 @@ use super::emit::message_record;
 use super::failure::{DUPLICATE_CURSOR, PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted};
 use super::held::{HeldAnswer, Slot};
 use super::messages::{Bind, Message, Target, decode};
-use super::parse;
 use super::session::Session;
 use super::statement::{self, Argument, MessageShape, Prepared, Statement};
 use super::types::Type;
@@ -55,7 +54,7 @@ impl<V: SettingsView> Session<V> {
         self.begin_statement();
         let name = binary::text_parameter(name)?;
         let sql: Arc<str> = binary::text_parameter(query)?.into();
-        let mut parsed = parse::parse(&sql)?;
+        let mut parsed = self.parse_text(&sql)?;
         if parsed.len() > 1 {
             let message = "cannot insert multiple commands into a prepared statement";
             return Err(fail(SqlState::SYNTAX_ERROR, message));

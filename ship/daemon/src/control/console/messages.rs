@@ -65,6 +65,18 @@ pub(super) enum Broken {
     Kind(u8),
     /// A body that breaks its own format: the message fails.
     Body(&'static str),
+    /// Describe or Close of something that is neither a statement nor a portal.
+    Subtype { message: &'static str, got: u8 },
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Kind(kind) => write!(f, "invalid frontend message type {kind}"),
+            Self::Body(message) => f.write_str(message),
+            Self::Subtype { message, got } => write!(f, "invalid {message} message subtype {got}"),
+        }
+    }
 }
 
 impl From<Malformed> for Broken {
@@ -99,11 +111,13 @@ pub(super) fn decode(kind: u8, body: &[u8]) -> Result<Message<'_>, Broken> {
             return decode_bind(body).map(Message::Bind);
         }
         b'D' | b'C' => {
-            let target = match (reader.u8()?, kind) {
-                (b'S', _) => Target::Statement,
-                (b'P', _) => Target::Portal,
-                (_, b'D') => return Err(Broken::Body("invalid DESCRIBE message subtype")),
-                _ => return Err(Broken::Body("invalid CLOSE message subtype")),
+            // PostgreSQL: `pq_getmsgbyte`.
+            let got = reader.u8().map_err(|_| Broken::Body("no data left in message"))?;
+            let message = if kind == b'D' { "DESCRIBE" } else { "CLOSE" };
+            let target = match got {
+                b'S' => Target::Statement,
+                b'P' => Target::Portal,
+                _ => return Err(Broken::Subtype { message, got }),
             };
             let name = reader.cstr_bytes()?;
             if kind == b'D' {
@@ -174,6 +188,7 @@ mod tests {
             assert_eq!(decode(kind, &longer), Err(Broken::Body("invalid message format")));
         }
         assert_eq!(decode(b'~', b""), Err(Broken::Kind(b'~')));
-        assert_eq!(decode(b'D', b"X\0"), Err(Broken::Body("invalid DESCRIBE message subtype")));
+        let subtype = decode(b'D', b"X\0").unwrap_err();
+        assert_eq!(subtype.to_string(), "invalid DESCRIBE message subtype 88");
     }
 }

@@ -8,11 +8,13 @@ use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 use walhub_proto::sqlstate::SqlState;
+use walhub_proto::wire::backend::{Report, Severity};
 
 use super::failure::{
     Failure, PROGRAM_LIMIT_EXCEEDED, Result, STATEMENT_TOO_COMPLEX, fail, hinted, unsupported,
 };
 use super::utility::{self, Utility};
+use super::value::{NAME_LEN_MAX, truncated};
 
 /// Bytes of one query text outside its string literals.
 const QUERY_LEN_MAX: usize = 256 << 10;
@@ -35,8 +37,10 @@ pub(super) enum Parsed {
     Unsupported(String),
 }
 
-/// The statements of a query text. PostgreSQL: `pg_parse_query`.
-pub(super) fn parse(sql: &str) -> Result<Vec<Parsed>> {
+/// The statements of a query text; what the client should know of it goes to `notices`.
+///
+/// PostgreSQL: `pg_parse_query`.
+pub(super) fn parse(sql: &str, notices: &mut Vec<Report>) -> Result<Vec<Parsed>> {
     if sql.len() > TEXT_LEN_MAX {
         let message = format!("query text of {} bytes is longer than {TEXT_LEN_MAX}", sql.len());
         let failure = fail(PROGRAM_LIMIT_EXCEEDED, message);
@@ -47,18 +51,48 @@ pub(super) fn parse(sql: &str) -> Result<Vec<Parsed>> {
         let message = format!("query text of {len} bytes is longer than {QUERY_LEN_MAX}");
         return Err(fail(PROGRAM_LIMIT_EXCEEDED, message));
     }
-    let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql)
-        .tokenize_with_location()
-        .map_err(|error| unterminated(sql, &error.message, error.location))?;
-    let significant: Vec<TokenWithSpan> = tokens
+    let mut tokens = Vec::new();
+    let ended =
+        Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize_with_location_into_buf(&mut tokens);
+    if let Err(error) = ended {
+        // What does not end begins behind the last whole token, be it space.
+        let start = tokens.last().map_or(Location { line: 1, column: 1 }, |last| last.span.end);
+        return Err(unterminated(sql, &error.message, start));
+    }
+    let mut significant: Vec<TokenWithSpan> = tokens
         .into_iter()
         .filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF))
         .collect();
+    for token in &mut significant {
+        check_identifier(sql, token, notices)?;
+    }
     significant
         .split(|token| token.token == Token::SemiColon)
         .filter(|statement| !statement.is_empty())
         .map(|statement| parse_statement(sql, statement))
         .collect()
+}
+
+/// Cuts an identifier to the length that PostgreSQL keeps.
+///
+/// PostgreSQL: `downcase_truncate_identifier`, `truncate_identifier`.
+fn check_identifier(sql: &str, token: &mut TokenWithSpan, notices: &mut Vec<Report>) -> Result<()> {
+    let Token::Word(word) = &mut token.token else { return Ok(()) };
+    if word.value.is_empty() {
+        let message = "zero-length delimited identifier at or near \"\"\"\"";
+        return Err(at(fail(SqlState::SYNTAX_ERROR, message), sql, token.span.start));
+    }
+    if word.value.len() <= NAME_LEN_MAX {
+        return Ok(());
+    }
+    if word.quote_style.is_none() {
+        word.value.make_ascii_lowercase();
+    }
+    let kept = truncated(&word.value, NAME_LEN_MAX).to_owned();
+    let message = format!("identifier \"{}\" will be truncated to \"{kept}\"", word.value);
+    notices.push(Report::new(Severity::Notice, SqlState::NAME_TOO_LONG, message));
+    word.value = kept;
+    Ok(())
 }
 
 /// Bytes of the text that become tokens of their own: all but what string literals hold.
@@ -268,6 +302,25 @@ pub(super) fn unsupported_command(name: &str) -> Failure {
 mod tests {
     use super::*;
 
+    fn parse(sql: &str) -> Result<Vec<Parsed>> {
+        super::parse(sql, &mut Vec::new())
+    }
+
+    #[test]
+    fn long_identifiers_are_cut_with_a_notice() {
+        let mut notices = Vec::new();
+        let sql =
+            format!("savepoint {0}\u{e9}{0}; savepoint \"B{0}\"; select '{0}{0}'", "A".repeat(62));
+        let parsed = super::parse(&sql, &mut notices).unwrap();
+        // Not in the middle of a character.
+        let kept = "a".repeat(62);
+        assert!(matches!(&parsed[0], Parsed::Utility(Utility::Savepoint(name)) if *name == kept));
+        assert_eq!(notices.len(), 1);
+        assert_eq!((notices[0].severity, notices[0].sqlstate.0), (Severity::Notice, "42622"));
+        let want = format!("identifier \"{kept}\u{e9}{kept}\" will be truncated to \"{kept}\"");
+        assert_eq!(notices[0].message, want);
+    }
+
     fn error(sql: &str) -> (String, Option<u32>) {
         let failure = parse(sql).unwrap_err();
         assert_eq!(failure.sqlstate.0, "42601");
@@ -286,6 +339,15 @@ mod tests {
             error("select 'abc"),
             ("unterminated quoted string at or near \"'abc\"".to_owned(), Some(8))
         );
+        for (sql, message, position) in [
+            ("select 1 /* a", "unterminated /* comment at or near \"/* a\"", 10),
+            ("/*", "unterminated /* comment at or near \"/*\"", 1),
+            ("select\n $b$a", "unterminated dollar-quoted string at or near \"$b$a\"", 9),
+            ("select \"a", "unterminated quoted identifier at or near \"\"a\"", 8),
+            ("select \"\"", "zero-length delimited identifier at or near \"\"\"\"", 8),
+        ] {
+            assert_eq!(error(sql), (message.to_owned(), Some(position)));
+        }
     }
 
     #[test]

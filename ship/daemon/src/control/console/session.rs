@@ -24,7 +24,7 @@ use super::held::{Held, Pending};
 use super::message_scan::Fetched;
 use super::messages::{self, Broken, Message};
 use super::parameters::Parameters;
-use super::parse;
+use super::parse::{self, Parsed};
 use super::statement::{self, Prepared};
 use super::transaction::Transaction;
 use super::wire::Wire;
@@ -262,8 +262,8 @@ impl<V: SettingsView> Session<V> {
         };
         Some(match handled {
             Ok(result) => result,
-            Err(Broken::Body(message)) => Err(fail(SqlState::PROTOCOL_VIOLATION, message)),
             Err(Broken::Kind(_)) => return None,
+            Err(broken) => Err(fail(SqlState::PROTOCOL_VIOLATION, broken.to_string())),
         })
     }
 
@@ -273,14 +273,13 @@ impl<V: SettingsView> Session<V> {
     {
         let message = match messages::decode(kind, body) {
             Ok(message) => message,
-            Err(Broken::Kind(kind)) => {
-                let message = format!("invalid frontend message type {kind}");
+            Err(broken @ Broken::Kind(_)) => {
                 self.drop_held();
-                self.out.report(&Report::fatal(SqlState::PROTOCOL_VIOLATION, message));
+                self.out.report(&Report::fatal(SqlState::PROTOCOL_VIOLATION, broken.to_string()));
                 return Ok(Next::End(Served::Left));
             }
-            Err(Broken::Body(message)) => {
-                let failure = fail(SqlState::PROTOCOL_VIOLATION, message);
+            Err(broken @ (Broken::Body(_) | Broken::Subtype { .. })) => {
+                let failure = fail(SqlState::PROTOCOL_VIOLATION, broken.to_string());
                 return Ok(self.failed(wire, failure, messages::is_extended(kind)).await);
             }
         };
@@ -404,12 +403,22 @@ impl<V: SettingsView> Session<V> {
         Ok(())
     }
 
+    /// The statements of a text; the client is told what there is to know of it.
+    pub(super) fn parse_text(&mut self, sql: &str) -> Result<Vec<Parsed>> {
+        let mut notices = Vec::new();
+        let parsed = parse::parse(sql, &mut notices);
+        for notice in &notices {
+            self.out.report(notice);
+        }
+        parsed
+    }
+
     async fn simple_text<S>(&mut self, wire: &mut Wire<S>, text: &str) -> Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let sql: Arc<str> = text.into();
-        let parsed = parse::parse(&sql)?;
+        let parsed = self.parse_text(&sql)?;
         if parsed.is_empty() {
             self.out.empty(b'I');
         }

@@ -98,7 +98,7 @@ impl Value {
         };
         Ok(match ty {
             Type::Text | Type::Unknown => Self::Text(text.to_owned()),
-            Type::Name => Self::Text(truncated(text, 63).to_owned()),
+            Type::Name => Self::Text(truncated(text, NAME_LEN_MAX).to_owned()),
             Type::Char => Self::Text(truncated(text, 1).to_owned()),
             Type::Bool => {
                 Self::Bool(parse_bool(trimmed).ok_or_else(|| invalid_input("boolean", text))?)
@@ -295,8 +295,11 @@ fn parse_escaped(text: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// PostgreSQL: `NAMEDATALEN`, cut at a character boundary.
-fn truncated(text: &str, len_max: usize) -> &str {
+/// Bytes of a name. PostgreSQL: `NAMEDATALEN` with its NUL.
+pub(super) const NAME_LEN_MAX: usize = 63;
+
+/// Cut at a character boundary. PostgreSQL: `pg_mbcliplen`.
+pub(super) fn truncated(text: &str, len_max: usize) -> &str {
     let end = (0..=len_max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     if text.len() <= len_max { text } else { &text[..end] }
 }
