@@ -75,7 +75,7 @@ impl Plan {
         match &self.source {
             Source::Relation(relation) => relation.is_messages().then_some(self),
             Source::Query(plan) => plan.reader(),
-            Source::Nothing | Source::Series(_) => None,
+            Source::Nothing | Source::Series(_) | Source::Values(_) => None,
         }
     }
 
