@@ -2,11 +2,11 @@
 //!
 //! A scenario (`scenario`) compares two sides by turns (`method`); sides are real programs
 //! (`peer`), fed by a walsender in memory (`source`) and drained by null standbys (`sink`).
-//! Figures come out as a table and as JSON (`report`), with the machine they are from
+//! Figures come out as a table, as JSON and as a page (`report`), with the machine they are from
 //! (`environment`).
 //!
-//! Not here: anything of walhub's own code but its pure protocol crate. The hub is measured
-//! through its sockets, as the peers are.
+//! The hub is measured through its sockets, as the peers are; only what a socket cannot tell (one
+//! reply, one durable write, one send) is measured on walhub's own code.
 
 #![forbid(unsafe_code)]
 

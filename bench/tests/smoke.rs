@@ -1,4 +1,5 @@
-//! Every scenario runs to its end, and what it measured is there. Nothing is said about how fast.
+//! Every scenario runs to its end, and what it measured is there and can be drawn and compared.
+//! Nothing is said about how fast.
 
 use std::process::Command;
 
@@ -38,4 +39,20 @@ fn every_scenario_runs_and_measures_both_sides() {
             }
         }
     }
+
+    let page = dir.path().join("report.html");
+    let drawn = bench(&["report", json.to_str().unwrap(), "-o", page.to_str().unwrap()]);
+    assert!(drawn.status.success(), "{drawn:?}");
+    let page = std::fs::read_to_string(&page).unwrap();
+    for name in listed {
+        assert!(page.contains(&format!("<h2 id=\"{name}\">")), "{name}");
+    }
+    let json = json.to_str().unwrap();
+    let compared = bench(&["compare", json, json]);
+    let said = String::from_utf8_lossy(&compared.stdout);
+    assert!(compared.status.success() && said.contains("no regression"), "{compared:?}");
+}
+
+fn bench(arguments: &[&str]) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_walhub-bench")).args(arguments).output().unwrap()
 }

@@ -148,6 +148,22 @@ pub enum Op {
         /// All other bytes.
         body: Gather,
     },
+    /// Sends the head and then bytes of a file without copying them, as far as the file is in the
+    /// page cache: it never waits for a disk. Completes with [`Done::Sent`]; what is short of the
+    /// whole was not in memory. No other send may be under way on the socket, and nobody may change
+    /// these bytes of the file in place: what is on its way to the peer are the file's own pages.
+    SendFile {
+        /// To which socket.
+        socket: SocketId,
+        /// First bytes.
+        head: Head,
+        /// From which file, opened without [`OpenMode::direct`].
+        file: FileId,
+        /// From where.
+        offset: u64,
+        /// How many bytes of the file.
+        len: usize,
+    },
 }
 
 /// What an operation did.
@@ -218,6 +234,14 @@ pub trait Io {
     /// Gives a socket to another thread. No operation may be under way on it.
     fn release(&mut self, socket: SocketId) -> Self::Conn;
 
+    /// Tunes a socket, as far as it is one of TCP.
+    ///
+    /// # Errors
+    /// When the kernel does not take a value; the message names the option.
+    fn tune(&mut self, _socket: SocketId, _tuning: &TcpTuning) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Ends both directions of a socket: operations under way on it complete soon.
     fn shutdown(&mut self, socket: SocketId);
 
@@ -232,6 +256,17 @@ pub trait Io {
 
     /// Blocking file access for start-up and rare work.
     fn fs(&self) -> Arc<dyn Fs>;
+}
+
+/// How the kernel is to treat a TCP socket; what is `None` stays the system's default.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct TcpTuning {
+    /// SO_SNDBUF in bytes; the kernel then no longer sizes the buffer itself.
+    pub send_buffer: Option<u64>,
+    /// TCP_NOTSENT_LOWAT in bytes: how much may wait unsent in the socket.
+    pub notsent_lowat: Option<u64>,
+    /// TCP_CONGESTION.
+    pub congestion_control: Option<String>,
 }
 
 /// An entry of a directory.

@@ -8,11 +8,13 @@
 //!
 //! Not here: anything that knows what an operation is for.
 
+mod sendfile;
 mod setup;
 mod slots;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tune;
 mod wake;
 
 use std::collections::VecDeque;
@@ -30,9 +32,15 @@ use socket2::SockRef;
 
 use crate::clock;
 use crate::files::OsFs;
-use crate::io::{Completion, Done, FileId, Fs, GATHER_PIECES_MAX, Io, Op, SocketId, Token};
+use crate::io::{
+    Completion, Done, FileId, Fs, GATHER_PIECES_MAX, Io, Op, SocketId, TcpTuning, Token,
+};
 
-pub use setup::{KERNEL_MIN, UringUnavailable, io_uring_check, operations_missing};
+pub use sendfile::page_cache_is_visible;
+use sendfile::{Progress, Transfer};
+pub use setup::{
+    KERNEL_MIN, UringUnavailable, io_uring_check, operations_missing, operations_used,
+};
 pub use slots::OPS_MAX;
 use slots::{Slots, Work};
 use table::Table;
@@ -43,6 +51,9 @@ const WAKE_DATA: u64 = u64::MAX;
 
 /// `user_data` of a cancellation.
 const CANCEL_DATA: u64 = u64::MAX - 1;
+
+/// Bytes of files sent between two enters: what else has completed is not to wait longer for them.
+const SENDFILE_BYTES_PER_ENTER: usize = 512 << 10;
 
 /// How long to wait before trying again what the kernel could not do.
 const RETRY_NS: u64 = 100_000_000;
@@ -78,6 +89,8 @@ pub struct Uring {
     wake_armed: bool,
     /// Entries that found the submission queue full, in order.
     backlog: VecDeque<squeue::Entry>,
+    /// Sends of files whose socket may take more, in order.
+    sendfiles: VecDeque<usize>,
     /// Completions not handed out yet.
     ready: Vec<Completion>,
     /// CQEs taken from the ring and not looked at yet.
@@ -107,6 +120,7 @@ impl Uring {
             wake_count: Box::new([0; 8]),
             wake_armed: false,
             backlog: VecDeque::new(),
+            sendfiles: VecDeque::new(),
             ready: Vec::new(),
             cqes: Vec::new(),
             closing: false,
@@ -145,6 +159,11 @@ impl Uring {
             Op::Send { socket, head, body } => {
                 assert!(body.len() <= GATHER_PIECES_MAX, "{} pieces in a send", body.len());
                 (self.sockets.begin(socket.0), Work::Send { socket, head, body })
+            }
+            Op::SendFile { socket, head, file, offset, len } => {
+                let file_fd = self.files.begin(file.0);
+                let transfer = Transfer::new(socket, head, file_fd, offset, len);
+                (self.sockets.begin(socket.0), Work::SendFile { file, transfer })
             }
         })
     }
@@ -241,6 +260,9 @@ impl Uring {
 
     /// Ends a slot's operation, or starts it again, or starts its next step.
     fn finish(&mut self, index: usize, result: i32) {
+        if matches!(self.slots.slot(index).work, Work::SendFile { .. }) && result >= 0 {
+            return self.sendfiles.push_back(index);
+        }
         let interrupted = result == -libc::EINTR || result == -libc::EAGAIN;
         // Closing is the exception: the descriptor is gone even after EINTR.
         if interrupted && !self.closing && !matches!(self.slots.slot(index).work, Work::Close) {
@@ -258,12 +280,41 @@ impl Uring {
         self.ready.push(Completion { token, result });
     }
 
+    /// Sends files to the sockets that take them, a part of each by turns.
+    fn run_sendfiles(&mut self) {
+        let mut budget = SENDFILE_BYTES_PER_ENTER;
+        while budget > 0
+            && let Some(index) = self.sendfiles.pop_front()
+        {
+            let slot = self.slots.slot(index);
+            let Work::SendFile { transfer, .. } = &mut slot.work else {
+                panic!("operation {index} sends no file")
+            };
+            let before = transfer.sent();
+            let progress = transfer.advance(slot.fd, budget);
+            budget = budget.saturating_sub(transfer.sent() - before);
+            match progress {
+                Progress::SocketFull => self.push_slot(index),
+                Progress::More => self.sendfiles.push_back(index),
+                Progress::Ended(result) => {
+                    let (token, work) = self.slots.end(index);
+                    let done = self.done(work, 0);
+                    self.ready.push(Completion { token, result: result.and(done) });
+                }
+            }
+        }
+    }
+
     fn done(&mut self, work: Work, result: i32) -> io::Result<Done> {
         match &work {
             Work::Read { file, .. } | Work::Write { file, .. } | Work::Sync { file } => {
                 self.files.end(file.0);
             }
             Work::Recv { socket, .. } | Work::Send { socket, .. } => self.sockets.end(socket.0),
+            Work::SendFile { file, transfer } => {
+                self.files.end(file.0);
+                self.sockets.end(transfer.socket().0);
+            }
             Work::Free
             | Work::Open { .. }
             | Work::Close
@@ -294,6 +345,7 @@ impl Uring {
                 Done::Received(buf)
             }
             Work::Send { .. } => Done::Sent(count),
+            Work::SendFile { transfer, .. } => Done::Sent(transfer.sent()),
         })
     }
 
@@ -316,6 +368,10 @@ impl Uring {
         let mut cancel = true;
         loop {
             self.reap();
+            // Of these the kernel knows nothing.
+            while let Some(index) = self.sendfiles.pop_front() {
+                drop(self.slots.end(index));
+            }
             if self.slots.under_way() == 0 && !self.wake_armed {
                 return Ok(());
             }
@@ -342,8 +398,13 @@ impl Io for Uring {
     fn submit(&mut self, token: Token, op: Op) {
         match self.work(op) {
             Ok((fd, work)) => {
+                let is_sendfile = matches!(work, Work::SendFile { .. });
                 let index = self.slots.begin(token, fd, work);
-                self.push_slot(index);
+                if is_sendfile {
+                    self.sendfiles.push_back(index);
+                } else {
+                    self.push_slot(index);
+                }
             }
             Err(error) => self.ready.push(Completion { token, result: Err(error) }),
         }
@@ -356,10 +417,12 @@ impl Io for Uring {
     ) -> io::Result<()> {
         loop {
             self.reap();
+            self.run_sendfiles();
             self.arm_wake();
             self.push_backlog();
             let left = deadline_ns.map(|deadline| deadline.saturating_sub(clock::monotonic_ns()));
-            let may_sleep = self.ready.is_empty() && self.backlog.is_empty() && left != Some(0);
+            let idle = self.backlog.is_empty() && self.sendfiles.is_empty();
+            let may_sleep = idle && self.ready.is_empty() && left != Some(0);
             let asleep = may_sleep && self.waker.fall_asleep();
             let entered = self.enter(u32::from(asleep), if asleep { left } else { None });
             let woken = self.waker.awake();
@@ -397,6 +460,10 @@ impl Io for Uring {
         let conn = self.sockets.remove(socket.0);
         SockRef::from(&conn).set_nonblocking(true).expect("a socket has file status flags");
         conn
+    }
+
+    fn tune(&mut self, socket: SocketId, tuning: &TcpTuning) -> io::Result<()> {
+        tune::tune(self.sockets.peek(socket.0), tuning)
     }
 
     fn shutdown(&mut self, socket: SocketId) {

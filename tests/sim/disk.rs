@@ -274,6 +274,18 @@ impl Disk {
         data[start..end].to_vec()
     }
 
+    /// What the page cache holds of a range, from its beginning: all, a part or nothing.
+    pub(crate) fn read_cached(&mut self, file: u64, offset: u64, len: usize) -> Vec<u8> {
+        let cached = match self.rng.range(0, 4) {
+            0 => 0,
+            1 => size(self.rng.range(0, bytes(len))),
+            _ => len,
+        };
+        let data = &self.files.get(&file).expect("an open file").data;
+        let start = size(offset).min(data.len());
+        data[start..(start + cached).min(data.len())].to_vec()
+    }
+
     /// Begins a flush: it covers the writes that are done now.
     pub(crate) fn begin_flush(&mut self, file: u64) -> Flush {
         let up_to = self.number;

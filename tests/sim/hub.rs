@@ -168,6 +168,8 @@ impl HubMachine {
                 wal_dir: self.wal_dir(),
                 slabs_max: slabs_max(settings),
                 settings: Arc::clone(settings),
+                direct: true,
+                stats: Arc::default(),
             }));
         }
         let asks = Arc::new(Mutex::new(VecDeque::new()));
@@ -580,6 +582,7 @@ impl HubMachine {
                 let start = Box::new(StartStreaming {
                     conn: SimConn::new(end, &world.net.dropped),
                     unread: std::mem::take(&mut talk.input),
+                    logical: false,
                     slot,
                     start,
                     timeline: timeline.unwrap_or(positions.timeline),

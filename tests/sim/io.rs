@@ -125,6 +125,21 @@ impl Io for SimIo {
                 world.net.submit_send(now, self.key, end, SendOp { token, data });
                 world.settle();
             }
+            Op::SendFile { socket, head, file, offset, len } => {
+                let end = self.state(|state| state.sockets[&socket.0]);
+                let (file, _) = self.file(file);
+                let cached = self.fs.disk().read_cached(file, offset, len);
+                let mut world = self.world.borrow_mut();
+                if cached.is_empty() {
+                    let result = Ok(Done::Sent(0));
+                    return world.complete(self.key, Completion { token, result });
+                }
+                let pieces = [bytes::Bytes::copy_from_slice(head.as_slice()), cached.into()];
+                let data = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
+                let now = world.now;
+                world.net.submit_send(now, self.key, end, SendOp { token, data });
+                world.settle();
+            }
             disk => self.submit_disk(token, disk),
         }
     }
@@ -250,7 +265,8 @@ pub(crate) fn finish_disk(world: &mut World, key: CoreKey, token: Token, op: Dis
             | Op::Sync { .. }
             | Op::SyncDir { .. }
             | Op::Recv { .. }
-            | Op::Send { .. } => {
+            | Op::Send { .. }
+            | Op::SendFile { .. } => {
                 unreachable!("begun elsewhere")
             }
         },

@@ -142,7 +142,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             plan.faults.push((Fault::HubStop, 2));
             plan
         },
-        expect: Expect::Well(|stats| stats.promises > 20),
+        expect: Expect::Well(|stats| stats.promises > 10),
     },
     Scenario {
         name: "damaged_wal_never_reaches_a_standby",

@@ -703,7 +703,9 @@ impl Sim {
                 ));
             }
         }
-        for hub in self.hubs.iter().filter(|hub| hub.plan.upstream.is_none()) {
+        for hub in
+            self.hubs.iter().filter(|hub| hub.plan.upstream.is_none() && hub.plan.own.is_none())
+        {
             let told = self.primary.acknowledged.get(&hub.number).copied().unwrap_or_default();
             if told != end {
                 return Some(format!("hub {} has told {told}, and WAL ends at {end}", hub.number));

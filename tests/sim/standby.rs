@@ -126,7 +126,8 @@ impl Standby {
     /// How far it is in this mode, whatever it has told.
     pub(crate) fn reached(&self, mode: WaitMode) -> Lsn {
         match mode {
-            WaitMode::Write => self.received_max,
+            // One that is new begins at a position as if it had everything before.
+            WaitMode::Write => self.received_max.max(self.reached(WaitMode::Flush)),
             WaitMode::Flush => self.flushed.map(|(_, lsn)| lsn).unwrap_or_default(),
             WaitMode::Apply => self.applied,
         }

@@ -13,7 +13,7 @@ use crate::journal::{Change, ChangeKind, Counterpart, JOURNAL, JOURNAL_DIRECTORY
 use crate::limits;
 use crate::machine::Machine;
 use crate::persist::{self, FileToWrite, MARK, Setting};
-use crate::profile::{Kind, Knob, Profile, Rule};
+use crate::profile::{Knob, Profile, Rule};
 use crate::system::{System, normalized, parent_of};
 use crate::target::{sysctl_path, targets};
 
@@ -104,7 +104,7 @@ struct ValueToSet {
 #[derive(Default)]
 struct Plan {
     values: Vec<ValueToSet>,
-    limits: Vec<Setting>,
+    directives: Vec<Setting>,
     notes: Vec<String>,
 }
 
@@ -127,7 +127,7 @@ pub fn apply(
         None => Journal::new(&profile.name),
     };
     let plan = plan(system, machine, profile, &journal);
-    let all = plan.values.iter().map(|value| &value.setting).chain(&plan.limits).cloned();
+    let all = plan.values.iter().map(|value| &value.setting).chain(&plan.directives).cloned();
     let files = persist::files(system, &profile.name, &all.collect::<Vec<_>>());
     refuse_foreign(system, &files)?;
     let mut run = Run { system, journal, dry_run, outcome: Outcome::default() };
@@ -143,7 +143,7 @@ pub fn apply(
             kept.push(value.setting);
         }
     }
-    kept.extend(plan.limits);
+    kept.extend(plan.directives);
     let files = persist::files(system, &profile.name, &kept);
     for file in &files {
         run.make_directories(parent_of(&file.path))?;
@@ -160,8 +160,8 @@ fn plan(system: &dyn System, machine: &Machine, profile: &Profile, journal: &Jou
     let mut plan = Plan::default();
     let applied = profile.knobs.iter().filter(|knob| knob.kind.is_applied());
     for knob in applied.filter(|knob| knob.rule != Rule::Report) {
-        if knob.kind == Kind::Limit {
-            plan.add_limit(system, knob);
+        if knob.kind.is_of_unit() {
+            plan.add_directive(system, knob);
             continue;
         }
         let places = targets(system, machine, knob);
@@ -188,15 +188,15 @@ fn plan(system: &dyn System, machine: &Machine, profile: &Profile, journal: &Jou
 }
 
 impl Plan {
-    fn add_limit(&mut self, system: &dyn System, knob: &Knob) {
-        let now = limits::of_service(system, &knob.name, false);
+    fn add_directive(&mut self, system: &dyn System, knob: &Knob) {
+        let now = limits::now(system, knob, false);
         let value = now.as_deref().map_or_else(|| knob.value.clone(), |now| knob.target(now));
         if now.as_ref() == Some(&value) {
             return;
         }
         if limits::has_systemd(system) {
             let place = "walhub@.service".to_owned();
-            self.limits.push(Setting { knob: knob.clone(), place, value });
+            self.directives.push(Setting { knob: knob.clone(), place, value });
         } else {
             self.notes.push(format!("{}: no systemd here; {}", knob.name, knob.scope));
         }
@@ -235,8 +235,8 @@ fn next_steps(files: &[FileToWrite]) -> Vec<String> {
     let mut notes = Vec::new();
     if has(limits::DROP_IN) {
         notes.push(
-            "limits count from the next start of the service: systemctl daemon-reload, then \
-             systemctl restart walhub@NAME"
+            "what is in the unit counts from the next start of the service: systemctl \
+             daemon-reload, then systemctl restart walhub@NAME"
                 .to_owned(),
         );
     }

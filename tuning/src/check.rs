@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
+use crate::limits::has_systemd;
 use crate::machine::Machine;
-use crate::profile::{Knob, Profile, Rule};
+use crate::profile::{Kind, Knob, Profile, Rule};
 use crate::system::System;
 use crate::target::{Target, targets};
 
@@ -75,20 +76,23 @@ pub fn check(system: &dyn System, machine: &Machine, profile: &Profile) -> Repor
         if places.is_empty() {
             places.push(Target { place: String::new(), path: None, now: None });
         }
-        rows.extend(places.into_iter().map(|target| row(knob, target)));
+        let settable = !knob.kind.is_of_unit() || has_systemd(system);
+        rows.extend(places.into_iter().map(|target| row(knob, target, settable)));
     }
     let holds = rows.iter().all(|row| row.state != State::Differs);
     Report { profile: profile.name.clone(), machine: machine.clone(), holds, rows }
 }
 
-fn row(knob: &Knob, target: Target) -> Row {
+/// One row; without systemd a limit is for whoever starts walhub, not `settable`.
+fn row(knob: &Knob, target: Target, settable: bool) -> Row {
     let applied = knob.kind.is_applied();
     let state = match &target.now {
         None if applied => State::Missing,
         None => State::Advice,
+        Some(_) if knob.kind == Kind::Advice => State::Advice,
         Some(_) if knob.rule == Rule::Report => State::Info,
         Some(now) if knob.holds(now) => State::Ok,
-        Some(_) if applied => State::Differs,
+        Some(_) if applied && settable => State::Differs,
         Some(_) => State::Advice,
     };
     let wanted = match &target.now {

@@ -7,12 +7,15 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::persist;
 use crate::system::{System, temporary_of};
 
 /// Where it is.
 pub const JOURNAL: &str = "/var/lib/walhub/tune-undo.json";
 /// The directory it is in.
 pub const JOURNAL_DIRECTORY: &str = "/var/lib/walhub";
+/// Where values are.
+const VALUES: [&str; 3] = ["/proc/sys/", "/sys/block/", "/sys/devices/system/cpu/cpufreq/"];
 /// The form of the file.
 const VERSION: u32 = 1;
 
@@ -95,7 +98,37 @@ impl Journal {
             let message = format!("its version is {}, not {VERSION}", journal.version);
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
+        if let Some(path) = journal.unknown_path() {
+            let message = format!("it names \"{path}\", which walhub does not change");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
         Ok(Some(journal))
+    }
+
+    /// A path that no apply of any version of walhub would change, if there is one: the record was
+    /// then made or edited by somebody else.
+    fn unknown_path(&self) -> Option<&str> {
+        let is_file = |path: &str| persist::FILES.contains(&path);
+        let is_value = |path: &str| {
+            VALUES.iter().any(|tree| path.starts_with(tree))
+                && !path.split('/').any(|part| part == "..")
+        };
+        let is_directory = |path: &str| {
+            let below =
+                |file: &str| file.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
+            below(JOURNAL) || persist::FILES.iter().any(|file| below(file))
+        };
+        let mut changes = self.changes.iter().flat_map(|change| {
+            let is_known = match change.kind {
+                ChangeKind::Value => is_value(&change.path),
+                ChangeKind::File => is_file(&change.path),
+            };
+            let counterpart = change.counterpart.as_ref().map(|other| &other.path);
+            let unknown = (!is_known).then_some(&change.path);
+            unknown.into_iter().chain(counterpart.filter(|path| !is_value(path)))
+        });
+        let mut directories = self.directories.iter().filter(|path| !is_directory(path));
+        changes.next().or_else(|| directories.next()).map(String::as_str)
     }
 
     /// Makes it durable as it is.

@@ -1,8 +1,9 @@
-//! The resource limits that a walhub service gets.
+//! The resource limits and the cgroup settings that a walhub service gets.
 //!
 //! What systemd gives is in unit files, of which the last assignment wins; without a unit file it is
 //! what this process has, which is what a container or a shell gives.
 
+use crate::profile::{Kind, Knob};
 use crate::system::System;
 
 /// Drop-ins of every instance of the unit.
@@ -15,6 +16,8 @@ const UNITS: [&str; 3] = [
     "/usr/lib/systemd/system/walhub@.service",
     "/lib/systemd/system/walhub@.service",
 ];
+/// What a directive is that no file assigns.
+const UNSET: &str = "unset";
 const VENDOR_DROP_INS: &str = "/usr/lib/systemd/system/walhub@.service.d";
 
 /// The name of a limit in a unit file and in /proc/PID/limits.
@@ -26,10 +29,21 @@ fn names(limit: &str) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// The directive of a unit file for a limit.
+/// The directive of a unit file for a limit; other settings have the directive's name.
 #[must_use]
-pub fn directive(limit: &str) -> Option<&'static str> {
-    names(limit).map(|(directive, _)| directive)
+pub fn directive(name: &str) -> &str {
+    names(name).map_or(name, |(directive, _)| directive)
+}
+
+/// The value of a knob that belongs to the unit, with or without walhub's own drop-in.
+#[must_use]
+pub fn now(system: &dyn System, knob: &Knob, with_own: bool) -> Option<String> {
+    if knob.kind == Kind::Limit {
+        return of_service(system, &knob.name, with_own);
+    }
+    // Without systemd nobody would read the directive.
+    let set = has_systemd(system).then(|| of_unit(system, &knob.name, with_own))?;
+    Some(set.unwrap_or_else(|| UNSET.to_owned()))
 }
 
 /// Whether systemd runs services here: sd_booted(3), or in a tree that is not running, its files.

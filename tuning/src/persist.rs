@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 
 use crate::limits;
-use crate::profile::{Kind, Knob};
-use crate::system::System;
+use crate::profile::{Kind, Knob, Rule};
+use crate::system::{System, parent_of};
 use crate::target::CPU_POLICIES;
 
 /// The first line of every file written.
@@ -18,6 +18,13 @@ pub const SYSCTL_CONF: &str = "/etc/sysctl.d/90-walhub.conf";
 pub const UDEV_RULES: &str = "/etc/udev/rules.d/90-walhub.rules";
 /// tmpfiles.d(5): the one that can write to every CPU's frequency policy at boot.
 pub const TMPFILES_CONF: &str = "/etc/tmpfiles.d/90-walhub.conf";
+
+/// tuned.conf(5), of the administrator. tuned 2.23 moved them into a directory of their own.
+const TUNED_CONFS: [&str; 2] =
+    ["/etc/tuned/profiles/walhub/tuned.conf", "/etc/tuned/walhub/tuned.conf"];
+/// Every file that an apply may write.
+pub const FILES: [&str; 6] =
+    [SYSCTL_CONF, UDEV_RULES, TMPFILES_CONF, limits::DROP_IN, TUNED_CONFS[0], TUNED_CONFS[1]];
 
 /// A knob with the value it is set to at one place.
 #[derive(Clone, Debug)]
@@ -41,12 +48,9 @@ pub struct FileToWrite {
 
 /// Where tuned looks for profiles of the administrator; `None` without tuned.
 #[must_use]
-pub fn tuned_conf(system: &dyn System) -> Option<String> {
-    // tuned 2.23 moved them into a directory of their own.
-    ["/etc/tuned/profiles", "/etc/tuned"]
-        .into_iter()
-        .find(|directory| system.exists(directory))
-        .map(|directory| format!("{directory}/walhub/tuned.conf"))
+pub fn tuned_conf(system: &dyn System) -> Option<&'static str> {
+    let exists = |path: &&str| system.exists(parent_of(parent_of(path)));
+    TUNED_CONFS.into_iter().find(exists)
 }
 
 /// Every file that `settings` need.
@@ -74,10 +78,11 @@ pub fn files(system: &dyn System, profile: &str, settings: &[Setting]) -> Vec<Fi
     });
     add(UDEV_RULES.to_owned(), lines.collect());
     add(TMPFILES_CONF.to_owned(), tmpfiles(&of(Kind::Cpu).collect::<Vec<_>>()));
-    add(limits::DROP_IN.to_owned(), drop_in(&of(Kind::Limit).collect::<Vec<_>>()));
+    let of_unit = settings.iter().filter(|set| set.knob.kind.is_of_unit());
+    add(limits::DROP_IN.to_owned(), drop_in(&of_unit.collect::<Vec<_>>()));
     if let Some(path) = tuned_conf(system) {
-        let kept = settings.iter().filter(|set| set.knob.kind != Kind::Limit);
-        add(path, tuned(profile, &kept.collect::<Vec<_>>()));
+        let kept = settings.iter().filter(|set| !set.knob.kind.is_of_unit());
+        add(path.to_owned(), tuned(profile, &kept.collect::<Vec<_>>()));
     }
     files
 }
@@ -116,10 +121,10 @@ fn tmpfiles(settings: &[&Setting]) -> String {
 fn drop_in(settings: &[&Setting]) -> String {
     let mut text = String::new();
     for set in settings {
-        let Some(directive) = limits::directive(&set.knob.name) else { continue };
         if text.is_empty() {
             text.push_str("\n[Service]\n");
         }
+        let directive = limits::directive(&set.knob.name);
         let _ = writeln!(text, "# {}\n{directive}={}", set.knob.why, set.value);
     }
     text
@@ -158,10 +163,29 @@ fn tuned(profile: &str, settings: &[&Setting]) -> String {
 /// A tuned profile without places: for a package, which does not know the machine.
 #[must_use]
 pub fn packaged_tuned(profile: &str, knobs: &[Knob]) -> String {
-    let applied = knobs.iter().filter(|knob| matches!(knob.kind, Kind::Sysctl | Kind::Cpu));
-    let settings: Vec<_> = applied
-        .map(|knob| Setting { knob: knob.clone(), place: String::new(), value: knob.value.clone() })
+    let settings: Vec<_> = knobs
+        .iter()
+        .filter(|knob| matches!(knob.kind, Kind::Sysctl | Kind::Cpu))
+        .filter_map(|knob| Some((knob, packaged_value(knob)?)))
+        .map(|(knob, value)| Setting { knob: knob.clone(), place: String::new(), value })
         .collect();
     let body = tuned(profile, &settings.iter().collect::<Vec<_>>());
-    format!("# Profile {profile} of walhub, without what depends on the disk.\n{body}")
+    format!(
+        "# Profile {profile} of walhub, without what depends on the disk, and without tcp_rmem and\n\
+         # tcp_wmem: tuned cannot tell which of two triples is larger. \"walhub tune apply\" can.\n{body}"
+    )
+}
+
+/// A value with tuned's modifiers: `>` and `<` leave alone what is larger or less already.
+fn packaged_value(knob: &Knob) -> Option<String> {
+    let value = &knob.value;
+    match knob.rule {
+        Rule::Report => None,
+        Rule::Equals => Some(value.clone()),
+        // The 0 of a pair says that the other one is in charge, and is no less.
+        Rule::AtMost if knob.zeroes.is_some() => Some(value.clone()),
+        Rule::AtLeast | Rule::AtMost if value.contains(' ') => None,
+        Rule::AtLeast => Some(format!(">{value}")),
+        Rule::AtMost => Some(format!("<{value}")),
+    }
 }

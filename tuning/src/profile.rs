@@ -19,6 +19,8 @@ pub enum Kind {
     Cpu,
     /// A resource limit of the service; kept as a drop-in of the systemd unit.
     Limit,
+    /// A directive of the service for its cgroup, such as IOWeight; kept as a limit is.
+    Service,
     /// A setting of a network card as ethtool shows it. Never changed: it may reset the link.
     Nic,
     /// An option of the data directory's mount. Never changed.
@@ -32,9 +34,15 @@ impl Kind {
     #[must_use]
     pub const fn is_applied(self) -> bool {
         match self {
-            Self::Sysctl | Self::Block | Self::Cpu | Self::Limit => true,
+            Self::Sysctl | Self::Block | Self::Cpu | Self::Limit | Self::Service => true,
             Self::Nic | Self::Mount | Self::Advice => false,
         }
+    }
+
+    /// Whether it is part of the service's unit, and not of the machine.
+    #[must_use]
+    pub const fn is_of_unit(self) -> bool {
+        matches!(self, Self::Limit | Self::Service)
     }
 }
 
@@ -112,6 +120,9 @@ pub struct Knob {
     /// The scenario of walhub-bench that shows its effect on your own machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measure: Option<String>,
+    /// Of advice: the file that shows how it is now. `IF` stands for each network card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shows: Option<String>,
 }
 
 impl Knob {
@@ -267,6 +278,7 @@ mod tests {
                     assert!(text.is_ascii() && !text.contains('\n'), "{name}: {}", knob.name);
                 }
                 assert!(knob.why.len() > 40, "{name}: {}: a reason is a sentence", knob.name);
+                assert!(knob.shows.is_none() || knob.kind == Kind::Advice, "{name}: {}", knob.name);
                 if let Some(scenario) = &knob.measure {
                     assert!(SCENARIOS.contains(&scenario.as_str()), "{name}: {scenario}");
                 }

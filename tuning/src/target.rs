@@ -46,8 +46,8 @@ pub fn targets(system: &dyn System, machine: &Machine, knob: &Knob) -> Vec<Targe
                 .map(|policy| file(&policy, format!("{CPU_POLICIES}/{policy}/{name}")))
                 .collect()
         }
-        Kind::Limit => {
-            let now = limits::of_service(system, name, true);
+        Kind::Limit | Kind::Service => {
+            let now = limits::now(system, knob, true);
             vec![Target { place: "walhub@.service".to_owned(), path: None, now }]
         }
         Kind::Nic => machine.interfaces.iter().map(|card| nic(system, card, name)).collect(),
@@ -60,7 +60,24 @@ pub fn targets(system: &dyn System, machine: &Machine, knob: &Knob) -> Vec<Targe
                 Target { place: mount.point.clone(), path: None, now }
             })
             .collect(),
-        Kind::Advice => vec![Target { place: String::new(), path: None, now: None }],
+        Kind::Advice => shown(system, machine, knob.shows.as_deref()),
+    }
+}
+
+/// What there is to see about an advice.
+fn shown(system: &dyn System, machine: &Machine, shows: Option<&str>) -> Vec<Target> {
+    let see = |place: &str, path: &str| {
+        let now = system.read(path).ok().map(|text| normalized(&text));
+        let now = now.map(|now| if now.is_empty() { "none".to_owned() } else { now });
+        Target { place: place.to_owned(), path: None, now }
+    };
+    match shows {
+        None => vec![Target { place: String::new(), path: None, now: None }],
+        Some(path) if path.contains("/IF/") => {
+            let of = |card: &String| see(card, &path.replace("/IF/", &format!("/{card}/")));
+            machine.interfaces.iter().map(of).collect()
+        }
+        Some(path) => vec![see("", path)],
     }
 }
 
@@ -68,12 +85,16 @@ pub fn targets(system: &dyn System, machine: &Machine, knob: &Knob) -> Vec<Targe
 fn nic(system: &dyn System, card: &str, name: &str) -> Target {
     let now = match name.strip_suffix("-ring") {
         Some(ring) => system.ethtool(&["-g", card]).and_then(|text| ring_size(&text, ring)),
+        None if name.ends_with("-usecs") => {
+            let value = system.ethtool(&["-c", card]).and_then(|text| feature(&text, name));
+            value.filter(|value| value != "n/a")
+        }
         None => system.ethtool(&["-k", card]).and_then(|text| feature(&text, name)),
     };
     Target { place: card.to_owned(), path: None, now }
 }
 
-/// `on` or `off` of a feature in the output of `ethtool -k`.
+/// The value of a line in the output of `ethtool -k` or `ethtool -c`.
 fn feature(text: &str, name: &str) -> Option<String> {
     let value = text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))?;
     value.split_whitespace().next().map(str::to_owned)
@@ -94,6 +115,27 @@ fn ring_size(text: &str, ring: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::Scratch;
+
+    #[test]
+    fn advice_shows_how_it_is_on_each_card() {
+        let scratch = Scratch::new(&[
+            ("/sys/class/net/eth0/device/numa_node", "-1\n"),
+            ("/sys/class/net/eth0/queues/rx-0/rps_cpus", "3\n"),
+            ("/sys/class/net/eth1/device/numa_node", "0\n"),
+            ("/sys/devices/system/cpu/isolated", "\n"),
+        ]);
+        let machine = Machine::recognise(&scratch.tree, "/data");
+        let seen = |path| {
+            let targets = shown(&scratch.tree, &machine, Some(path)).into_iter();
+            targets.map(|target| (target.place, target.now)).collect::<Vec<_>>()
+        };
+        let rps = seen("/sys/class/net/IF/queues/rx-0/rps_cpus");
+        let (eth0, eth1) = ("eth0".to_owned(), "eth1".to_owned());
+        assert_eq!(rps, [(eth0, Some("3".to_owned())), (eth1, None)]);
+        let isolated = seen("/sys/devices/system/cpu/isolated");
+        assert_eq!(isolated, [(String::new(), Some("none".to_owned()))]);
+    }
 
     #[test]
     fn ethtool_is_understood() {
@@ -103,6 +145,9 @@ mod tests {
         assert_eq!(feature(features, "tx-tcp-segmentation").unwrap(), "on");
         assert_eq!(feature(features, "rx-checksumming").unwrap(), "on");
         assert_eq!(feature(features, "rx"), None);
+        let coalescing = "Coalesce parameters for eth0:\nAdaptive RX: off  TX: n/a\n\
+                          rx-usecs:\t50\nrx-frames:\tn/a\nrx-usecs-irq:\tn/a\n";
+        assert_eq!(feature(coalescing, "rx-usecs").unwrap(), "50");
         let rings = "Ring parameters for eth0:\nPre-set maximums:\nRX:\t\t8192\nRX Mini:\tn/a\n\
                      TX:\t\t8192\nCurrent hardware settings:\nRX:\t\t1024\nRX Mini:\tn/a\nTX:\t\t8192\n";
         assert_eq!(ring_size(rings, "rx").unwrap(), "1024 of 8192");

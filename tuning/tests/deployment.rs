@@ -47,18 +47,30 @@ fn the_unit_gives_the_limits_that_the_profiles_want() {
     }
 }
 
-#[test]
-fn systemd_accepts_the_unit() {
+/// Runs systemd-analyze on the unit, with a program that is installed where this test runs.
+fn analyze(verb: &[&str]) -> (bool, String) {
     let root = tempfile::tempdir().unwrap();
-    // The program is not installed where this test runs.
     let unit = fs::read_to_string(shipped("systemd/walhub@.service")).unwrap();
     let unit = unit.replace("/usr/bin/walhub", "/bin/true");
     let path = root.path().join("walhub@test.service");
     fs::write(&path, unit).unwrap();
-    let verify = Command::new("systemd-analyze").arg("verify").arg("--man=no").arg(&path).output();
-    // Without systemd there is nobody to ask.
-    let Ok(output) = verify else { return };
-    let text = String::from_utf8_lossy(&output.stderr);
-    let about_unit: Vec<_> = text.lines().filter(|line| line.contains("walhub@")).collect();
-    assert!(output.status.success() && about_unit.is_empty(), "{text}");
+    let output = Command::new("systemd-analyze").args(verb).arg(&path).output();
+    let output = output.unwrap_or_else(|error| {
+        panic!("systemd-analyze: {error}: apt-get install --no-install-recommends systemd")
+    });
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn systemd_accepts_the_unit() {
+    let (accepted, text) = analyze(&["verify", "--man=no"]);
+    assert!(accepted && !text.contains("walhub@"), "{text}");
+}
+
+#[test]
+fn systemd_finds_little_exposure_in_the_unit() {
+    // The scale ends at 100, and "OK" at 50. What is left is the network and the machine's files.
+    let (is_below, text) = analyze(&["security", "--offline=true", "--no-pager", "--threshold=15"]);
+    assert!(is_below, "{text}");
 }

@@ -83,7 +83,8 @@ impl Snapshot {
         CpuUse {
             machine_s: seconds(later.busy.saturating_sub(self.busy)),
             steal: later.steal.saturating_sub(self.steal) as f64 / total,
-            foreign: strangers(later).saturating_sub(strangers(self)) as f64 / total,
+            // In a run of a few ticks more may be charged to processes than have passed.
+            foreign: (strangers(later).saturating_sub(strangers(self)) as f64 / total).min(1.0),
         }
     }
 

@@ -1,15 +1,15 @@
 //! The three pictures of a report: ratios with their intervals, latencies by percentile, and how a
 //! figure changes with the number of standbys, clients or bytes.
 
-use super::digits;
 use super::recorded::{Experiment, Figure};
 use super::svg::{Anchor, LogScale, Svg};
+use super::{PAIRS_MIN, digits};
 use crate::method::pairs::Better;
 use crate::method::stats::Estimate;
 
-const WIDTH: f64 = 760.0;
+const WIDTH: f64 = 840.0;
 /// Room for the names of ratios.
-const NAMES: f64 = 300.0;
+const NAMES: f64 = 380.0;
 /// Room for the numbers behind them.
 const NUMBERS: f64 = 150.0;
 const ROW: f64 = 24.0;
@@ -46,6 +46,8 @@ pub(super) struct Row {
     pub(super) ratio: Estimate,
     /// Which way is better.
     pub(super) better: Better,
+    /// How many pairs it is from.
+    pub(super) pairs: usize,
 }
 
 impl Row {
@@ -53,7 +55,8 @@ impl Row {
     pub(super) fn of(experiment: &Experiment, figure: &Figure, name: String) -> Option<Self> {
         let ratio = experiment.ratio(&figure.key, 1)?;
         let positive = ratio.low > 0.0 && ratio.high.is_finite();
-        Some(Self { name, ratio, better: figure.better.filter(|_| positive)? })
+        let (pairs, _) = experiment.rounds();
+        Some(Self { name, ratio, better: figure.better.filter(|_| positive)?, pairs })
     }
 
     /// Low, median and high of how many times better the first side is.
@@ -85,7 +88,9 @@ pub(super) fn ratios(title: &str, rows: &[Row]) -> String {
     for (index, row) in rows.iter().enumerate() {
         let middle = TOP + ROW * (index as f64 + 0.5);
         let [low, median, high] = row.times_better();
-        let class = if low > 1.0 {
+        let class = if row.pairs < PAIRS_MIN {
+            "open"
+        } else if low > 1.0 {
             "better"
         } else if high < 1.0 {
             "worse"
@@ -214,7 +219,7 @@ mod tests {
     #[test]
     fn less_of_a_cost_is_drawn_as_better() {
         let ratio = Estimate { median: 0.5, low: 0.4, high: 0.8 };
-        let row = |better| Row { name: "cost".to_owned(), ratio, better };
+        let row = |better| Row { name: "cost".to_owned(), ratio, better, pairs: 3 };
         assert_eq!(row(Better::Less).times_better(), [1.25, 2.0, 2.5]);
         assert!(ratios("x", &[row(Better::Less)]).contains("class=\"better\""));
         assert!(ratios("x", &[row(Better::More)]).contains("class=\"worse\""));

@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use super::digits;
 use super::recorded::{Experiment, Recorded};
+use super::{PAIRS_MIN, digits};
 use crate::method::pairs::Better;
 use crate::method::stats::{Estimate, quotient};
 
@@ -115,7 +115,8 @@ fn lines(
             continue;
         };
         count += 1;
-        let verdict = verdict(change, figure.better, tolerance);
+        let is_sure = is.len().min(was.len()) >= PAIRS_MIN;
+        let verdict = verdict(change, figure.better.filter(|_| is_sure), tolerance);
         let ratio = |of: &Experiment| of.ratio(&figure.key, 1).map_or(f64::NAN, |it| it.median);
         let _ = writeln!(
             text,
@@ -178,6 +179,8 @@ mod tests {
         let found = compare(&before, &worse, 0.05, false).unwrap();
         assert_eq!(found.regressions.len(), 1);
         assert!(found.regressions[0].starts_with("catchup 4 readers, rate, <MB/s>: 0.75"));
+        let (one, worse_one) = ([run("x", "more", &[200.0])], [run("x", "more", &[150.0])]);
+        assert!(compare(&one, &worse_one, 0.05, false).unwrap().regressions.is_empty());
         let back = compare(&worse, &before, 0.05, false).unwrap();
         assert!(back.regressions.is_empty() && back.text.contains("  better"));
     }

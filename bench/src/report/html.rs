@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::charts::{Row, percentiles, ratios, scaling};
-use super::digits;
 use super::recorded::{Experiment, Figure, Recorded};
 use super::svg::escape;
+use super::{PAIRS_MIN, digits};
 use crate::method::pairs::Better;
 
 const STYLE: &str = include_str!("style.css");
@@ -47,7 +47,10 @@ fn overview(html: &mut String, runs: &[Recorded]) {
     let experiments = runs.iter().flat_map(|run| &run.experiments);
     let rows: Vec<Row> = experiments
         .filter_map(|experiment| {
-            let first = |figure: &Figure| Row::of(experiment, figure, experiment.name.clone());
+            let first = |figure: &Figure| {
+                let name = format!("{}: {}", experiment.name, figure.label);
+                Row::of(experiment, figure, name)
+            };
             experiment.figures.iter().find_map(first)
         })
         .collect();
@@ -164,6 +167,7 @@ fn legend(html: &mut String, sides: &[String]) {
 }
 
 fn table(html: &mut String, experiment: &Experiment) {
+    let is_sure = experiment.rounds().0 >= PAIRS_MIN;
     html.push_str("<div class=\"wide\"><table>\n<tr><th>median of each side</th>");
     for side in &experiment.sides {
         put(html, format_args!("<th>{}</th>", escape(side)));
@@ -181,7 +185,7 @@ fn table(html: &mut String, experiment: &Experiment) {
         }
         match experiment.ratio(&figure.key, 1) {
             Some(ratio) => {
-                let class = match figure.better {
+                let class = match figure.better.filter(|_| is_sure) {
                     Some(Better::More) if ratio.low > 1.0 => "better",
                     Some(Better::More) if ratio.high < 1.0 => "worse",
                     Some(Better::Less) if ratio.high < 1.0 => "better",

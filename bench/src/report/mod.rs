@@ -14,6 +14,8 @@ use serde::Serialize;
 use crate::environment::Environment;
 use crate::method::pairs::{Experiment, Plan};
 
+/// With fewer pairs an interval says nothing.
+const PAIRS_MIN: usize = 3;
 /// Columns of a number.
 const WIDTH: usize = 13;
 /// System calls named for each side.

@@ -55,6 +55,9 @@ const DEPTH: usize = 4;
 const BLOCK_LEN: usize = 8 << 10;
 /// Bytes that the device is given to write in one run at most.
 const DEVICE_BYTES_MAX: u64 = 256 << 20;
+/// WAL that is written before, for each second of a run and at most: its segments are used again.
+const RECYCLED_PER_S: usize = 48 << 20;
+const RECYCLED_MAX: usize = 512 << 20;
 /// Rows of one COPY.
 const COPY_ROWS: usize = 10_000;
 /// Bytes of rows in one CopyData message.
@@ -170,7 +173,8 @@ impl Bench {
         let postgres = Postgres::primary(dir, &settings)?;
         let mut client = postgres.connect()?;
         client.query("CREATE TABLE messages (prefix text, content text)")?;
-        super::live::emit(&mut client, 256 << 20)?;
+        let seconds = usize::try_from(duration.as_secs())?;
+        super::live::emit(&mut client, (seconds * RECYCLED_PER_S).min(RECYCLED_MAX))?;
         // The second one lets the segments of the first be used again.
         client.query("CHECKPOINT")?;
         client.query("CHECKPOINT")?;

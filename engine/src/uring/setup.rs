@@ -105,27 +105,36 @@ pub fn io_uring_check() -> Result<(), UringUnavailable> {
     build(8).map(drop)
 }
 
-/// Names of the operations that [`super::Uring`] submits and this kernel does not have.
+/// The operations that [`super::Uring`] submits, by name and code.
+const OPERATIONS: [(&str, u8); 11] = [
+    ("OPENAT", opcode::OpenAt::CODE),
+    ("CLOSE", opcode::Close::CODE),
+    ("RENAMEAT", opcode::RenameAt::CODE),
+    ("UNLINKAT", opcode::UnlinkAt::CODE),
+    ("READ", opcode::Read::CODE),
+    ("WRITEV", opcode::Writev::CODE),
+    ("FSYNC", opcode::Fsync::CODE),
+    ("RECV", opcode::Recv::CODE),
+    ("SENDMSG", opcode::SendMsg::CODE),
+    ("POLL_ADD", opcode::PollAdd::CODE),
+    ("ASYNC_CANCEL", opcode::AsyncCancel2::CODE),
+];
+
+/// Names of the operations that [`super::Uring`] submits.
+#[must_use]
+pub fn operations_used() -> Vec<&'static str> {
+    OPERATIONS.iter().map(|(name, _)| *name).collect()
+}
+
+/// Those of [`operations_used`] that this kernel does not have.
 ///
 /// # Errors
 /// When there can be no ring to ask.
 pub fn operations_missing() -> Result<Vec<&'static str>, UringUnavailable> {
-    let used = [
-        ("OPENAT", opcode::OpenAt::CODE),
-        ("CLOSE", opcode::Close::CODE),
-        ("RENAMEAT", opcode::RenameAt::CODE),
-        ("UNLINKAT", opcode::UnlinkAt::CODE),
-        ("READ", opcode::Read::CODE),
-        ("WRITEV", opcode::Writev::CODE),
-        ("FSYNC", opcode::Fsync::CODE),
-        ("RECV", opcode::Recv::CODE),
-        ("SENDMSG", opcode::SendMsg::CODE),
-        ("ASYNC_CANCEL", opcode::AsyncCancel2::CODE),
-    ];
     let ring = build(8)?;
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe).map_err(UringUnavailable::Other)?;
-    let missing = used.into_iter().filter(|(_, code)| !probe.is_supported(*code));
+    let missing = OPERATIONS.into_iter().filter(|(_, code)| !probe.is_supported(*code));
     Ok(missing.map(|(name, _)| name).collect())
 }
 
@@ -233,6 +242,21 @@ mod tests {
         let error = io::Error::from(UringUnavailable::DisabledBySysctl(2));
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
         assert!(error.to_string().contains("kernel.io_uring_disabled"));
+    }
+
+    #[test]
+    fn every_operation_submitted_is_asked_for() {
+        let code = [include_str!("slots.rs"), include_str!("../uring.rs")].concat();
+        let this = include_str!("setup.rs");
+        let submitted: Vec<_> = code
+            .split("opcode::")
+            .skip(1)
+            .filter_map(|rest| rest.split_once("::new(").map(|(name, _)| name))
+            .collect();
+        assert!(submitted.len() >= OPERATIONS.len(), "{submitted:?}");
+        for name in submitted {
+            assert!(this.contains(&format!("opcode::{name}::CODE")), "{name}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{opcode, squeue};
 
+use super::sendfile::Transfer;
 use crate::buffer::Buffer;
 use crate::io::{FileId, GATHER_PIECES_MAX, Gather, Head, SocketId, Token};
 
@@ -66,6 +67,11 @@ pub(super) enum Work {
         socket: SocketId,
         head: Head,
         body: Gather,
+    },
+    /// Runs by system calls between two enters; its SQE waits until the socket takes more.
+    SendFile {
+        file: FileId,
+        transfer: Transfer,
     },
 }
 
@@ -138,6 +144,9 @@ impl Slot {
                 opcode::SendMsg::new(fd, &raw const self.message)
                     .flags(flags.cast_unsigned())
                     .build()
+            }
+            Work::SendFile { .. } => {
+                opcode::PollAdd::new(fd, u32::from(libc::POLLOUT.cast_unsigned())).build()
             }
         }
     }

@@ -201,6 +201,81 @@ fn large_send_to_a_slow_reader_arrives_whole() {
     assert!(all[1..].chunks(300_000).all(|chunk| chunk == piece));
 }
 
+/// A file of `len` bytes that the page cache holds, or does not.
+fn file_of(ring: &mut Uring, name: &str, len: usize, cached: bool) -> (FileId, Vec<u8>) {
+    // Not in the directory for temporary files: what is in memory only is always cached.
+    let program = std::env::current_exe().unwrap();
+    let path = program.with_file_name(format!("walhub-sendfile-{name}-{}", std::process::id()));
+    let bytes: Vec<u8> = (0..=250).cycle().take(len).collect();
+    std::fs::write(&path, &bytes).unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    file.sync_all().unwrap();
+    if !cached {
+        // SAFETY: the call takes no memory.
+        let result =
+            unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        assert_eq!(result, 0);
+    }
+    let id = open(ring, path.clone(), OpenMode { create: false, direct: false }).unwrap();
+    std::fs::remove_file(path).unwrap();
+    (id, bytes)
+}
+
+#[test]
+fn a_cached_file_arrives_whole_at_a_slow_reader() {
+    let ring = &mut ring();
+    let (socket, mut far) = connect(ring);
+    let (file, bytes) = file_of(ring, "slow", 3_000_000, true);
+    // Receiving goes on meanwhile.
+    ring.submit(Token(1), Op::Recv { socket, buf: Buffer::with_capacity(8) });
+    let reader = thread::spawn(move || {
+        let mut all = vec![0; 1 + 2_999_990];
+        for chunk in all.chunks_mut(100_000) {
+            far.read_exact(chunk).unwrap();
+            thread::yield_now();
+        }
+        far.write_all(b"reply").unwrap();
+        (all, far)
+    });
+    let send = Op::SendFile { socket, head: Head::new(b"x"), file, offset: 10, len: 2_999_990 };
+    let sent = run(ring, send).unwrap();
+    assert!(matches!(sent, Done::Sent(2_999_991)), "{sent:?}");
+    let (all, _far) = reader.join().unwrap();
+    assert_eq!((all[0], &all[1..]), (b'x', &bytes[10..]));
+    let reply = wait_some(ring).pop().unwrap();
+    assert!(matches!(&reply.result, Ok(Done::Received(buf)) if &buf[..] == b"reply"));
+}
+
+#[test]
+fn a_file_that_is_not_cached_is_not_waited_for() {
+    let ring = &mut ring();
+    let (socket, _far) = connect(ring);
+    let (file, _) = file_of(ring, "cold", 1 << 20, false);
+    let send = Op::SendFile { socket, head: Head::new(b"x"), file, offset: 0, len: 1 << 20 };
+    let sent = run(ring, send).unwrap();
+    assert!(matches!(sent, Done::Sent(0)), "{sent:?}");
+}
+
+#[test]
+fn a_pending_send_of_a_file_ends_with_its_socket_and_with_its_ring() {
+    let ring = &mut ring();
+    let (socket, far) = connect(ring);
+    let (other, _far) = connect(ring);
+    let (file, _) = file_of(ring, "pending", 4 << 20, true);
+    for (token, socket) in [(1, socket), (2, other)] {
+        let head = Head::new(b"x");
+        ring.submit(Token(token), Op::SendFile { socket, head, file, offset: 0, len: 4 << 20 });
+    }
+    let mut completions = Vec::new();
+    ring.wait(Some(ring.now_ns() + 10_000_000), &mut completions).unwrap();
+    assert!(completions.is_empty(), "{completions:?}");
+    drop(far);
+    let completion = wait_some(ring).pop().unwrap();
+    assert_eq!(completion.token, Token(1));
+    assert_eq!(completion.result.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    ring.close_socket(socket);
+}
+
 #[test]
 fn shutdown_ends_a_pending_receive_and_a_pending_send() {
     let ring = &mut ring();

@@ -295,6 +295,7 @@ impl Server {
                     Some(ToControl::Status) => self.show_title(),
                     Some(ToControl::Stopped) => {
                         listening.abort();
+                        services.farewell().await;
                         return Ok(ExitCode::SUCCESS);
                     }
                     Some(ToControl::Failed(reason)) => anyhow::bail!(reason),

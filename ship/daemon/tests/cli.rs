@@ -3,6 +3,10 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 fn walhub(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_walhub"));
@@ -209,6 +213,95 @@ fn tune_checks_applies_and_undoes_a_tree() {
 }
 
 #[test]
+fn a_killed_apply_is_undone() {
+    let root = tempfile::tempdir().unwrap();
+    let place = |path: &str| root.path().join(path);
+    let tree = root.path().to_str().unwrap();
+    let (knob, directory) = (place("proc/sys/vm/swappiness"), place("etc/sysctl.d"));
+    for directory in [knob.parent().unwrap(), &directory, &place("var/lib/walhub")] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    fs::write(&knob, "60\n").unwrap();
+    // Opening it waits for a reader, who never comes: so far the apply gets, and no further.
+    let pipe = directory.join("90-walhub.conf.tmp");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let mut apply = walhub(&["tune", "apply", "--profile", "cloud-vm", "--root", tree]);
+    let mut child = apply.stdout(Stdio::null()).spawn().unwrap();
+    let journal = place("var/lib/walhub/tune-undo.json");
+    let announced =
+        || fs::read_to_string(&journal).is_ok_and(|text| text.contains("sysctl.d/90-walhub.conf"));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !announced() {
+        assert!(child.try_wait().unwrap().is_none(), "the apply came to an end");
+        assert!(Instant::now() < deadline, "the apply announces nothing");
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(fs::read_to_string(&knob).unwrap(), "10\n", "one half is done");
+    let output = run(&["tune", "undo", "--dry-run", "--root", tree]);
+    assert_eq!(lines(&output).len(), 0);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("would restore /proc/sys/vm/swappiness: 10 -> 60\n"), "{text}");
+    assert!(pipe.exists() && journal.exists(), "a dry run changes nothing");
+    assert_eq!(run(&["tune", "undo", "--root", tree]).status.code(), Some(0));
+    assert_eq!(fs::read_to_string(&knob).unwrap(), "60\n");
+    assert!(!pipe.exists() && !journal.exists());
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+}
+
+/// Knobs of a network namespace of its own, with /etc and /var/lib that nobody else sees: real ones,
+/// which change nothing for the machine.
+#[test]
+fn apply_and_undo_set_real_knobs() {
+    let script = r#"
+        set -e
+        for directory in /etc /var/lib /run; do mount -t tmpfs none $directory; done
+        cd /proc/sys/net
+        knobs='core/somaxconn ipv4/tcp_slow_start_after_idle ipv4/tcp_wmem ipv4/tcp_sack'
+        echo 128 >core/somaxconn
+        echo 1 >ipv4/tcp_slow_start_after_idle
+        echo 4096 16384 1048576 >ipv4/tcp_wmem
+        tune() {
+            code=0
+            "$WALHUB" tune "$@" >/run/out || code=$?
+            echo "$1: $code"
+        }
+        tune check --profile container
+        tune apply --profile container
+        cat $knobs
+        tune check --profile container
+        grep '^net.core.somaxconn' /etc/sysctl.d/90-walhub.conf
+        tune undo
+        cat $knobs
+        find /etc /var/lib -mindepth 1
+    "#;
+    let mut unshare = Command::new("unshare");
+    // Others than root may do this in a user namespace, where it is allowed.
+    if !rustix::process::geteuid().is_root() {
+        unshare.arg("--map-root-user");
+    }
+    let output = unshare
+        .args(["--net", "--mount", "sh", "-c", script])
+        .env("WALHUB", env!("CARGO_BIN_EXE_walhub"))
+        .output()
+        .expect("unshare of util-linux");
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let expected = "check: 1\napply: 0\n4096\n0\n4096\t16384\t16777216\n1\ncheck: 0\n\
+                    net.core.somaxconn = 4096\nundo: 0\n128\n1\n4096\t16384\t1048576\n1\n";
+    assert_eq!(text, expected, "{output:?}");
+}
+
+#[test]
+fn a_tree_that_is_not_there_is_refused() {
+    for command in ["check", "apply", "undo"] {
+        let output = run(&["tune", command, "--root", "/no/such/tree"]);
+        assert_eq!(output.status.code(), Some(1), "{command}");
+        assert_eq!(lines(&output), ["walhub: \"/no/such/tree\" is not a directory"]);
+    }
+}
+
+#[test]
 fn tune_without_a_profile_recognises_the_machine() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join(".dockerenv"), "").unwrap();
@@ -257,7 +350,7 @@ fn a_server_tells_its_service_manager_when_it_is_ready_and_when_it_stops() {
     let root = tempfile::tempdir().unwrap();
     let socket = root.path().join("notify");
     let manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
-    manager.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let heard = || {
         let mut buffer = [0; 64];
         let count = loop {

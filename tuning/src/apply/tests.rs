@@ -77,6 +77,7 @@ fn apply_makes_the_check_hold_and_undo_restores_everything() {
     assert!(!rules.contains("write_cache") && !rules.contains("read_ahead_kb"), "{rules}");
     let drop_in = scratch.tree.read(DROP_IN).unwrap();
     assert!(drop_in.contains("\n[Service]\n") && drop_in.contains("\nLimitNOFILE=65536\n"));
+    assert!(drop_in.contains("\nIOWeight=1000\n"), "{drop_in}");
     let tuned = scratch.tree.read("/etc/tuned/walhub/tuned.conf").unwrap();
     assert!(tuned.contains("\n[cpu]\ngovernor=performance\n"), "{tuned}");
     assert!(tuned.contains("\n/sys/block/nvme0n1/queue/scheduler=none\n"), "{tuned}");
@@ -239,6 +240,11 @@ fn a_journal_that_cannot_be_read_stops_everything() {
     scratch.tree.make_directory("/var/lib/walhub").unwrap();
     for content in [
         "{",
+        "{\"version\":1,\"profile\":\"x\",\"complete\":true,\"directories\":[\"/etc\"],\"changes\":[\
+         {\"kind\":\"file\",\"path\":\"/etc/passwd\",\"old\":\"\",\"new\":\"\",\"took\":null}]}",
+        "{\"version\":1,\"profile\":\"x\",\"complete\":true,\"directories\":[],\"changes\":[\
+         {\"kind\":\"value\",\"path\":\"/proc/sys/../mem\",\"old\":\"\",\"new\":\"\",\"took\":null}]}",
+        "{\"version\":1,\"profile\":\"x\",\"complete\":true,\"directories\":[\"/home\"],\"changes\":[]}",
         "{\"version\":2,\"profile\":\"x\",\"complete\":true,\"directories\":[],\"changes\":[]}",
     ] {
         scratch.tree.write_file(JOURNAL, content).unwrap();
@@ -289,7 +295,7 @@ fn a_missing_knob_is_reported_and_no_error() {
     let report = check(&scratch.tree, &machine(&scratch), &profile());
     let row = |name: &str| report.rows.iter().find(|row| row.knob.name == name).unwrap();
     assert_eq!(row("vm.swappiness").state, State::Ok);
-    for name in ["vm.dirty_bytes", "scheduler", "scaling_governor", "nofile"] {
+    for name in ["vm.dirty_bytes", "scheduler", "scaling_governor", "nofile", "IOWeight"] {
         assert_eq!(row(name).state, State::Missing, "{name}");
     }
     assert_eq!(row("noatime").state, State::Advice);

@@ -5,13 +5,15 @@
 //!
 //! Not here: what is set and how (`walhub_tuning`).
 
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
+use walhub_tuning::journal::JOURNAL;
 use walhub_tuning::table::{check_table, outcome_lines};
 use walhub_tuning::{Machine, Outcome, PROFILE_NAMES, Profile, Tree};
 
@@ -112,10 +114,17 @@ pub(super) fn recognise(tree: &Tree, data_dir: Option<PathBuf>, root: &Path) -> 
     Machine::recognise(tree, &path.to_string_lossy())
 }
 
+fn tree_below(root: &Path) -> anyhow::Result<Tree> {
+    if !root.is_dir() {
+        bail!("\"{}\" is not a directory", root.display());
+    }
+    Ok(Tree::new(root))
+}
+
 impl ProfileArgs {
     /// The tree to work on, the machine in it, the profile, and why it is that one.
     fn resolve(&self) -> anyhow::Result<(Tree, Machine, Profile, String)> {
-        let tree = Tree::new(&self.root);
+        let tree = tree_below(&self.root)?;
         let machine = recognise(&tree, self.data_dir.path_if_given(), &self.root);
         let (name, why) = match &self.profile {
             Some(name) => (name.as_str(), "as asked for".to_owned()),
@@ -135,11 +144,26 @@ fn take_hold(root: &Path, dry_run: bool) -> anyhow::Result<Option<File>> {
     if root == Path::new("/") && !rustix::process::geteuid().is_root() {
         bail!("only root can change the machine: use sudo, or --dry-run to see what it would do");
     }
+    if root == Path::new("/") {
+        trust_journal()?;
+    }
     let directory = File::open(root).with_context(|| format!("\"{}\"", root.display()))?;
     match directory.try_lock() {
         Ok(()) => Ok(Some(directory)),
         Err(TryLockError::WouldBlock) => bail!("another \"walhub tune\" is running"),
         Err(TryLockError::Error(error)) => Err(error).context("could not lock the machine"),
+    }
+}
+
+/// Refuses a record of old values that root did not write: it would have root write what it says.
+fn trust_journal() -> anyhow::Result<()> {
+    match fs::symlink_metadata(JOURNAL) {
+        Ok(journal) if journal.uid() == 0 && journal.is_file() && journal.mode() & 0o022 == 0 => {
+            Ok(())
+        }
+        Ok(_) => bail!("\"{JOURNAL}\" was not written by root, and is not believed"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("\"{JOURNAL}\"")),
     }
 }
 
@@ -171,8 +195,9 @@ fn apply(args: &ApplyArgs, out: &mut impl Write) -> anyhow::Result<bool> {
 }
 
 fn undo(args: &UndoArgs, out: &mut impl Write) -> anyhow::Result<bool> {
+    let tree = tree_below(&args.root)?;
     let _hold = take_hold(&args.root, args.dry_run)?;
-    let outcome = walhub_tuning::undo(&Tree::new(&args.root), args.dry_run)?;
+    let outcome = walhub_tuning::undo(&tree, args.dry_run)?;
     Ok(tell(&outcome, "nothing to restore", out))
 }
 

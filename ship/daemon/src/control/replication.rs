@@ -8,6 +8,8 @@
 //! (src/backend/tcop/postgres.c).
 
 mod bridge;
+mod decoding;
+pub(super) mod logical;
 
 use std::io;
 
@@ -202,6 +204,8 @@ impl WalSender<'_> {
         let tag = command.tag();
         let outcome = if let Command::StartReplication { slot, start, timeline } = command {
             self.start_replication(connection, slot, start, timeline).await?
+        } else if let Command::StartLogicalReplication { slot, start, options } = command {
+            self.start_logical(connection, &slot, start, &options).await?
         } else if let Some(connection) = connection.as_mut() {
             self.execute(connection, command).await
         } else {
@@ -247,13 +251,9 @@ impl WalSender<'_> {
             Command::IdentifySystem => self.identify_system(connection),
             Command::Show { name } => self.show(connection, &name),
             Command::TimelineHistory { timeline } => self.timeline_history(connection, timeline),
-            Command::ReadReplicationSlot { slot } => {
-                self.read_replication_slot(connection, &slot);
-                Ok(())
-            }
-            Command::CreateReplicationSlot { plugin: Some(_), .. }
-            | Command::StartLogicalReplication { .. } => {
-                Err(not_supported("logical replication is not supported by walhub"))
+            Command::ReadReplicationSlot { slot } => self.read_replication_slot(connection, &slot),
+            Command::CreateReplicationSlot { slot, temporary, plugin: Some(plugin), options } => {
+                self.create_logical_slot(connection, slot, temporary, plugin, &options).await
             }
             Command::CreateReplicationSlot { slot, temporary, plugin: None, options } => {
                 self.create_replication_slot(connection, slot, temporary, &options).await
@@ -264,7 +264,9 @@ impl WalSender<'_> {
             Command::AlterReplicationSlot { slot, .. } => Err(self.alter_refusal(&slot)),
             Command::UploadManifest => Err(not_supported("UPLOAD_MANIFEST is not supported yet")),
             Command::BaseBackup { .. } => Err(not_supported("BASE_BACKUP is not supported yet")),
-            Command::StartReplication { .. } => unreachable!("it takes the connection away"),
+            Command::StartReplication { .. } | Command::StartLogicalReplication { .. } => {
+                unreachable!("it takes the connection away")
+            }
         }
     }
 
@@ -339,9 +341,13 @@ impl WalSender<'_> {
     }
 
     /// PostgreSQL: `ReadReplicationSlot`. A slot that does not exist gives a row of NULLs.
-    fn read_replication_slot(&self, connection: &mut Connection, name: &str) {
+    fn read_replication_slot(&self, connection: &mut Connection, name: &str) -> Result<(), Report> {
         let slots = self.session.services.hub.snapshot().slots;
         let slot = slots.into_iter().find(|slot| slot.slot_name == name);
+        if slot.as_ref().is_some_and(|slot| slot.logical.is_some()) {
+            let text = "cannot use READ_REPLICATION_SLOT with a logical replication slot";
+            return Err(not_supported(text));
+        }
         let restart = slot.as_ref().and_then(|slot| slot.restart_lsn);
         let timeline = slot.as_ref().and_then(|slot| slot.restart_tli);
         connection.out.row_description(&[
@@ -354,6 +360,7 @@ impl WalSender<'_> {
             restart.map(|lsn| lsn.to_string()),
             timeline.map(|tli| tli.to_string()),
         ]);
+        Ok(())
     }
 
     /// PostgreSQL: `CreateReplicationSlot`.
@@ -392,11 +399,17 @@ impl WalSender<'_> {
     /// PostgreSQL: `ReplicationSlotAlter`.
     fn alter_refusal(&self, name: &str) -> Report {
         let slots = self.session.services.hub.snapshot().slots;
-        if slots.iter().any(|slot| slot.slot_name == name) {
-            not_supported("cannot use ALTER_REPLICATION_SLOT with a physical replication slot")
-        } else {
-            let message = format!("replication slot \"{name}\" does not exist");
-            Report::error(SqlState::UNDEFINED_OBJECT, message)
+        match slots.iter().find(|slot| slot.slot_name == name) {
+            Some(slot) if slot.logical.is_some() => {
+                not_supported("ALTER_REPLICATION_SLOT is not supported by walhub")
+            }
+            Some(_) => {
+                not_supported("cannot use ALTER_REPLICATION_SLOT with a physical replication slot")
+            }
+            None => {
+                let message = format!("replication slot \"{name}\" does not exist");
+                Report::error(SqlState::UNDEFINED_OBJECT, message)
+            }
         }
     }
 
@@ -427,8 +440,15 @@ impl WalSender<'_> {
         let kind = stream.kind();
         let conn = stream.into_fd()?;
         let client = self.session.client.clone();
-        let streaming =
-            Box::new(StartStreaming { conn, unread: read, slot, start, timeline, client });
+        let streaming = Box::new(StartStreaming {
+            conn,
+            unread: read,
+            slot,
+            logical: false,
+            start,
+            timeline,
+            client,
+        });
         let back = |conn, unread| -> io::Result<_> {
             Ok(Connection::new(Stream::from_fd(conn, kind)?, unread))
         };

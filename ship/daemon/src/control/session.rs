@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
@@ -30,6 +30,9 @@ use super::replication;
 use super::stream::{Connection, Stream};
 use crate::hub::handle::{Client, Hub};
 use crate::settings::Settings;
+
+/// How long the process waits for the last words of streams that have ended.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What every connection needs.
 pub struct Services {
@@ -72,6 +75,15 @@ impl Services {
     #[must_use]
     pub fn sql_sessions(&self) -> u32 {
         self.others.load(Ordering::Acquire)
+    }
+
+    /// Gives the walsenders whose streams go through this thread a moment to pass their last word
+    /// on.
+    pub async fn farewell(&self) {
+        let until = Instant::now() + FAREWELL_TIMEOUT;
+        while self.wal_senders.load(Ordering::Acquire) > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     pub(super) fn settings(&self) -> Arc<Settings> {

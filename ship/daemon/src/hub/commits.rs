@@ -208,10 +208,8 @@ impl Commits {
         now: Timestamp,
     ) -> oneshot::Receiver<Result<Lsn, Report>> {
         let (reply, answer) = oneshot::channel();
-        let wait = match request {
-            WalRequest::SwitchSegment => None,
-            WalRequest::Checkpoint => Some(WaitLevel::LocalFlush),
-        };
+        // PostgreSQL flushes a switch record, too: `XLogInsertRecord`.
+        let wait = Some(WaitLevel::LocalFlush);
         self.request(
             Job::Wal(request),
             Request { reply: Reply::Wal(reply), wait, owner: None, since: now, canceled: false },

@@ -24,12 +24,13 @@ use walhub_proto::wire::backend::Report;
 use super::append::{Append, AppendAnswer, SyncWaitRow, Waited, WalRequest, in_recovery};
 use super::commits::Commits;
 use super::handle::{
-    Client, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
-    WalReceiverRow, WalSenderRow,
+    Client, CoreStatsRow, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming,
+    StreamEnd, WalReceiverRow, WalSenderRow,
 };
 use super::latency::{LatencyRow, Stage};
 use super::messages::{NewSession, ToWal};
 use super::shared::{LAG_UNKNOWN, Shared, StandbyTable};
+use super::wal_reader::WalReader;
 use crate::settings::Settings;
 
 /// Rows of `pg_replication_slots`, replaced whole by the wal core.
@@ -227,6 +228,11 @@ impl Front {
 }
 
 impl Hub<OwnedFd> for Front {
+    fn core_stats(&self) -> Vec<CoreStatsRow> {
+        let ships = self.shared.ships.get().map_or(&[][..], Vec::as_slice);
+        (0..).zip(ships).map(|(core, ship)| ship.row(core)).collect()
+    }
+
     fn identity(&self) -> Option<Identity> {
         self.shared.identity.get().cloned()
     }
@@ -310,6 +316,12 @@ impl Hub<OwnedFd> for Front {
 
     fn cancel_wait(&self, owner: u32) {
         self.commits().cancel(owner);
+    }
+
+    fn wal_reader(&self) -> Option<WalReader> {
+        let (identity, history) = (self.identity()?, self.history()?);
+        let shared = Arc::clone(&self.shared);
+        Some(WalReader::new(self.wal_dir.clone(), identity.segment_size, history, shared))
     }
 
     fn wal(&self, request: WalRequest) -> oneshot::Receiver<Result<Lsn, Report>> {

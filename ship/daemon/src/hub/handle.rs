@@ -9,12 +9,14 @@ use tokio::sync::oneshot;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::segment::SegmentSize;
+use walhub_proto::slot::LogicalSlot;
 use walhub_proto::syncrep::WaitLevel;
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::Report;
 
 use super::append::{self, Append, AppendAnswer, SyncWaitRow, Waited, WalRequest};
 use super::latency::LatencyRow;
+use super::wal_reader::WalReader;
 
 /// What never changes once the hub has met its upstream.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,6 +57,9 @@ pub struct StartStreaming<C> {
     pub unread: Vec<u8>,
     /// Slot to stream from.
     pub slot: Option<String>,
+    /// Whether the WAL is decoded on the other end: the slot must be a logical one then, and a
+    /// physical one otherwise.
+    pub logical: bool,
     /// First position wanted.
     pub start: Lsn,
     /// Timeline asked for, or the current one.
@@ -118,6 +123,27 @@ pub enum SlotRequest {
         /// [`Client::pid`] of the asking session.
         owner: u32,
     },
+    /// CREATE_REPLICATION_SLOT name [TEMPORARY] LOGICAL plugin.
+    CreateLogical {
+        /// Name, as for a physical one.
+        name: String,
+        /// Dropped with the session `owner`.
+        temporary: bool,
+        /// What is special about it. WAL is kept from its `confirmed_flush_lsn` on.
+        logical: LogicalSlot,
+        /// [`Client::pid`] of the asking session.
+        owner: u32,
+    },
+    /// The client of a logical slot has everything before `flush`, and needs WAL from `restart_lsn`
+    /// on to go on. The answer comes at once; the slot's file follows in a moment.
+    Confirm {
+        /// Name.
+        name: String,
+        /// What the client has.
+        flush: Lsn,
+        /// What decoding needs.
+        restart_lsn: Lsn,
+    },
     /// DROP_REPLICATION_SLOT name [WAIT].
     Drop {
         /// Name.
@@ -132,7 +158,7 @@ pub enum SlotRequest {
     },
 }
 
-/// Row of `pg_replication_slots`; walhub's slots are physical.
+/// Row of `pg_replication_slots`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SlotRow {
     /// Name.
@@ -153,6 +179,8 @@ pub struct SlotRow {
     pub wal_status: Option<&'static str>,
     /// Bytes that may still be written before the slot may be lost.
     pub safe_wal_size: Option<i64>,
+    /// What a logical slot shows beside; `None` for a physical one.
+    pub logical: Option<LogicalSlot>,
 }
 
 /// Row of `pg_stat_replication`.
@@ -240,6 +268,27 @@ pub struct Snapshot {
     pub sync_waits: Vec<SyncWaitRow>,
 }
 
+/// Row of `walhub.core_stats`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CoreStatsRow {
+    /// Number of the ship core.
+    pub core: u64,
+    /// Standbys that it serves now.
+    pub sessions: u64,
+    /// Rounds over all its sessions.
+    pub rounds: u64,
+    /// How often a round was put off, to go with the next one.
+    pub rounds_put_off: u64,
+    /// Sends completed.
+    pub sends: u64,
+    /// Bytes sent from memory.
+    pub tail_bytes: u64,
+    /// Bytes sent from the page cache, without a copy.
+    pub sendfile_bytes: u64,
+    /// Bytes sent that were read from segments.
+    pub read_bytes: u64,
+}
+
 /// The hub, as the control plane sees it. `C` is a connected socket.
 pub trait Hub<C>: Send + Sync + 'static {
     /// `None` before the first contact with the upstream.
@@ -278,6 +327,11 @@ pub trait Hub<C>: Send + Sync + 'static {
     /// Forgets what [`Hub::commit_latency`] has counted.
     fn reset_commit_latency(&self) {}
 
+    /// What each ship core has counted since the start.
+    fn core_stats(&self) -> Vec<CoreStatsRow> {
+        Vec::new()
+    }
+
     /// Whether there is an upstream: nothing can be appended then. PostgreSQL: `RecoveryInProgress`.
     fn in_recovery(&self) -> bool {
         true
@@ -297,6 +351,11 @@ pub trait Hub<C>: Send + Sync + 'static {
     /// Ends the wait of a session for standbys: what it waits for is answered as soon as it is durable
     /// here. Does nothing when it does not wait.
     fn cancel_wait(&self, _owner: u32) {}
+
+    /// Reads WAL from the segment files; `None` before the first WAL.
+    fn wal_reader(&self) -> Option<WalReader> {
+        None
+    }
 
     /// Does something else with the own WAL.
     fn wal(&self, request: WalRequest) -> oneshot::Receiver<Result<Lsn, Report>> {

@@ -102,6 +102,8 @@ pub struct RecoveredWal {
     pub held: BTreeMap<SegNo, Vec<TimelineId>>,
     /// Segment files without WAL.
     pub spare: Vec<String>,
+    /// Version of its pages, when one is known.
+    pub version: Option<WalVersion>,
     /// The newest transaction id that was read.
     pub newest_xid: Option<u32>,
     /// The newest checkpoint record that was read.
@@ -126,6 +128,7 @@ impl RecoveredWal {
             block: Vec::new(),
             held: BTreeMap::new(),
             spare: Vec::new(),
+            version: None,
             newest_xid: None,
             checkpoint: None,
         }
@@ -237,6 +240,7 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         fs.read_at(&path, size.offset(end.align_down(BLOCK_BYTES)), &mut block)?;
     }
     let (held, spare) = sort_segments(fs, &wal_dir, &control, &found, listing)?;
+    let version = control.wal_version.or(found.version);
     let (newest_xid, checkpoint) = (found.newest_xid, found.checkpoint);
     let history = found.history;
     let timelines = Timelines {
@@ -253,6 +257,7 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         block,
         held,
         spare,
+        version,
         newest_xid,
         checkpoint,
     };
@@ -446,6 +451,7 @@ fn find_end(
                 last_record: None,
                 oldest_lsn,
                 history,
+                version: None,
                 newest_xid: None,
                 checkpoint: None,
             })
@@ -453,8 +459,8 @@ fn find_end(
         RecoveryPlan::Scan(plan) => {
             let oldest_lsn = plan.oldest_lsn;
             let end = scan(fs, wal_dir, EndOfWal::new(plan, control, crc32c), size)?;
-            let WalEnd { end, last_record, newest_xid, checkpoint, .. } = end;
-            Ok(Found { end, last_record, oldest_lsn, history, newest_xid, checkpoint })
+            let WalEnd { end, last_record, version, newest_xid, checkpoint, .. } = end;
+            Ok(Found { end, last_record, oldest_lsn, history, version, newest_xid, checkpoint })
         }
     }
 }
@@ -465,6 +471,7 @@ struct Found {
     last_record: Option<Lsn>,
     oldest_lsn: Lsn,
     history: TimelineHistory,
+    version: Option<WalVersion>,
     newest_xid: Option<u32>,
     checkpoint: Option<CheckpointSeen>,
 }

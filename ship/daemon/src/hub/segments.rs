@@ -341,13 +341,15 @@ impl Segments {
         }
     }
 
-    /// Lets go of every segment before `keep`: a few become spare files, the others are removed.
-    /// Nobody may be told afterwards that they can be read.
+    /// Lets go of every segment before `keep`: a few become spare files if `may_recycle`, the others
+    /// are removed. Nobody may be told afterwards that they can be read; who reads one still must
+    /// forbid recycling, and keeps what it has open.
     pub fn remove_before<I: Io>(
         &mut self,
         io: &mut I,
         jobs: &mut Jobs<FileJob>,
         keep: SegNo,
+        may_recycle: bool,
     ) -> usize {
         let kept = self.held.split_off(&keep);
         let old = std::mem::replace(&mut self.held, kept);
@@ -357,7 +359,7 @@ impl Segments {
             for timeline in timelines {
                 count += 1;
                 let path = self.path(&segno.file_name(timeline, self.size));
-                if self.spare.len() + self.recycling.len() < self.spare_max {
+                if may_recycle && self.spare.len() + self.recycling.len() < self.spare_max {
                     let name = self.spare_name();
                     let steps =
                         vec![Step::Rename(path, self.path(&name)), Step::SyncDir(self.dir.clone())];

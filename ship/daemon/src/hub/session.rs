@@ -13,13 +13,13 @@ use walhub_engine::io::{Done, FileId, Gather, Head, Io, Op, OpenMode, SocketId, 
 use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
 use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
-use walhub_proto::time::Now;
+use walhub_proto::time::{Instant, Now};
 use walhub_proto::walsender::{SenderEvent, Transmit, WalSender, WalSenderConfig, WalSenderState};
 use walhub_proto::wire::backend::{Encoder, Report};
 
 use super::handle::{Client, StreamEnd};
 use super::messages::Timelines;
-use super::shared::{LAG_UNKNOWN, Shared, Standby};
+use super::shared::{LAG_UNKNOWN, SendPath, Shared, ShipStats, Standby};
 use super::tail::TailView;
 use super::writer::drop_front;
 
@@ -41,13 +41,15 @@ pub enum SessionOp {
     Read,
     /// Close a segment.
     Close,
+    /// Send from a segment without a copy.
+    SendFile,
 }
 
 impl SessionOp {
     /// By its number in a token.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
-        [Self::Recv, Self::Send, Self::Open, Self::Read, Self::Close]
+        [Self::Recv, Self::Send, Self::Open, Self::Read, Self::Close, Self::SendFile]
             .into_iter()
             .find(|op| op.number() == number)
     }
@@ -59,6 +61,7 @@ impl SessionOp {
             Self::Open => 2,
             Self::Read => 3,
             Self::Close => 4,
+            Self::SendFile => 5,
         }
     }
 
@@ -95,6 +98,10 @@ pub struct Surroundings<'a, I: Io> {
     pub reads: &'a BufferPool,
     /// Memory for replies.
     pub replies: &'a BufferPool,
+    /// Whether segments may be sent without a copy.
+    pub sendfile: bool,
+    /// What the core counts.
+    pub stats: &'a ShipStats,
 }
 
 #[derive(Debug)]
@@ -105,12 +112,17 @@ struct Sending {
     /// Whether the machine waits to hear that it was sent.
     of_machine: bool,
     wal_to: Option<Lsn>,
+    path: SendPath,
 }
 
 impl Sending {
     fn new(head: Head, body: Gather, wal_to: Option<Lsn>) -> Self {
         let rest = head.as_slice().len() + body.iter().map(Bytes::len).sum::<usize>();
-        Self { head, body, rest, of_machine: true, wal_to }
+        Self { head, body, rest, of_machine: true, wal_to, path: SendPath::Tail }
+    }
+
+    fn by(self, path: SendPath) -> Self {
+        Self { path, ..self }
     }
 
     fn not_of_machine(self) -> Self {
@@ -118,13 +130,18 @@ impl Sending {
     }
 }
 
-/// A message whose WAL is being read from segments.
+/// A message whose WAL comes from segments.
 #[derive(Debug)]
 struct Reading {
+    /// What is left to send of the header.
     header: Head,
     range: LsnRange,
     next: Lsn,
     body: Gather,
+    /// Whether to try to send without a copy, before the first read.
+    sendfile: bool,
+    /// Whether a part of the message is with the kernel, or on its way to it.
+    begun: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -141,7 +158,7 @@ enum Phase {
 /// One standby's stream.
 ///
 /// Invariants:
-/// - at most one send, one receive and one file operation are under way;
+/// - at most one send, one receive and one file operation are under way; sending from a file is both;
 /// - the socket leaves only when none is.
 #[derive(Debug)]
 pub struct Session<C> {
@@ -155,6 +172,8 @@ pub struct Session<C> {
     pub reply: Option<oneshot::Sender<StreamEnd<C>>>,
     /// Timeline it streams.
     pub timeline: TimelineId,
+    /// When its core looks at it, at the latest. The core's to set.
+    pub timer: Option<Instant>,
     tag: u64,
     socket: SocketId,
     sender: WalSender,
@@ -204,6 +223,7 @@ impl<C> Session<C> {
             client: start.client,
             reply: Some(start.reply),
             timeline: start.timeline,
+            timer: None,
             tag: start.tag,
             socket: start.socket,
             sender: start.sender,
@@ -227,7 +247,7 @@ impl<C> Session<C> {
 
     /// When [`Session::pump`] must be called next.
     #[must_use]
-    pub fn deadline(&self) -> Option<walhub_proto::time::Instant> {
+    pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Streaming | Phase::Finishing | Phase::LastWords => self.sender.poll_timeout(),
             Phase::Closing => None,
@@ -305,6 +325,10 @@ impl<C> Session<C> {
         if self.phase == Phase::Closing {
             return;
         }
+        if self.reading.as_ref().is_some_and(|reading| reading.begun) {
+            // Nothing can be said inside a message.
+            return self.close(around.io);
+        }
         let mut encoder = Encoder::new();
         encoder.report(report);
         self.queued.extend(encoder.take());
@@ -372,7 +396,9 @@ impl<C> Session<C> {
                 if around.tail.gather(range, &mut body) {
                     self.send(around, Sending::new(header, body, Some(range.end)));
                 } else {
-                    self.reading = Some(Reading { header, range, next: range.start, body });
+                    let (next, sendfile) = (range.start, around.sendfile);
+                    self.reading =
+                        Some(Reading { header, range, next, body, sendfile, begun: false });
                     self.read_on(around);
                 }
             }
@@ -396,6 +422,7 @@ impl<C> Session<C> {
             SessionOp::Recv => self.handle_received(around, result),
             SessionOp::Send => self.handle_sent(around, result),
             SessionOp::Open | SessionOp::Read => self.handle_file(around, op, result),
+            SessionOp::SendFile => self.handle_sent_file(around, result),
             SessionOp::Close => {
                 self.file_busy = false;
                 self.read_on(around);
@@ -410,6 +437,7 @@ impl<C> Session<C> {
             // The standby went away; its own log says why.
             return self.close(around.io);
         };
+        around.stats.count_sent(sending.path, count);
         sending.rest -= count.min(sending.rest);
         if sending.rest > 0 && self.phase != Phase::Closing {
             let head_len = sending.head.as_slice().len();
@@ -422,12 +450,17 @@ impl<C> Session<C> {
             return;
         }
         if sending.of_machine {
-            let event = self.sender.handle_sent(around.now);
-            if let Some(event) = event {
-                self.handle_event(around, event);
-            }
+            self.finish_message(around, sending.wal_to);
         }
-        if let Some(lsn) = sending.wal_to {
+    }
+
+    /// Tells the machine that its message is with the kernel, of WAL up to `wal_to` if it had some.
+    fn finish_message<I: Io>(&mut self, around: &mut Surroundings<'_, I>, wal_to: Option<Lsn>) {
+        let event = self.sender.handle_sent(around.now);
+        if let Some(event) = event {
+            self.handle_event(around, event);
+        }
+        if let Some(lsn) = wal_to {
             around.standby.sent_lsn.store(lsn.0, Ordering::Relaxed);
             around.shared.sent_lsn.fetch_max(lsn.0, Ordering::Relaxed);
         }
@@ -514,8 +547,8 @@ impl<C> Session<C> {
         }
         if reading.next == reading.range.end {
             let Some(reading) = self.reading.take() else { return };
-            return self
-                .send(around, Sending::new(reading.header, reading.body, Some(reading.range.end)));
+            let sending = Sending::new(reading.header, reading.body, Some(reading.range.end));
+            return self.send(around, sending.by(SendPath::Read));
         }
         if self.file_busy {
             return;
@@ -529,6 +562,15 @@ impl<C> Session<C> {
                     .min(segno.end(size))
                     .min(around.tail.start().unwrap_or(Lsn::MAX));
                 let want = usize::try_from(end - reading.next).unwrap_or(usize::MAX);
+                if std::mem::take(&mut reading.sendfile) && end == reading.range.end {
+                    let (socket, head) = (self.socket, reading.header);
+                    let offset = size.offset(reading.next);
+                    reading.begun = true;
+                    let op = Op::SendFile { socket, head, file, offset, len: want };
+                    around.io.submit(SessionOp::SendFile.token(self.tag, self.number), op);
+                    self.file_busy = true;
+                    return;
+                }
                 let buf = read_buffer(around.reads, want);
                 let offset = size.offset(reading.next);
                 let op = Op::Read { file, offset, buf };
@@ -548,6 +590,28 @@ impl<C> Session<C> {
             }
         }
         self.file_busy = true;
+    }
+
+    /// Takes the completion of a send from a segment. What was not in the page cache is read.
+    fn handle_sent_file<I: Io>(
+        &mut self,
+        around: &mut Surroundings<'_, I>,
+        result: io::Result<Done>,
+    ) {
+        self.file_busy = false;
+        let Ok(Done::Sent(count)) = result else { return self.close(around.io) };
+        around.stats.count_sent(SendPath::SendFile, count);
+        let Some(reading) = &mut self.reading else { return };
+        reading.begun = count > 0;
+        let of_header = count.min(reading.header.as_slice().len());
+        reading.header = Head::new(reading.header.as_slice().get(of_header..).unwrap_or_default());
+        reading.next = reading.next + u64::try_from(count - of_header).unwrap_or(0);
+        if reading.next < reading.range.end {
+            return self.read_on(around);
+        }
+        let end = reading.range.end;
+        self.reading = None;
+        self.finish_message(around, Some(end));
     }
 
     fn handle_file<I: Io>(

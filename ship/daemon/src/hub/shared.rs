@@ -3,8 +3,8 @@
 //! Every field has one writing core; everyone may read. A reader that wants a position *and* the
 //! mail that was sent before it was published reads the position first and its mailbox second.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crossbeam_utils::CachePadded;
 use walhub_engine::published::Published;
@@ -15,7 +15,7 @@ use walhub_proto::walreceiver::WalReceiverState;
 use walhub_proto::walsender::WalSenderState;
 
 use super::dirty::DirtyBits;
-use super::handle::{Identity, Positions};
+use super::handle::{CoreStatsRow, Identity, Positions};
 use super::latency::Latencies;
 
 /// A position that one core moves and all may read, on a cache line of its own.
@@ -67,6 +67,8 @@ pub struct Shared {
     pub latencies: Latencies,
     /// The walreceiver, for its view.
     pub receiver: SharedReceiver,
+    /// What each ship core counts; set once at the start.
+    pub ships: OnceLock<Vec<Arc<ShipStats>>>,
 }
 
 impl Shared {
@@ -193,6 +195,82 @@ const RECEIVER_STATES: [WalReceiverState; 6] = [
     WalReceiverState::Restarting,
     WalReceiverState::Stopping,
 ];
+
+/// Where bytes that were sent came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SendPath {
+    /// From memory: the tail cache, or a message without WAL.
+    Tail,
+    /// From the page cache, without a copy.
+    SendFile,
+    /// Read from a segment into a buffer.
+    Read,
+}
+
+/// What a ship core counts, on cache lines of its own. Written by that core only.
+#[derive(Debug, Default)]
+pub struct ShipStats {
+    counts: CachePadded<ShipCounts>,
+}
+
+/// Numbers behind `walhub.core_stats`.
+#[derive(Debug, Default)]
+pub struct ShipCounts {
+    /// Sessions there are.
+    pub sessions: AtomicU64,
+    /// Rounds over all sessions.
+    pub rounds: AtomicU64,
+    /// Rounds put off, to go with the next one.
+    pub rounds_put_off: AtomicU64,
+    /// Sends completed.
+    pub sends: AtomicU64,
+    /// Bytes by [`SendPath::Tail`].
+    pub tail_bytes: AtomicU64,
+    /// Bytes by [`SendPath::SendFile`].
+    pub sendfile_bytes: AtomicU64,
+    /// Bytes by [`SendPath::Read`].
+    pub read_bytes: AtomicU64,
+}
+
+impl ShipStats {
+    /// The numbers.
+    #[must_use]
+    pub fn counts(&self) -> &ShipCounts {
+        &self.counts
+    }
+
+    /// The numbers as a row.
+    #[must_use]
+    pub fn row(&self, core: u64) -> CoreStatsRow {
+        let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        CoreStatsRow {
+            core,
+            sessions: count(&self.counts.sessions),
+            rounds: count(&self.counts.rounds),
+            rounds_put_off: count(&self.counts.rounds_put_off),
+            sends: count(&self.counts.sends),
+            tail_bytes: count(&self.counts.tail_bytes),
+            sendfile_bytes: count(&self.counts.sendfile_bytes),
+            read_bytes: count(&self.counts.read_bytes),
+        }
+    }
+
+    /// Counts a send.
+    pub fn count_sent(&self, path: SendPath, bytes: usize) {
+        let of_path = match path {
+            SendPath::Tail => &self.counts.tail_bytes,
+            SendPath::SendFile => &self.counts.sendfile_bytes,
+            SendPath::Read => &self.counts.read_bytes,
+        };
+        Self::add(of_path, u64::try_from(bytes).unwrap_or(0));
+        Self::add(&self.counts.sends, 1);
+    }
+
+    /// Adds to a number. There is one writer, so this is no locked instruction.
+    pub fn add(number: &AtomicU64, more: u64) {
+        number.store(number.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+}
 
 /// Lag that is not known.
 pub const LAG_UNKNOWN: i64 = -1;
@@ -354,10 +432,12 @@ impl StandbyTable {
     #[must_use]
     pub fn claim(&self) -> Option<usize> {
         let index = self.standbys.iter().position(|standby| {
-            standby
-                .in_use
-                .compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
+            // Looked at first: of ten thousand entries few are free, and a swap is dear.
+            !standby.in_use.load(Ordering::Relaxed)
+                && standby
+                    .in_use
+                    .compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok()
         })?;
         self.standbys[index].reset();
         Some(index)

@@ -1,14 +1,17 @@
 //! A ship core: the standby sessions of one thread.
 //!
 //! Wakes once per flush or receipt, not once per record: it reads the published position, gives it
-//! to every session that is not busy sending, and submits all their sends in one go. A session whose
-//! send is under way takes everything that came meanwhile in one piece when it completes.
+//! to every session that is not busy sending, and submits all their sends in one go: a round. A
+//! session whose send is under way takes everything that came meanwhile in one piece when it
+//! completes. Rounds that come thick and fast are put off to go together (`pace`).
 //!
 //! Not here: one session's stream (`session`), who may have one (`wal_core`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use walhub_engine::buffer::BufferPool;
 use walhub_engine::io::{Completion, Io, Op, Token};
@@ -21,10 +24,11 @@ use walhub_proto::wire::backend::Report;
 
 use super::handle::StreamEnd;
 use super::messages::{NewSession, Timelines, ToShip, ToWal};
+use super::pace::Pace;
 use super::session::{REPLY_BUFFER_LEN, Session, SessionOp, SessionStart, Surroundings};
-use super::shared::{Shared, StandbyTable};
+use super::shared::{Shared, ShipStats, StandbyTable};
 use super::tail::TailView;
-use crate::settings::Settings;
+use crate::settings::{CatchupPath, Settings};
 
 /// Upper bits of a ship core's tokens.
 pub const SHIP_TAG: u64 = 1 << 62;
@@ -52,6 +56,11 @@ pub struct ShipConfig<C: Send> {
     pub slabs_max: usize,
     /// Settings.
     pub settings: Arc<Settings>,
+    /// Whether segments are written past the page cache. Only then are pages of a segment that is
+    /// used again replaced and not overwritten, and may be on their way to a standby.
+    pub direct: bool,
+    /// What it counts.
+    pub stats: Arc<ShipStats>,
 }
 
 /// The standby sessions of one thread.
@@ -64,8 +73,11 @@ pub struct ShipCore<C: Send> {
     next_number: u64,
     /// End of what may be sent, read before the mail that has its slabs was.
     seen_lsn: Lsn,
-    /// When some session must be looked at, at the latest.
-    deadline: Option<Instant>,
+    /// When sessions must be looked at; each is here once at most, at its `timer`.
+    timers: BTreeSet<(Instant, u64)>,
+    pace: Pace,
+    /// Scratch memory of a round.
+    numbers: Vec<u64>,
     /// Entries were marked since the wal core was last told.
     has_news: bool,
     stop_at: Option<Lsn>,
@@ -86,7 +98,9 @@ impl<C: Send + 'static> ShipCore<C> {
             sessions: BTreeMap::new(),
             next_number: 0,
             seen_lsn: Lsn::INVALID,
-            deadline: None,
+            timers: BTreeSet::new(),
+            pace: Pace::default(),
+            numbers: Vec::new(),
             has_news: false,
             stop_at: None,
             drained: false,
@@ -98,7 +112,8 @@ impl<C: Send + 'static> ShipCore<C> {
     /// When [`ShipCore::turn`] must be called next.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        let timer = self.timers.first().map(|&(at, _)| at);
+        timer.into_iter().chain(self.pace.put_off_until()).min()
     }
 
     /// Whether the wal core should look at the standbys' entries: one was marked since the last call,
@@ -121,11 +136,23 @@ impl<C: Send + 'static> ShipCore<C> {
         while let Some(mail) = self.config.mail.recv() {
             self.handle_mail(io, now, mail);
         }
-        let due = self.deadline.is_some_and(|deadline| deadline <= now.instant);
-        if sendable != self.seen_lsn || due {
-            self.seen_lsn = sendable;
-            self.pump_all(io, now);
+        let stats = self.config.stats.counts();
+        self.pace.handle_turn(now.instant, stats.sends.load(Ordering::Relaxed));
+        if sendable != self.seen_lsn {
+            // A commit that waits for standbys is not put off.
+            let delay_max = match self.config.shared.is_sync_defined() || self.stop_at.is_some() {
+                true => Duration::ZERO,
+                false => self.config.settings.coalesce,
+            };
+            let was_put_off = self.pace.put_off_until().is_some();
+            if self.pace.may_begin(now.instant, delay_max) {
+                self.seen_lsn = sendable;
+                self.pump_all(io, now);
+            } else if !was_put_off {
+                ShipStats::add(&stats.rounds_put_off, 1);
+            }
         }
+        self.run_timers(io, now);
         self.tell_when_drained();
     }
 
@@ -205,6 +232,10 @@ impl<C: Send + 'static> ShipCore<C> {
         }
         let number = self.next_number;
         self.next_number += 1;
+        let socket = io.adopt(start.conn);
+        if let Err(error) = io.tune(socket, &self.config.settings.tcp_tuning) {
+            tracing::warn!("could not tune the connection of a standby: {error}");
+        }
         let session = Session::new(SessionStart {
             number,
             tag: SHIP_TAG,
@@ -212,11 +243,12 @@ impl<C: Send + 'static> ShipCore<C> {
             client: start.client,
             reply,
             timeline: start.timeline,
-            socket: io.adopt(start.conn),
+            socket,
             sender,
             unread: start.unread,
         });
         self.sessions.insert(number, session);
+        self.count_sessions();
         self.with_session(io, now, number, |session, around| {
             session.take_replies(around);
             session.pump(around);
@@ -231,9 +263,27 @@ impl<C: Send + 'static> ShipCore<C> {
     }
 
     fn pump_all<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        self.deadline = None;
-        let numbers: Vec<u64> = self.sessions.keys().copied().collect();
-        for number in numbers {
+        let stats = self.config.stats.counts();
+        ShipStats::add(&stats.rounds, 1);
+        self.pace.begin(now.instant, stats.sends.load(Ordering::Relaxed));
+        let mut numbers = std::mem::take(&mut self.numbers);
+        numbers.extend(self.sessions.keys());
+        for number in numbers.drain(..) {
+            self.with_session(io, now, number, Session::pump);
+        }
+        self.numbers = numbers;
+    }
+
+    /// Looks at the sessions that are due.
+    fn run_timers<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
+        while let Some(&(at, number)) = self.timers.first() {
+            if at > now.instant {
+                return;
+            }
+            self.timers.pop_first();
+            if let Some(session) = self.sessions.get_mut(&number) {
+                session.timer = None;
+            }
             self.with_session(io, now, number, Session::pump);
         }
     }
@@ -261,6 +311,8 @@ impl<C: Send + 'static> ShipCore<C> {
             wal_dir: &self.config.wal_dir,
             reads: &self.reads,
             replies: &self.replies,
+            sendfile: self.config.direct && self.config.settings.catchup_path != CatchupPath::Read,
+            stats: &self.config.stats,
         };
         act(session, &mut around);
         if around.has_news {
@@ -268,16 +320,32 @@ impl<C: Send + 'static> ShipCore<C> {
             self.has_news = true;
         }
         if !session.is_over() {
-            self.deadline = self.deadline.into_iter().chain(session.deadline()).min();
+            // A timer that fires early finds nothing to do and is set anew: that is far rarer than
+            // replies, each of which moves the session's deadline away.
+            if let Some(at) = session.deadline()
+                && session.timer.is_none_or(|timer| at < timer)
+            {
+                let old = session.timer.replace(at);
+                self.timers.insert((at, number));
+                old.map(|old| self.timers.remove(&(old, number)));
+            }
             return;
         }
         let Some(mut session) = self.sessions.remove(&number) else { return };
+        session.timer.map(|timer| self.timers.remove(&(timer, number)));
+        self.count_sessions();
+        let Some(timelines) = &self.timelines else { return };
         let Some(reply) = session.reply.take() else { return };
         let (end, file) = session.finish(io, timelines);
         if let Some(file) = file {
             io.submit(Token(STRAY_CLOSE), Op::Close { file });
         }
         self.mail_end(standby, reply, end);
+    }
+
+    fn count_sessions(&self) {
+        let count = u64::try_from(self.sessions.len()).unwrap_or(u64::MAX);
+        self.config.stats.counts().sessions.store(count, Ordering::Relaxed);
     }
 
     fn mail_end(

@@ -19,7 +19,7 @@ use crate::hub::core_loop::{Core, now};
 use crate::hub::front::PublishedSlots;
 use crate::hub::messages::{MAILBOX_MESSAGES_MAX, ToControl, ToShip, ToWal};
 use crate::hub::recover::Recovered;
-use crate::hub::shared::{Shared, StandbyTable};
+use crate::hub::shared::{Shared, ShipStats, StandbyTable};
 use crate::hub::ship_core::{ShipConfig, ShipCore};
 use crate::hub::wal_core::{ShipLink, WalConfig, WalCore, slabs_max};
 use crate::hub::writer::FlushMethod;
@@ -137,7 +137,7 @@ impl Cores {
             ships.push(ShipLink { mail, waker: thread.waker.clone(), sessions: 0 });
             ship_mails.push(receiver);
         }
-        let ship = |mail: Receiver<ToShip<OwnedFd>>| {
+        let ship = |(mail, stats): (Receiver<ToShip<OwnedFd>>, Arc<ShipStats>)| {
             ShipCore::new(ShipConfig {
                 shared: Arc::clone(&shared),
                 standbys: Arc::clone(&standbys),
@@ -146,9 +146,13 @@ impl Cores {
                 wal_dir: data_dir.join("pg_wal"),
                 slabs_max: slabs_max(settings),
                 settings: Arc::clone(settings),
+                direct: disk.direct,
+                stats,
             })
         };
-        let mut ship_cores: Vec<_> = ship_mails.into_iter().map(ship).collect();
+        let stats: Vec<Arc<ShipStats>> = ship_mails.iter().map(|_| Arc::default()).collect();
+        let _ = shared.ships.set(stats.clone());
+        let mut ship_cores: Vec<_> = ship_mails.into_iter().zip(stats).map(ship).collect();
         let control = to_control;
         let config = WalConfig {
             data_dir: data_dir.to_path_buf(),

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
+use walhub_engine::io::TcpTuning;
 use walhub_proto::page::WalVersion;
 use walhub_proto::syncrep::{SyncRepConfig, SynchronousCommit};
 
@@ -42,6 +43,15 @@ pub enum Cores {
     Auto,
     /// This many: 1 to 256.
     Count(u16),
+}
+
+/// How WAL that is no longer in memory is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CatchupPath {
+    /// What measured best: from the page cache without a copy, through a buffer what is not there.
+    Auto,
+    /// Always through a buffer.
+    Read,
 }
 
 /// When WAL may be sent on to standbys.
@@ -163,6 +173,12 @@ pub struct Settings {
     pub synchronous_commit: SynchronousCommit,
     /// Most WAL in one message.
     pub wal_sender_message_size: u64,
+    /// How standbys' sockets are tuned.
+    pub tcp_tuning: TcpTuning,
+    /// Longest time that WAL is put off under load.
+    pub coalesce: Duration,
+    /// How old WAL is sent.
+    pub catchup_path: CatchupPath,
     /// When WAL may be sent on.
     pub forward: Forward,
     /// Connection string of the upstream; empty is none.
@@ -261,6 +277,17 @@ impl Settings {
             synchronous_commit: SynchronousCommit::parse(v.text("synchronous_commit"))
                 .unwrap_or_default(),
             wal_sender_message_size: v.bytes("wal_sender_message_size").unwrap_or(0),
+            tcp_tuning: TcpTuning {
+                send_buffer: v.bytes("wal_sender_sndbuf").filter(|&bytes| bytes > 0),
+                notsent_lowat: v.bytes("tcp_notsent_lowat").filter(|&bytes| bytes > 0),
+                congestion_control: Some(v.text("tcp_congestion_control").to_owned())
+                    .filter(|name| !name.is_empty()),
+            },
+            coalesce: Duration::from_micros(v.number("coalesce_us")),
+            catchup_path: match v.text("catchup_path") {
+                "read" => CatchupPath::Read,
+                _ => CatchupPath::Auto,
+            },
             forward: match v.text("forward") {
                 "flushed" => Forward::Flushed,
                 _ => Forward::Received,

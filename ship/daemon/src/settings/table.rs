@@ -53,6 +53,7 @@ const WAL_SYNC_METHODS: &[EnumOption] = &[
     option("fsync"),
     option("open_sync"),
 ];
+const CATCHUP_PATHS: &[EnumOption] = &[option("auto"), option("read")];
 const FORWARDS: &[EnumOption] = &[option("received"), option("flushed")];
 /// PostgreSQL: `synchronous_commit_options`, whose Booleans are aliases.
 const SYNCHRONOUS_COMMITS: &[EnumOption] = &[
@@ -148,6 +149,16 @@ table! {
         "Number of synchronous standbys and list of names of potential synchronous ones.";
     "wal_sender_message_size", measured(Unit::Kilobytes, 8, 16384), "128kB", Postmaster, SENDING,
         "Sets the most WAL that one message to a standby carries (walhub only).";
+    "tcp_congestion_control", text(check::any), "", Sighup, SENDING,
+        "Sets the congestion control of standbys' connections; empty is the system's default (walhub only).";
+    "wal_sender_sndbuf", measured(Unit::Kilobytes, 0, 1 << 20), "0", Sighup, SENDING,
+        "Sets the send buffer of standbys' connections; 0 lets the kernel size it (walhub only).";
+    "tcp_notsent_lowat", measured(Unit::Kilobytes, 0, 1 << 20), "0", Sighup, SENDING,
+        "Sets how much may wait unsent in a standby's socket; 0 is the system's default (walhub only).";
+    "catchup_path", Kind::Enum { options: CATCHUP_PATHS }, "auto", Sighup, SENDING,
+        "Selects how old WAL is sent: from the page cache without a copy, or through a buffer (walhub only).";
+    "coalesce_us", int(0, 100_000), "1000", Sighup, SENDING,
+        "Sets the most microseconds that WAL is put off under load, to go to all standbys in fewer pieces (walhub only).";
     "forward", Kind::Enum { options: FORWARDS }, "received", Postmaster, SENDING,
         "Selects whether WAL is sent on once received or once flushed here (walhub only).";
     "primary_conninfo", text(check::any), "", Sighup, STANDBY,

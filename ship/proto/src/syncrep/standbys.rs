@@ -80,6 +80,8 @@ pub struct SyncStandbys {
     config: Option<SyncRepConfig>,
     slots: Vec<Option<Standby>>,
     synced: Synced,
+    /// Standbys that count and are beyond `synced`, of each mode, while nothing is stale.
+    beyond: [usize; 3],
     /// Something has changed that `synced` may depend on.
     is_stale: bool,
     takeovers: VecDeque<Takeover>,
@@ -96,6 +98,7 @@ impl SyncStandbys {
             config,
             slots: Vec::new(),
             synced: Synced::Undefined,
+            beyond: [0; 3],
             is_stale: true,
             takeovers: VecDeque::new(),
             chosen: Vec::new(),
@@ -151,11 +154,11 @@ impl SyncStandbys {
     /// # Panics
     /// If no standby has this slot.
     pub fn handle_reply(&mut self, index: usize, lsns: ModeLsns) {
-        let (standby, synced, is_stale) = self.parts(index);
-        let before = (standby.is_candidate(), standby.lsns);
+        let standby = self.standby_mut(index);
+        let (was_candidate, old) = (standby.is_candidate(), standby.lsns);
         standby.lsns = lsns;
-        let role_changed = standby.is_candidate() != before.0;
-        *is_stale |= role_changed || (standby.is_sync && moves(synced, before.1, lsns));
+        let (is_sync, role_changed) = (standby.is_sync, standby.is_candidate() != was_candidate);
+        self.is_stale |= role_changed || (is_sync && self.moves(old, lsns));
     }
 
     /// A standby has gone.
@@ -176,6 +179,7 @@ impl SyncStandbys {
     pub fn synced(&mut self) -> Synced {
         if core::mem::take(&mut self.is_stale) {
             self.synced = self.compute();
+            self.count_beyond();
         }
         self.synced
     }
@@ -194,7 +198,7 @@ impl SyncStandbys {
     pub fn role(&mut self, index: usize) -> (u32, SyncState) {
         self.synced();
         let method = self.config.as_ref().map(|config| config.method);
-        let (standby, _, _) = self.parts(index);
+        let standby = self.standby_mut(index);
         // A standby that cannot confirm anything is shown as an asynchronous one.
         let priority = if standby.lsns.flush.is_some() { standby.priority } else { 0 };
         let state = match (priority, standby.is_sync, method) {
@@ -229,6 +233,10 @@ impl SyncStandbys {
         }
         let mut fresh = self.clone();
         assert_eq!(fresh.compute(), self.synced);
+        fresh.count_beyond();
+        if self.synced != Synced::TooFew && self.synced != Synced::Undefined {
+            assert_eq!(fresh.beyond, self.beyond);
+        }
         for (old, new) in self.slots.iter().zip(&fresh.slots) {
             let is_sync = |slot: &Option<Standby>| slot.as_ref().is_some_and(|s| s.is_sync);
             assert_eq!(is_sync(old), is_sync(new));
@@ -236,17 +244,43 @@ impl SyncStandbys {
         }
     }
 
-    fn parts(&mut self, index: usize) -> (&mut Standby, &Synced, &mut bool) {
+    fn standby_mut(&mut self, index: usize) -> &mut Standby {
         let Some(Some(standby)) = self.slots.get_mut(index) else { panic!("no standby {index}") };
-        (standby, &self.synced, &mut self.is_stale)
+        standby
+    }
+
+    /// Whether the move of one standby that counts can change what enough of them have reached.
+    ///
+    /// It can when one that had reached that falls behind it, or when so many are beyond it that they
+    /// are enough: until then counting them is all there is to do.
+    fn moves(&mut self, old: ModeLsns, new: ModeLsns) -> bool {
+        let Synced::Reached(reached) = self.synced else { return false };
+        let num_sync = self.config.as_ref().map_or(0, |config| config.num_sync);
+        let mut moves = false;
+        for (beyond, mode) in self.beyond.iter_mut().zip(WaitMode::ALL) {
+            let (reached, old, new) = (reached.of(mode), old.of(mode), new.of(mode));
+            *beyond = *beyond + usize::from(new > reached) - usize::from(old > reached);
+            moves |= *beyond >= num_sync || (old >= reached && new < reached);
+        }
+        moves
+    }
+
+    /// Counts those that are beyond what enough of them have reached.
+    fn count_beyond(&mut self) {
+        let Synced::Reached(reached) = self.synced else { return };
+        for (beyond, mode) in self.beyond.iter_mut().zip(WaitMode::ALL) {
+            let counts = self.slots.iter().flatten().filter(|standby| standby.is_sync);
+            *beyond = counts.filter(|s| s.lsns.of(mode) > reached.of(mode)).count();
+        }
     }
 
     /// Makes a change that matters only if the standby begins or ceases to be a candidate.
     fn change(&mut self, index: usize, change: impl FnOnce(&mut Standby)) {
-        let (standby, _, is_stale) = self.parts(index);
+        let standby = self.standby_mut(index);
         let before = standby.is_candidate();
         change(standby);
-        *is_stale |= standby.is_candidate() != before;
+        let role_changed = standby.is_candidate() != before;
+        self.is_stale |= role_changed;
     }
 
     fn compute(&mut self) -> Synced {
@@ -316,15 +350,4 @@ impl SyncStandbys {
 
 fn priority(config: Option<&SyncRepConfig>, application_name: &str) -> u32 {
     config.map_or(0, |config| config.priority(application_name))
-}
-
-/// Whether the move of one standby that counts can change what enough of them have reached.
-///
-/// It cannot as long as the standby stays on its side of that position, or comes just up to it.
-fn moves(synced: &Synced, old: ModeLsns, new: ModeLsns) -> bool {
-    let Synced::Reached(reached) = synced else { return false };
-    WaitMode::ALL.into_iter().any(|mode| {
-        let (reached, old, new) = (reached.of(mode), old.of(mode), new.of(mode));
-        (old <= reached && new > reached) || (old >= reached && new < reached)
-    })
 }

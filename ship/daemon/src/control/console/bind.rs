@@ -57,6 +57,8 @@ pub(super) struct Binder<'a> {
     /// Queries of WITH by name.
     pub(super) ctes: BTreeMap<String, Arc<Plan>>,
     pub(super) depth: usize,
+    /// How often the statement reads `walhub.messages`.
+    pub(super) message_scans: usize,
 }
 
 /// A name as SQL folds it.

@@ -10,13 +10,14 @@ use walhub_proto::time::Timestamp;
 use super::context::Context;
 use super::datetime::Interval;
 use super::interrupts::CopyProgress;
+use super::message_scan;
 use super::parameters;
 use super::plan::Rows;
 use super::types::Type;
 use super::value::Value;
 use crate::embed::DATABASE;
 use crate::hub::append::SyncWaitRow;
-use crate::hub::handle::{Client, SlotRow, WalReceiverRow, WalSenderRow};
+use crate::hub::handle::{Client, CoreStatsRow, SlotRow, WalReceiverRow, WalSenderRow};
 use crate::hub::latency::LatencyRow;
 
 /// A relation of the console.
@@ -32,6 +33,13 @@ pub(super) struct Relation {
 impl PartialEq for Relation {
     fn eq(&self, other: &Self) -> bool {
         self.schema == other.schema && self.name == other.name
+    }
+}
+
+impl Relation {
+    /// Whether its rows are in the WAL: they are read before the query runs.
+    pub(super) fn is_messages(&self) -> bool {
+        self.schema == "walhub" && self.name == "messages"
     }
 }
 
@@ -209,6 +217,12 @@ pub(super) static RELATIONS: &[Relation] = &[
     },
     Relation {
         schema: "walhub",
+        name: "messages",
+        columns: message_scan::COLUMNS,
+        rows: message_scan::rows,
+    },
+    Relation {
+        schema: "walhub",
         name: "sync_wait",
         columns: &[
             ("pid", Type::Int4),
@@ -231,6 +245,21 @@ pub(super) static RELATIONS: &[Relation] = &[
             ("max", Type::Interval),
         ],
         rows: |ctx| ctx.hub.commit_latency().into_iter().map(commit_latency).collect(),
+    },
+    Relation {
+        schema: "walhub",
+        name: "core_stats",
+        columns: &[
+            ("core", Type::Int4),
+            ("sessions", Type::Int4),
+            ("rounds", Type::Int8),
+            ("rounds_put_off", Type::Int8),
+            ("sends", Type::Int8),
+            ("tail_bytes", Type::Int8),
+            ("sendfile_bytes", Type::Int8),
+            ("read_bytes", Type::Int8),
+        ],
+        rows: |ctx| ctx.hub.core_stats().into_iter().map(core_stats).collect(),
     },
 ];
 
@@ -321,22 +350,23 @@ fn stat_wal_receiver(receiver: &WalReceiverRow) -> Vec<Value> {
 
 /// PostgreSQL: `pg_get_replication_slots`.
 fn replication_slot(slot: &SlotRow) -> Vec<Value> {
+    let logical = slot.logical.as_ref();
     vec![
         Value::text_of(&slot.slot_name),
-        Value::Null,
-        Value::text_of("physical"),
-        Value::Null,
-        Value::Null,
+        text(logical.map(|logical| &*logical.plugin)),
+        Value::text_of(if logical.is_some() { "logical" } else { "physical" }),
+        uint(logical.map(|logical| logical.database_oid)),
+        text(logical.map(|logical| &*logical.database)),
         Value::Bool(slot.temporary),
         Value::Bool(slot.active_pid.is_some()),
         Value::or_null(slot.active_pid, pid),
         uint(slot.xmin),
         uint(slot.catalog_xmin),
         lsn(slot.restart_lsn),
-        Value::Null,
+        lsn(logical.map(|logical| logical.confirmed_flush_lsn)),
         text(slot.wal_status),
         Value::or_null(slot.safe_wal_size, Value::Int),
-        Value::Bool(false),
+        Value::Bool(logical.is_some_and(|logical| logical.two_phase)),
     ]
 }
 
@@ -452,6 +482,14 @@ fn sync_wait(ctx: &Context<'_>) -> Rows {
         ]
     };
     ctx.snapshot().sync_waits.iter().map(row).collect()
+}
+
+/// What a ship core has sent, and by which path.
+fn core_stats(row: CoreStatsRow) -> Vec<Value> {
+    let numbers = [row.core, row.sessions, row.rounds, row.rounds_put_off, row.sends];
+    let bytes = [row.tail_bytes, row.sendfile_bytes, row.read_bytes];
+    let value = |number| Value::Int(i64::try_from(number).unwrap_or(i64::MAX));
+    numbers.into_iter().chain(bytes).map(value).collect()
 }
 
 /// Where commits' time goes.

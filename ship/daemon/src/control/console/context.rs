@@ -13,6 +13,7 @@ use super::failure::{
     Failure, PROGRAM_LIMIT_EXCEEDED, Result, STATEMENT_TOO_COMPLEX, fail, hinted,
 };
 use super::interrupts::Sessions;
+use super::message_scan::Fetched;
 use super::parameters::Parameters;
 use super::value::Value;
 use crate::hub::handle::{Client, Hub, Positions, Snapshot};
@@ -44,6 +45,8 @@ pub(super) struct Context<'a> {
     pub(super) sessions: &'a Sessions,
     /// Values of `$1`, `$2`, ...
     pub(super) arguments: &'a [Value],
+    /// The rows of `walhub.messages`, when the statement reads it.
+    pub(super) messages: Option<&'a Fetched>,
     /// Filled on first use.
     pub(super) snapshot: OnceCell<Snapshot>,
     /// What is spent of the statement's limits.

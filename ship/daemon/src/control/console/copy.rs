@@ -17,7 +17,7 @@ use super::binary::text_parameter;
 use super::commit::Settle;
 use super::copy_options::{CopyFrom, Format};
 use super::copy_rows::{RowReader, client_failed};
-use super::emit::message_record;
+use super::emit::{TRANSACTION_BYTES_MAX, message_record};
 use super::failure::{Failure, Result, fail};
 use super::interrupts::{CopyProgress, Interrupts};
 use super::session::{Ending, Next, Session};
@@ -60,7 +60,7 @@ impl<V: SettingsView> Session<V> {
         let database = self.params.database.clone();
         let progress = CopyProgress { database, ..CopyProgress::default() };
         let mut shown = Shown { interrupts: &interrupts, progress };
-        let mut reader = RowReader::new(copy);
+        let mut reader = RowReader::new(copy, TRANSACTION_BYTES_MAX);
         loop {
             let sent = self.copy_data(wire, &interrupts).await;
             let (data, at_end) = match sent.map_err(|failure| located(failure, &reader))? {
@@ -73,7 +73,7 @@ impl<V: SettingsView> Session<V> {
                 }
             };
             shown.progress.bytes_processed += u64::try_from(data.len()).unwrap_or(u64::MAX);
-            reader.push(&data);
+            reader.push(&data).map_err(|failure| located(failure, &reader))?;
             while let Some(row) = reader.next(at_end)? {
                 let emitted = message_record(true, &row.prefix, &row.content)
                     .and_then(|record| self.pending.push(record, false));
@@ -162,7 +162,7 @@ impl<V: SettingsView> Session<V> {
         fail(SqlState::PROTOCOL_VIOLATION, malformed.to_string())
     }
 
-    fn client_gone(&mut self) -> Failure {
+    pub(super) fn client_gone(&mut self) -> Failure {
         self.ending = Some(Ending::Gone);
         fail(SqlState::CONNECTION_FAILURE, "unexpected EOF on client connection")
     }

@@ -7,6 +7,7 @@ use walhub_proto::sqlstate::SqlState;
 
 use super::binary::text_parameter;
 use super::copy_options::{CopyFrom, Csv, Format, Header, LineFormat};
+use super::emit::too_large;
 use super::failure::{BAD_COPY_FILE_FORMAT, Failure, NOT_NULL_VIOLATION, Result, fail, hinted};
 
 /// First bytes of the binary format.
@@ -32,6 +33,8 @@ enum Eol {
 /// Takes bytes, gives rows.
 pub(super) struct RowReader<'a> {
     copy: &'a CopyFrom,
+    /// Bytes that may wait to become a row.
+    row_len_max: usize,
     raw: Vec<u8>,
     /// Where the next row starts in `raw`.
     start: usize,
@@ -53,9 +56,10 @@ fn bad(message: impl Into<String>) -> Failure {
 }
 
 impl<'a> RowReader<'a> {
-    pub(super) const fn new(copy: &'a CopyFrom) -> Self {
+    pub(super) const fn new(copy: &'a CopyFrom, row_len_max: usize) -> Self {
         Self {
             copy,
+            row_len_max,
             raw: Vec::new(),
             start: 0,
             scanned: 0,
@@ -73,11 +77,19 @@ impl<'a> RowReader<'a> {
         format!("COPY messages, line {}", self.line)
     }
 
-    /// Takes more bytes.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    /// Takes more bytes. A row cannot be larger than the transaction that it goes into.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.ended && self.copy.format != Format::Binary {
+            // What follows the marker of the end is not looked at.
+            return Ok(());
+        }
         self.raw.drain(..self.start);
         self.start = 0;
+        if self.raw.len() + bytes.len() > self.row_len_max {
+            return Err(too_large());
+        }
         self.raw.extend_from_slice(bytes);
+        Ok(())
     }
 
     /// The next row; `None` when there is no whole one. `at_end`: no more bytes will come.
@@ -472,4 +484,31 @@ fn binary_field<'a>(bytes: &mut &'a [u8]) -> Result<Option<Option<&'a [u8]>>> {
 /// PostgreSQL: `CopyGetData`.
 pub(super) fn client_failed(message: &str) -> Failure {
     fail(SqlState::QUERY_CANCELED, format!("COPY from stdin failed: {message}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_without_an_end_is_bounded_and_what_follows_the_end_is_not_kept() {
+        let csv = None;
+        let lines = LineFormat { delimiter: b'\t', null: Vec::new(), header: Header::No, csv };
+        let copy = CopyFrom { format: Format::Lines(lines), content_first: false };
+        let mut reader = RowReader::new(&copy, 8);
+        for _ in 0..100 {
+            reader.push(b"p\ta\n").unwrap();
+            assert!(reader.next(false).unwrap().is_some());
+        }
+        reader.push(b"p\taaaaaa").unwrap();
+        assert!(reader.next(false).unwrap().is_none());
+        assert_eq!(reader.push(b"a").unwrap_err().sqlstate.0, "54000");
+        let mut reader = RowReader::new(&copy, 8);
+        reader.push(b"\\.\n").unwrap();
+        assert!(reader.next(false).unwrap().is_none());
+        for _ in 0..100 {
+            reader.push(b"more").unwrap();
+        }
+        assert!(reader.next(true).unwrap().is_none());
+    }
 }

@@ -17,6 +17,7 @@ use walhub_proto::wire::backend::Report;
 
 use super::context::Context;
 use super::failure::{PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted};
+use super::slot_calls::SlotCall;
 use super::value::Value;
 use crate::embed::DATABASE;
 use crate::hub::append::{self, NewRecord};
@@ -68,6 +69,7 @@ pub(super) enum Call {
         flush: bool,
     },
     SwitchSegment,
+    Slot(SlotCall),
 }
 
 /// Where the functions of a statement leave what is to be appended, and find where it lies.
@@ -78,6 +80,8 @@ pub(super) struct Emitter {
     /// In the second run: the answers, in the order of the calls.
     answers: Option<RefCell<std::vec::IntoIter<Lsn>>>,
     notices: RefCell<Vec<Report>>,
+    /// Parameters to set when the statement has run: name, value, and whether for the transaction.
+    settings: RefCell<Vec<(String, String, bool)>>,
 }
 
 impl Emitter {
@@ -96,6 +100,23 @@ impl Emitter {
         (self.calls.into_inner(), self.notices.into_inner())
     }
 
+    /// Has something done once the statement has run for the first time.
+    pub(super) fn push(&self, call: Call) {
+        self.calls.borrow_mut().push(call);
+    }
+
+    /// Sets a parameter once the statement has run.
+    pub(super) fn set(&self, name: &str, value: &str, local: bool) {
+        if self.answers.is_none() {
+            self.settings.borrow_mut().push((name.to_owned(), value.to_owned(), local));
+        }
+    }
+
+    /// The parameters to set.
+    pub(super) fn take_settings(&self) -> Vec<(String, String, bool)> {
+        self.settings.take()
+    }
+
     /// Tells the client something beside the result.
     pub(super) fn notice(&self, report: Report) {
         if self.answers.is_none() {
@@ -108,7 +129,7 @@ impl Emitter {
         self.answers.is_some()
     }
 
-    fn answer(&self) -> Option<Value> {
+    pub(super) fn answer(&self) -> Option<Value> {
         let answers = self.answers.as_ref()?;
         // A statement that calls more often in its second run looked at the clock.
         Some(Value::or_null(answers.borrow_mut().next(), Value::Lsn))

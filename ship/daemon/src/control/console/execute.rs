@@ -18,7 +18,9 @@ use super::commit::Settle;
 use super::context::{Context, Spent};
 use super::emit::{Call, Emitter};
 use super::extended::format_of;
-use super::failure::{ACTIVE_SQL_TRANSACTION, NO_ACTIVE_SQL_TRANSACTION, Result, fail};
+use super::failure::{
+    ACTIVE_SQL_TRANSACTION, NO_ACTIVE_SQL_TRANSACTION, Result, fail, unsupported,
+};
 use super::held::{HeldAnswer, HeldRows, Slot};
 use super::parameters;
 use super::plan::{Plan, Rows};
@@ -120,9 +122,20 @@ impl<V: SettingsView> Session<V> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        if prepared.message_scans > 0 {
+            self.fetched = Some(self.fetch_messages(wire, prepared, plan, arguments).await?);
+        }
         let emitter = Emitter::collecting(self.pending.bytes());
         let rows = self.with_context(&prepared.sql, arguments, &emitter, |ctx| plan.run(ctx));
+        let has_read = self.fetched.take().is_some();
+        let settings = emitter.take_settings();
+        if rows.is_ok() {
+            self.set_config(settings)?;
+        }
         let (calls, notices) = emitter.take();
+        if has_read && !calls.is_empty() {
+            return Err(reads_and_writes());
+        }
         for notice in &notices {
             self.out.report(notice);
         }
@@ -139,6 +152,11 @@ impl<V: SettingsView> Session<V> {
                         Slot::Transactional(_) if in_block => Slot::Known(self.insert_lsn()),
                         slot => slot,
                     }
+                }
+                Call::Slot(_) if rows.is_err() => continue,
+                Call::Slot(call) => {
+                    switched = true;
+                    Slot::Known(self.call_slot(wire, call).await?)
                 }
                 Call::SwitchSegment => {
                     switched = true;
@@ -160,6 +178,21 @@ impl<V: SettingsView> Session<V> {
         }
     }
 
+    /// What `set_config` was called with. PostgreSQL: `set_config_by_name`.
+    fn set_config(&mut self, settings: Vec<(String, String, bool)>) -> Result<()> {
+        let before = (!settings.is_empty()).then(|| self.parameters.clone());
+        for (name, value, local) in settings {
+            // For an implicit transaction there is nothing to set.
+            if !local || self.transaction.is_open() {
+                self.set(&name, Some(&value), local)?;
+            }
+        }
+        for (name, value) in before.iter().flat_map(|it| self.parameters.reported_since(it)) {
+            self.out.parameter_status(name, &value);
+        }
+        Ok(())
+    }
+
     /// Runs a query for the second time, with what became of the first.
     pub(super) fn run_again(
         &self,
@@ -170,6 +203,18 @@ impl<V: SettingsView> Session<V> {
         let Statement::Query(plan) = &prepared.statement else { return Ok(Vec::new()) };
         let emitter = Emitter::answering(answers);
         self.with_context(&prepared.sql, arguments, &emitter, |ctx| plan.run(ctx))
+    }
+
+    /// Evaluates something of a statement that does not run yet.
+    pub(super) fn glance<T>(
+        &self,
+        prepared: &Prepared,
+        arguments: &[Value],
+        look: impl FnOnce(&Context<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let emitter = Emitter::collecting(self.pending.bytes());
+        let seen = self.with_context(&prepared.sql, arguments, &emitter, look)?;
+        if emitter.take().0.is_empty() { Ok(seen) } else { Err(reads_and_writes()) }
     }
 
     fn with_context<T>(
@@ -192,6 +237,7 @@ impl<V: SettingsView> Session<V> {
             emitter,
             sessions: &self.params.sessions,
             arguments,
+            messages: self.fetched.as_ref(),
             snapshot: OnceCell::new(),
             spent: Spent::default(),
         })
@@ -431,4 +477,9 @@ const fn reports(utility: &Utility) -> bool {
 
 fn block_warning(message: &str) -> Report {
     Report::new(Severity::Warning, NO_ACTIVE_SQL_TRANSACTION, message)
+}
+
+/// What would be read depends on what would be written.
+fn reads_and_writes() -> super::failure::Failure {
+    unsupported("writing WAL in a statement that reads walhub.messages")
 }

@@ -20,6 +20,7 @@ use super::failure::{
 };
 use super::interrupts::Sessions;
 use super::numeric::Numeric;
+use super::slot_calls::{self, SlotCall};
 use super::types::Type;
 use super::value::{Value, float_to_i64};
 
@@ -452,6 +453,59 @@ pub(super) static FUNCTIONS: &[Function] = &[
         => emit_message(ctx, *transactional, prefix, content, *flush)),
     ),
     function("pg_switch_wal", &[], PgLsn, |ctx, _| switch_wal(ctx)),
+    // Replication slots; the text of PostgreSQL's record (slot_name name, lsn pg_lsn).
+    function(
+        "pg_create_logical_replication_slot",
+        &[Name, Name],
+        Text,
+        eval!(ctx, [T(name), T(plugin)] => slot_calls::call(ctx, SlotCall::CreateLogical { name: name.clone(), plugin: plugin.clone(), two_phase: false }, false)),
+    ),
+    function(
+        "pg_create_logical_replication_slot",
+        &[Name, Name, Bool],
+        Text,
+        eval!(ctx, [T(name), T(plugin), Value::Bool(temporary)] => slot_calls::call(ctx, SlotCall::CreateLogical { name: name.clone(), plugin: plugin.clone(), two_phase: false }, *temporary)),
+    ),
+    function(
+        "pg_create_logical_replication_slot",
+        &[Name, Name, Bool, Bool],
+        Text,
+        eval!(ctx, [T(name), T(plugin), Value::Bool(temporary), Value::Bool(two_phase)] => slot_calls::call(ctx, SlotCall::CreateLogical { name: name.clone(), plugin: plugin.clone(), two_phase: *two_phase }, *temporary)),
+    ),
+    function(
+        "pg_create_physical_replication_slot",
+        &[Name],
+        Text,
+        eval!(ctx, [T(name)] => slot_calls::call(ctx, SlotCall::CreatePhysical { name: name.clone(), reserve_wal: false }, false)),
+    ),
+    function(
+        "pg_create_physical_replication_slot",
+        &[Name, Bool],
+        Text,
+        eval!(ctx, [T(name), Value::Bool(reserve_wal)] => slot_calls::call(ctx, SlotCall::CreatePhysical { name: name.clone(), reserve_wal: *reserve_wal }, false)),
+    ),
+    function(
+        "pg_create_physical_replication_slot",
+        &[Name, Bool, Bool],
+        Text,
+        eval!(ctx, [T(name), Value::Bool(reserve_wal), Value::Bool(temporary)] => slot_calls::call(ctx, SlotCall::CreatePhysical { name: name.clone(), reserve_wal: *reserve_wal }, *temporary)),
+    ),
+    function(
+        "pg_drop_replication_slot",
+        &[Name],
+        Void,
+        eval!(ctx, [T(name)] => slot_calls::call(ctx, SlotCall::Drop { name: name.clone() }, false)),
+    ),
+    // PostgreSQL: set_config_by_name.
+    function(
+        "set_config",
+        &[Text, Text, Bool],
+        Text,
+        eval!(ctx, [T(name), T(value), Value::Bool(local)] => {
+            ctx.emitter.set(name, value, *local);
+            Ok(T(value.clone()))
+        }),
+    ),
     // The server and the session.
     function(
         "pg_cancel_backend",
@@ -619,6 +673,19 @@ pub(super) static FUNCTIONS: &[Function] = &[
     // Text.
     function("upper", &[Text], Text, eval!([T(a)] => Ok(T(a.to_uppercase())))),
     function("lower", &[Text], Text, eval!([T(a)] => Ok(T(a.to_lowercase())))),
+    // PostgreSQL: pg_convert_from.
+    function(
+        "convert_from",
+        &[Bytea, Name],
+        Text,
+        eval!([Value::Bytes(bytes), T(encoding)] => {
+            if !matches!(&*encoding.to_ascii_lowercase(), "utf8" | "utf-8" | "unicode") {
+                let message = format!("invalid source encoding name \"{encoding}\"");
+                return Err(fail(SqlState::INVALID_PARAMETER_VALUE, message));
+            }
+            super::binary::text_parameter(bytes).map(|text| T(text.to_owned()))
+        }),
+    ),
     function(
         "length",
         &[Bytea],

@@ -30,6 +30,7 @@ mod failure;
 mod functions;
 mod held;
 mod interrupts;
+mod message_scan;
 mod messages;
 mod numeric;
 mod parameters;
@@ -39,6 +40,7 @@ mod rows;
 mod select;
 mod server_settings;
 mod session;
+mod slot_calls;
 mod statement;
 #[cfg(test)]
 mod tests;

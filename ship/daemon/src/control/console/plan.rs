@@ -115,16 +115,29 @@ impl Plan {
             Source::Values(rows) => values(rows, ctx)?,
             Source::Series(args) => series(args, ctx)?,
         };
-        retain(&mut rows, self.filter.as_ref(), ctx)?;
+        let fetched = match &self.source {
+            Source::Relation(relation) if relation.is_messages() => ctx.messages,
+            _ => None,
+        };
+        if !fetched.is_some_and(|fetched| fetched.is_filtered) {
+            retain(&mut rows, self.filter.as_ref(), ctx)?;
+        }
         if let Some(grouping) = &self.grouping {
-            rows = grouping.run(rows, ctx)?;
+            rows = match fetched.and_then(|fetched| fetched.count) {
+                Some(count) => vec![vec![Value::Int(count); grouping.aggregates.len()]],
+                None => grouping.run(rows, ctx)?,
+            };
         }
         retain(&mut rows, self.having.as_ref(), ctx)?;
         let mut results: Rows = Vec::with_capacity(rows.len());
         for row in &rows {
             let result: Result<Vec<Value>> =
                 self.outputs.iter().map(|output| output.expr.eval(row, ctx)).collect();
-            let result = result?.into_iter().map(|value| ctx.charge(value));
+            // What was read from the WAL has a limit of its own.
+            let result = result?.into_iter().map(|value| match fetched {
+                Some(_) => Ok(value),
+                None => ctx.charge(value),
+            });
             results.push(result.collect::<Result<_>>()?);
         }
         if self.distinct {
@@ -186,7 +199,8 @@ fn series(args: &[Expr], ctx: &Context<'_>) -> Result<Rows> {
     Ok(rows)
 }
 
-fn retain(rows: &mut Rows, condition: Option<&Expr>, ctx: &Context<'_>) -> Result<()> {
+/// Keeps the rows for which the condition holds.
+pub(super) fn retain(rows: &mut Rows, condition: Option<&Expr>, ctx: &Context<'_>) -> Result<()> {
     let Some(condition) = condition else { return Ok(()) };
     let mut failure = None;
     rows.retain(|row| match condition.holds(row, ctx) {
@@ -199,7 +213,12 @@ fn retain(rows: &mut Rows, condition: Option<&Expr>, ctx: &Context<'_>) -> Resul
     failure.map_or(Ok(()), Err)
 }
 
-fn row_count(expr: Option<&Expr>, clause: &str, ctx: &Context<'_>) -> Result<Option<usize>> {
+/// The number after LIMIT or OFFSET.
+pub(super) fn row_count(
+    expr: Option<&Expr>,
+    clause: &str,
+    ctx: &Context<'_>,
+) -> Result<Option<usize>> {
     let Some(expr) = expr else { return Ok(None) };
     match expr.eval(&[], ctx)? {
         Value::Int(count) => usize::try_from(count).map(Some).map_err(|_| {

@@ -161,6 +161,7 @@ impl Binder<'_> {
                     [own] | [_, own] => {
                         let schema = if let [schema, _] = &*parts { schema } else { "pg_catalog" };
                         let relation = catalog::relation(schema, own).ok_or_else(missing)?;
+                        self.message_scans += usize::from(relation.is_messages());
                         let columns =
                             relation.columns.iter().map(|(name, ty)| ((*name).to_owned(), *ty));
                         (Source::Relation(relation), columns.collect(), own)

@@ -21,6 +21,7 @@ use super::commit::Settle;
 use super::extended::Portal;
 use super::failure::{Failure, PROGRAM_LIMIT_EXCEEDED, Result, fail, unsupported};
 use super::held::{Held, Pending};
+use super::message_scan::Fetched;
 use super::messages::{self, Broken, Message};
 use super::parameters::Parameters;
 use super::parse::{self, Parsed};
@@ -78,6 +79,8 @@ pub(super) struct Session<V> {
     /// Answers that wait for it.
     pub(super) held: Vec<Held>,
     pub(super) ending: Option<Ending>,
+    /// What the statement that runs has read from the WAL.
+    pub(super) fetched: Option<Fetched>,
     cached: Vec<Cached>,
     cached_next: usize,
     pub(super) out: Encoder,
@@ -138,6 +141,7 @@ impl<V: SettingsView> Session<V> {
             pending: Pending::default(),
             held: Vec::new(),
             ending: None,
+            fetched: None,
             cached: Vec::new(),
             cached_next: 0,
             out: Encoder::new(),

@@ -40,6 +40,8 @@ pub(super) struct Prepared {
     pub(super) columns: Option<Vec<(String, Type)>>,
     /// When it does nothing but emit one message: with what.
     pub(super) message: Option<MessageShape>,
+    /// How often it reads `walhub.messages`.
+    pub(super) message_scans: usize,
 }
 
 /// The arguments of `SELECT pg_logical_emit_message(...)`, each a parameter or a constant.
@@ -116,7 +118,8 @@ pub(super) fn prepare(
             super::failure::unsupported(format_args!("a parameter of the type with OID {oid}"))
         })?);
     }
-    let mut binder = Binder { sql, params: types, ctes: BTreeMap::new(), depth: 0 };
+    let mut binder =
+        Binder { sql, params: types, ctes: BTreeMap::new(), depth: 0, message_scans: 0 };
     let statement = match parsed {
         None => Statement::Empty,
         Some(Parsed::Query(query)) => Statement::Query(Arc::new(binder.bind_query(&query)?)),
@@ -134,7 +137,8 @@ pub(super) fn prepare(
         Statement::Utility(_) | Statement::Empty => None,
     };
     let columns = columns(&statement);
-    Ok(Prepared { parameters, columns, message, statement, sql: sql.clone() })
+    let message_scans = binder.message_scans;
+    Ok(Prepared { parameters, columns, message, message_scans, statement, sql: sql.clone() })
 }
 
 fn columns(statement: &Statement) -> Option<Vec<(String, Type)>> {

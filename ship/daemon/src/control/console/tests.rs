@@ -172,6 +172,7 @@ pub(super) fn snapshot(in_recovery: bool) -> Snapshot {
             restart_tli: Some(timeline),
             wal_status: Some("reserved"),
             safe_wal_size: None,
+            logical: None,
         }],
         sync_waits: Vec::new(),
     }

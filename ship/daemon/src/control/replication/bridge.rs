@@ -65,6 +65,19 @@ async fn pass_answer(from: &mut DuplexStream, to: &mut Stream) -> io::Result<boo
                 |malformed| io::Error::new(io::ErrorKind::InvalidData, malformed.to_string()),
             )?
         {
+            if frame.kind == b'G' {
+                // Nobody here passes data on: the console is told that none comes.
+                let len = frame.len;
+                to.write_all(buf.get(..passed).unwrap_or_default()).await?;
+                buf.drain(..passed + len);
+                passed = 0;
+                let mut encoder = Encoder::new();
+                encoder.frame(b'f', |buf| {
+                    buf.extend_from_slice(b"a walsender connection takes no data\0");
+                });
+                from.write_all(encoder.bytes()).await?;
+                continue;
+            }
             passed += frame.len;
             ready = frame.kind == b'Z';
         }

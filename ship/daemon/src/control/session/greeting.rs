@@ -46,7 +46,9 @@ impl Session {
             "server_version" => identity.map_or_else(fallback_version, |id| id.server_version),
             "server_version_num" => self.server_version_num().to_string(),
             "wal_segment_size" => identity?.segment_size.to_string(),
-            "in_hot_standby" => on_off(self.services.hub.snapshot().in_recovery),
+            // What is in WAL of its own can be decoded.
+            "wal_level" if !self.services.hub.in_recovery() => "logical".into(),
+            "in_hot_standby" => on_off(self.services.hub.in_recovery()),
             // A walsender without a database has none whose encoding it could use.
             "client_encoding" | "server_encoding" if self.mode == ReplicationMode::Physical => {
                 "SQL_ASCII".into()

@@ -311,7 +311,7 @@ fn commands_answer_as_a_walsender_does() {
             ),
             (
                 "START_REPLICATION SLOT s LOGICAL 0/0",
-                &["E ERROR 0A000 logical replication is not supported by walhub"],
+                &["E ERROR 55000 logical decoding requires a database connection"],
             ),
             ("BASE_BACKUP", &["E ERROR 0A000 BASE_BACKUP is not supported yet"]),
             ("IDENTIFY_SYSTEM x", &["E ERROR 42601 syntax error"]),
@@ -467,5 +467,23 @@ fn a_cancel_request_with_the_right_key_ends_a_wait() {
         assert_eq!(client.answer().await[2], "D f");
         client.query("wait for lsn '0/1'").await;
         assert_eq!(client.answer().await, ["T status:25", "D success", "C WAIT", "Z I"]);
+    });
+}
+
+#[test]
+fn a_walsender_takes_no_data_for_a_copy() {
+    run(async {
+        let mut hub = FakeHub::ready();
+        hub.primary = true;
+        let harness = Harness::new(hub);
+        let mut client = harness.connect(DATABASE).await;
+        client.answer().await;
+        client.query("copy walhub.messages from stdin").await;
+        assert_eq!(
+            client.answer().await,
+            ["E ERROR 57014 COPY from stdin failed: a walsender connection takes no data", "Z I"]
+        );
+        client.query("select 1").await;
+        assert_eq!(client.answer().await[1], "D 1");
     });
 }

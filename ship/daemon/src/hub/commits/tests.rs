@@ -436,13 +436,15 @@ fn an_error_is_the_answer_and_nothing_is_waited_for() {
 }
 
 #[test]
-fn a_checkpoint_is_answered_when_it_is_durable_and_a_switch_at_once() {
+fn a_checkpoint_and_a_switch_are_answered_when_they_are_durable() {
     let mut bench = Bench::new();
     let mut switch = bench.commits.wal(WalRequest::SwitchSegment, NOW);
     let mut checkpoint = bench.commits.wal(WalRequest::Checkpoint, NOW);
     bench.place(200);
     bench.place(300);
     bench.tell();
+    assert!(is_pending(&mut switch) && is_pending(&mut checkpoint));
+    bench.flush(200);
     assert_eq!(switch.try_recv().unwrap(), Ok(Lsn(200)));
     assert!(is_pending(&mut checkpoint));
     bench.flush(300);

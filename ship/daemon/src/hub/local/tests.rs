@@ -186,7 +186,7 @@ fn segments_are_recycled_while_the_next_ones_are_made_ready() {
     bench.feed(&out, |bench| {
         let keep = SegNo::of_start(bench.local.flush_lsn(), SIZE);
         let local = &mut bench.local;
-        local.segments.remove_before(&mut bench.io, &mut bench.jobs, keep);
+        local.segments.remove_before(&mut bench.io, &mut bench.jobs, keep, true);
     });
     assert_eq!(bench.local.flush_lsn(), wal.lsn());
     let last = SegNo::of_start(wal.lsn(), SIZE);

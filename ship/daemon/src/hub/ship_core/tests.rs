@@ -55,6 +55,8 @@ impl Bench {
             wal_dir: dir.clone(),
             slabs_max: 8,
             settings: Arc::new(settings),
+            direct: true,
+            stats: Arc::default(),
         });
         let timelines = Timelines {
             system_identifier: SystemIdentifier(1),
@@ -83,6 +85,7 @@ impl Bench {
         let start = StartStreaming {
             conn: theirs.into(),
             unread: Vec::new(),
+            logical: false,
             slot: None,
             start,
             timeline: TimelineId::FIRST,

@@ -35,6 +35,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         self.check_archive_timeout(now);
         // A slot that has come to keep WAL for the first time keeps it after a crash, too.
         self.slots.save(io, &mut self.jobs, Lsn::INVALID);
+        self.slots.save_confirmed(io, &mut self.jobs, now.instant);
         if self.config.settings.hot_standby_feedback {
             let standbys =
                 self.config.standbys.in_use().map(|(_, standby)| standby_horizons(standby));
@@ -107,8 +108,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let start = keep.start(size);
         // First nobody may begin to read them, then they go.
         self.config.shared.oldest_lsn.store(start);
+        // A standby that is sent these very files must not find other WAL in them.
+        let mut standbys = self.config.standbys.in_use();
+        let may_recycle =
+            standbys.all(|(_, standby)| Lsn(standby.sent_lsn.load(Ordering::Acquire)) >= start);
         if let Some(local) = &mut self.local {
-            let count = local.segments.remove_before(io, &mut self.jobs, keep);
+            let count = local.segments.remove_before(io, &mut self.jobs, keep, may_recycle);
             tracing::debug!("removed or recycled {count} WAL segments before {start}");
         }
     }
@@ -149,6 +154,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             wal_status: status.map(walhub_proto::retention::WalStatus::as_str),
             safe_wal_size: retention
                 .and_then(|retention| retention.safe_wal_size(slot, status, flush_lsn)),
+            logical: slot.logical.clone(),
         }
     }
 

@@ -540,7 +540,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 if !self.link.is_closed() || !self.is_own_closed() || !settled {
                     return;
                 }
-                let end = self.local.as_ref().map_or(Lsn::INVALID, LocalWal::flush_lsn);
+                // Not what is durable but could not be vouched for on a full disk.
+                let end = self.config.shared.flush_lsn.load();
                 self.stopping = Stopping::Draining { ships: self.config.ships.len() };
                 self.mail_ships(|| ToShip::Stop { end });
             }

@@ -57,6 +57,8 @@ pub(super) struct Own {
     writer: WalWriter,
     /// Laid out, and not yet in the tail.
     batch: Vec<u8>,
+    /// The tail takes a batch of at least so many bytes.
+    room: usize,
     next_xid: u64,
     work: Option<Work>,
     /// The last checkpoint record that was laid out.
@@ -117,6 +119,7 @@ impl Own {
         Self {
             writer: WalWriter::new(shape, end, local.last_record()),
             batch: Vec::with_capacity(2 * BATCH_LEN),
+            room: 0,
             next_xid,
             work: None,
             checkpoint: None,
@@ -155,8 +158,22 @@ impl Own {
         (range.start, range.end)
     }
 
-    fn has_room(&self, local: &LocalWal, bytes: usize) -> bool {
-        local.has_room(self.batch.len() + with_headers(bytes))
+    /// Whether so much more can be laid out. The tail looks at each of its slabs to answer, so it is
+    /// asked for a whole batch at a time.
+    fn has_room(&mut self, local: &LocalWal, bytes: usize) -> bool {
+        let wanted = self.batch.len() + with_headers(bytes);
+        if wanted > self.room {
+            let ahead = wanted + BATCH_LEN;
+            self.room = if local.has_room(ahead) { ahead } else { 0 };
+        }
+        wanted <= self.room || local.has_room(wanted)
+    }
+
+    /// Says that no transaction is under way. PostgreSQL: `LogStandbySnapshot`.
+    fn put_running_xacts(&mut self) {
+        let low = u32::try_from(self.next_xid & u64::from(u32::MAX)).unwrap_or(FIRST_NORMAL_XID);
+        let body = standby::running_xacts(low);
+        self.put(RM_STANDBY, standby::XLOG_RUNNING_XACTS, 0, &body);
     }
 
     /// Lays out a checkpoint. PostgreSQL: `CreateCheckPoint`.
@@ -169,8 +186,7 @@ impl Own {
             if let Some(body) = checkpoint_redo(WalLevel::Logical, version) {
                 redo = self.put(RM_XLOG, XLOG_CHECKPOINT_REDO, 0, &body).0;
             }
-            let body = standby::running_xacts(low);
-            self.put(RM_STANDBY, standby::XLOG_RUNNING_XACTS, 0, &body);
+            self.put_running_xacts();
         }
         let timeline = self.writer.shape().timeline;
         let body = Checkpoint {
@@ -295,6 +311,7 @@ impl Own {
         let appended = local.append(start, &self.batch, &mut |slab| opened.push(slab));
         assert!(appended.is_ok(), "own WAL at {start}: {appended:?}");
         self.batch.clear();
+        self.room = 0;
     }
 }
 
@@ -336,6 +353,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         // PostgreSQL ends its recovery with one, too; a clean stop has left one.
         let clean = checkpoint.filter(|seen| seen.is_shutdown).map(|seen| seen.start);
         if clean.is_none() || local.last_record() != clean {
+            if local.last_record().is_some() {
+                // Who decodes need not wait for the transaction that a crash has cut off.
+                // PostgreSQL: BackgroundWriterMain logs one soon after a recovery.
+                own.put_running_xacts();
+            }
             own.put_checkpoint(true, now.wall);
         }
         self.own = Some(own);

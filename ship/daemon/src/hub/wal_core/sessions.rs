@@ -49,6 +49,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         entry.sent_lsn.store(start.start.0, Ordering::Release);
         if let Some(slot) = &start.slot {
             self.slots.acquire(slot, start.client.pid);
+            self.publish_slots();
         }
         let Some((ship, link)) =
             self.config.ships.iter_mut().enumerate().min_by_key(|(_, link)| link.sessions)
@@ -78,7 +79,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             ));
         };
         if let Some(slot) = &start.slot {
-            self.slots.check_usable(slot)?;
+            self.slots.check_usable(slot, start.logical)?;
         }
         if start.timeline == timelines.current {
             return Ok(Admitted::Stream);
@@ -121,6 +122,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             }
             if let Some(slot) = attached.slot {
                 self.slots.release(&slot);
+                self.publish_slots();
             }
         }
         self.config.standbys.free(standby);

@@ -1,7 +1,9 @@
 //! The hub's replication slots: created, used, advanced, saved.
 //!
 //! A slot's file is saved when it is made, and before any segment goes that the saved slot still
-//! asks for; in between, an older `restart_lsn` on disk only keeps more than is needed.
+//! asks for; in between, an older `restart_lsn` on disk only keeps more than is needed. What the
+//! client of a logical slot confirms is saved within [`CONFIRMED_SAVE_INTERVAL`]: after a crash it
+//! gets again what it confirmed since.
 //!
 //! Not here: what a slot is (`walhub_proto::slot`), what it keeps (`keep`).
 //!
@@ -9,12 +11,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use walhub_engine::io::{Io, Waker};
 use walhub_proto::feedback::{FullTransactionId, Horizons};
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::slot::{Slot, encode_slot, validate_name};
 use walhub_proto::sqlstate::SqlState;
+use walhub_proto::time::Instant;
 use walhub_proto::wire::backend::Report;
 
 use std::sync::atomic::Ordering;
@@ -25,6 +29,10 @@ use super::super::messages::SlotReply;
 use super::super::segments::FileJob;
 use super::super::shared::Standby;
 use super::WalCore;
+
+/// How often what clients of logical slots have confirmed is saved. PostgreSQL: at each checkpoint,
+/// and whenever `restart_lsn` moves.
+const CONFIRMED_SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Entry {
@@ -49,6 +57,8 @@ impl Entry {
 pub(super) struct SlotTable {
     dir: PathBuf,
     entries: BTreeMap<String, Entry>,
+    /// When what was confirmed was last saved.
+    confirmed_saved_at: Option<Instant>,
 }
 
 impl SlotTable {
@@ -60,7 +70,7 @@ impl SlotTable {
                 Entry { slot, owner: None, saved, saving: None, drop_waiters: Vec::new() },
             )
         };
-        Self { dir, entries: slots.into_iter().map(entry).collect() }
+        Self { dir, entries: slots.into_iter().map(entry).collect(), confirmed_saved_at: None }
     }
 
     /// The slots, for decisions about all of them.
@@ -76,11 +86,20 @@ impl SlotTable {
         self.dir.join(name)
     }
 
-    /// Whether a session may stream from it. PostgreSQL: `ReplicationSlotAcquire`.
-    pub(super) fn check_usable(&self, name: &str) -> Result<(), Report> {
+    /// Whether a session may stream from it, or decode. PostgreSQL: `ReplicationSlotAcquire`,
+    /// `StartReplication`, `CreateDecodingContext`.
+    pub(super) fn check_usable(&self, name: &str, logical: bool) -> Result<(), Report> {
         let Some(entry) = self.entries.get(name) else { return Err(missing(name)) };
         if let Some(pid) = entry.slot.active_pid {
             return Err(active(name, pid));
+        }
+        if entry.slot.logical.is_some() != logical {
+            let text = if logical {
+                "cannot use physical replication slot for logical decoding"
+            } else {
+                "cannot use a logical replication slot for physical replication"
+            };
+            return Err(Report::error(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, text));
         }
         if entry.slot.invalidated.is_some() {
             let text = format!("can no longer get changes from replication slot \"{name}\"");
@@ -122,12 +141,36 @@ impl SlotTable {
 
     /// Saves the slots that have changed and whose file asks for something before `lsn`.
     pub(super) fn save<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>, lsn: Lsn) {
+        self.save_where(io, jobs, |saved| {
+            let restart_lsn = saved.and_then(|saved| saved.restart_lsn);
+            restart_lsn.is_none_or(|restart_lsn| restart_lsn < lsn)
+        });
+    }
+
+    /// Saves the logical slots that have changed, if that was not done a moment ago.
+    pub(super) fn save_confirmed<I: Io>(
+        &mut self,
+        io: &mut I,
+        jobs: &mut Jobs<FileJob>,
+        now: Instant,
+    ) {
+        if self.confirmed_saved_at.is_none_or(|at| at + CONFIRMED_SAVE_INTERVAL <= now) {
+            self.confirmed_saved_at = Some(now);
+            self.save_where(io, jobs, |saved| saved.is_some_and(|saved| saved.logical.is_some()));
+        }
+    }
+
+    /// Saves the slots that have changed and whose file is one of those that `asks` asks about.
+    fn save_where<I: Io>(
+        &mut self,
+        io: &mut I,
+        jobs: &mut Jobs<FileJob>,
+        asks: impl Fn(Option<&Slot>) -> bool,
+    ) {
         for (name, entry) in &mut self.entries {
             let current = durable_part(&entry.slot);
             let saved = entry.saved.as_ref();
-            let asks = saved
-                .and_then(|saved| saved.restart_lsn)
-                .is_none_or(|restart_lsn| restart_lsn < lsn);
+            let asks = asks(saved);
             let going = !entry.drop_waiters.is_empty();
             if entry.slot.temporary
                 || going
@@ -192,7 +235,25 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     ) {
         let answer = match request {
             SlotRequest::Create { name, temporary, reserve_wal, owner } => {
-                self.create_slot(io, &name, temporary, reserve_wal, owner).map(Some)
+                self.create_slot(io, &name, temporary, owner, |core, slot| {
+                    if reserve_wal {
+                        // Where a standby made from a base backup of the primary would begin is not
+                        // known here; a slot keeps WAL from the segment that is being written, as a
+                        // primary's would from its last checkpoint.
+                        (slot.restart_lsn, slot.restart_tli) = core.reserve_from();
+                    }
+                })
+                .map(Some)
+            }
+            SlotRequest::CreateLogical { name, temporary, logical, owner } => self
+                .create_slot(io, &name, temporary, owner, |core, slot| {
+                    slot.restart_lsn = Some(logical.confirmed_flush_lsn);
+                    slot.restart_tli = core.reserve_from().1;
+                    slot.logical = Some(logical);
+                })
+                .map(Some),
+            SlotRequest::Confirm { name, flush, restart_lsn } => {
+                self.confirm_decoded(&name, flush, restart_lsn).map(|()| None)
             }
             SlotRequest::Drop { name, wait } => match self.slots.entries.get_mut(&name) {
                 None => Err(missing(&name)),
@@ -223,8 +284,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         io: &mut I,
         name: &str,
         temporary: bool,
-        reserve_wal: bool,
         owner: u32,
+        reserve: impl FnOnce(&Self, &mut Slot),
     ) -> Result<SlotRow, Report> {
         validate_name(name).map_err(|error| error.report(name))?;
         if self.slots.entries.contains_key(name) {
@@ -241,13 +302,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             return Err(report.hint("Free one or increase max_replication_slots."));
         }
         let mut slot = Slot::new(name.to_owned(), temporary);
-        if reserve_wal {
-            // Where a standby made from a base backup of the primary would begin is not known here; a
-            // slot keeps WAL from the segment that is being written, as a primary's would from its
-            // last checkpoint.
-            let (lsn, timeline) = self.reserve_from();
-            (slot.restart_lsn, slot.restart_tli) = (lsn, timeline);
-        }
+        reserve(self, &mut slot);
         if !temporary {
             self.write_slot(io, &slot)?;
         }
@@ -259,6 +314,16 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             .into_iter()
             .find(|row| row.slot_name == name)
             .ok_or_else(|| Report::error(SqlState::INTERNAL_ERROR, "the slot went away"))
+    }
+
+    /// PostgreSQL: `LogicalConfirmReceivedLocation`.
+    fn confirm_decoded(&mut self, name: &str, flush: Lsn, restart_lsn: Lsn) -> Result<(), Report> {
+        let Some(timeline) = self.local.as_ref().map(|local| local.segments.timeline()) else {
+            return Err(missing(name));
+        };
+        let slot = self.slots.get_mut(name).ok_or_else(|| missing(name))?;
+        slot.confirm_decoded(flush, restart_lsn, timeline);
+        Ok(())
     }
 
     fn reserve_from(&self) -> (Option<Lsn>, Option<TimelineId>) {
@@ -332,7 +397,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         };
         let entry = self.config.standbys.standby(standby);
         let flush = Lsn(entry.flush_lsn.load(Ordering::Relaxed));
-        if let Some(slot) = self.slots.get_mut(slot) {
+        // What the client of a logical slot says is told by `SlotRequest::Confirm`.
+        if let Some(slot) = self.slots.get_mut(slot).filter(|slot| slot.logical.is_none()) {
             slot.confirm_received(flush, timeline);
             // Until the standby says otherwise, the slot holds what the last session asked for.
             if entry.has_fed_back.load(Ordering::Acquire) {
@@ -354,6 +420,7 @@ fn remove_durably<I: Io>(io: &I, path: &Path, dir: &Path) -> std::io::Result<()>
 #[cfg(test)]
 mod tests {
     use walhub_engine::uring::{Uring, UringConfig};
+    use walhub_proto::slot::LogicalSlot;
 
     use super::*;
 
@@ -390,6 +457,50 @@ mod tests {
         table.save(&mut io, &mut jobs, Lsn::MAX);
         assert!(jobs.is_idle());
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_is_confirmed_is_saved_within_a_second_for_logical_slots_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut io = Uring::new(UringConfig::default()).unwrap();
+        let mut jobs = Jobs::new(1 << 60);
+        let logical = LogicalSlot {
+            plugin: "pgoutput".into(),
+            database: "d".into(),
+            database_oid: 5,
+            confirmed_flush_lsn: Lsn(100),
+            two_phase: false,
+            failover: false,
+        };
+        let mut slot = Slot::new("l".into(), false);
+        (slot.restart_lsn, slot.logical) = (Some(Lsn(50)), Some(logical));
+        let mut physical = Slot::new("p".into(), false);
+        physical.restart_lsn = Some(Lsn(50));
+        let mut table = SlotTable::new(dir.path().to_owned(), vec![slot, physical]);
+        let saved = || {
+            let file = std::fs::read(dir.path().join("l")).unwrap();
+            let slot = walhub_proto::slot::decode_slot(&file, walhub_engine::crc::crc32c).unwrap();
+            slot.logical.unwrap().confirmed_flush_lsn
+        };
+        let half = CONFIRMED_SAVE_INTERVAL / 2;
+        for (step, want) in [(0, 101), (1, 101), (2, 103), (3, 103)] {
+            let lsn = Lsn(101 + u64::from(step));
+            let slot = table.get_mut("l").unwrap();
+            assert!(slot.confirm_decoded(lsn, Lsn(60), TimelineId::FIRST));
+            table.get_mut("p").unwrap().restart_lsn = Some(lsn);
+            table.save_confirmed(&mut io, &mut jobs, Instant(7) + half * step);
+            run(&mut io, &mut jobs, &mut table);
+            assert_eq!(saved(), Lsn(want), "step {step}");
+            assert!(!dir.path().join("p").exists());
+        }
+        assert_eq!(table.saved_restart_lsn(), Some(Lsn(50)));
+        let error = |name, logical| table.check_usable(name, logical).unwrap_err().message;
+        assert_eq!(
+            error("l", false),
+            "cannot use a logical replication slot for physical replication"
+        );
+        assert_eq!(error("p", true), "cannot use physical replication slot for logical decoding");
+        assert!(table.check_usable("l", true).is_ok() && table.check_usable("p", false).is_ok());
     }
 
     #[test]

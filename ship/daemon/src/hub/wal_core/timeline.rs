@@ -141,7 +141,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let mut zeros =
             walhub_engine::buffer::Buffer::with_capacity(super::super::segments::ZEROS_LEN);
         zeros.zero_pad_to(super::super::segments::ZEROS_LEN);
-        let segments = Segments::new(
+        let mut segments = Segments::new(
             self.wal_dir(),
             size,
             wal.timelines.current,
@@ -150,6 +150,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             wal.spare,
             zeros.freeze(),
         );
+        // The next segment may be made ready before a page header was read.
+        if let Some(version) = wal.version {
+            segments.set_format(wal.timelines.system_identifier, version);
+        }
         let tokens = WriterTokens { write: WRITE_TOKEN, sync: SYNC_TOKEN };
         let writer = Writer::new(tokens, self.config.method, self.config.direct, wal.end);
         let unverified_bytes_max = self.config.settings.tail_cache_size / 4;

@@ -30,6 +30,8 @@ pub(super) struct FakeHub {
     pub(super) next: Mutex<Option<(TimelineId, Lsn)>>,
     pub(super) refusal: Mutex<Option<Report>>,
     slots: Mutex<Vec<(u32, SlotRow)>>,
+    /// Whether it writes WAL of its own.
+    pub(super) primary: bool,
     /// Who waits for a position.
     pub(super) readers: Mutex<Vec<oneshot::Sender<Waited>>>,
 }
@@ -70,6 +72,7 @@ impl FakeHub {
                     restart_tli: reserve_wal.then_some(TimelineId::new(2).unwrap()),
                     wal_status: None,
                     safe_wal_size: None,
+                    logical: None,
                 };
                 slots.push((owner, row.clone()));
                 Ok(Some(row))
@@ -84,6 +87,9 @@ impl FakeHub {
                     Err(Report::error(SqlState::UNDEFINED_OBJECT, message))
                 }
             },
+            SlotRequest::CreateLogical { .. } | SlotRequest::Confirm { .. } => {
+                unreachable!("a hub without WAL of its own")
+            }
             SlotRequest::DropTemporary { owner } => {
                 slots.retain(|(of, slot)| !(slot.temporary && *of == owner));
                 Ok(None)
@@ -151,6 +157,10 @@ impl Hub<OwnedFd> for FakeHub {
 
     fn is_stopping(&self) -> bool {
         *self.stopping.lock().unwrap()
+    }
+
+    fn in_recovery(&self) -> bool {
+        !self.primary
     }
 
     fn wait(&self, _: Lsn, _: WaitLevel, _: u32) -> oneshot::Receiver<Waited> {

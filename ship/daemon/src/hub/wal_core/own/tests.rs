@@ -501,6 +501,9 @@ fn every_life_begins_and_ends_with_one_shutdown_checkpoint() {
     let mut bench = bench.restart();
     bench.settle();
     assert_eq!(count(&bench.dir), 4);
+    // Nor is a transaction under way.
+    let last: Vec<_> = records(&bench.dir).into_iter().rev().take(2).collect();
+    assert!(last[1].is(RM_STANDBY, standby::XLOG_RUNNING_XACTS));
     assert!(bench.ask(WalRequest::Checkpoint).is_ok());
     let mut bench = bench.restart();
     bench.settle();
@@ -600,4 +603,17 @@ fn what_a_crash_left_after_the_end_is_never_read_as_wal() {
     assert!(!messages(&found).contains(&noise(100, 3)), "it was lost, and is there again");
     assert!(found.iter().all(|found| found.header.xid == 0));
     assert_eq!(bench.append(&[vec![1]], true, LOCAL).xid, third.xid);
+}
+
+#[test]
+fn a_segment_made_ready_after_a_start_has_its_header() {
+    let mut bench = Bench::new("header", settings());
+    bench.append(&[noise(10, 1)], true, LOCAL);
+    let mut bench = bench.restart();
+    bench.append(&[noise(10, 1)], true, LOCAL);
+    let path = bench.dir.join("pg_wal").join(SegNo(2).file_name(TimelineId::FIRST, SIZE));
+    // pg_waldump takes the segment size from whichever file it finds first.
+    let bytes = bench.run(|_| std::fs::read(&path).ok());
+    let header = walhub_proto::page::PageHeader::decode(&bytes).expect("a page header");
+    assert_eq!(header.long.map(|long| u64::from(long.segment_size)), Some(SIZE.bytes()));
 }

@@ -3,6 +3,8 @@
 //! Every finding says what was found, what it costs and the command that mends it. Exit codes: 0
 //! when nothing worse than advice was found, 1 for warnings, 3 when walhub cannot run.
 
+mod knobs;
+
 use std::fmt::Write as _;
 use std::io::Write;
 use std::path::Path;
@@ -11,8 +13,11 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 use walhub_engine::probe::probe_directory;
-use walhub_engine::uring::{KERNEL_MIN, UringUnavailable, io_uring_check, operations_missing};
-use walhub_tuning::{Kind, Machine, Profile, Row, State, System, Tree, limits};
+use walhub_engine::uring::{
+    KERNEL_MIN, UringUnavailable, io_uring_check, operations_missing, operations_used,
+    page_cache_is_visible,
+};
+use walhub_tuning::{Machine, System, Tree, limits};
 
 use super::DataDirArgs;
 use super::tune::{place_of_data, recognise};
@@ -29,9 +34,6 @@ const FREE_BYTES_MIN: u64 = 4 << 30;
 const FILES_BESIDE: u64 = 64;
 /// Descriptors of a standby that catches up: its socket and a segment.
 const FILES_OF_STANDBY: u64 = 2;
-/// Clock sources that are read without a system call.
-const FAST_CLOCKS: [&str; 5] =
-    ["tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page", "riscv_clocksource"];
 /// File systems that are memory, and those that are far away.
 const VOLATILE: [&str; 2] = ["tmpfs", "ramfs"];
 const REMOTE: [&str; 5] = ["nfs", "nfs4", "cifs", "smb3", "9p"];
@@ -99,6 +101,7 @@ pub(super) fn run(args: &DoctorArgs, out: &mut impl Write) -> ExitCode {
     let data_dir = place_of_data(given);
     let mut findings = vec![kernel(&tree), io_uring(io_uring_check())];
     findings.extend(operations());
+    findings.push(zero_copy(page_cache_is_visible()));
     let (settings, trouble) = settings(&data_dir);
     findings.extend(trouble);
     findings.extend(file_system(&machine));
@@ -107,8 +110,10 @@ pub(super) fn run(args: &DoctorArgs, out: &mut impl Write) -> ExitCode {
     findings.push(open_files(&tree, &settings));
     findings.push(locked_memory(&tree));
     findings.extend(memory(&tree, &settings));
-    findings.extend(clock(&tree));
-    findings.extend(tuning(&tree, &machine));
+    findings.extend(knobs::clock(&tree));
+    findings.push(knobs::cpu_frequency(&tree));
+    findings.extend(knobs::idle_states(&tree, &machine));
+    findings.extend(knobs::compared(&tree, &machine));
     let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
     let text = if args.json {
         let report =
@@ -207,7 +212,8 @@ fn operations() -> Option<Finding> {
     // Without a ring the finding before says why.
     let missing = operations_missing().ok()?;
     if missing.is_empty() {
-        return Some(Finding::ok("io_uring operations", "all there"));
+        let used = operations_used().join(", ");
+        return Some(Finding::ok("io_uring operations", format!("all there: {used}")));
     }
     Some(Finding::bad(
         Level::Failure,
@@ -216,6 +222,20 @@ fn operations() -> Option<Finding> {
         "walhub fails at the first of them",
         "install a newer kernel package and reboot",
     ))
+}
+
+fn zero_copy(page_cache_is_visible: bool) -> Finding {
+    let check = "sending from page cache";
+    if page_cache_is_visible {
+        return Finding::ok(check, "without a copy");
+    }
+    Finding::bad(
+        Level::Advice,
+        check,
+        "cachestat is not there, or forbidden",
+        "WAL for standbys that catch up is read into memory and copied into each socket",
+        "install Linux 6.5 or newer and reboot, and allow cachestat in the seccomp profile",
+    )
 }
 
 /// The settings of the data directory; the defaults when there are none.
@@ -285,7 +305,7 @@ fn disk_finding(direct: bool, best_us: u64, found: String) -> Finding {
         return Finding::bad(
             Level::Warning,
             check,
-            format!("{found}, without O_DIRECT"),
+            format!("{found}; no O_DIRECT there"),
             "each flush goes through the page cache and a worker thread",
             "choose a directory on a file system with direct I/O, such as ext4 or XFS: -D DIR",
         );
@@ -294,12 +314,12 @@ fn disk_finding(direct: bool, best_us: u64, found: String) -> Finding {
         return Finding::bad(
             Level::Warning,
             check,
-            found,
+            format!("{found}, with O_DIRECT"),
             "every synchronous commit waits this long, and a relay's acknowledgement too",
             "choose a directory on a drive with power-loss protection: -D DIR",
         );
     }
-    Finding::ok(check, found)
+    Finding::ok(check, format!("{found}, with O_DIRECT"))
 }
 
 fn free_space(data_dir: &Path) -> Option<Finding> {
@@ -377,76 +397,13 @@ fn memory(system: &dyn System, settings: &Settings) -> Option<Finding> {
     ))
 }
 
-fn clock(system: &dyn System) -> Option<Finding> {
-    let directory = "/sys/devices/system/clocksource/clocksource0";
-    let now = read(system, &format!("{directory}/current_clocksource"));
-    if now.is_empty() {
-        return None;
-    }
-    if FAST_CLOCKS.contains(&now.as_str()) {
-        return Some(Finding::ok("clock", now));
-    }
-    let available = read(system, &format!("{directory}/available_clocksource"));
-    let fast = available.split_whitespace().find(|clock| FAST_CLOCKS.contains(clock));
-    let mend = match fast {
-        Some(fast) => format!("echo {fast} > {directory}/current_clocksource"),
-        None => "none here: the CPU or the host offers no other clock".to_owned(),
-    };
-    let costs = "reading the time is a system call: a microsecond at each turn of a core loop";
-    Some(Finding::bad(Level::Warning, "clock", now, costs, &mend))
-}
-
-/// What the machine's profile would have otherwise.
-fn tuning(system: &dyn System, machine: &Machine) -> Vec<Finding> {
-    let Ok(profile) = Profile::named(machine.profile) else { return Vec::new() };
-    let report = walhub_tuning::check(system, machine, &profile);
-    // Limits have their own findings above.
-    let seen = |row: &&Row| row.now.is_some() && row.knob.kind != Kind::Limit;
-    let rows: Vec<_> = report.rows.iter().filter(seen).collect();
-    let mut findings: Vec<Finding> = Vec::new();
-    for row in &rows {
-        let is_wrong = matches!(row.state, State::Differs | State::Advice);
-        let finding = if is_wrong { advice(row) } else { continue };
-        // Every CPU says the same.
-        if !findings.contains(&finding) {
-            findings.push(finding);
-        }
-    }
-    let right = rows.iter().filter(|row| row.state == State::Ok).count();
-    let found = format!("{right} of {} knobs as profile {} has them", rows.len(), profile.name);
-    findings.push(Finding::ok("kernel settings", format!("{found}; walhub tune check lists all")));
-    findings
-}
-
-fn advice(row: &Row) -> Finding {
-    let now = row.now.as_deref().unwrap_or("-");
-    let (name, wanted, place) = (&row.knob.name, &row.wanted, &row.place);
-    let mend = match row.knob.kind {
-        Kind::Sysctl => format!("sysctl -w {name}=\"{wanted}\", or walhub tune apply"),
-        Kind::Block => {
-            format!("echo {wanted} > /sys/block/{place}/queue/{name}, or walhub tune apply")
-        }
-        Kind::Cpu => format!("cpupower frequency-set -g {wanted}, or walhub tune apply"),
-        Kind::Nic if name.ends_with("-ring") => {
-            format!("ethtool -G {place}, maximum of ethtool -g")
-        }
-        Kind::Nic => format!("ethtool -K {place} {name} {wanted}"),
-        Kind::Mount => {
-            format!("change the options of {place} in /etc/fstab, then mount -o remount {place}")
-        }
-        Kind::Limit | Kind::Advice => "walhub tune check".to_owned(),
-    };
-    let found = format!("{now}, wanted {wanted}");
-    Finding::bad(Level::Advice, name, found, &row.knob.why, &mend)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
 
-    fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Tree) {
+    pub(super) fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Tree) {
         let root = tempfile::tempdir().unwrap();
         let tree = Tree::new(root.path());
         for (path, content) in files {
@@ -479,6 +436,8 @@ mod tests {
         assert_eq!(finding.mend.unwrap(), "sysctl -w kernel.io_uring_disabled=0");
         assert_eq!(io_uring(Ok(())).level, Level::Ok);
         assert_eq!(operations().unwrap().level, Level::Ok);
+        assert_eq!(zero_copy(true).level, Level::Ok);
+        assert_eq!(zero_copy(false).level, Level::Advice);
     }
 
     #[test]
@@ -493,21 +452,6 @@ mod tests {
             let (_root, tree) = tree(&[("/proc/self/limits", &line(soft))]);
             assert_eq!(open_files(&tree, &settings).level, level, "{soft}");
         }
-    }
-
-    #[test]
-    fn a_slow_clock_is_mended_by_a_fast_one_if_there_is_one() {
-        let directory = "/sys/devices/system/clocksource/clocksource0";
-        let current = format!("{directory}/current_clocksource");
-        let available = format!("{directory}/available_clocksource");
-        let (_root, hpet) = tree(&[(&current, "hpet\n"), (&available, "tsc hpet acpi_pm\n")]);
-        let finding = clock(&hpet).unwrap();
-        assert_eq!(finding.level, Level::Warning);
-        assert_eq!(finding.mend.unwrap(), format!("echo tsc > {current}"));
-        let (_root, tsc) = tree(&[(&current, "tsc\n")]);
-        assert_eq!(clock(&tsc).unwrap().level, Level::Ok);
-        let (_root, none) = tree(&[]);
-        assert_eq!(clock(&none), None);
     }
 
     #[test]
@@ -537,16 +481,6 @@ mod tests {
             let machine = Machine::recognise(&tree, "/data");
             assert_eq!(file_system(&machine).unwrap().level, level, "{kind}");
         }
-    }
-
-    #[test]
-    fn what_differs_from_the_profile_is_advice_with_a_command() {
-        let (_root, tree) = tree(&[("/proc/sys/vm/swappiness", "60\n")]);
-        let machine = Machine::recognise(&tree, "/data");
-        let findings = tuning(&tree, &machine);
-        assert_eq!(findings[0].level, Level::Advice);
-        assert!(findings[0].mend.as_ref().unwrap().starts_with("sysctl -w vm.swappiness=\"10\""));
-        assert!(text(&machine, &findings).ends_with("walhub runs well here; advice: 1\n"));
     }
 
     #[test]
