@@ -201,7 +201,7 @@ fn asyncpg_commits_what_it_says() {
     drive_python(
         "asyncpg",
         include_str!("drivers/asyncpg.py"),
-        &[("copied csv", 100), ("pool", 100)],
+        &[("copied", 100), ("copied csv", 100), ("pool", 100)],
         &["outer block"],
     );
 }

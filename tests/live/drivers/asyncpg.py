@@ -74,6 +74,12 @@ async def main():
         await conn.execute(EMIT, True, "never")
         await inner.rollback()
 
+    rows = [("driver", f"copied {i}".encode()) for i in range(100)]
+    tag = await conn.copy_records_to_table(
+        "messages", schema_name="walhub", columns=["prefix", "content"], records=rows
+    )
+    assert tag == "COPY 100", tag
+
     async def lines():
         for number in range(100):
             yield f"driver,copied csv {number}\n".encode()
@@ -96,6 +102,10 @@ async def main():
     assert await conn.fetchval("show synchronous_commit") == "off"
     await refused(asyncpg.FeatureNotSupportedError, conn.execute("listen channel"))
     assert (await conn.fetchval("select 1")) == 1
+    # What it has copied, read back in binary.
+    read = "select content from walhub.messages where prefix = $1 order by lsn"
+    contents = [row["content"] for row in await conn.fetch(read, "driver")]
+    assert contents.count(b"copied 99") == 1 and b"never" not in contents
     # Types that it must ask the server for.
     await conn.fetch("select * from pg_stat_replication")
     await conn.fetch("select * from pg_stat_activity")

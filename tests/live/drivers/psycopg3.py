@@ -120,6 +120,8 @@ with connect(autocommit=True, options="-c synchronous_commit=local") as conn:
         emit(conn, "set local")
     assert show(conn, "synchronous_commit") == "off"
     refused("22023", lambda: conn.execute("set synchronous_commit = perhaps"))
+    conn.execute("select set_config('synchronous_commit', %s, false)", ("remote_write",))
+    assert show(conn, "synchronous_commit") == "remote_write"
 
 COPY = "copy walhub.messages (prefix, content) from stdin"
 with connect() as conn:
