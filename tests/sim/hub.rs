@@ -189,6 +189,8 @@ impl HubMachine {
             direct: self.plan.direct,
             method: if self.plan.durable_write {
                 FlushMethod::DurableWrite
+            } else if self.number.is_multiple_of(2) {
+                FlushMethod::BySize
             } else {
                 FlushMethod::WriteThenSync
             },

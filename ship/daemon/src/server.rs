@@ -121,7 +121,7 @@ impl Ready {
         let recovered = recover_or_create(&data_dir, &settings)?;
         let is_primary = recovered.is_primary();
         let (to_control, from_hub) = mpsc::unbounded_channel();
-        let disk = cores::choose_disk(data_dir.path(), &settings, is_primary)?;
+        let disk = cores::choose_disk(data_dir.path(), &settings)?;
         let (settings_sender, settings_receiver) = watch::channel(Arc::clone(&settings));
         let cores = Cores::start(data_dir.path(), &settings, disk, recovered, to_control)?;
         let front = Arc::new(Front::new(

@@ -21,6 +21,8 @@ use super::tail::TailView;
 
 /// Bytes of one write at most.
 pub const WRITE_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of a small write at most.
+const SMALL_BYTES_MAX: u64 = 64 << 10;
 const _: () = assert!(WRITE_BYTES_MAX / (1 << 20) + 2 <= GATHER_PIECES_MAX as u64);
 const BLOCK_BYTES: u64 = 4096;
 
@@ -31,6 +33,9 @@ pub enum FlushMethod {
     DurableWrite,
     /// fdatasync after the write, while the next write is under way. PostgreSQL: `fdatasync`.
     WriteThenSync,
+    /// A small write that finds everything before it durable is so itself; others are flushed after:
+    /// one operation for whom commits wait, and the overlap for volume.
+    BySize,
 }
 
 /// What a completion meant.
@@ -56,6 +61,7 @@ struct Flight {
     data: Gather,
     offset: u64,
     taken: usize,
+    durable: bool,
 }
 
 /// Writes the tail to its segment files, in order.
@@ -164,7 +170,17 @@ impl Writer {
             data.push(self.padded_block(LsnRange::new(whole, end), tail));
         }
         let (offset, range) = (size.offset(begin), LsnRange::new(written, end));
-        self.writing = Some(Flight { file, range, data, offset, taken: 0 });
+        let durable = match self.method {
+            FlushMethod::DurableWrite => true,
+            FlushMethod::WriteThenSync => false,
+            // A durable write says nothing about the writes before it.
+            FlushMethod::BySize => {
+                self.syncing.is_none()
+                    && self.flush_lsn() == written
+                    && end - begin <= SMALL_BYTES_MAX
+            }
+        };
+        self.writing = Some(Flight { file, range, data, offset, taken: 0, durable });
         self.submit_write(io);
     }
 
@@ -186,7 +202,7 @@ impl Writer {
         let mut data = flight.data.clone();
         drop_front(&mut data, taken);
         let offset = flight.offset + u64::try_from(taken).unwrap_or(0);
-        let durable = self.method == FlushMethod::DurableWrite;
+        let durable = flight.durable;
         io.submit(self.tokens.write, Op::Write { file: flight.file, offset, data, durable });
     }
 
@@ -213,7 +229,7 @@ impl Writer {
                     self.submit_write(io);
                     return Flushed::NotYet;
                 }
-                if self.method == FlushMethod::DurableWrite {
+                if flight.durable {
                     self.progress.handle_written_durably(flight.range);
                     return Flushed::Done;
                 }

@@ -32,8 +32,8 @@ const AUTO_CORES_MAX: usize = 8;
 /// A durable write must be cheaper than a write and fdatasync by this much, in percent, to be chosen:
 /// the flush of the second can overlap the next write, that of the first cannot.
 const CLEARLY_CHEAPER_PERCENT: u64 = 70;
-/// Commits of the hub's own are small and wait for their flush: one operation in place of two is worth
-/// more to them than the overlap, even where the device takes somewhat longer for it.
+/// Commits are small and wait for their flush: one operation in place of two is worth more to them than
+/// the overlap, even where the device takes somewhat longer for it.
 const NOT_DEARER_PERCENT: u64 = 130;
 
 /// How segments are written.
@@ -53,11 +53,7 @@ pub(super) struct Cores {
 }
 
 /// Probes the data directory's file system and says what is used.
-pub(super) fn choose_disk(
-    data_dir: &Path,
-    settings: &Settings,
-    is_primary: bool,
-) -> anyhow::Result<Disk> {
+pub(super) fn choose_disk(data_dir: &Path, settings: &Settings) -> anyhow::Result<Disk> {
     let probe = probe_directory(data_dir)
         .with_context(|| format!("could not probe data directory \"{}\"", data_dir.display()))?;
     if !probe.direct {
@@ -73,15 +69,19 @@ pub(super) fn choose_disk(
         WalSyncMethod::Fdatasync | WalSyncMethod::Fsync => FlushMethod::WriteThenSync,
         // On drives with power-loss protection FUA saves the flush; on others it can be far dearer.
         WalSyncMethod::Auto
-            if probe.dsync_us * 100 < probe.fdatasync_us * worth_percent(is_primary) =>
+            if probe.dsync_us * 100 < probe.fdatasync_us * CLEARLY_CHEAPER_PERCENT =>
         {
             FlushMethod::DurableWrite
+        }
+        WalSyncMethod::Auto if probe.dsync_us * 100 < probe.fdatasync_us * NOT_DEARER_PERCENT => {
+            FlushMethod::BySize
         }
         WalSyncMethod::Auto => FlushMethod::WriteThenSync,
     };
     let name = match method {
         FlushMethod::DurableWrite => "open_datasync",
         FlushMethod::WriteThenSync => "fdatasync",
+        FlushMethod::BySize => "open_datasync for small writes and fdatasync for large ones",
     };
     tracing::info!(
         "wal_sync_method is {name}: a durable 4 kB write takes {} us with open_datasync, {} us with fdatasync",
@@ -89,11 +89,6 @@ pub(super) fn choose_disk(
         probe.fdatasync_us
     );
     Ok(Disk { direct: true, method })
-}
-
-/// A durable write is chosen when it costs less than this much of a write and fdatasync, in percent.
-const fn worth_percent(is_primary: bool) -> u64 {
-    if is_primary { NOT_DEARER_PERCENT } else { CLEARLY_CHEAPER_PERCENT }
 }
 
 /// Number of core loops.
