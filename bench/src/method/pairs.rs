@@ -222,10 +222,7 @@ impl Experiment {
     /// The first side over `side`.
     #[must_use]
     pub fn ratio(&self, key: &str, side: usize) -> Option<Estimate> {
-        match side.checked_sub(2) {
-            None => self.ratios.get(key).copied().filter(|_| side == 1),
-            Some(further) => self.further_ratios.get(further)?.get(key).copied(),
-        }
+        ratio_over(&self.ratios, &self.further_ratios, key, side)
     }
 
     /// Median of a figure of one side.
@@ -239,6 +236,19 @@ impl Experiment {
     #[must_use]
     pub fn worst(&self, of: impl Fn(&Leg) -> f64) -> f64 {
         self.rounds.iter().flat_map(|round| &round.legs).map(of).fold(0.0, f64::max)
+    }
+}
+
+/// The first side over `side`, of the ratios over the second side and over each further one.
+pub(crate) fn ratio_over(
+    second: &BTreeMap<String, Estimate>,
+    further: &[BTreeMap<String, Estimate>],
+    key: &str,
+    side: usize,
+) -> Option<Estimate> {
+    match side.checked_sub(2) {
+        None => second.get(key).copied().filter(|_| side == 1),
+        Some(at) => further.get(at)?.get(key).copied(),
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::method::pairs::Better;
+use crate::method::pairs::{Better, ratio_over};
 use crate::method::stats::{Estimate, median};
 
 /// One run of one scenario.
@@ -94,10 +94,7 @@ impl Experiment {
     /// The first side over `side`.
     #[must_use]
     pub fn ratio(&self, key: &str, side: usize) -> Option<Estimate> {
-        match side.checked_sub(2) {
-            None => self.ratios.get(key).copied().filter(|_| side == 1),
-            Some(further) => self.further_ratios.get(further)?.get(key).copied(),
-        }
+        ratio_over(&self.ratios, &self.further_ratios, key, side)
     }
 
     /// Rounds that count, and how many of them something disturbed.

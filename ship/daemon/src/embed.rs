@@ -5,7 +5,7 @@
 //! was appended is read back with `pg_waldump` or by a logical-replication client.
 //!
 //! ```
-//! use walhub::embed::{Durability, Log, Message, Options};
+//! use walhub::embed::{Log, Message, Options, SynchronousCommit};
 //!
 //! # fn main() -> anyhow::Result<()> {
 //! # let dir = tempfile::tempdir()?;
@@ -16,16 +16,16 @@
 //!
 //! // One transaction; it is durable here when the call returns.
 //! let order = Message { prefix: "orders", content: b"order 17: two of them" };
-//! let committed = log.append(&[order], Durability::Local)?;
+//! let committed = log.append(&[order], SynchronousCommit::Local)?;
 //!
 //! // Many that do not wait, and one wait for all of them.
 //! let mut end = committed.end;
 //! for number in 18..1000 {
 //!     let content = format!("order {number}");
 //!     let message = Message { prefix: "orders", content: content.as_bytes() };
-//!     end = log.append(&[message], Durability::None)?.end;
+//!     end = log.append(&[message], SynchronousCommit::Off)?.end;
 //! }
-//! log.wait(end, Durability::Local)?;
+//! log.wait(end, SynchronousCommit::Local)?;
 //! assert!(log.flush_lsn() >= end);
 //!
 //! println!("standbys connect to {:?}", log.addresses());
@@ -45,24 +45,21 @@ use std::sync::{Arc, mpsc as channel};
 use std::thread::{self, JoinHandle};
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use tokio::sync::mpsc;
-use walhub_engine::crc::crc32c;
 use walhub_proto::lsn::Lsn;
-use walhub_proto::rmgr::RM_LOGICALMSG;
-use walhub_proto::rmgr::message::{XLOG_LOGICAL_MESSAGE, logical_message};
-use walhub_proto::syncrep::{SynchronousCommit, WaitLevel};
+use walhub_proto::syncrep::WaitLevel;
 
+pub use walhub_proto::syncrep::SynchronousCommit;
+
+use crate::clock::now;
 use crate::datadir::DataDir;
 use crate::hub::append::{Append, AppendAnswer, Appended, NewRecord, Waited};
-use crate::hub::front::{Front, now};
+use crate::hub::front::Front;
 use crate::hub::handle::Hub as _;
 use crate::server::{Owner, Ready, ServeConfig};
 use crate::settings::{Reloader, Sources};
 use crate::signals::{Request, ShutdownMode};
 
-/// The `dbId` of messages: that of `postgres` in a new PostgreSQL cluster.
-pub const DATABASE: u32 = 5;
 /// Processes ids of embedded appenders begin here, far from those of connections.
 const FIRST_OWNER: u32 = 1 << 31;
 
@@ -86,33 +83,6 @@ impl Options {
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
         self
-    }
-}
-
-/// What an append waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Durability {
-    /// Nothing: the position is known, and a crash may lose it.
-    None,
-    /// The own disk.
-    Local,
-    /// And that the standbys of `synchronous_standby_names` have written it.
-    RemoteWrite,
-    /// And that it is durable there.
-    RemoteFlush,
-    /// And that it is replayed there.
-    RemoteApply,
-}
-
-impl Durability {
-    fn level(self) -> Option<WaitLevel> {
-        WaitLevel::of_commit(match self {
-            Self::None => SynchronousCommit::Off,
-            Self::Local => SynchronousCommit::Local,
-            Self::RemoteWrite => SynchronousCommit::RemoteWrite,
-            Self::RemoteFlush => SynchronousCommit::On,
-            Self::RemoteApply => SynchronousCommit::RemoteApply,
-        })
     }
 }
 
@@ -193,9 +163,9 @@ impl Log {
     pub fn append(
         &self,
         messages: &[Message<'_>],
-        durability: Durability,
+        level: SynchronousCommit,
     ) -> anyhow::Result<Appended> {
-        let answer = self.begin_append(messages, durability)?;
+        let answer = self.begin_append(messages, level)?;
         let appended = answer.blocking_recv().context("the log was closed")?;
         appended.map_err(|report| anyhow::anyhow!(report.message))
     }
@@ -207,26 +177,18 @@ impl Log {
     pub fn begin_append(
         &self,
         messages: &[Message<'_>],
-        durability: Durability,
+        level: SynchronousCommit,
     ) -> anyhow::Result<AppendAnswer> {
         anyhow::ensure!(!messages.is_empty(), "a transaction of no message");
         let records = messages.iter().map(|message| {
-            let body = logical_message(DATABASE, true, message.prefix, message.content)
-                .map_err(|error| anyhow::anyhow!("{error}: {}", error.detail()))?;
-            let crc = crc32c(0, &body);
-            Ok(NewRecord {
-                rmid: RM_LOGICALMSG,
-                info: XLOG_LOGICAL_MESSAGE,
-                transactional: true,
-                body: Bytes::from(body),
-                crc,
-            })
+            NewRecord::message(true, message.prefix, message.content)
+                .map_err(|error| anyhow::anyhow!("{error}: {}", error.detail()))
         });
         let records = records.collect::<anyhow::Result<Vec<_>>>()?;
         Ok(self.front.append(Append {
             records,
             commit: Some(now()),
-            wait: durability.level(),
+            wait: WaitLevel::of_commit(level),
             owner: self.next_owner(),
         }))
     }
@@ -235,8 +197,8 @@ impl Log {
     ///
     /// # Errors
     /// When the log is closed meanwhile.
-    pub fn wait(&self, lsn: Lsn, durability: Durability) -> anyhow::Result<()> {
-        let Some(level) = durability.level() else { return Ok(()) };
+    pub fn wait(&self, lsn: Lsn, level: SynchronousCommit) -> anyhow::Result<()> {
+        let Some(level) = WaitLevel::of_commit(level) else { return Ok(()) };
         let waited = self.front.wait(lsn, level, self.next_owner());
         match waited.blocking_recv() {
             Ok(Waited::Reached) => Ok(()),

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+mod clock;
 pub mod control;
 pub mod datadir;
 pub mod demo;

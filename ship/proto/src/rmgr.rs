@@ -30,6 +30,12 @@ pub const RM_LOGICALMSG: u8 = 21;
 /// The first transaction id that a transaction can have. PostgreSQL: `FirstNormalTransactionId`.
 pub const FIRST_NORMAL_XID: u32 = 3;
 
+/// The transaction id of one with an epoch. PostgreSQL: `XidFromFullTransactionId`.
+#[must_use]
+pub fn xid_of(full_xid: u64) -> u32 {
+    u32::try_from(full_xid & 0xFFFF_FFFF).unwrap_or(0)
+}
+
 /// The longest record that is written, header included. PostgreSQL: `XLogRecordMaxSize`.
 pub const OWN_RECORD_LEN_MAX: u64 = 1020 << 20;
 

@@ -1,36 +1,24 @@
 //! Logical decoding against a real PostgreSQL 15's, as tests/golden/decode/make.sh keeps it.
 
+mod golden_wal;
+
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use walhub_proto::decode::{Change, Decoder, DecoderConfig, reading_start};
 use walhub_proto::lsn::Lsn;
 use walhub_proto::page::{PageHeader, WalVersion};
 use walhub_proto::pgoutput::{encode_change, encode_message};
-use walhub_proto::segment::{SegNo, SegmentSize};
 
-const SIZE: SegmentSize = SegmentSize::MIN;
+use golden_wal::SIZE;
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/decode").join(name)
 }
 
 /// Where the golden WAL begins, and its bytes.
-fn golden_wal() -> (Lsn, Vec<u8>) {
-    let mut names: Vec<_> = fs::read_dir(golden(""))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".gz"))
-        .collect();
-    names.sort();
-    let first = SegNo::parse_file_name(names[0].trim_end_matches(".gz"), SIZE).unwrap().1;
-    let mut wal = vec![];
-    for name in &names {
-        let file = fs::File::open(golden(name)).unwrap();
-        flate2::read::GzDecoder::new(file).read_to_end(&mut wal).unwrap();
-    }
-    (first.start(SIZE), wal)
+fn wal() -> (Lsn, Vec<u8>) {
+    golden_wal::read(&golden(""))
 }
 
 /// Position, length and beginning of each change, as `changes.txt` has them; the transaction's id
@@ -107,7 +95,7 @@ fn decode(
 
 #[test]
 fn what_postgres_decodes_is_decoded_byte_for_byte() {
-    let (start, wal) = golden_wal();
+    let (start, wal) = wal();
     let want = golden_changes();
     assert!(want.len() > 20);
     let kept = config(start, &wal);
@@ -121,7 +109,7 @@ fn what_postgres_decodes_is_decoded_byte_for_byte() {
 
 #[test]
 fn from_any_confirmed_position_postgres_s_changes_after_it_come_out() {
-    let (start, wal) = golden_wal();
+    let (start, wal) = wal();
     let want = golden_changes();
     let all = config(start, &wal);
     // A commit's end is what clients confirm; its first byte is 'C'.

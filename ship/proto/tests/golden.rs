@@ -1,8 +1,9 @@
 //! WAL of a real PostgreSQL 15, as tests/golden/make.sh keeps it, and generated WAL under
 //! PostgreSQL's own pg_waldump.
 
+mod golden_wal;
+
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,30 +15,18 @@ use walhub_proto::recovery::{self, ControlFile, EndOfWal, FoundSegment, Recovery
 use walhub_proto::rmgr::message::logical_message;
 use walhub_proto::rmgr::xlog::{Checkpoint, WalLevel};
 use walhub_proto::rmgr::{RM_LOGICALMSG, RM_STANDBY, RM_XACT, standby, xact, xlog};
-use walhub_proto::segment::{SegNo, SegmentSize};
+use walhub_proto::segment::SegNo;
 use walhub_proto::time::Timestamp;
 
-const SIZE: SegmentSize = SegmentSize::MIN;
+use golden_wal::SIZE;
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")
 }
 
 /// Where the golden WAL begins, and its bytes.
-fn golden_wal() -> (Lsn, Vec<u8>) {
-    let mut names: Vec<_> = fs::read_dir(golden())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".gz"))
-        .collect();
-    names.sort();
-    let first = SegNo::parse_file_name(names[0].trim_end_matches(".gz"), SIZE).unwrap().1;
-    let mut wal = vec![];
-    for name in &names {
-        let file = fs::File::open(golden().join(name)).unwrap();
-        flate2::read::GzDecoder::new(file).read_to_end(&mut wal).unwrap();
-    }
-    (first.start(SIZE), wal)
+fn wal() -> (Lsn, Vec<u8>) {
+    golden_wal::read(&golden())
 }
 
 /// A record: its start, the start of the one before, its length, its transaction.
@@ -76,7 +65,7 @@ fn read(start: Lsn, wal: &[u8], pieces: &[usize]) -> (Vec<Line>, RecordReader, W
 
 #[test]
 fn golden_wal_reads_as_pg_waldump_reads_it_in_any_pieces() {
-    let (start, wal) = golden_wal();
+    let (start, wal) = wal();
     let want = golden_lines();
     assert!(want.len() > 500);
     for pieces in [vec![wal.len()], vec![1], vec![PAGE_LEN], vec![24, 8191, 3], vec![131_072]] {
@@ -91,7 +80,7 @@ fn golden_wal_reads_as_pg_waldump_reads_it_in_any_pieces() {
 
 #[test]
 fn golden_wal_holds_the_cases_it_was_made_for() {
-    let (start, wal) = golden_wal();
+    let (start, wal) = wal();
     let mut reader = RecordReader::new(start, SIZE, crc32c::crc32c_append);
     let mut records = vec![];
     reader.feed_with(&wal, |record| records.push(*record)).unwrap_err();
@@ -105,7 +94,7 @@ fn golden_wal_holds_the_cases_it_was_made_for() {
 
 #[test]
 fn golden_wal_reads_on_from_every_page() {
-    let (start, wal) = golden_wal();
+    let (start, wal) = wal();
     let want = golden_lines();
     let mut reader = RecordReader::new(start, SIZE, crc32c::crc32c_append);
     let mut switch = None;
@@ -129,7 +118,7 @@ fn golden_wal_reads_on_from_every_page() {
 
 #[test]
 fn every_corrupt_byte_of_a_golden_record_is_noticed() {
-    let (start, wal) = golden_wal();
+    let (start, wal) = wal();
     let lines = golden_lines();
     // Ends of records that follow without a page header between: not too long a test.
     for (i, pair) in lines.windows(2).enumerate().step_by(5) {
@@ -222,7 +211,7 @@ fn parse_waldump(line: &str) -> Line {
 
 #[test]
 fn the_end_of_golden_wal_is_found_and_stale_pages_after_it_are_not() {
-    let (start, wal) = golden_wal();
+    let (start, wal) = wal();
     let lines = golden_lines();
     let last = lines.last().unwrap();
     let control = ControlFile {

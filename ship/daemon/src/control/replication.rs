@@ -378,14 +378,7 @@ impl WalSender<'_> {
         self.slot(SlotRequest::Create { name: name.clone(), temporary, reserve_wal, owner })
             .await?;
         self.owns_temporary_slot |= temporary;
-        connection.out.row_description(&[
-            Column::text("slot_name", ColumnType::TEXT),
-            Column::text("consistent_point", ColumnType::TEXT),
-            Column::text("snapshot_name", ColumnType::TEXT),
-            Column::text("output_plugin", ColumnType::TEXT),
-        ]);
-        let consistent_point = Lsn::INVALID.to_string();
-        connection.out.data_row(&[Some(name), Some(consistent_point), None, None]);
+        answer_created(connection, name, Lsn::INVALID, None);
         Ok(())
     }
 
@@ -505,6 +498,17 @@ fn not_supported(message: &str) -> Report {
 fn starting_up() -> Report {
     Report::error(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up")
         .detail("walhub has not yet received WAL from its upstream.")
+}
+
+/// The answer to CREATE_REPLICATION_SLOT.
+fn answer_created(connection: &mut Connection, name: String, point: Lsn, plugin: Option<String>) {
+    connection.out.row_description(&[
+        Column::text("slot_name", ColumnType::TEXT),
+        Column::text("consistent_point", ColumnType::TEXT),
+        Column::text("snapshot_name", ColumnType::TEXT),
+        Column::text("output_plugin", ColumnType::TEXT),
+    ]);
+    connection.out.data_row(&[Some(name), Some(point.to_string()), None, plugin]);
 }
 
 fn shutting_down() -> Report {

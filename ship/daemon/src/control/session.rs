@@ -13,12 +13,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use walhub_proto::sqlstate::SqlState;
-use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::{Report, Severity};
 use walhub_proto::wire::startup::{
     self, FirstPacket, OptionsViolation, ReplicationMode, StartupMessage, StartupViolation,
@@ -338,17 +337,12 @@ fn admit(
         ),
         user,
         address: peer,
-        backend_start: now(),
+        backend_start: crate::clock::now(),
     };
     let member = services.sessions.enter(client.pid, services.terminate.clone());
     let services = Arc::clone(services);
     let session = Session { services, client, mode, database, member: Arc::new(member), message };
     Ok((session, place))
-}
-
-fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_micros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
 }
 
 fn replication_mode(message: &StartupMessage) -> Result<ReplicationMode, Report> {

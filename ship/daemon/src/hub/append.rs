@@ -6,11 +6,17 @@
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use walhub_engine::crc::crc32c;
 use walhub_proto::lsn::Lsn;
+use walhub_proto::rmgr::message::{XLOG_LOGICAL_MESSAGE, logical_message};
+use walhub_proto::rmgr::{RM_LOGICALMSG, TooLong};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::syncrep::WaitLevel;
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::Report;
+
+/// The `dbId` of messages: that of `postgres` in a new PostgreSQL cluster.
+pub const DATABASE: u32 = 5;
 
 /// A record but for its header, which only the wal core can make.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,6 +31,22 @@ pub struct NewRecord {
     pub body: Bytes,
     /// CRC-32C of `body`.
     pub crc: u32,
+}
+
+impl NewRecord {
+    /// A message. PostgreSQL: `LogLogicalMessage`.
+    ///
+    /// # Errors
+    /// When it would be longer than a record may be.
+    ///
+    /// # Panics
+    /// If the prefix has a NUL.
+    pub fn message(transactional: bool, prefix: &str, content: &[u8]) -> Result<Self, TooLong> {
+        let body = logical_message(DATABASE, transactional, prefix, content)?;
+        let crc = crc32c(0, &body);
+        let (rmid, info) = (RM_LOGICALMSG, XLOG_LOGICAL_MESSAGE);
+        Ok(Self { rmid, info, transactional, body: Bytes::from(body), crc })
+    }
 }
 
 /// Records to append, one after the other.

@@ -8,7 +8,6 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
@@ -16,12 +15,12 @@ use walhub_engine::mailbox::Sender;
 use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::sqlstate::SqlState;
-use walhub_proto::syncrep::{ModeLsns, SyncRepConfig, SyncStandbys, Synced, WaitLevel, WaitMode};
+use walhub_proto::syncrep::{ModeLsns, SyncRepConfig, SyncStandbys, Synced, WaitLevel};
 use walhub_proto::time::Timestamp;
 use walhub_proto::walsender::WalSenderState;
 use walhub_proto::wire::backend::Report;
 
-use super::append::{Append, AppendAnswer, SyncWaitRow, Waited, WalRequest, in_recovery};
+use super::append::{Append, AppendAnswer, SyncWaitRow, Waited, WalRequest};
 use super::commits::Commits;
 use super::handle::{
     Client, CoreStatsRow, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming,
@@ -31,6 +30,7 @@ use super::latency::{LatencyRow, Stage};
 use super::messages::{NewSession, ToWal};
 use super::shared::{LAG_UNKNOWN, Shared, StandbyTable};
 use super::wal_reader::WalReader;
+use crate::clock::now;
 use crate::settings::Settings;
 
 /// Rows of `pg_replication_slots`, replaced whole by the wal core.
@@ -130,8 +130,7 @@ impl Front {
         sync_standbys(config, standbys)
     }
 
-    fn wal_senders(&self) -> Vec<WalSenderRow> {
-        let mut sync_standbys = self.sync_standbys();
+    fn wal_senders(&self, sync_standbys: &mut SyncStandbys) -> Vec<WalSenderRow> {
         let sessions = self.sessions();
         let rows = self.standbys.in_use().filter_map(|(index, standby)| {
             // One that came after the roles were worked out is shown next time.
@@ -177,19 +176,20 @@ impl Front {
         (self.shared.flush_lsn.load(), self.shared.synced())
     }
 
-    fn sync_waits(&self) -> Vec<SyncWaitRow> {
-        let mut standbys = self.sync_standbys();
+    fn sync_waits(&self, sync_standbys: &mut SyncStandbys) -> Vec<SyncWaitRow> {
         let commits = self.commits();
         let rows = commits.waiters().filter_map(|(level, lsn, waiter)| {
-            let (name, standby) = match level {
-                WaitLevel::LocalFlush => ("local", None),
-                WaitLevel::Standbys(mode) => {
-                    let gate = standbys.gate(mode, lsn);
-                    let standby = gate.and_then(|gate| gate.standby().map(str::to_owned));
-                    (level_name(mode), standby)
-                }
+            let gate = match level {
+                WaitLevel::LocalFlush => None,
+                WaitLevel::Standbys(mode) => sync_standbys.gate(mode, lsn),
             };
-            Some(SyncWaitRow { pid: waiter.owner?, level: name, lsn, since: waiter.since, standby })
+            Some(SyncWaitRow {
+                pid: waiter.owner?,
+                level: level.commit().as_str(),
+                lsn,
+                since: waiter.since,
+                standby: gate.and_then(|gate| gate.standby().map(str::to_owned)),
+            })
         });
         rows.collect()
     }
@@ -304,9 +304,6 @@ impl Hub<OwnedFd> for Front {
     }
 
     fn append(&self, append: Append) -> AppendAnswer {
-        if self.in_recovery() {
-            return answered(Err(in_recovery("pg_logical_emit_message()")));
-        }
         self.commits().append(append, now())
     }
 
@@ -325,51 +322,27 @@ impl Hub<OwnedFd> for Front {
     }
 
     fn wal(&self, request: WalRequest) -> oneshot::Receiver<Result<Lsn, Report>> {
-        if self.in_recovery() {
-            return answered(Err(in_recovery(request.command())));
-        }
         self.commits().wal(request, now())
     }
 
     fn snapshot(&self) -> Snapshot {
+        let mut sync_standbys = self.sync_standbys();
         Snapshot {
             identity: self.identity(),
             positions: self.positions(),
             in_recovery: self.in_recovery(),
-            wal_senders: self.wal_senders(),
+            wal_senders: self.wal_senders(&mut sync_standbys),
             wal_receiver: self.wal_receiver(),
             slots: self.slots.load().as_ref().clone(),
-            sync_waits: self.sync_waits(),
+            sync_waits: self.sync_waits(&mut sync_standbys),
         }
     }
-}
-
-fn answered<T>(answer: T) -> oneshot::Receiver<T> {
-    let (reply, receiver) = oneshot::channel();
-    drop(reply.send(answer));
-    receiver
 }
 
 /// Microseconds from `since` to `now`; a clock that was set back in between shows none.
 #[must_use]
 pub fn micros_between(since: Timestamp, now: Timestamp) -> u64 {
     u64::try_from(now.0.saturating_sub(since.0)).unwrap_or(0)
-}
-
-/// The time on the clock of the machine.
-#[must_use]
-pub fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_micros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
-}
-
-/// The level of `synchronous_commit` that waits in this mode.
-const fn level_name(mode: WaitMode) -> &'static str {
-    match mode {
-        WaitMode::Write => "remote_write",
-        WaitMode::Flush => "on",
-        WaitMode::Apply => "remote_apply",
-    }
 }
 
 /// What `config` makes of standbys, each with its entry's index, name, state and positions.

@@ -10,7 +10,7 @@ use crate::page::WalVersion;
 use crate::record::{
     Crc32c, RM_XLOG, RMGR_INFO_MASK, RecordHeader, RecordReader, RecordSink, WalViolation,
 };
-use crate::rmgr::{FIRST_NORMAL_XID, xlog};
+use crate::rmgr::{FIRST_NORMAL_XID, xid_of, xlog};
 use crate::segment::{SegNo, SegmentSize};
 
 /// Where the next bytes to hand in are.
@@ -125,7 +125,7 @@ impl EndOfWal {
             reader = reader.with_version(version);
         }
         let seen = Seen {
-            next_xid: low_half(control.next_xid),
+            next_xid: xid_of(control.next_xid),
             newest_xid: None,
             checkpoint: None,
             body: Vec::new(),
@@ -303,9 +303,4 @@ impl RecordSink for Seen {
             self.newest_xid = Some(record.xid);
         }
     }
-}
-
-/// The transaction id of one with an epoch. PostgreSQL: `XidFromFullTransactionId`.
-fn low_half(full_xid: u64) -> u32 {
-    u32::try_from(full_xid & 0xFFFF_FFFF).unwrap_or(0)
 }

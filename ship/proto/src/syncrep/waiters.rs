@@ -38,6 +38,17 @@ impl WaitLevel {
             (_, None) => Some(Self::LocalFlush),
         }
     }
+
+    /// The level of a commit that waits for this.
+    #[must_use]
+    pub const fn commit(self) -> SynchronousCommit {
+        match self {
+            Self::LocalFlush => SynchronousCommit::Local,
+            Self::Standbys(WaitMode::Write) => SynchronousCommit::RemoteWrite,
+            Self::Standbys(WaitMode::Flush) => SynchronousCommit::On,
+            Self::Standbys(WaitMode::Apply) => SynchronousCommit::RemoteApply,
+        }
+    }
 }
 
 /// What became of a wait.

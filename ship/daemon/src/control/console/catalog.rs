@@ -15,8 +15,7 @@ use super::parameters;
 use super::plan::Rows;
 use super::types::Type;
 use super::value::Value;
-use crate::embed::DATABASE;
-use crate::hub::append::SyncWaitRow;
+use crate::hub::append::{DATABASE, SyncWaitRow};
 use crate::hub::handle::{Client, CoreStatsRow, SlotRow, WalReceiverRow, WalSenderRow};
 use crate::hub::latency::LatencyRow;
 
@@ -470,7 +469,7 @@ fn progress_copy((process, progress): (u32, CopyProgress)) -> Vec<Value> {
 
 /// Who waits for its commit, how long, and for whom.
 fn sync_wait(ctx: &Context<'_>) -> Rows {
-    let now = super::clock();
+    let now = crate::clock::now();
     let row = |wait: &SyncWaitRow| {
         let waiting = now.0.saturating_sub(wait.since.0).max(0);
         vec![

@@ -17,11 +17,12 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::syncrep::{SynchronousCommit, WaitLevel};
 use walhub_proto::wire::backend::{Encoder, Report, Severity};
 
+use super::SettingsView;
 use super::failure::Result;
 use super::held::{Held, HeldAnswer, HeldRows, Lsns};
 use super::session::{Ending, Session};
 use super::wire::{Attended, Told, Wire};
-use super::{SettingsView, clock};
+use crate::clock;
 use crate::hub::append::{Append, Appended, NewRecord, Waited, WalRequest};
 use crate::hub::handle::Hub;
 
@@ -119,7 +120,7 @@ impl<V: SettingsView> Session<V> {
     {
         let append = Append {
             records,
-            commit: Some(clock()),
+            commit: Some(clock::now()),
             wait: WaitLevel::of_commit(self.synchronous_commit()),
             owner: self.params.client.pid,
         };
@@ -129,10 +130,7 @@ impl<V: SettingsView> Session<V> {
     fn synchronous_commit(&self) -> SynchronousCommit {
         let own =
             self.parameters.own_value("synchronous_commit").and_then(SynchronousCommit::parse);
-        own.unwrap_or_else(|| {
-            let server = self.params.settings.borrow().show("synchronous_commit");
-            server.and_then(|value| SynchronousCommit::parse(&value)).unwrap_or_default()
-        })
+        own.unwrap_or_else(|| self.params.settings.borrow().synchronous_commit())
     }
 
     async fn append<S>(&mut self, wire: &mut Wire<S>, append: Append) -> Result<Appended>

@@ -9,17 +9,13 @@
 
 use std::cell::{Cell, RefCell};
 
-use bytes::Bytes;
 use walhub_proto::lsn::Lsn;
-use walhub_proto::rmgr::RM_LOGICALMSG;
-use walhub_proto::rmgr::message::{XLOG_LOGICAL_MESSAGE, logical_message};
 use walhub_proto::wire::backend::Report;
 
 use super::context::Context;
 use super::failure::{PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted};
 use super::slot_calls::SlotCall;
 use super::value::Value;
-use crate::embed::DATABASE;
 use crate::hub::append::{self, NewRecord};
 
 /// Bytes of records that one transaction may hold before they are appended: they are in memory
@@ -34,17 +30,9 @@ pub(super) fn message_record(
     prefix: &str,
     content: &[u8],
 ) -> Result<NewRecord> {
-    let body = logical_message(DATABASE, transactional, prefix, content).map_err(|too_long| {
+    NewRecord::message(transactional, prefix, content).map_err(|too_long| {
         let report = Report::error(too_long.sqlstate(), too_long.to_string());
         Box::new(report.detail(too_long.detail().to_string()))
-    })?;
-    let crc = walhub_engine::crc::crc32c(0, &body);
-    Ok(NewRecord {
-        rmid: RM_LOGICALMSG,
-        info: XLOG_LOGICAL_MESSAGE,
-        transactional,
-        body: Bytes::from(body),
-        crc,
     })
 }
 

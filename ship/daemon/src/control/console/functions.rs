@@ -563,7 +563,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
     function("statement_timestamp", &[], TimestampTz, |ctx, _| {
         Ok(Value::Timestamp(ctx.statement_start))
     }),
-    function("clock_timestamp", &[], TimestampTz, |_, _| Ok(Value::Timestamp(super::clock()))),
+    function("clock_timestamp", &[], TimestampTz, |_, _| Ok(Value::Timestamp(crate::clock::now()))),
     function("pg_advisory_unlock_all", &[], Void, |_, _| Ok(T(String::new()))),
     function(
         "pg_get_userbyid",

@@ -29,7 +29,7 @@ use super::types::Type;
 use super::value::Value;
 use super::wait_for::canceled;
 use super::wire::{Attended, Interrupt, Told, Wire};
-use crate::embed::DATABASE;
+use crate::hub::append::DATABASE;
 use crate::hub::wal_reader::WalReader;
 
 /// Columns of the relation.

@@ -55,11 +55,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use walhub_proto::time::Timestamp;
+use walhub_proto::syncrep::SynchronousCommit;
 
 pub use self::interrupts::{CopyProgress, Interrupts, Member, Sessions};
 pub(in crate::control) use self::parameters::{check_startup, reported_at_startup};
@@ -106,6 +105,12 @@ pub trait SettingsView: Send + Sync + 'static {
 
     /// Every setting.
     fn all(&self) -> Vec<SettingRow>;
+
+    /// What a commit waits for when the session has not said.
+    fn synchronous_commit(&self) -> SynchronousCommit {
+        let shown = self.show("synchronous_commit");
+        shown.and_then(|value| SynchronousCommit::parse(&value)).unwrap_or_default()
+    }
 }
 
 /// What a console session needs.
@@ -155,10 +160,4 @@ where
     V: SettingsView,
 {
     session::run(stream, read_buffer, params).await
-}
-
-/// The wall clock.
-fn clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

@@ -1,5 +1,7 @@
 //! The daemon's settings, in the console's words.
 
+use walhub_proto::syncrep::SynchronousCommit;
+
 use super::{SettingRow, SettingsView};
 use crate::settings::Settings;
 
@@ -10,6 +12,10 @@ impl SettingsView for Settings {
 
     fn all(&self) -> Vec<SettingRow> {
         Self::all(self).into_iter().map(row).collect()
+    }
+
+    fn synchronous_commit(&self) -> SynchronousCommit {
+        self.synchronous_commit
     }
 }
 

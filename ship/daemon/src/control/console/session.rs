@@ -28,7 +28,8 @@ use super::parse::{self, Parsed};
 use super::statement::{self, Prepared};
 use super::transaction::Transaction;
 use super::wire::Wire;
-use super::{ConsoleParams, Served, SettingsView, clock};
+use super::{ConsoleParams, Served, SettingsView};
+use crate::clock;
 
 /// Bytes of one message from the client that carries no data.
 pub(super) const MESSAGE_LEN_MAX: usize = 1 << 20;
@@ -131,8 +132,8 @@ impl<V: SettingsView> Session<V> {
             parameters: Parameters::new(&options),
             params,
             transaction: Transaction::default(),
-            transaction_start: clock(),
-            statement_start: clock(),
+            transaction_start: clock::now(),
+            statement_start: clock::now(),
             statements: BTreeMap::new(),
             unnamed_statement: None,
             portals: BTreeMap::new(),
@@ -238,7 +239,7 @@ impl<V: SettingsView> Session<V> {
     }
 
     pub(super) fn begin_statement(&mut self) {
-        self.statement_start = clock();
+        self.statement_start = clock::now();
         if !self.transaction.is_open() && self.pending.is_empty() {
             self.transaction_start = self.statement_start;
         }

@@ -22,8 +22,7 @@ use super::session::Session;
 use super::value::Value;
 use super::wire::{Attended, Told, Wire};
 use crate::control::replication::logical::check_plugin;
-use crate::embed::DATABASE;
-use crate::hub::append::WalRequest;
+use crate::hub::append::{DATABASE, WalRequest};
 use crate::hub::handle::SlotRequest;
 
 /// What is to be done with a slot.

@@ -38,10 +38,10 @@ use walhub_proto::wire::copy::{
 use walhub_proto::wire::reader::{Malformed, decode_frame};
 
 pub(super) use self::source::{Said, Source};
+use crate::clock::now;
 use crate::control::session::{Ended, log_report};
 use crate::control::stream::Connection;
-use crate::embed::DATABASE;
-use crate::hub::front::now;
+use crate::hub::append::DATABASE;
 use crate::hub::handle::{Hub, SlotRequest, SlotRow};
 use crate::hub::wal_reader::WalReader;
 

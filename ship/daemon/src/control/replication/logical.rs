@@ -17,15 +17,14 @@ use walhub_proto::lsn::Lsn;
 use walhub_proto::pgoutput::{PLUGIN_NAME, PgoutputOptions};
 use walhub_proto::slot::LogicalSlot;
 use walhub_proto::sqlstate::SqlState;
-use walhub_proto::wire::backend::{Column, ColumnType, Report, Severity};
+use walhub_proto::wire::backend::{Report, Severity};
 use walhub_proto::wire::startup::ReplicationMode;
 
 use super::decoding::{Decoding, Request, Source};
 use super::{WalSender, not_supported, report_of, shutting_down, starting_up};
 use crate::control::session::Ended;
 use crate::control::stream::Connection;
-use crate::embed::DATABASE;
-use crate::hub::append::WalRequest;
+use crate::hub::append::{DATABASE, WalRequest};
 use crate::hub::handle::{SlotRequest, StartStreaming};
 
 impl WalSender<'_> {
@@ -80,14 +79,7 @@ impl WalSender<'_> {
         self.slot(SlotRequest::CreateLogical { name: name.clone(), temporary, logical, owner })
             .await?;
         self.owns_temporary_slot |= temporary;
-        connection.out.row_description(&[
-            Column::text("slot_name", ColumnType::TEXT),
-            Column::text("consistent_point", ColumnType::TEXT),
-            Column::text("snapshot_name", ColumnType::TEXT),
-            Column::text("output_plugin", ColumnType::TEXT),
-        ]);
-        let point = consistent_point.to_string();
-        connection.out.data_row(&[Some(name), Some(point), None, Some(plugin)]);
+        super::answer_created(connection, name, consistent_point, Some(plugin));
         Ok(())
     }
 

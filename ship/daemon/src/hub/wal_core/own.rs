@@ -28,7 +28,7 @@ use walhub_proto::rmgr::xlog::{
     Checkpoint, WalLevel, XLOG_CHECKPOINT_ONLINE, XLOG_CHECKPOINT_REDO, XLOG_CHECKPOINT_SHUTDOWN,
     checkpoint_redo,
 };
-use walhub_proto::rmgr::{FIRST_NORMAL_XID, RM_STANDBY, RM_XACT, standby, xact};
+use walhub_proto::rmgr::{FIRST_NORMAL_XID, RM_STANDBY, RM_XACT, standby, xact, xid_of};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::{Instant, Now, Timestamp};
 use walhub_proto::wire::backend::Report;
@@ -61,10 +61,8 @@ pub(super) struct Own {
     room: usize,
     next_xid: u64,
     work: Option<Work>,
-    /// The last checkpoint record that was laid out.
-    checkpoint: Option<CheckpointAt>,
-    /// It is laid out and the control file does not know it.
-    checkpoint_unsaved: bool,
+    /// The last checkpoint record, while the control file does not know it.
+    unsaved: Option<CheckpointAt>,
     /// End of the last record that says nothing about anybody's data.
     idle_end: Lsn,
     /// End of the last shutdown checkpoint.
@@ -122,8 +120,7 @@ impl Own {
             room: 0,
             next_xid,
             work: None,
-            checkpoint: None,
-            checkpoint_unsaved: false,
+            unsaved: None,
             idle_end: end,
             shutdown_end: end,
             segment_since: now,
@@ -136,11 +133,10 @@ impl Own {
     }
 
     fn take_xid(&mut self) -> u32 {
-        let low = |full: u64| u32::try_from(full & u64::from(u32::MAX)).unwrap_or(0);
-        while low(self.next_xid) < FIRST_NORMAL_XID {
+        while xid_of(self.next_xid) < FIRST_NORMAL_XID {
             self.next_xid += 1;
         }
-        let xid = low(self.next_xid);
+        let xid = xid_of(self.next_xid);
         self.next_xid += 1;
         xid
     }
@@ -171,8 +167,7 @@ impl Own {
 
     /// Says that no transaction is under way. PostgreSQL: `LogStandbySnapshot`.
     fn put_running_xacts(&mut self) {
-        let low = u32::try_from(self.next_xid & u64::from(u32::MAX)).unwrap_or(FIRST_NORMAL_XID);
-        let body = standby::running_xacts(low);
+        let body = standby::running_xacts(xid_of(self.next_xid));
         self.put(RM_STANDBY, standby::XLOG_RUNNING_XACTS, 0, &body);
     }
 
@@ -180,7 +175,6 @@ impl Own {
     fn put_checkpoint(&mut self, is_shutdown: bool, now: Timestamp) -> Lsn {
         let version = self.version();
         let next_xid = self.next_xid;
-        let low = u32::try_from(next_xid & u64::from(u32::MAX)).unwrap_or(FIRST_NORMAL_XID);
         let mut redo = self.writer.next_record();
         if !is_shutdown {
             if let Some(body) = checkpoint_redo(WalLevel::Logical, version) {
@@ -197,13 +191,12 @@ impl Own {
             next_xid,
             oldest_xid: FIRST_NORMAL_XID,
             time: now,
-            oldest_active_xid: if is_shutdown { 0 } else { low },
+            oldest_active_xid: if is_shutdown { 0 } else { xid_of(next_xid) },
         }
         .body(version);
         let info = if is_shutdown { XLOG_CHECKPOINT_SHUTDOWN } else { XLOG_CHECKPOINT_ONLINE };
         let (start, end) = self.put(RM_XLOG, info, 0, &body);
-        self.checkpoint = Some(CheckpointAt { start, redo, end });
-        self.checkpoint_unsaved = true;
+        self.unsaved = Some(CheckpointAt { start, redo, end });
         self.idle_end = end;
         if is_shutdown {
             self.shutdown_end = end;
@@ -211,7 +204,7 @@ impl Own {
         end
     }
 
-    /// Goes on with what is under way. `hand_over` empties the batch.
+    /// Goes on with what is under way.
     fn step(&mut self, local: &mut LocalWal, opened: &mut Vec<TailSlab>) -> Step {
         match self.work.take() {
             None => Step::Done,
@@ -318,8 +311,7 @@ impl Own {
 /// The full id after `xid`, which lies within half the circle of `near`.
 /// PostgreSQL: `AdvanceNextFullTransactionIdPastXid`.
 fn after(xid: u32, near: u64) -> u64 {
-    let low = u32::try_from(near & u64::from(u32::MAX)).unwrap_or(0);
-    near.saturating_add_signed(i64::from(xid.wrapping_sub(low).cast_signed())) + 1
+    near.saturating_add_signed(i64::from(xid.wrapping_sub(xid_of(near)).cast_signed())) + 1
 }
 
 /// Bytes that so many may take up with the page headers and the filling between them.
@@ -386,7 +378,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                         own.idle_end = own.writer.lsn();
                         own.segment_since = now.instant;
                         let place = |end| Place { ends: Vec::new(), xid: None, end };
-                        (answer.map(place), true)
+                        (answer.map(place), false)
                     }
                 };
                 if let Some(place) = answer {
@@ -487,18 +479,14 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         else {
             return Ok(());
         };
-        let Some(at) =
-            own.checkpoint.filter(|at| own.checkpoint_unsaved && at.end <= local.flush_lsn())
-        else {
-            return Ok(());
-        };
+        let Some(at) = own.unsaved.filter(|at| at.end <= local.flush_lsn()) else { return Ok(()) };
         let before = (control.checkpoint_lsn, control.redo_lsn);
         control.checkpoint_lsn = Some(at.start);
         control.redo_lsn = Some(at.redo);
         self.move_control_bound();
         let saved = self.save_control_now(io);
         match (&saved, &mut self.control, &mut self.own) {
-            (Ok(()), _, Some(own)) => own.checkpoint_unsaved = false,
+            (Ok(()), _, Some(own)) => own.unsaved = None,
             (Err(_), Some(control), _) => (control.checkpoint_lsn, control.redo_lsn) = before,
             _ => {}
         }

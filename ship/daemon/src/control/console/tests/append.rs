@@ -573,7 +573,7 @@ fn waiters_and_copies_are_seen() {
         pid: 7,
         level: "on",
         lsn: Lsn(0x2000),
-        since: super::super::clock(),
+        since: crate::clock::now(),
         standby: Some("s1".to_owned()),
     }];
     let sql =
