@@ -15,7 +15,8 @@ pub const JOURNAL: &str = "/var/lib/walhub/tune-undo.json";
 /// The directory it is in.
 pub const JOURNAL_DIRECTORY: &str = "/var/lib/walhub";
 /// Where values are.
-const VALUES: [&str; 3] = ["/proc/sys/", "/sys/block/", "/sys/devices/system/cpu/cpufreq/"];
+const VALUES: [&str; 4] =
+    ["/proc/sys/", "/sys/block/", "/sys/devices/system/cpu/cpufreq/", "/sys/module/"];
 /// The form of the file.
 const VERSION: u32 = 1;
 

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use crate::limits;
 use crate::profile::{Kind, Knob, Rule};
 use crate::system::{System, parent_of};
-use crate::target::CPU_POLICIES;
+use crate::target::{CPU_POLICIES, module_path};
 
 /// The first line of every file written.
 pub const MARK: &str = "# Written by \"walhub tune apply\"; \"walhub tune undo\" removes it.";
@@ -16,7 +16,8 @@ pub const MARK: &str = "# Written by \"walhub tune apply\"; \"walhub tune undo\"
 pub const SYSCTL_CONF: &str = "/etc/sysctl.d/90-walhub.conf";
 /// udev(7).
 pub const UDEV_RULES: &str = "/etc/udev/rules.d/90-walhub.rules";
-/// tmpfiles.d(5): the one that can write to every CPU's frequency policy at boot.
+/// tmpfiles.d(5): the one that can write to every CPU's frequency policy and to modules' parameters at
+/// boot.
 pub const TMPFILES_CONF: &str = "/etc/tmpfiles.d/90-walhub.conf";
 
 /// tuned.conf(5), of the administrator. tuned 2.23 moved them into a directory of their own.
@@ -77,7 +78,8 @@ pub fn files(system: &dyn System, profile: &str, settings: &[Setting]) -> Vec<Fi
         )
     });
     add(UDEV_RULES.to_owned(), lines.collect());
-    add(TMPFILES_CONF.to_owned(), tmpfiles(&of(Kind::Cpu).collect::<Vec<_>>()));
+    let of_boot = settings.iter().filter(|set| matches!(set.knob.kind, Kind::Cpu | Kind::Module));
+    add(TMPFILES_CONF.to_owned(), tmpfiles(&of_boot.collect::<Vec<_>>()));
     let of_unit = settings.iter().filter(|set| set.knob.kind.is_of_unit());
     add(limits::DROP_IN.to_owned(), drop_in(&of_unit.collect::<Vec<_>>()));
     if let Some(path) = tuned_conf(system) {
@@ -112,8 +114,11 @@ fn tmpfiles(settings: &[&Setting]) -> String {
             continue;
         }
         let name = &set.knob.name;
+        let of_policy = || format!("{CPU_POLICIES}/policy*/{name}");
+        let path = if set.knob.kind == Kind::Module { module_path(name) } else { None };
+        let path = path.unwrap_or_else(of_policy);
         let _ = writeln!(text, "\n# {}", set.knob.why);
-        let _ = writeln!(text, "w {CPU_POLICIES}/policy*/{name} - - - - {}", set.value);
+        let _ = writeln!(text, "w {path} - - - - {}", set.value);
     }
     text
 }
@@ -137,15 +142,23 @@ fn tuned(profile: &str, settings: &[&Setting]) -> String {
         return text;
     }
     let _ = write!(text, "\n[main]\nsummary=walhub, {profile}\n");
-    for (section, kind) in [("sysctl", Kind::Sysctl), ("cpu", Kind::Cpu), ("sysfs", Kind::Block)] {
+    let sections: [(&str, &[Kind]); 3] = [
+        ("sysctl", &[Kind::Sysctl]),
+        ("cpu", &[Kind::Cpu]),
+        ("sysfs", &[Kind::Block, Kind::Module]),
+    ];
+    for (section, kinds) in sections {
         let mut lines: Vec<String> = Vec::new();
-        for set in settings.iter().filter(|set| set.knob.kind == kind) {
-            let line = match kind {
+        for set in settings.iter().filter(|set| kinds.contains(&set.knob.kind)) {
+            let line = match set.knob.kind {
                 Kind::Cpu if set.knob.name == "scaling_governor" => {
                     format!("governor={}", set.value)
                 }
                 Kind::Block => {
                     format!("/sys/block/{}/queue/{}={}", set.place, set.knob.name, set.value)
+                }
+                Kind::Module => {
+                    format!("{}={}", module_path(&set.knob.name).unwrap_or_default(), set.value)
                 }
                 _ => format!("{}={}", set.knob.name, set.value),
             };

@@ -17,6 +17,9 @@ pub enum Kind {
     Block,
     /// An attribute of each CPU frequency policy; kept in tmpfiles.d.
     Cpu,
+    /// A parameter of a kernel module, `module.parameter` as on the kernel's command line; kept in
+    /// tmpfiles.d.
+    Module,
     /// A resource limit of the service; kept as a drop-in of the systemd unit.
     Limit,
     /// A directive of the service for its cgroup, such as IOWeight; kept as a limit is.
@@ -34,7 +37,9 @@ impl Kind {
     #[must_use]
     pub const fn is_applied(self) -> bool {
         match self {
-            Self::Sysctl | Self::Block | Self::Cpu | Self::Limit | Self::Service => true,
+            Self::Sysctl | Self::Block | Self::Cpu | Self::Module | Self::Limit | Self::Service => {
+                true
+            }
             Self::Nic | Self::Mount | Self::Advice => false,
         }
     }

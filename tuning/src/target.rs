@@ -25,6 +25,13 @@ pub fn sysctl_path(name: &str) -> String {
     format!("/proc/sys/{}", name.replace('.', "/"))
 }
 
+/// The file of a module's parameter; `None` of a name without a module.
+#[must_use]
+pub fn module_path(name: &str) -> Option<String> {
+    let (module, parameter) = name.split_once('.')?;
+    Some(format!("/sys/module/{module}/parameters/{parameter}"))
+}
+
 /// All places of a knob; none when the machine has nothing of the kind.
 #[must_use]
 pub fn targets(system: &dyn System, machine: &Machine, knob: &Knob) -> Vec<Target> {
@@ -46,6 +53,7 @@ pub fn targets(system: &dyn System, machine: &Machine, knob: &Knob) -> Vec<Targe
                 .map(|policy| file(&policy, format!("{CPU_POLICIES}/{policy}/{name}")))
                 .collect()
         }
+        Kind::Module => module_path(name).map(|path| file("", path)).into_iter().collect(),
         Kind::Limit | Kind::Service => {
             let now = limits::now(system, knob, true);
             vec![Target { place: "walhub@.service".to_owned(), path: None, now }]

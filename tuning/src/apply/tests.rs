@@ -306,3 +306,26 @@ fn a_missing_knob_is_reported_and_no_error() {
     assert!(outcome.notes.iter().any(|note| note.starts_with("nofile: no systemd here")));
     assert_eq!(scratch.snapshot(), before);
 }
+
+#[test]
+fn a_parameter_of_a_module_is_set_kept_and_restored() {
+    let parameter = "/sys/module/haltpoll/parameters/guest_halt_poll_ns";
+    let scratch = Scratch::new(&[
+        (parameter, "0\n"),
+        ("/etc/tmpfiles.d/other.conf", ""),
+        ("/etc/tuned/active_profile", "virtual-guest\n"),
+        ("/var/lib/dpkg/status", ""),
+    ]);
+    let before = scratch.snapshot();
+    let profile = Profile::named("cloud-vm").unwrap();
+    let machine = machine(&scratch);
+    let kernel = Kernel::new(&scratch.tree, usize::MAX);
+    assert!(apply(&kernel, &machine, &profile, false).unwrap().is_complete());
+    assert_eq!(scratch.tree.read(parameter).unwrap(), "200000\n");
+    let tmpfiles = scratch.tree.read(persist::TMPFILES_CONF).unwrap();
+    assert!(tmpfiles.contains(&format!("\nw {parameter} - - - - 200000\n")), "{tmpfiles}");
+    let tuned = scratch.tree.read("/etc/tuned/walhub/tuned.conf").unwrap();
+    assert!(tuned.contains(&format!("\n[sysfs]\n{parameter}=200000\n")), "{tuned}");
+    assert!(undo_all(&scratch).is_complete());
+    assert_eq!(scratch.snapshot(), before);
+}

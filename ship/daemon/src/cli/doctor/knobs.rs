@@ -1,6 +1,7 @@
 //! What the doctor says about the CPU, and about what the machine's profile would have otherwise.
 
-use walhub_tuning::{Kind, Machine, Profile, Row, State, System, target::CPU_POLICIES};
+use walhub_tuning::target::{CPU_POLICIES, module_path};
+use walhub_tuning::{Kind, Machine, Profile, Row, State, System};
 
 use super::{Finding, Level, read};
 
@@ -79,7 +80,7 @@ pub(super) fn compared(system: &dyn System, machine: &Machine) -> Vec<Finding> {
     // Limits and CPU have findings of their own; advice is for whoever reads the table.
     let is_other = |row: &Row| match row.knob.kind {
         Kind::Sysctl => !is_tcp(row),
-        Kind::Block | Kind::Mount | Kind::Service => true,
+        Kind::Block | Kind::Module | Kind::Mount | Kind::Service => true,
         Kind::Cpu | Kind::Limit | Kind::Nic | Kind::Advice => false,
     };
     let mut findings =
@@ -139,6 +140,10 @@ fn advice(row: &Row) -> Finding {
         Kind::Sysctl => format!("sysctl -w {name}=\"{wanted}\", or walhub tune apply"),
         Kind::Block => {
             format!("echo {wanted} > /sys/block/{place}/queue/{name}, or walhub tune apply")
+        }
+        Kind::Module => {
+            let path = module_path(name).unwrap_or_default();
+            format!("echo {wanted} > {path}, or walhub tune apply")
         }
         Kind::Cpu => format!("cpupower frequency-set -g {wanted}, or walhub tune apply"),
         Kind::Nic if name.ends_with("-ring") => {
