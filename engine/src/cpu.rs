@@ -1,23 +1,48 @@
-//! Which CPUs this process may use, and pinning a core loop to one.
+//! Which CPUs this process may use, and keeping threads to one of them.
 
 use std::io;
 
-use core_affinity::CoreId;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// Numbers of the CPUs that the calling thread may run on, sorted. Never empty.
-///
-/// Call it before any [`pin_current_thread`]: a pinned thread may run on its one CPU only, and so
-/// may the threads it makes.
+/// CPUs that a thread may run on.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpus {
+    set: CpuSet,
+}
+
+impl Cpus {
+    /// Those of the calling thread. A pinned thread has its one CPU only, and so have the threads it
+    /// makes.
+    ///
+    /// # Errors
+    /// On a machine with more CPUs than the kernel's fixed-size set has room for.
+    pub fn of_current_thread() -> io::Result<Self> {
+        Ok(Self { set: sched_getaffinity(None)? })
+    }
+
+    /// Their numbers, sorted.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<usize> {
+        (0..CpuSet::MAX_CPU).filter(|&cpu| self.set.is_set(cpu)).collect()
+    }
+
+    /// Makes the calling thread run on any of these.
+    ///
+    /// # Errors
+    /// When none of them is online and allowed to this process.
+    pub fn give_to_current_thread(&self) -> io::Result<()> {
+        Ok(sched_setaffinity(None, &self.set)?)
+    }
+}
+
+/// As [`Cpus::numbers`] of the calling thread. Never empty.
 #[must_use]
 pub fn allowed_cpus() -> Vec<usize> {
-    let ids = core_affinity::get_core_ids().unwrap_or_default();
-    let mut cpus: Vec<_> = ids.iter().map(|core| core.id).collect();
-    cpus.sort_unstable();
-    if cpus.is_empty() {
+    match Cpus::of_current_thread() {
+        Ok(cpus) => cpus.numbers(),
         // A system that does not tell has one at least.
-        cpus.push(0);
+        Err(_) => vec![0],
     }
-    cpus
 }
 
 /// Makes the calling thread run on `cpu` only.
@@ -25,11 +50,12 @@ pub fn allowed_cpus() -> Vec<usize> {
 /// # Errors
 /// When the CPU is offline or not allowed to this process.
 pub fn pin_current_thread(cpu: usize) -> io::Result<()> {
-    if core_affinity::set_for_current(CoreId { id: cpu }) {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+    if cpu >= CpuSet::MAX_CPU {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(None, &set)?)
 }
 
 #[cfg(test)]
@@ -50,5 +76,17 @@ mod tests {
             assert_eq!(thread::spawn(pinned).join().unwrap(), [cpu]);
         }
         assert!(pin_current_thread(1023).is_err());
+        assert!(pin_current_thread(100_000).is_err());
+    }
+
+    #[test]
+    fn a_pinned_thread_is_given_its_cpus_back() {
+        let cpus = Cpus::of_current_thread().unwrap();
+        let there_and_back = move || {
+            pin_current_thread(cpus.numbers()[0]).unwrap();
+            cpus.give_to_current_thread().unwrap();
+            allowed_cpus()
+        };
+        assert_eq!(thread::spawn(there_and_back).join().unwrap(), cpus.numbers());
     }
 }

@@ -11,9 +11,11 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use crate::buffer::Buffer;
 use crate::clock;
+use crate::cpu;
 use crate::io::BLOCK_LEN;
 
 /// Rounds of each method, when the device is fast enough.
@@ -28,6 +30,13 @@ const BUDGET_NS: u64 = 80_000_000;
 /// Blocks that are overwritten in turn.
 const BLOCKS: usize = 16;
 
+/// A CPU is nearer to the device when a write from it takes less than this much of one from any other,
+/// in percent,
+const CLEARLY_NEARER_PERCENT: u64 = 85;
+
+/// and is quicker by more than this: on what is memory in truth, all are the same.
+const CLEARLY_NEARER_NS: u64 = 10_000;
+
 /// What was found out about a directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DiskProbe {
@@ -39,6 +48,17 @@ pub struct DiskProbe {
     pub fdatasync_us: u64,
 }
 
+/// Where durable writes are fastest, and how much that is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NearestCpu {
+    /// The CPU.
+    pub cpu: usize,
+    /// Least microseconds of a durable write of one block from there.
+    pub us: u64,
+    /// The same from the next best CPU.
+    pub elsewhere_us: u64,
+}
+
 /// Measures durable writes in `dir` for less than a tenth of a second, on all but the slowest
 /// devices. The file for it is gone afterwards.
 ///
@@ -46,24 +66,58 @@ pub struct DiskProbe {
 /// When the directory cannot be written to, or the file system has no RWF_DSYNC.
 pub fn probe_directory(dir: &Path) -> io::Result<DiskProbe> {
     let scratch = Scratch::create(dir)?;
-    let zeros = vec![0; BLOCKS * BLOCK_LEN];
-    scratch.file.write_all_at(&zeros, 0)?;
-    scratch.file.sync_all()?;
-    let mut block = Buffer::with_capacity(BLOCK_LEN);
-    block.zero_pad_to(BLOCK_LEN);
-    let direct = scratch.open_direct()?;
-    // Some file systems open with O_DIRECT and refuse only the write.
-    let direct = match direct {
-        Some(file) => match file.write_at(&block, 0) {
-            Ok(_) => Some(file),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => None,
-            Err(error) => return Err(error),
-        },
-        None => None,
-    };
+    let block = zeroed_block();
+    let direct = scratch.fill_and_open_direct(&block)?;
     let file = direct.as_ref().unwrap_or(&scratch.file);
     let (dsync_us, fdatasync_us) = measure(file, &block)?;
     Ok(DiskProbe { direct: direct.is_some(), dsync_us, fdatasync_us })
+}
+
+/// The CPU from which durable writes in `dir` are clearly faster than from all others of `cpus`: the one
+/// that takes the device's interrupts, where it has one queue and an idle CPU is slow to wake.
+///
+/// # Errors
+/// As [`probe_directory`].
+pub fn nearest_cpu(dir: &Path, cpus: &[usize]) -> io::Result<Option<NearestCpu>> {
+    let scratch = Scratch::create(dir)?;
+    let block = zeroed_block();
+    let direct = scratch.fill_and_open_direct(&block)?;
+    let file = direct.as_ref().unwrap_or(&scratch.file);
+    // The caller stays where it may be.
+    let measured = thread::scope(|scope| scope.spawn(|| least_ns(file, &block, cpus)).join());
+    let mut least_ns = measured.expect("measuring does not panic")?;
+    least_ns.sort_unstable();
+    let [(best_ns, cpu), (next_ns, _), ..] = least_ns[..] else { return Ok(None) };
+    let is_clear =
+        best_ns * 100 < next_ns * CLEARLY_NEARER_PERCENT && next_ns - best_ns > CLEARLY_NEARER_NS;
+    let nearest = NearestCpu { cpu, us: best_ns / 1000, elsewhere_us: next_ns / 1000 };
+    Ok(is_clear.then_some(nearest))
+}
+
+/// Least nanoseconds of a durable write from each CPU, in turn: whatever disturbs makes it slower.
+fn least_ns(file: &File, block: &[u8], cpus: &[usize]) -> io::Result<Vec<(u64, usize)>> {
+    let begin_ns = clock::monotonic_ns();
+    let mut least: Vec<_> = cpus.iter().map(|&cpu| (u64::MAX, cpu)).collect();
+    for round in 0..ROUNDS_MAX {
+        if round >= ROUNDS_MIN && clock::monotonic_ns() - begin_ns > BUDGET_NS {
+            break;
+        }
+        for (least_ns, cpu) in &mut least {
+            cpu::pin_current_thread(*cpu)?;
+            // The first one from a CPU pays for the move.
+            write_dsync(file, block, 0)?;
+            let first_ns = clock::monotonic_ns();
+            write_dsync(file, block, 0)?;
+            *least_ns = clock::monotonic_ns().saturating_sub(first_ns).min(*least_ns);
+        }
+    }
+    Ok(least)
+}
+
+fn zeroed_block() -> Buffer {
+    let mut block = Buffer::with_capacity(BLOCK_LEN);
+    block.zero_pad_to(BLOCK_LEN);
+    block
 }
 
 /// Medians of both methods, in turn so that both see the same noise.
@@ -121,6 +175,19 @@ impl Scratch {
         Ok(Self { path, file })
     }
 
+    /// Gives the file its blocks, and opens it once more with O_DIRECT where that can be written to.
+    fn fill_and_open_direct(&self, block: &[u8]) -> io::Result<Option<File>> {
+        self.file.write_all_at(&vec![0; BLOCKS * BLOCK_LEN], 0)?;
+        self.file.sync_all()?;
+        let Some(file) = self.open_direct()? else { return Ok(None) };
+        // Some file systems open with O_DIRECT and refuse only the write.
+        match file.write_at(block, 0) {
+            Ok(_) => Ok(Some(file)),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The same file once more with O_DIRECT, or `None` when the file system has no such thing.
     fn open_direct(&self) -> io::Result<Option<File>> {
         let mut options = OpenOptions::new();
@@ -160,6 +227,21 @@ mod tests {
         let mut options = OpenOptions::new();
         let direct = options.write(true).custom_flags(libc::O_DIRECT).open(&path).is_ok();
         assert_eq!(probe_directory(dir.path()).unwrap().direct, direct);
+    }
+
+    #[test]
+    fn the_nearest_cpu_is_one_of_those_asked_for_and_the_caller_stays() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let cpus = cpu::allowed_cpus();
+        if let Some(nearest) = nearest_cpu(dir.path(), &cpus).unwrap() {
+            assert!(
+                cpus.contains(&nearest.cpu) && nearest.us < nearest.elsewhere_us,
+                "{nearest:?}"
+            );
+        }
+        assert_eq!(nearest_cpu(dir.path(), &cpus[..1]).unwrap(), None);
+        assert_eq!(cpu::allowed_cpus(), cpus);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -4,10 +4,11 @@
 //! - Memory that the kernel was pointed to lives until the operation's CQE has come; dropping a
 //!   [`Uring`] ends all operations first, and leaks rather than frees when it cannot.
 //! - A submitted operation completes exactly once, whatever the sizes of the queues.
-//! - The waker's eventfd is being read in the ring whenever the owner sleeps.
+//! - The waker's eventfd is being read in the ring whenever the owner sleeps there.
 //!
 //! Not here: anything that knows what an operation is for.
 
+mod polled;
 mod sendfile;
 mod setup;
 mod slots;
@@ -36,6 +37,7 @@ use crate::io::{
     Completion, Done, FileId, Fs, GATHER_PIECES_MAX, Io, Op, SocketId, TcpTuning, Token,
 };
 
+use polled::{TIMER_DATA, Timers};
 pub use sendfile::page_cache_is_visible;
 use sendfile::{Progress, Transfer};
 pub use setup::{
@@ -95,6 +97,9 @@ pub struct Uring {
     ready: Vec<Completion>,
     /// CQEs taken from the ring and not looked at yet.
     cqes: Vec<(u64, i32)>,
+    timers: Timers,
+    /// Counts completions while the owner of a polled ring sleeps.
+    completed: Option<OwnedFd>,
     closing: bool,
     fs: Arc<OsFs>,
     /// The kernel takes submissions from the thread that made the ring only.
@@ -107,6 +112,10 @@ impl Uring {
     /// # Errors
     /// [`UringUnavailable`] inside an [`io::Error`]: its message names the knob to turn.
     pub fn new(config: UringConfig) -> io::Result<Self> {
+        Self::with_waker(config, UringWaker::new()?)
+    }
+
+    fn with_waker(config: UringConfig, waker: UringWaker) -> io::Result<Self> {
         let ring = setup::build(config.entries)?;
         let mut workers = [config.file_workers_max, config.other_workers_max];
         ring.submitter().register_iowq_max_workers(&mut workers)?;
@@ -116,13 +125,15 @@ impl Uring {
             slots: Slots::new(),
             files: Table::new("file"),
             sockets: Table::new("socket"),
-            waker: UringWaker::new()?,
+            waker,
             wake_count: Box::new([0; 8]),
             wake_armed: false,
             backlog: VecDeque::new(),
             sendfiles: VecDeque::new(),
             ready: Vec::new(),
             cqes: Vec::new(),
+            timers: Timers::default(),
+            completed: None,
             closing: false,
             fs: Arc::new(OsFs),
             thread: PhantomData,
@@ -210,8 +221,8 @@ impl Uring {
         if self.wake_armed || self.closing {
             return;
         }
-        let fd = types::Fd(self.waker.eventfd());
-        let entry = opcode::Read::new(fd, self.wake_count.as_mut_ptr(), 8).build();
+        let Some(eventfd) = self.waker.eventfd() else { return };
+        let entry = opcode::Read::new(types::Fd(eventfd), self.wake_count.as_mut_ptr(), 8).build();
         self.wake_armed = true;
         self.push(entry.user_data(WAKE_DATA));
     }
@@ -251,7 +262,7 @@ impl Uring {
         for (user_data, result) in cqes.drain(..) {
             match user_data {
                 WAKE_DATA => self.wake_armed = false,
-                CANCEL_DATA => {}
+                CANCEL_DATA | TIMER_DATA => {}
                 index => self.finish(usize::try_from(index).expect("a slot's number"), result),
             }
         }

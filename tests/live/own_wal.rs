@@ -120,10 +120,10 @@ fn init(hub: &Hub, segment_mb: u32) {
 }
 
 #[track_caller]
-fn kill9_loses_nothing(segment_mb: u32, rounds: u64) {
+fn kill9_loses_nothing(segment_mb: u32, rounds: u64, dedicated_wal_core: &str) {
     const CLIENTS: u64 = 4;
     let scratch = Scratch::new();
-    let mut hub = Hub::named("own").build(&scratch);
+    let mut hub = Hub::named("own").set("dedicated_wal_core", dedicated_wal_core).build(&scratch);
     init(&hub, segment_mb);
     hub.start();
     let mut acknowledged = BTreeSet::new();
@@ -152,17 +152,17 @@ fn kill9_loses_nothing(segment_mb: u32, rounds: u64) {
 
 #[test]
 fn kill9_under_load_loses_no_acknowledged_message_in_segments_of_1_mb() {
-    kill9_loses_nothing(1, 5);
+    kill9_loses_nothing(1, 5, "off");
 }
 
 #[test]
 fn kill9_under_load_loses_no_acknowledged_message_in_segments_of_16_mb() {
-    kill9_loses_nothing(16, 3);
+    kill9_loses_nothing(16, 3, "on");
 }
 
 #[test]
 fn kill9_under_load_loses_no_acknowledged_message_in_segments_of_64_mb() {
-    kill9_loses_nothing(64, 2);
+    kill9_loses_nothing(64, 2, "off");
 }
 
 #[test]

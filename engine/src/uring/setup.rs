@@ -106,7 +106,7 @@ pub fn io_uring_check() -> Result<(), UringUnavailable> {
 }
 
 /// The operations that [`super::Uring`] submits, by name and code.
-const OPERATIONS: [(&str, u8); 11] = [
+const OPERATIONS: [(&str, u8); 12] = [
     ("OPENAT", opcode::OpenAt::CODE),
     ("CLOSE", opcode::Close::CODE),
     ("RENAMEAT", opcode::RenameAt::CODE),
@@ -117,6 +117,7 @@ const OPERATIONS: [(&str, u8); 11] = [
     ("RECV", opcode::Recv::CODE),
     ("SENDMSG", opcode::SendMsg::CODE),
     ("POLL_ADD", opcode::PollAdd::CODE),
+    ("TIMEOUT", opcode::Timeout::CODE),
     ("ASYNC_CANCEL", opcode::AsyncCancel2::CODE),
 ];
 
@@ -246,7 +247,9 @@ mod tests {
 
     #[test]
     fn every_operation_submitted_is_asked_for() {
-        let code = [include_str!("slots.rs"), include_str!("../uring.rs")].concat();
+        let code =
+            [include_str!("slots.rs"), include_str!("polled.rs"), include_str!("../uring.rs")]
+                .concat();
         let this = include_str!("setup.rs");
         let submitted: Vec<_> = code
             .split("opcode::")

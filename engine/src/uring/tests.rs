@@ -456,3 +456,63 @@ fn closing_a_busy_socket_is_a_mistake_of_ours() {
     ring.submit(Token(1), Op::Recv { socket, buf: Buffer::with_capacity(8) });
     ring.close_socket(socket);
 }
+
+/// Polls until something completed; between the polls it sleeps as an event loop does.
+fn poll_some(ring: &mut Uring, deadline_ns: Option<u64>) -> Vec<Completion> {
+    let mut completions = Vec::new();
+    loop {
+        if ring.poll(deadline_ns, &mut completions).unwrap() && !completions.is_empty() {
+            return completions;
+        }
+        if deadline_ns.is_some_and(|deadline| deadline <= clock::monotonic_ns()) {
+            return completions;
+        }
+        let fd = ring.completed().as_raw_fd();
+        let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let begun = clock::monotonic_ns();
+        // SAFETY: the kernel writes one pollfd, into a local that outlives the call.
+        assert_eq!(unsafe { libc::poll(&raw mut poll, 1, 10_000) }, 1, "nobody woke the poll");
+        assert!(clock::monotonic_ns() - begun < 9_000_000_000, "only the end of the poll found it");
+        let mut count = [0; 8];
+        // SAFETY: the kernel writes eight bytes, into a local that outlives the call.
+        assert_eq!(unsafe { libc::read(fd, count.as_mut_ptr().cast(), 8) }, 8);
+    }
+}
+
+#[test]
+fn a_polled_ring_becomes_readable_when_something_completes_or_is_due() {
+    let waker = UringWaker::calling(|| ());
+    let mut ring = Uring::polled(UringConfig::default(), waker).unwrap();
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let socket = ring.adopt(near.into());
+    ring.submit(Token(1), Op::Recv { socket, buf: Buffer::with_capacity(100) });
+    let soon = clock::monotonic_ns() + 300_000;
+    assert!(poll_some(&mut ring, Some(soon)).is_empty());
+    assert!(clock::monotonic_ns() >= soon);
+    let later = clock::monotonic_ns() + 60_000_000_000;
+    let writer = thread::spawn(move || far.write_all(b"abc").map(|()| far));
+    let completions = poll_some(&mut ring, Some(later));
+    let far = writer.join().unwrap().unwrap();
+    assert!(matches!(
+        &completions[..],
+        [Completion { token: Token(1), result: Ok(Done::Received(_)) }]
+    ));
+    // The timeout that is still counted is no second one.
+    assert!(!ring.poll(Some(later), &mut Vec::new()).unwrap());
+    drop((ring, far));
+}
+
+#[test]
+fn a_wake_of_a_polled_ring_is_not_lost_whenever_it_comes() {
+    let (sender, called) = mpsc::channel();
+    let waker = UringWaker::calling(move || sender.send(()).unwrap());
+    let mut ring = Uring::polled(UringConfig::default(), waker.clone()).unwrap();
+    let mut completions = Vec::new();
+    waker.wake();
+    assert!(ring.poll(None, &mut completions).unwrap(), "it came before");
+    assert!(called.try_recv().is_err());
+    assert!(!ring.poll(None, &mut completions).unwrap());
+    waker.wake();
+    called.try_recv().unwrap();
+    assert!(ring.poll(None, &mut completions).unwrap());
+}

@@ -1,9 +1,13 @@
-//! Wakes a core loop out of its ring: an eventfd that is written only while the loop sleeps.
+//! Wakes a core loop out of its sleep, and costs nothing while it is awake.
+//!
+//! A loop that sleeps in its ring is woken by an eventfd that the ring reads; one that is a task of
+//! somebody else's event loop by whatever call wakes a task there.
 //!
 //! The owner says that it will sleep before it does, and a wake leaves its mark before it looks
 //! whether anybody sleeps. Both are swaps of one word, so one of them comes first: either the owner
 //! sees the mark and stays awake, or the waker sees the sleeper and writes the eventfd.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -17,13 +21,24 @@ use crate::io::Waker;
 const AWAKE: u32 = 0;
 /// A wake came that the owner has not seen.
 const NOTIFIED: u32 = 1;
-/// The owner waits in the kernel, or is about to.
+/// The owner waits, or is about to.
 const SLEEPING: u32 = 2;
 
-#[derive(Debug)]
+/// How a sleeping owner is woken.
+enum Wake {
+    Eventfd(OwnedFd),
+    Call(Box<dyn Fn() + Send + Sync>),
+}
+
 struct Shared {
     state: CachePadded<AtomicU32>,
-    eventfd: OwnedFd,
+    wake: Wake,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 /// Wakes the owner of a [`Uring`](super::Uring).
@@ -42,12 +57,26 @@ impl UringWaker {
         }
         // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
         let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let state = CachePadded::new(AtomicU32::new(AWAKE));
-        Ok(Self { shared: Arc::new(Shared { state, eventfd }) })
+        Ok(Self::with(Wake::Eventfd(eventfd)))
     }
 
-    pub(super) fn eventfd(&self) -> RawFd {
-        self.shared.eventfd.as_raw_fd()
+    /// Wakes an owner that sleeps outside of its ring, by `call`.
+    #[must_use]
+    pub fn calling(call: impl Fn() + Send + Sync + 'static) -> Self {
+        Self::with(Wake::Call(Box::new(call)))
+    }
+
+    fn with(wake: Wake) -> Self {
+        let state = CachePadded::new(AtomicU32::new(AWAKE));
+        Self { shared: Arc::new(Shared { state, wake }) }
+    }
+
+    /// What the owner's ring must read to be woken.
+    pub(super) fn eventfd(&self) -> Option<RawFd> {
+        match &self.shared.wake {
+            Wake::Eventfd(eventfd) => Some(eventfd.as_raw_fd()),
+            Wake::Call(_) => None,
+        }
     }
 
     /// Says that the owner is about to wait. False when a wake has come: it must not.
@@ -67,11 +96,14 @@ impl Waker for UringWaker {
         if self.shared.state.swap(NOTIFIED, Ordering::AcqRel) != SLEEPING {
             return;
         }
+        let eventfd = match &self.shared.wake {
+            Wake::Eventfd(eventfd) => eventfd.as_raw_fd(),
+            Wake::Call(call) => return call(),
+        };
         let one = 1_u64.to_ne_bytes();
         loop {
-            let fd = self.shared.eventfd.as_raw_fd();
             // SAFETY: eight bytes are read from a local that outlives the call.
-            let count = unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) };
+            let count = unsafe { libc::write(eventfd, one.as_ptr().cast(), one.len()) };
             if count == 8 {
                 return;
             }
@@ -86,7 +118,8 @@ mod tests {
     use super::*;
 
     fn count(waker: &UringWaker) -> u64 {
-        let mut poll = libc::pollfd { fd: waker.eventfd(), events: libc::POLLIN, revents: 0 };
+        let fd = waker.eventfd().expect("it has one");
+        let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         // SAFETY: the kernel writes one pollfd, into a local that outlives the call.
         if unsafe { libc::poll(&raw mut poll, 1, 0) } == 0 {
             return 0;
@@ -106,6 +139,22 @@ mod tests {
         assert!(!waker.fall_asleep());
         assert!(waker.awake());
         assert!(waker.fall_asleep());
+    }
+
+    #[test]
+    fn a_sleeper_elsewhere_is_called_once() {
+        let calls = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&calls);
+        let waker = UringWaker::calling(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+        });
+        waker.wake();
+        assert!(!waker.fall_asleep());
+        assert!(waker.awake());
+        assert!(waker.fall_asleep());
+        waker.wake();
+        waker.wake();
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod demo;
 pub mod embed;
 pub mod hub;
 pub mod logging;
+mod placement;
 pub mod server;
 pub mod settings;
 pub mod signals;

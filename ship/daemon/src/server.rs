@@ -6,6 +6,7 @@
 
 mod cores;
 mod notify;
+mod shared_loop;
 mod title;
 
 use std::net::SocketAddr;
@@ -33,6 +34,7 @@ use crate::settings::{Reloader, Settings};
 use crate::signals::{Request, ShutdownMode, Signals};
 use cores::Cores;
 use notify::Notify;
+use shared_loop::SharedLoop;
 use title::Title;
 
 /// What a server starts with.
@@ -105,6 +107,7 @@ pub(crate) struct Ready {
     server: Server,
     listener: Listener,
     from_hub: mpsc::UnboundedReceiver<ToControl>,
+    shared_loop: Option<SharedLoop>,
     data_dir: DataDir,
 }
 
@@ -145,7 +148,8 @@ impl Ready {
             title: None,
             notify: Notify::default(),
         };
-        Ok(Self { server, listener, from_hub, data_dir })
+        let shared_loop = cores.shared_loop;
+        Ok(Self { server, listener, from_hub, shared_loop, data_dir })
     }
 
     /// The hub, for who is in the same process.
@@ -160,8 +164,11 @@ impl Ready {
 
     /// Serves until the owner stops it.
     pub(crate) fn run(self, owner: Owner) -> anyhow::Result<ExitCode> {
-        let Self { server, listener, from_hub, data_dir } = self;
+        let Self { server, listener, from_hub, shared_loop, data_dir } = self;
         tokio_uring::start(async {
+            if let Some(shared_loop) = shared_loop {
+                tokio::task::spawn_local(shared_loop.run(Arc::clone(&server.front)));
+            }
             server.serve(listener, from_hub, &data_dir, Requests::of(owner)?).await
         })
     }

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 use walhub_engine::cpu;
 use walhub_engine::mailbox::{Receiver, Sender, mailbox};
-use walhub_engine::probe::probe_directory;
+use walhub_engine::probe::{nearest_cpu, probe_directory};
 use walhub_engine::uring::{Uring, UringConfig, UringWaker};
 
 use crate::hub::commits::{Commits, commits};
@@ -23,10 +23,14 @@ use crate::hub::shared::{Shared, ShipStats, StandbyTable};
 use crate::hub::ship_core::{ShipConfig, ShipCore};
 use crate::hub::wal_core::{ShipLink, WalConfig, WalCore, slabs_max};
 use crate::hub::writer::FlushMethod;
-use crate::settings::{Cores as CoresSetting, Settings, WalSyncMethod};
+use crate::settings::{Cores as CoresSetting, DedicatedWalCore, Settings, WalSyncMethod};
+
+use super::shared_loop::{SharedLoop, Wakeup, Work};
 
 /// From this many CPUs on, each core loop has one of its own; below, the scheduler knows better.
 const PIN_CPUS_MIN: usize = 4;
+/// Up to this many CPUs there is one core loop, unless more are asked for.
+const FEW_CPUS: usize = 2;
 /// Core loops that `cores = auto` starts at most.
 const AUTO_CORES_MAX: usize = 8;
 /// A durable write must be cheaper than a write and fdatasync by this much, in percent, to be chosen:
@@ -50,6 +54,8 @@ pub(super) struct Cores {
     pub(super) slots: PublishedSlots,
     pub(super) to_wal: Sender<ToWal<OwnedFd>>,
     pub(super) commits: Commits,
+    /// The wal core's loop, where it has no thread of its own.
+    pub(super) shared_loop: Option<SharedLoop>,
 }
 
 /// Probes the data directory's file system and says what is used.
@@ -96,8 +102,20 @@ fn core_count(settings: &Settings, cpus: usize) -> usize {
     match settings.cores {
         CoresSetting::Count(count) => usize::from(count),
         // On two CPUs or fewer one loop does everything: a second one would only compete with it.
-        CoresSetting::Auto if cpus <= 2 => 1,
+        CoresSetting::Auto if cpus <= FEW_CPUS => 1,
         CoresSetting::Auto => (cpus / 2).clamp(2, AUTO_CORES_MAX),
+    }
+}
+
+/// Whether the wal core shares the control plane's thread.
+fn is_shared(settings: &Settings, cpus: usize, is_primary: bool) -> bool {
+    match settings.dedicated_wal_core {
+        DedicatedWalCore::On => false,
+        DedicatedWalCore::Off => true,
+        // A relay's sessions do not commit: it has nothing to gain by it.
+        DedicatedWalCore::Auto => {
+            is_primary && cpus <= FEW_CPUS && settings.cores == CoresSetting::Auto
+        }
     }
 }
 
@@ -106,9 +124,6 @@ struct Started {
     waker: UringWaker,
     work: channel::Sender<Work>,
 }
-
-/// What a core is to do; made on the thread that does it.
-type Work = Box<dyn FnOnce(&Uring) -> Core<OwnedFd, UringWaker> + Send>;
 
 impl Cores {
     /// Starts all threads.
@@ -122,10 +137,23 @@ impl Cores {
         let cpus = cpu::allowed_cpus();
         let count = core_count(settings, cpus.len());
         let pinned = cpus.len() >= PIN_CPUS_MIN;
+        let is_shared = is_shared(settings, cpus.len(), recovered.is_primary());
+        // With more CPUs there is no telling which of them other programs need.
+        let nearest = if is_shared && cpus.len() <= FEW_CPUS {
+            nearest_cpu(data_dir, &cpus).context("could not probe the CPUs")?
+        } else {
+            None
+        };
+        let shared_wakeup = is_shared.then(Wakeup::new);
         let mut threads = Vec::new();
-        for index in 0..count {
+        for index in usize::from(shared_wakeup.is_some())..count {
             let cpu = pinned.then(|| cpus.get(index % cpus.len()).copied()).flatten();
             threads.push(start_thread(index, cpu, to_control.clone())?);
+        }
+        let mut wakers: Vec<UringWaker> =
+            threads.iter().map(|thread| thread.waker.clone()).collect();
+        if let Some(wakeup) = &shared_wakeup {
+            wakers.insert(0, wakeup.waker.clone());
         }
         let shared = Arc::new(Shared::default());
         // The first client may come before the wal core has had its first turn.
@@ -133,15 +161,15 @@ impl Cores {
         let standbys_max = usize::try_from(settings.max_wal_senders).unwrap_or(usize::MAX);
         let standbys = Arc::new(StandbyTable::new(standbys_max));
         let slots = PublishedSlots::default();
-        let wal_waker = threads[0].waker.clone();
+        let wal_waker = wakers[0].clone();
         let (to_wal, wal_mail) = mailbox(MAILBOX_MESSAGES_MAX, wal_waker.clone());
         let (commits, commit_link) = commits(wal_waker);
         // One core does both; with more, core 0 is the wal core alone.
-        let ship_threads = if count == 1 { 0..1 } else { 1..count };
+        let ship_wakers = if count == 1 { 0..1 } else { 1..count };
         let (mut ships, mut ship_mails) = (Vec::new(), Vec::new());
-        for thread in &threads[ship_threads] {
-            let (mail, receiver) = mailbox(MAILBOX_MESSAGES_MAX, thread.waker.clone());
-            ships.push(ShipLink { mail, waker: thread.waker.clone(), sessions: 0 });
+        for waker in &wakers[ship_wakers] {
+            let (mail, receiver) = mailbox(MAILBOX_MESSAGES_MAX, waker.clone());
+            ships.push(ShipLink { mail, waker: waker.clone(), sessions: 0 });
             ship_mails.push(receiver);
         }
         let ship = |(mail, stats): (Receiver<ToShip<OwnedFd>>, Arc<ShipStats>)| {
@@ -160,17 +188,21 @@ impl Cores {
         let stats: Vec<Arc<ShipStats>> = ship_mails.iter().map(|_| Arc::default()).collect();
         let _ = shared.ships.set(stats.clone());
         let mut ship_cores: Vec<_> = ship_mails.into_iter().zip(stats).map(ship).collect();
-        let control = to_control;
+        let control: Box<dyn Fn(ToControl) + Send> = match &shared_wakeup {
+            Some(wakeup) => wakeup.control(to_control.clone()),
+            None => {
+                let control = to_control.clone();
+                // The control plane ends only with the process.
+                Box::new(move |ask| drop(control.send(ask)))
+            }
+        };
         let config = WalConfig {
             data_dir: data_dir.to_path_buf(),
             shared: Arc::clone(&shared),
             standbys: Arc::clone(&standbys),
             mail: wal_mail,
             ships,
-            control: Box::new(move |ask| {
-                // The control plane ends only with the process.
-                let _ = control.send(ask);
-            }),
+            control,
             slots: Arc::clone(&slots),
             commits: commit_link,
             settings: Arc::clone(settings),
@@ -179,16 +211,21 @@ impl Cores {
         };
         let own_ship = if count == 1 { ship_cores.pop() } else { None };
         let mut threads = threads.into_iter();
-        let wal_thread = threads.next().context("no core to run on")?;
         let wal_work: Work = Box::new(move |io| {
             let wal = WalCore::new(config, recovered, now(io));
             Core { wal: Some(wal), ship: own_ship }
         });
-        hand_over(&wal_thread, wal_work)?;
+        let shared_loop = match shared_wakeup {
+            Some(wakeup) => Some(wakeup.begin(wal_work, to_control, nearest)),
+            None => {
+                hand_over(&threads.next().context("no core to run on")?, wal_work)?;
+                None
+            }
+        };
         for (thread, ship) in threads.zip(ship_cores) {
             hand_over(&thread, Box::new(move |_| Core { wal: None, ship: Some(ship) }))?;
         }
-        Ok(Self { shared, standbys, slots, to_wal, commits })
+        Ok(Self { shared, standbys, slots, to_wal, commits, shared_loop })
     }
 }
 

@@ -45,6 +45,17 @@ pub enum Cores {
     Count(u16),
 }
 
+/// Whether the wal core has a thread of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DedicatedWalCore {
+    /// As suits the machine and what the server is.
+    Auto,
+    /// It has.
+    On,
+    /// It shares that of the SQL sessions.
+    Off,
+}
+
 /// How WAL that is no longer in memory is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CatchupPath {
@@ -147,6 +158,8 @@ pub struct Settings {
     pub authentication_timeout: Duration,
     /// Cores of the data plane.
     pub cores: Cores,
+    /// Whose thread the wal core runs on.
+    pub dedicated_wal_core: DedicatedWalCore,
     /// Memory for the newest WAL.
     pub tail_cache_size: u64,
     /// How WAL is forced to disk.
@@ -254,6 +267,11 @@ impl Settings {
             cores: match v.number("cores") {
                 0 => Cores::Auto,
                 count => Cores::Count(count),
+            },
+            dedicated_wal_core: match v.text("dedicated_wal_core") {
+                "on" => DedicatedWalCore::On,
+                "off" => DedicatedWalCore::Off,
+                _ => DedicatedWalCore::Auto,
             },
             tail_cache_size: v.bytes("tail_cache_size").unwrap_or(0),
             wal_sync_method: match v.text("wal_sync_method") {

@@ -53,6 +53,7 @@ const WAL_SYNC_METHODS: &[EnumOption] = &[
     option("fsync"),
     option("open_sync"),
 ];
+const AUTO_ON_OFF: &[EnumOption] = &[option("auto"), option("on"), option("off")];
 const CATCHUP_PATHS: &[EnumOption] = &[option("auto"), option("read")];
 const FORWARDS: &[EnumOption] = &[option("received"), option("flushed")];
 /// PostgreSQL: `synchronous_commit_options`, whose Booleans are aliases.
@@ -123,6 +124,8 @@ table! {
         "Sets the maximum allowed time to complete client authentication.";
     "cores", Kind::Int { unit: None, min: 0, max: 256, words: &[("auto", 0)] }, "auto", Postmaster, RESOURCES,
         "Sets the number of data-plane cores; auto lets walhub choose (walhub only).";
+    "dedicated_wal_core", Kind::Enum { options: AUTO_ON_OFF }, "auto", Postmaster, RESOURCES,
+        "Sets whether writing WAL has a thread of its own or shares that of the SQL sessions, which commits faster on few CPUs (walhub only).";
     "tail_cache_size", measured(Unit::Megabytes, 16, 65536), "64MB", Postmaster, RESOURCES,
         "Sets the memory that keeps the newest WAL for live standbys (walhub only).";
     "wal_sync_method", Kind::Enum { options: WAL_SYNC_METHODS }, "auto", Postmaster, WAL_SETTINGS,

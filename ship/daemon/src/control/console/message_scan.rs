@@ -31,6 +31,7 @@ use super::wait_for::canceled;
 use super::wire::{Attended, Interrupt, Told, Wire};
 use crate::hub::append::DATABASE;
 use crate::hub::wal_reader::WalReader;
+use crate::placement::spawn_blocking;
 
 /// Columns of the relation.
 pub(super) const COLUMNS: &[(&str, Type)] = &[
@@ -423,7 +424,7 @@ impl<V: SettingsView> Session<V> {
         T: Send + 'static,
     {
         let (reply, mut answer) = oneshot::channel();
-        tokio::task::spawn_blocking(move || drop(reply.send(work())));
+        spawn_blocking(move || drop(reply.send(work())));
         let interrupts = std::sync::Arc::clone(&self.params.member.interrupts);
         match wire.attend(&interrupts, &mut Told::default(), &mut answer, None).await {
             Attended::Answered(done) => Ok(done),

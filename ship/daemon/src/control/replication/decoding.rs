@@ -44,6 +44,7 @@ use crate::control::stream::Connection;
 use crate::hub::append::DATABASE;
 use crate::hub::handle::{Hub, SlotRequest, SlotRow};
 use crate::hub::wal_reader::WalReader;
+use crate::placement::spawn_blocking;
 
 /// Bytes of open transactions that are kept; what is beyond is read again at their commit.
 /// PostgreSQL: the default of `logical_decoding_work_mem`.
@@ -404,7 +405,7 @@ impl Decoding {
         }
         let reader = self.reader.take().or_else(|| self.hub.wal_reader());
         let mut reader = reader.ok_or_else(|| internal("there is no WAL"))?;
-        self.piece = Some(tokio::task::spawn_blocking(move || {
+        self.piece = Some(spawn_blocking(move || {
             let read = reader.read(lsn).map(<[u8]>::to_vec);
             (reader, read)
         }));
