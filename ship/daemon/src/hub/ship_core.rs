@@ -234,7 +234,11 @@ impl<C: Send + 'static> ShipCore<C> {
         self.next_number += 1;
         let socket = io.adopt(start.conn);
         if let Err(error) = io.tune(socket, &self.config.settings.tcp_tuning) {
-            tracing::warn!("could not tune the connection of a standby: {error}");
+            tracing::warn!(
+                detail = "The settings are tcp_congestion_control, wal_sender_sndbuf and tcp_notsent_lowat.",
+                "could not set options of the connection of standby \"{}\": {error}",
+                start.client.application_name
+            );
         }
         let session = Session::new(SessionStart {
             number,
