@@ -23,6 +23,7 @@ mod copy_options;
 mod copy_rows;
 mod datetime;
 mod emit;
+mod escapes;
 mod execute;
 mod expr;
 mod extended;
