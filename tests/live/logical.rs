@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 use walhub_tests::client::{Session, SqlServer, run_psql, run_psql_ok};
-use walhub_tests::hub::{Hub, walhub};
+use walhub_tests::hub::Hub;
 use walhub_tests::log::Log;
 use walhub_tests::postgres::{StopMode, program};
 use walhub_tests::process::{Process, command, quick_command, run_ok, said};
@@ -349,14 +349,34 @@ fn functions_make_and_drop_slots() {
 }
 
 #[test]
+fn a_canceled_or_terminated_stream_tells_its_client_why() {
+    let scratch = Scratch::new();
+    let hub = Hub::named("hub").start(&scratch);
+    create_slot(&hub, "s");
+    for (function, error) in [
+        ("pg_cancel_backend", "ERROR:  canceling statement due to user request"),
+        ("pg_terminate_backend", "FATAL:  terminating connection due to administrator command"),
+    ] {
+        let mut receiver = Receiver::start(&hub, &scratch, "s", &[]);
+        hub.wait_sql("select state from pg_stat_replication", "streaming");
+        assert_eq!(
+            hub.psql(&format!("select {function}(active_pid) from pg_replication_slots")),
+            "t"
+        );
+        assert!(!receiver.process.wait_exit().success());
+        receiver.log.wait_closed();
+        assert!(receiver.said().contains(error), "{function}: {}", receiver.said());
+        hub.wait_sql("select active from pg_replication_slots", "f");
+    }
+}
+
+#[test]
 fn a_slot_holds_the_wal_that_its_client_needs() {
     let scratch = Scratch::new();
-    let data = scratch.path("hub");
-    let init = ["init", "-D", data.to_str().expect("a path"), "--wal-segsize", "1"];
-    let output = walhub(init);
-    assert!(output.status.success(), "{}", said(&output));
     let hub = Hub::named("hub").set("wal_keep_size", "0").set("min_wal_size", "2MB");
-    let mut hub = hub.start(&scratch);
+    let mut hub = hub.build(&scratch);
+    hub.init(&["--wal-segsize", "1"]);
+    hub.start();
     create_slot(&hub, "s");
     hub.psql("select pg_logical_emit_message(true, 'p', 'first')");
     let needed = hub.segments().expect("pg_wal")[0].clone();

@@ -229,6 +229,19 @@ fn text() -> Vec<(&'static str, Vec<Vec<u8>>)> {
             vec![parse("", "select $1::text"), bind("", "", &[b"a\0b"]), sync()],
         ),
         (
+            "a NUL in a message's prefix",
+            vec![
+                query(r"select pg_logical_emit_message(true, E'a\000b', 'c')"),
+                query(r"select pg_logical_emit_message(true, E'a\x00b', 'c')"),
+                query(r"select pg_logical_emit_message(true, U&'a\0000b', 'c')"),
+                query(r"select pg_logical_emit_message(true, E'a\u0000b', 'c')"),
+                parse("", "select pg_logical_emit_message(true, $1, 'c')"),
+                bind("", "", &[b"a\0b"]),
+                sync(),
+                query(r"select pg_logical_emit_message(true, 'p', '\x00'::bytea) is null"),
+            ],
+        ),
+        (
             "parameters that are none",
             vec![
                 parse("", "select $1::int, $2::bytea"),

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use walhub_tests::client::{Session, SqlServer};
+use walhub_tests::client::{Session, SqlServer, Statement};
 use walhub_tests::hub::Hub;
 use walhub_tests::postgres::{Postgres, StopMode};
-use walhub_tests::process::send_signal;
+use walhub_tests::process::{said, send_signal};
 use walhub_tests::topology::Relay;
 use walhub_tests::wait::wait_until;
 use walhub_tests::workload::Inserters;
@@ -59,24 +59,24 @@ fn with_policy(
     (relay, standbys)
 }
 
-/// A statement whose commit waits; joined, its result.
-struct Blocked(JoinHandle<String>);
+/// A statement whose commit waits.
+struct Blocked(Statement);
 
 impl Blocked {
     /// Runs `sql` on the primary and waits until its commit waits.
     #[track_caller]
     fn start(primary: &Postgres, sql: &str) -> Self {
-        let (endpoint, text) = (primary.endpoint(), sql.to_owned());
-        let thread = thread::spawn(move || endpoint.psql(&text));
+        let statement = Statement::begin(primary, sql);
         primary.wait_sql("select count(*) from pg_stat_activity where wait_event = 'SyncRep'", "1");
-        assert!(!thread.is_finished());
-        Self(thread)
+        assert!(!statement.is_finished());
+        Self(statement)
     }
 
     /// Waits until it has committed.
+    #[track_caller]
     fn finish(self) {
-        wait_until("the commit is released", || self.0.is_finished());
-        self.0.join().expect("the statement succeeds");
+        let output = self.0.finish();
+        assert!(output.status.success(), "{}", said(&output));
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::process::{ChildStdin, Output, Stdio};
+use std::thread::{self, JoinHandle};
 
 use crate::log::Log;
 use crate::postgres::program;
@@ -136,6 +137,36 @@ pub fn run_psql_ok(conninfo: &str, arguments: &[&str]) -> String {
             .args(arguments),
     );
     text.trim_end().to_owned()
+}
+
+/// A statement that may take as long as it likes, in a session of its own.
+#[derive(Debug)]
+pub struct Statement(JoinHandle<Output>);
+
+impl Statement {
+    /// Has psql run `sql`.
+    #[must_use]
+    pub fn begin(server: &impl SqlServer, sql: &str) -> Self {
+        let (endpoint, sql) = (server.endpoint(), sql.to_owned());
+        Self(thread::spawn(move || endpoint.try_psql(&sql)))
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    #[must_use]
+    #[track_caller]
+    pub fn finish(self) -> Output {
+        wait_until("the statement has ended", || self.0.is_finished());
+        self.0.join().expect("psql runs")
+    }
 }
 
 /// An open psql session.

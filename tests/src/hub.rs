@@ -145,6 +145,15 @@ impl Hub {
         }
     }
 
+    /// Makes its data directory by `walhub init` with further options.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[track_caller]
+    pub fn init(&self, options: &[&str]) {
+        run_ok(quick_command(binary()).args(["init", "-D"]).arg(&self.data).args(options));
+    }
+
     /// The arguments of `walhub serve` for this hub.
     #[must_use]
     pub fn serve_arguments(&self) -> Vec<OsString> {

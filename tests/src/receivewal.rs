@@ -91,6 +91,11 @@ impl ReceiveWal {
         self.wait();
     }
 
+    /// Sends it `signal`.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
     /// What it printed.
     #[must_use]
     pub fn said(&self) -> String {

@@ -41,12 +41,14 @@ pub fn compare(
     let mut comparison = Comparison { text: String::new(), regressions: Vec::new() };
     let text = &mut comparison.text;
     let mut figures = 0;
+    let mut compared: Vec<&Recorded> = Vec::new();
     for run in after {
-        let Some(earlier) = before.iter().find(|earlier| earlier.scenario == run.scenario) else {
+        let Some(earlier) = earlier_run(before, after, run) else {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{}: only in the second run", run.scenario);
             continue;
         };
+        compared.push(earlier);
         let differences = differing(earlier, run, MACHINE);
         if !differences.is_empty() && !forced {
             bail!(
@@ -72,8 +74,10 @@ pub fn compare(
             figures += lines(text, earlier, experiment, tolerance, &mut comparison.regressions);
         }
     }
-    for run in before.iter().filter(|run| after.iter().all(|other| other.scenario != run.scenario))
-    {
+    for run in before {
+        if compared.iter().any(|earlier| std::ptr::eq(*earlier, run)) {
+            continue;
+        }
         let _ = writeln!(text, "{}: only in the first run", run.scenario);
     }
     if figures == 0 {
@@ -84,6 +88,24 @@ pub fn compare(
         regressions => writeln!(text, "regressions:\n  {}", regressions.join("\n  ")),
     };
     Ok(comparison)
+}
+
+/// Of the same scenario, and kept under the same name.
+fn is_same(run: &Recorded, other: &Recorded) -> bool {
+    run.scenario == other.scenario && run.name == other.name
+}
+
+/// What `run` is compared with: the run of its scenario that has its name, else one whose name none
+/// of the second has.
+fn earlier_run<'a>(
+    before: &'a [Recorded],
+    after: &[Recorded],
+    run: &Recorded,
+) -> Option<&'a Recorded> {
+    let is_taken = |earlier: &Recorded| after.iter().any(|other| is_same(other, earlier));
+    let same = before.iter().find(|earlier| is_same(earlier, run));
+    let mut others = before.iter().filter(|earlier| earlier.scenario == run.scenario);
+    same.or_else(|| others.find(|earlier| !is_taken(earlier)))
 }
 
 fn differing(before: &Recorded, after: &Recorded, names: &[&str]) -> Vec<String> {
@@ -194,6 +216,26 @@ mod tests {
         assert!(compare(&less, &before, 0.5, false).unwrap().regressions.is_empty());
         let noisy = [run("x", "less", &[120.0, 400.0, 190.0, 210.0])];
         assert!(compare(&before, &noisy, 0.05, false).unwrap().regressions.is_empty());
+    }
+
+    #[test]
+    fn of_several_runs_of_a_scenario_those_of_one_name_are_compared() {
+        let named = |name: &str, cpu: &str, rate: f64| {
+            let mut run = run(cpu, "more", &[rate; 4]);
+            run.name = name.to_owned();
+            run
+        };
+        let runs = [named("catchup", "x", 100.0), named("catchup-tmpfs", "y", 300.0)];
+        let found = compare(&runs, &runs, 0.05, false).unwrap();
+        assert!(found.regressions.is_empty() && !found.text.contains("only in"), "{}", found.text);
+        assert!(found.text.ends_with("no regression in 2 figures\n"), "{}", found.text);
+        // A name that the other does not have is no obstacle when there is one of the scenario left.
+        let one = [named("today", "x", 100.0)];
+        assert!(compare(&runs[..1], &one, 0.05, false).unwrap().text.contains("in 1 figures"));
+        let text = compare(&runs, &runs[..1], 0.05, false).unwrap().text;
+        assert!(text.contains("catchup: only in the first run"), "{text}");
+        let text = compare(&runs[..1], &runs, 0.05, false).unwrap().text;
+        assert!(text.contains("catchup: only in the second run"), "{text}");
     }
 
     #[test]

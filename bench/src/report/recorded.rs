@@ -14,6 +14,9 @@ use crate::method::stats::{Estimate, median};
 /// One run of one scenario.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Recorded {
+    /// Name of its file, without the extension: a directory may hold several runs of one scenario.
+    #[serde(skip)]
+    pub name: String,
     /// Its name.
     pub scenario: String,
     /// Its parameters.
@@ -136,7 +139,11 @@ fn read_file(path: &Path) -> Result<Vec<Recorded>> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let one = || serde_json::from_str(&text).map(|run| vec![run]);
     let runs = if text.trim_start().starts_with('[') { serde_json::from_str(&text) } else { one() };
-    runs.with_context(|| format!("{} is not a recorded run", path.display()))
+    let mut runs: Vec<Recorded> =
+        runs.with_context(|| format!("{} is not a recorded run", path.display()))?;
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    runs.iter_mut().for_each(|run| run.name = name.clone().into_owned());
+    Ok(runs)
 }
 
 #[cfg(test)]

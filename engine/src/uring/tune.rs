@@ -24,12 +24,13 @@ pub(super) fn tune(socket: &OwnedFd, tuning: &TcpTuning) -> io::Result<()> {
         set(socket, libc::TCP_NOTSENT_LOWAT, &bytes.to_ne_bytes(), "TCP_NOTSENT_LOWAT")?;
     }
     if let Some(name) = &tuning.congestion_control {
-        set(socket, libc::TCP_CONGESTION, name.as_bytes(), "TCP_CONGESTION")?;
+        let shown = format!("TCP_CONGESTION \"{name}\"");
+        set(socket, libc::TCP_CONGESTION, name.as_bytes(), &shown)?;
     }
     Ok(())
 }
 
-fn set(socket: &OwnedFd, option: libc::c_int, value: &[u8], name: &'static str) -> io::Result<()> {
+fn set(socket: &OwnedFd, option: libc::c_int, value: &[u8], name: &str) -> io::Result<()> {
     let len = libc::socklen_t::try_from(value.len()).expect("an option is short");
     // SAFETY: the kernel reads `value`, which outlives the call.
     let result = unsafe {
@@ -85,7 +86,7 @@ mod tests {
     fn a_refusal_names_the_option_and_other_sockets_are_left_alone() {
         let (socket, _far) = tcp();
         let error = tune(&socket, &tuning("no such thing")).unwrap_err();
-        assert!(error.to_string().starts_with("TCP_CONGESTION: "), "{error}");
+        assert!(error.to_string().starts_with("TCP_CONGESTION \"no such thing\": "), "{error}");
         let (near, _far) = UnixStream::pair().unwrap();
         tune(&near.into(), &tuning("no such thing")).unwrap();
     }

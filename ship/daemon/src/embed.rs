@@ -52,6 +52,7 @@ use walhub_proto::syncrep::WaitLevel;
 pub use walhub_proto::syncrep::SynchronousCommit;
 
 use crate::clock::now;
+use crate::control::listen::Listener;
 use crate::datadir::DataDir;
 use crate::hub::append::{Append, AppendAnswer, Appended, NewRecord, Waited};
 use crate::hub::front::Front;
@@ -89,7 +90,7 @@ impl Options {
 /// A logical message. PostgreSQL: `pg_logical_emit_message`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Message<'a> {
-    /// What readers choose by.
+    /// What readers choose by; without a NUL.
     pub prefix: &'a str,
     /// Anything, up to 1 GB.
     pub content: &'a [u8],
@@ -127,7 +128,7 @@ impl Log {
         let (requests, from_owner) = mpsc::unbounded_channel();
         let (opened, is_open) = channel::channel();
         let body = move || {
-            let ready = Ready::new(config)?;
+            let ready = Ready::new(config, Listener::bind_configured)?;
             let addresses = ready.addresses();
             // Nobody is left to tell when the opener is gone.
             let _ = opened.send((ready.front(), addresses));
@@ -159,7 +160,7 @@ impl Log {
     /// Appends the messages as one transaction and waits.
     ///
     /// # Errors
-    /// When a message is too long, or the log is closing.
+    /// When a message is too long, its prefix holds a NUL, or the log is closing.
     pub fn append(
         &self,
         messages: &[Message<'_>],
@@ -173,18 +174,14 @@ impl Log {
     /// As [`Log::append`]; the answer comes later. The order of the calls is that of the transactions.
     ///
     /// # Errors
-    /// When a message is too long.
+    /// When a message is too long, or its prefix holds a NUL.
     pub fn begin_append(
         &self,
         messages: &[Message<'_>],
         level: SynchronousCommit,
     ) -> anyhow::Result<AppendAnswer> {
         anyhow::ensure!(!messages.is_empty(), "a transaction of no message");
-        let records = messages.iter().map(|message| {
-            NewRecord::message(true, message.prefix, message.content)
-                .map_err(|error| anyhow::anyhow!("{error}: {}", error.detail()))
-        });
-        let records = records.collect::<anyhow::Result<Vec<_>>>()?;
+        let records = messages.iter().map(record).collect::<anyhow::Result<Vec<_>>>()?;
         Ok(self.front.append(Append {
             records,
             commit: Some(now()),
@@ -232,6 +229,14 @@ impl Log {
     fn next_owner(&self) -> u32 {
         self.next_owner.fetch_add(1, Ordering::Relaxed) | FIRST_OWNER
     }
+}
+
+/// In the WAL a NUL ends the prefix. PostgreSQL: `LogLogicalMessage`.
+fn record(message: &Message<'_>) -> anyhow::Result<NewRecord> {
+    let Message { prefix, content } = *message;
+    anyhow::ensure!(!prefix.contains('\0'), "the prefix {prefix:?} of a message holds a NUL");
+    NewRecord::message(true, prefix, content)
+        .map_err(|error| anyhow::anyhow!("{error}: {}", error.detail()))
 }
 
 impl Drop for Log {

@@ -9,6 +9,7 @@ mod notify;
 mod shared_loop;
 mod title;
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -60,7 +61,7 @@ const SMART_INTERVAL: Duration = Duration::from_millis(50);
 pub fn run(config: ServeConfig) -> anyhow::Result<ExitCode> {
     // Before any thread: it moves the memory that ps shows.
     let title = Title::init(&config.settings.cluster_name);
-    let mut ready = Ready::new(config)?;
+    let mut ready = Ready::new(config, Listener::bind)?;
     ready.server.title = Some(title);
     ready.server.notify = Notify::from_environment();
     let code = ready.run(Owner::Signals)?;
@@ -113,7 +114,10 @@ pub(crate) struct Ready {
 
 impl Ready {
     /// Recovers the data directory, starts the cores and listens.
-    pub(crate) fn new(config: ServeConfig) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        config: ServeConfig,
+        listen: impl FnOnce(&Settings) -> io::Result<Listener>,
+    ) -> anyhow::Result<Self> {
         let ServeConfig { data_dir, settings, reloader } = config;
         let settings = Arc::new(settings);
         if !settings.primary_conninfo.is_empty() {
@@ -136,7 +140,7 @@ impl Ready {
             data_dir.pg_wal(),
             settings_receiver.clone(),
         ));
-        let listener = Listener::bind(&settings)?;
+        let listener = listen(&settings)?;
         announce(&data_dir, &settings, &listener);
         let server = Server {
             to_wal: cores.to_wal,

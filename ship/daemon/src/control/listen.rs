@@ -42,13 +42,22 @@ impl Listener {
     /// # Errors
     /// When every address fails, every directory fails, or there is neither.
     pub fn bind(settings: &Settings) -> io::Result<Self> {
+        let listener = Self::bind_configured(settings)?;
+        if listener.tcp.is_empty() && listener.unix.is_empty() {
+            return Err(io::Error::other("no socket created for listening"));
+        }
+        Ok(listener)
+    }
+
+    /// As [`Listener::bind`], but there may be nothing to listen on.
+    ///
+    /// # Errors
+    /// When every address fails, or every directory fails.
+    pub fn bind_configured(settings: &Settings) -> io::Result<Self> {
         let tcp = bind_addresses(settings)?;
         let port = tcp.iter().find_map(|listener| listener.local_addr().ok());
         let port = port.map_or(settings.port, |address| address.port());
         let unix = bind_directories(settings, port)?;
-        if tcp.is_empty() && unix.is_empty() {
-            return Err(io::Error::other("no socket created for listening"));
-        }
         Ok(Self { tcp, unix })
     }
 

@@ -203,9 +203,11 @@ impl WalSender<'_> {
         }
         let tag = command.tag();
         let outcome = if let Command::StartReplication { slot, start, timeline } = command {
-            self.start_replication(connection, slot, start, timeline).await?
+            let streaming = self.start_replication(connection, slot, start, timeline);
+            self.session.until_interrupted(streaming).await?
         } else if let Command::StartLogicalReplication { slot, start, options } = command {
-            self.start_logical(connection, &slot, start, &options).await?
+            let streaming = self.start_logical(connection, &slot, start, &options);
+            self.session.until_interrupted(streaming).await?
         } else if let Some(connection) = connection.as_mut() {
             self.execute(connection, command).await
         } else {

@@ -24,7 +24,7 @@ use walhub_proto::wire::startup::{
 };
 
 pub(super) use self::greeting::canonical_name;
-use super::console::{self, ConsoleParams, Member, Served, Sessions};
+use super::console::{self, ConsoleParams, Interrupt, Member, Served, Sessions};
 use super::replication;
 use super::stream::{Connection, Stream};
 use crate::hub::handle::{Client, Hub};
@@ -407,9 +407,13 @@ fn no_hba_entry(
     Report::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message)
 }
 
-fn terminated() -> Ended {
+fn administrator_command() -> Report {
     let message = "terminating connection due to administrator command";
-    Ended::Fatal(Report::fatal(SqlState::ADMIN_SHUTDOWN, message))
+    Report::fatal(SqlState::ADMIN_SHUTDOWN, message)
+}
+
+fn terminated() -> Ended {
+    Ended::Fatal(administrator_command())
 }
 
 impl Session {
@@ -460,6 +464,29 @@ impl Session {
     pub(super) async fn terminated(&self) -> Ended {
         self.member.interrupts.terminated().await;
         terminated()
+    }
+
+    /// Runs a stream, which a ship core has, to its end, and has the hub end it when another session
+    /// asks for that. PostgreSQL: `ProcessInterrupts`.
+    pub(super) async fn until_interrupted<T>(&self, streaming: impl Future<Output = T>) -> T {
+        let mut streaming = std::pin::pin!(streaming);
+        loop {
+            let interrupt = tokio::select! {
+                outcome = &mut streaming => return outcome,
+                interrupt = self.member.interrupts.interrupted() => interrupt,
+            };
+            let (hub, pid) = (&self.services.hub, self.client.pid);
+            match interrupt {
+                Interrupt::Cancel => {
+                    let message = "canceling statement due to user request";
+                    hub.end_stream(pid, Report::error(SqlState::QUERY_CANCELED, message));
+                }
+                Interrupt::Terminate => {
+                    hub.end_stream(pid, administrator_command());
+                    return streaming.await;
+                }
+            }
+        }
     }
 
     /// PostgreSQL: `PerformAuthentication`.

@@ -287,6 +287,11 @@ impl Hub<OwnedFd> for Front {
         answer
     }
 
+    fn end_stream(&self, pid: u32, report: Report) {
+        // A wal core that is this far behind has stopped, and its streams with it.
+        drop(self.to_wal.send(ToWal::EndStream { pid, report }));
+    }
+
     fn is_stopping(&self) -> bool {
         self.shared.stopping.load(Ordering::Acquire)
     }

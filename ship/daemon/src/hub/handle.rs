@@ -313,6 +313,9 @@ pub trait Hub<C>: Send + Sync + 'static {
     /// Hands a connection to a ship core; it comes back when the stream has ended.
     fn start(&self, start: Box<StartStreaming<C>>) -> oneshot::Receiver<StreamEnd<C>>;
 
+    /// Ends the stream of the session `pid`, and tells its client why; does nothing when there is none.
+    fn end_stream(&self, _pid: u32, _report: Report) {}
+
     /// Whether the hub is stopping: no new connection is served.
     fn is_stopping(&self) -> bool;
 

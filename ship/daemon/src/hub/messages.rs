@@ -63,6 +63,13 @@ pub enum ToWal<C> {
         /// How it ended.
         end: StreamEnd<C>,
     },
+    /// Another session has asked for the end of this one's stream.
+    EndStream {
+        /// Its pid.
+        pid: u32,
+        /// Why.
+        report: Report,
+    },
     /// New settings.
     Settings(Arc<Settings>),
     /// Stop.
@@ -93,10 +100,12 @@ pub enum ToShip<C> {
     Timelines(Arc<Timelines>),
     /// A session to serve.
     Start(NewSession<C>),
-    /// End the session of this entry: its slot was invalidated.
+    /// End the session of this entry.
     End {
         /// Its entry in the standby table.
         standby: usize,
+        /// What to tell it. Of a slot that was invalidated, nothing.
+        report: Option<Report>,
     },
     /// New settings.
     Settings(Arc<Settings>),

@@ -319,6 +319,18 @@ impl<C> Session<C> {
         }
     }
 
+    /// Ends because somebody wants it to. The standby is told why unless it has something to read first:
+    /// it may be wanted because it reads nothing.
+    pub fn end<I: Io>(&mut self, around: &mut Surroundings<'_, I>, report: Option<Report>) {
+        if let Some(report) = report {
+            if self.sending.is_none() && self.reading.is_none() {
+                return self.fail(around, &report);
+            }
+            crate::logging::report(&report);
+        }
+        self.close(around.io);
+    }
+
     /// Tells the standby why, then ends.
     pub fn fail<I: Io>(&mut self, around: &mut Surroundings<'_, I>, report: &Report) {
         crate::logging::report(report);

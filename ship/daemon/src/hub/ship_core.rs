@@ -175,11 +175,13 @@ impl<C: Send + 'static> ShipCore<C> {
             ToShip::Begin(timelines) => self.timelines = Some(timelines),
             ToShip::Timelines(timelines) => self.switch_timeline(io, now, timelines),
             ToShip::Start(session) => self.begin(io, now, session),
-            ToShip::End { standby } => {
-                let of_slot = |session: &&mut Session<C>| session.standby == standby;
-                if let Some(session) = self.sessions.values_mut().find(of_slot) {
-                    session.close(io);
-                }
+            ToShip::End { standby, report } => {
+                let mut sessions = self.sessions.iter();
+                let Some((&number, _)) = sessions.find(|(_, session)| session.standby == standby)
+                else {
+                    return;
+                };
+                self.with_session(io, now, number, |session, around| session.end(around, report));
             }
             ToShip::Settings(settings) => {
                 self.config.settings = settings;
@@ -234,7 +236,11 @@ impl<C: Send + 'static> ShipCore<C> {
         self.next_number += 1;
         let socket = io.adopt(start.conn);
         if let Err(error) = io.tune(socket, &self.config.settings.tcp_tuning) {
-            tracing::warn!("could not tune the connection of a standby: {error}");
+            tracing::warn!(
+                detail = "The settings are tcp_congestion_control, wal_sender_sndbuf and tcp_notsent_lowat.",
+                "could not set options of the connection of standby \"{}\": {error}",
+                start.client.application_name
+            );
         }
         let session = Session::new(SessionStart {
             number,

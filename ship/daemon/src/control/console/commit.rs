@@ -186,11 +186,13 @@ impl<V: SettingsView> Session<V> {
                            connection due to administrator command";
             let warning = Report::new(Severity::Warning, SqlState::ADMIN_SHUTDOWN, message);
             let warning = warning.detail(DETAIL);
+            crate::logging::report(&warning);
             self.ending = Some(Ending::Silent(warning.clone()));
             return Err(Box::new(warning));
         }
         let message = "canceling wait for synchronous replication due to user request";
         let warning = Report::new(Severity::Warning, SqlState::WARNING, message).detail(DETAIL);
+        crate::logging::report(&warning);
         self.notice_first(&warning);
         Ok(())
     }

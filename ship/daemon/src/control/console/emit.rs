@@ -12,6 +12,7 @@ use std::cell::{Cell, RefCell};
 use walhub_proto::lsn::Lsn;
 use walhub_proto::wire::backend::Report;
 
+use super::binary::text_parameter;
 use super::context::Context;
 use super::failure::{PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted};
 use super::slot_calls::SlotCall;
@@ -30,6 +31,7 @@ pub(super) fn message_record(
     prefix: &str,
     content: &[u8],
 ) -> Result<NewRecord> {
+    let prefix = text_parameter(prefix.as_bytes())?;
     NewRecord::message(transactional, prefix, content).map_err(|too_long| {
         let report = Report::error(too_long.sqlstate(), too_long.to_string());
         Box::new(report.detail(too_long.detail().to_string()))

@@ -20,6 +20,15 @@ pub struct CopyProgress {
     pub tuples_processed: u64,
 }
 
+/// What one session asks of another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Interrupt {
+    /// To stop what it does. PostgreSQL: `pg_cancel_backend`.
+    Cancel,
+    /// To end. PostgreSQL: `pg_terminate_backend`.
+    Terminate,
+}
+
 /// What others may do to a session.
 #[derive(Debug)]
 pub struct Interrupts {
@@ -52,6 +61,16 @@ impl Interrupts {
         tokio::select! {
             _ = own.wait_for(|&terminate| terminate) => {}
             _ = server.wait_for(|&terminate| terminate) => {}
+        }
+    }
+
+    /// Waits until this very session is canceled or terminated; not for the server's end.
+    pub async fn interrupted(&self) -> Interrupt {
+        let mut terminate = self.terminate.subscribe();
+        tokio::select! {
+            biased;
+            _ = terminate.wait_for(|&terminate| terminate) => Interrupt::Terminate,
+            () = self.canceled() => Interrupt::Cancel,
         }
     }
 

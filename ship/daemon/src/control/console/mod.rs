@@ -23,6 +23,7 @@ mod copy_options;
 mod copy_rows;
 mod datetime;
 mod emit;
+mod escapes;
 mod execute;
 mod expr;
 mod extended;
@@ -60,7 +61,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use walhub_proto::syncrep::SynchronousCommit;
 
-pub use self::interrupts::{CopyProgress, Interrupts, Member, Sessions};
+pub use self::interrupts::{CopyProgress, Interrupt, Interrupts, Member, Sessions};
 pub(in crate::control) use self::parameters::{check_startup, reported_at_startup};
 use crate::hub::handle::{Client, Hub};
 use crate::settings::Settings;

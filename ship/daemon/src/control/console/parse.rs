@@ -10,6 +10,7 @@ use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
 
+use super::escapes::{check_literal, escaped_nul};
 use super::failure::{
     Failure, PROGRAM_LIMIT_EXCEEDED, Result, STATEMENT_TOO_COMPLEX, fail, hinted, unsupported,
 };
@@ -57,7 +58,9 @@ pub(super) fn parse(sql: &str, notices: &mut Vec<Report>) -> Result<Vec<Parsed>>
     if let Err(error) = ended {
         // What does not end begins behind the last whole token, be it space.
         let start = tokens.last().map_or(Location { line: 1, column: 1 }, |last| last.span.end);
-        return Err(unterminated(sql, &error.message, start));
+        let rest = byte_offset(sql, start).and_then(|at| sql.get(at..)).unwrap_or_default();
+        let nul = escaped_nul(sql, rest, start);
+        return Err(nul.unwrap_or_else(|| unterminated(sql, &error.message, start)));
     }
     let mut significant: Vec<TokenWithSpan> = tokens
         .into_iter()
@@ -65,6 +68,7 @@ pub(super) fn parse(sql: &str, notices: &mut Vec<Report>) -> Result<Vec<Parsed>>
         .collect();
     for token in &mut significant {
         check_identifier(sql, token, notices)?;
+        check_literal(sql, token)?;
     }
     significant
         .split(|token| token.token == Token::SemiColon)

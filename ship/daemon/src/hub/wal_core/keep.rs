@@ -119,14 +119,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     fn end_sessions_of(&self, slot: &str) {
-        for (&standby, attached) in &self.attached {
-            if attached.slot.as_deref() == Some(slot)
-                && let Some(link) = self.config.ships.get(attached.ship)
-            {
-                let sent = link.mail.send(super::ToShip::End { standby });
-                assert!(sent.is_ok(), "a ship core does not read its mail");
-            }
-        }
+        self.end_sessions(|attached| attached.slot.as_deref() == Some(slot), None);
     }
 
     pub(super) fn slot_rows(&self) -> Vec<SlotRow> {

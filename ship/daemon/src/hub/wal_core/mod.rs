@@ -113,6 +113,8 @@ pub struct WalConfig<C: Send, W> {
 /// A session that a ship core has.
 #[derive(Debug)]
 struct Attached {
+    /// Its client's.
+    pid: u32,
     ship: usize,
     timeline: TimelineId,
     slot: Option<String>,
@@ -293,6 +295,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             ToWal::Slot(request, reply) => self.handle_slot_request(io, request, reply),
             ToWal::Start(session) => self.handle_start(session),
             ToWal::Ended { standby, reply, end } => self.handle_ended(io, standby, reply, end),
+            ToWal::EndStream { pid, report } => self.end_stream(pid, &report),
             ToWal::Settings(settings) => self.handle_settings(io, now, settings),
             ToWal::Stop(mode) => self.handle_stop(io, now, mode),
             ToWal::Drained => {

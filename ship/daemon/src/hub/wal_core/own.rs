@@ -63,7 +63,7 @@ pub(super) struct Own {
     work: Option<Work>,
     /// The last checkpoint record, while the control file does not know it.
     unsaved: Option<CheckpointAt>,
-    /// End of the last record that says nothing about anybody's data.
+    /// End of the WAL while nothing about anybody's data follows the last switch.
     idle_end: Lsn,
     /// End of the last shutdown checkpoint.
     shutdown_end: Lsn,
@@ -175,6 +175,7 @@ impl Own {
     fn put_checkpoint(&mut self, is_shutdown: bool, now: Timestamp) -> Lsn {
         let version = self.version();
         let next_xid = self.next_xid;
+        let is_idle = self.writer.lsn() == self.idle_end;
         let mut redo = self.writer.next_record();
         if !is_shutdown {
             if let Some(body) = checkpoint_redo(WalLevel::Logical, version) {
@@ -197,7 +198,10 @@ impl Own {
         let info = if is_shutdown { XLOG_CHECKPOINT_SHUTDOWN } else { XLOG_CHECKPOINT_ONLINE };
         let (start, end) = self.put(RM_XLOG, info, 0, &body);
         self.unsaved = Some(CheckpointAt { start, redo, end });
-        self.idle_end = end;
+        // What came before it still waits. PostgreSQL: GetLastImportantRecPtr, XLOG_MARK_UNIMPORTANT.
+        if is_idle {
+            self.idle_end = end;
+        }
         if is_shutdown {
             self.shutdown_end = end;
         }

@@ -57,11 +57,30 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             return;
         };
         link.sessions += 1;
-        let (slot, timeline) = (start.slot.clone(), start.timeline);
-        self.attached.insert(standby, Attached { ship, timeline, slot });
+        let (slot, timeline, pid) = (start.slot.clone(), start.timeline, start.client.pid);
+        self.attached.insert(standby, Attached { pid, ship, timeline, slot });
         self.sync.connect(standby, &start.client.application_name);
         let sent = link.mail.send(ToShip::Start(NewSession { start, standby, reply }));
         assert!(sent.is_ok(), "a ship core does not read its mail");
+    }
+
+    /// Has the stream of a session ended, if there still is one.
+    pub(super) fn end_stream(&self, pid: u32, report: &Report) {
+        self.end_sessions(|attached| attached.pid == pid, Some(report));
+    }
+
+    /// Has the sessions that `are_meant` ended, and told why.
+    pub(super) fn end_sessions(
+        &self,
+        are_meant: impl Fn(&Attached) -> bool,
+        report: Option<&Report>,
+    ) {
+        let attached = self.attached.iter().filter(|(_, attached)| are_meant(attached));
+        for (&standby, &Attached { ship, .. }) in attached {
+            let Some(link) = self.config.ships.get(ship) else { continue };
+            let sent = link.mail.send(ToShip::End { standby, report: report.cloned() });
+            assert!(sent.is_ok(), "a ship core does not read its mail");
+        }
     }
 
     /// Whether a standby may stream what it asks for. PostgreSQL: `StartReplication`.

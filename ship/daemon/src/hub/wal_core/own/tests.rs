@@ -572,6 +572,11 @@ fn archive_timeout_ends_a_segment_with_something_in_it() {
     bench.append(&[noise(10, 1)], true, LOCAL);
     bench.later += 2 * minute;
     assert_eq!(switches(&mut bench), 2);
+    // A checkpoint after something does not make it nothing.
+    bench.append(&[noise(10, 1)], true, LOCAL);
+    assert!(bench.ask(WalRequest::Checkpoint).is_ok());
+    bench.later += 2 * minute;
+    assert_eq!(switches(&mut bench), 3);
 }
 
 #[test]
