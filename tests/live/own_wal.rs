@@ -3,16 +3,21 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 
+use walhub_proto::page::{LONG_HEADER_LEN, PAGE_LEN, SHORT_HEADER_LEN};
+use walhub_proto::wire::frontend::LARGE_MESSAGE_LIMIT;
 use walhub_tests::client::SqlServer;
+use walhub_tests::compare::{assert_equal_segments, segment_names};
 use walhub_tests::hub::{Hub, walhub};
 use walhub_tests::log::Log;
 use walhub_tests::postgres::{StopMode, program};
 use walhub_tests::process::{Process, command, said};
 use walhub_tests::receivewal::ReceiveWal;
 use walhub_tests::scratch::Scratch;
-use walhub_tests::wait::wait_until;
+use walhub_tests::wait::{DEADLINE, wait_until};
 use walhub_tests::waldump::waldump;
 
 /// Messages that one session tries to emit.
@@ -248,4 +253,155 @@ fn a_primary_takes_no_upstream_and_a_relay_needs_one() {
     assert_eq!(alone.psql("select pg_is_in_recovery()"), "t");
     let error = alone.psql_error("select pg_logical_emit_message(true, 'a', 'b')");
     assert!(error.contains("25006"), "{error}");
+}
+
+/// A client that sends its messages in pieces, as large ones are.
+struct RawClient(BufReader<TcpStream>);
+
+impl RawClient {
+    fn connect(server: &impl SqlServer) -> Self {
+        let endpoint = server.endpoint();
+        let stream = TcpStream::connect((endpoint.host, endpoint.port)).expect("a connection");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        let mut client = Self(BufReader::new(stream));
+        client.send(b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0postgres\0\0");
+        client.answer();
+        client
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).expect("the hub reads");
+    }
+
+    /// Everything before the content in the messages that emit it; `len` is that of the content.
+    fn begin_message(&mut self, prefix: &str, len: usize) {
+        let parse = b"\0select pg_logical_emit_message(true, $1, $2)\0\0\x02\0\0\0\x19\0\0\0\x11";
+        self.send(&[b"P", &length(parse.len())[..], parse].concat());
+        let word = |len: usize| u32::try_from(len).expect("a length").to_be_bytes();
+        // Binary parameters, and results as text.
+        let head = b"\0\0\0\x01\0\x01\0\x02";
+        let head = [&head[..], &word(prefix.len()), prefix.as_bytes(), &word(len)].concat();
+        self.send(&[b"B", &length(head.len() + len + 2)[..], &head].concat());
+    }
+
+    /// Everything behind the content.
+    fn end_message(&mut self) {
+        self.send(b"\0\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04");
+    }
+
+    /// The messages up to ReadyForQuery or the end of the connection, bytes that are no text as dots.
+    fn answer(&mut self) -> String {
+        let mut answer = String::new();
+        let mut head = [0; 5];
+        while self.0.read_exact(&mut head).is_ok() {
+            let len = u32::from_be_bytes(head[1..].try_into().expect("four bytes"));
+            let mut body = vec![0; usize::try_from(len - 4).expect("short")];
+            self.0.read_exact(&mut body).expect("a whole message");
+            answer.push(char::from(head[0]));
+            answer
+                .extend(body.iter().map(|b| {
+                    if b.is_ascii_graphic() || *b == b' ' { char::from(*b) } else { '.' }
+                }));
+            if head[0] == b'Z' {
+                break;
+            }
+        }
+        answer
+    }
+}
+
+/// The length word of a message with such a body.
+fn length(body: usize) -> [u8; 4] {
+    u32::try_from(4 + body).expect("a length").to_be_bytes()
+}
+
+/// The most memory that the process had at a time, in megabytes.
+fn peak_memory_mb(hub: &Hub) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", hub.pid())).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") >> 10
+}
+
+/// Whether the WAL in `dir` holds `content` in one piece, but for the headers of its pages.
+fn holds(dir: &Path, content: &[u8]) -> bool {
+    let mut wal = Vec::new();
+    for name in segment_names(dir).expect("a directory of segments") {
+        let segment = fs::read(dir.join(name)).expect("a segment");
+        for (number, page) in segment.chunks(PAGE_LEN).enumerate() {
+            let header = if number == 0 { LONG_HEADER_LEN } else { SHORT_HEADER_LEN };
+            wal.extend_from_slice(&page[header..]);
+        }
+    }
+    let first = &content[..64];
+    let start = wal.windows(first.len()).position(|window| window == first);
+    start.is_some_and(|start| wal[start..].starts_with(content))
+}
+
+#[test]
+fn a_message_of_64_mb_spans_segments_of_1_mb_while_other_sessions_commit() {
+    const LEN: usize = 64 << 20;
+    const PIECE: usize = 1 << 20;
+    let scratch = Scratch::new();
+    let mut hub = Hub::named("own").set("wal_keep_size", "256MB").build(&scratch);
+    init(&hub, 1);
+    hub.start();
+    let mut receive = ReceiveWal::start(&hub, "received", &[], &scratch);
+    hub.wait_streaming("received");
+    let emitters = Emitters::start(&hub, 2, 0, &scratch);
+    // No two of its pages are equal.
+    let content: Vec<u8> = (0..LEN as u64 / 8).flat_map(|i| (i * i + 1).to_le_bytes()).collect();
+    let mut client = RawClient::connect(&hub);
+    client.begin_message("large", LEN);
+    let (begun, rest) = content.split_at(LEN / 2);
+    begun.chunks(PIECE).for_each(|piece| client.send(piece));
+    emitters.wait_more(200);
+    rest.chunks(PIECE).for_each(|piece| client.send(piece));
+    client.end_message();
+    let answer = client.answer();
+    assert!(answer.contains("CSELECT 1.") && answer.ends_with("ZI"), "{answer}");
+    emitters.wait_more(200);
+    // The message as it came, once, and the tail that all WAL goes through.
+    let peak = peak_memory_mb(&hub);
+    assert!(peak < 64 + 64 + 40, "{peak} MB");
+    // Once it has the last segment that belongs to the message alone.
+    receive.finish_at("00000001000000000000003F");
+    hub.kill9();
+    let acknowledged = emitters.finish();
+    hub.start();
+    let dump = waldump(&hub.pg_wal(), &["--rmgr=Transaction"]);
+    assert_ends_well(&dump.end);
+    assert!(dump.committed().len() > acknowledged.len(), "a transaction is lost");
+    assert!(holds(&hub.pg_wal(), &content), "the large message is not there");
+    assert_equal_segments(&hub.pg_wal(), receive.dir(), "000000010000000000000040", 63);
+}
+
+#[test]
+fn what_no_record_can_hold_is_refused_and_the_session_goes_on() {
+    const RECORD_LEN_MAX: usize = 1020 << 20;
+    let scratch = Scratch::new();
+    let hub = Hub::named("own").start(&scratch);
+    let before = hub.psql("select pg_current_wal_insert_lsn()");
+    let mut client = RawClient::connect(&hub);
+    client.begin_message("large", RECORD_LEN_MAX);
+    let piece = vec![b'x'; 1 << 20];
+    (0..RECORD_LEN_MAX / piece.len()).for_each(|_| client.send(&piece));
+    client.end_message();
+    let answer = client.answer();
+    let detail =
+        "WAL record would be 1069547579 bytes (of maximum 1069547520 bytes); rmid 21 flags 0.";
+    for part in ["SERROR.", "CXX000.", "Moversized WAL record.", detail] {
+        assert!(answer.contains(part), "{part} in {answer}");
+    }
+    assert!(answer.ends_with("ZI"), "{answer}");
+    // It is not even copied.
+    let peak = peak_memory_mb(&hub);
+    assert!(peak < 1020 + 64, "{peak} MB");
+    // A message that cannot be true is refused by its length.
+    client.begin_message("large", LARGE_MESSAGE_LIMIT);
+    let answer = client.answer();
+    for part in ["SFATAL.", "C54000.", "bytes is too long."] {
+        assert!(answer.contains(part), "{part} in {answer}");
+    }
+    assert_eq!(hub.psql("select pg_current_wal_insert_lsn()"), before);
+    hub.psql("select pg_logical_emit_message(true, 'after', 'it')");
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 use walhub::hub::append::{Append, AppendAnswer, Appended, NewRecord, Waited, WalRequest};
@@ -286,7 +287,14 @@ impl Ledger {
         self.asked.insert(id, Asked { len, refused: false, found: None });
         let body = logical_message(5, transactional, PREFIX, &content(id, len)).expect("short");
         let crc = crc32c(0, &body);
-        NewRecord { rmid: RM_LOGICALMSG, info: 0, transactional, body: body.into(), crc }
+        NewRecord {
+            rmid: RM_LOGICALMSG,
+            info: 0,
+            transactional,
+            body: body.into(),
+            rest: Bytes::new(),
+            crc,
+        }
     }
 
     /// What an answer to an append says is in the WAL as far as that is durable.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use walhub_engine::crc::crc32c;
 use walhub_proto::lsn::Lsn;
-use walhub_proto::rmgr::message::{XLOG_LOGICAL_MESSAGE, logical_message};
+use walhub_proto::rmgr::message::{XLOG_LOGICAL_MESSAGE, logical_message, logical_message_head};
 use walhub_proto::rmgr::{RM_LOGICALMSG, TooLong};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::syncrep::WaitLevel;
@@ -27,9 +27,11 @@ pub struct NewRecord {
     pub info: u8,
     /// Whether it belongs to the transaction, and carries its xid.
     pub transactional: bool,
-    /// Everything after the record header.
+    /// Everything after the record header, but for `rest`.
     pub body: Bytes,
-    /// CRC-32C of `body`.
+    /// What follows: content that is too large to be copied to the end of `body`.
+    pub rest: Bytes,
+    /// CRC-32C of `body` and `rest`.
     pub crc: u32,
 }
 
@@ -43,9 +45,35 @@ impl NewRecord {
     /// If the prefix has a NUL.
     pub fn message(transactional: bool, prefix: &str, content: &[u8]) -> Result<Self, TooLong> {
         let body = logical_message(DATABASE, transactional, prefix, content)?;
-        let crc = crc32c(0, &body);
+        Ok(Self::of_message(transactional, body, Bytes::new()))
+    }
+
+    /// As [`NewRecord::message`], with content that is copied once: into the WAL.
+    ///
+    /// # Errors
+    /// When it would be longer than a record may be.
+    ///
+    /// # Panics
+    /// If the prefix has a NUL.
+    pub fn large_message(
+        transactional: bool,
+        prefix: &str,
+        content: Bytes,
+    ) -> Result<Self, TooLong> {
+        let head = logical_message_head(DATABASE, transactional, prefix, content.len())?;
+        Ok(Self::of_message(transactional, head, content))
+    }
+
+    fn of_message(transactional: bool, body: Vec<u8>, rest: Bytes) -> Self {
+        let crc = crc32c(crc32c(0, &body), &rest);
         let (rmid, info) = (RM_LOGICALMSG, XLOG_LOGICAL_MESSAGE);
-        Ok(Self { rmid, info, transactional, body: Bytes::from(body), crc })
+        Self { rmid, info, transactional, body: Bytes::from(body), rest, crc }
+    }
+
+    /// Bytes after the record header.
+    #[must_use]
+    pub fn body_len(&self) -> usize {
+        self.body.len() + self.rest.len()
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - `names`: `synchronous_standby_names`, parsed.
 //! - `standbys`: the connected standbys, their roles, and the positions that enough of them reached.
+//! - `latest`: the position that enough of them reached, kept up to date by each reply.
 //! - `gate`: for whom a position still waits.
 //! - `relay`: what a hub may tell its upstream.
 //! - `waiters`: transactions that wait for their commit to get there.
@@ -11,6 +12,7 @@
 //! PostgreSQL: src/backend/replication/syncrep.c.
 
 mod gate;
+mod latest;
 mod level;
 mod names;
 mod relay;

@@ -221,6 +221,7 @@ enum Event {
 }
 
 const SLOTS: usize = 12;
+const STEPS_MAX: usize = if cfg!(miri) { 60 } else { 1000 };
 
 fn event() -> impl Strategy<Value = Event> {
     let slot = 0..SLOTS;
@@ -254,6 +255,46 @@ fn event() -> impl Strategy<Value = Event> {
         1 => config.prop_map(Event::Config),
         6 => (1..7_u64).prop_map(Event::Look),
     ]
+}
+
+const STREAM_SLOTS: usize = 40;
+const STREAM_CONFIGS: [&str; 7] =
+    ["ANY 20 (*)", "ANY 1 (*)", "ANY 40 (*)", "FIRST 1 (*)", "FIRST 17 (s3, *)", "ANY 9 (s1)", ""];
+
+#[derive(Clone, Debug)]
+enum Step {
+    Reply { slot: usize, back: u64, behind: [u8; 3] },
+    Come(usize),
+    Go(usize),
+    State(usize, WalSenderState),
+    Config(&'static str),
+    Look,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let slot = 0..STREAM_SLOTS;
+    // Most replies are of the newest position; some of one far behind, which may be a step back.
+    let back = prop_oneof![60 => Just(0), 8 => 0..60_u64, 1 => Just(u64::MAX >> 1)];
+    let behind = prop::array::uniform3(0..8_u8);
+    let state = prop::sample::select(vec![WalSenderState::Catchup, WalSenderState::Streaming]);
+    prop_oneof![
+        500 => (slot.clone(), back, behind)
+            .prop_map(|(slot, back, behind)| Step::Reply { slot, back, behind }),
+        3 => slot.clone().prop_map(Step::Come),
+        1 => slot.clone().prop_map(Step::Go),
+        3 => (slot, state).prop_map(|(slot, state)| Step::State(slot, state)),
+        2 => prop::sample::select(STREAM_CONFIGS.to_vec()).prop_map(Step::Config),
+        60 => Just(Step::Look),
+    ]
+}
+
+/// A standby that streams and has said something.
+fn stream(standbys: &mut SyncStandbys, slots: &mut [Option<Model>], slot: usize) {
+    let (name, lsns) = (["s1", "s2", "s3"][slot % 3], lsns(1, 1, 1));
+    standbys.handle_connected(slot, name);
+    standbys.handle_state(slot, WalSenderState::Streaming);
+    standbys.handle_reply(slot, lsns);
+    slots[slot] = Some(Model { name, state: WalSenderState::Streaming, lsns });
 }
 
 proptest! {
@@ -293,6 +334,54 @@ proptest! {
             }
             standbys.check();
         }
+        compare(&mut standbys, &slots);
+    }
+
+    /// Hundreds of replies between one change of roles and the next: what they add up to is kept
+    /// for long, and most of it was never looked at.
+    #[test]
+    fn a_long_stream_of_replies_ends_where_a_fresh_look_does(
+        first in 0..STREAM_CONFIGS.len(),
+        steps in prop::collection::vec(step(), 1..STEPS_MAX)
+    ) {
+        let mut standbys = SyncStandbys::new(config(STREAM_CONFIGS[first]));
+        let mut slots: Vec<Option<Model>> = vec![None; STREAM_SLOTS];
+        for slot in 0..STREAM_SLOTS {
+            stream(&mut standbys, &mut slots, slot);
+        }
+        let mut last = 1;
+        for step in steps {
+            match step {
+                Step::Reply { slot, back, behind } => {
+                    let Some(standby) = &mut slots[slot] else { continue };
+                    last += 1;
+                    let at = |back: u64| last - back.min(last);
+                    let [write, flush, apply] = behind.map(|behind| at(back + u64::from(behind)));
+                    standby.lsns = lsns(write, flush, apply);
+                    standbys.handle_reply(slot, standby.lsns);
+                }
+                Step::Come(slot) if slots[slot].is_none() => {
+                    stream(&mut standbys, &mut slots, slot);
+                }
+                Step::Go(slot) if slots[slot].is_some() => {
+                    standbys.handle_disconnected(slot);
+                    slots[slot] = None;
+                }
+                Step::State(slot, state) => {
+                    let Some(standby) = &mut slots[slot] else { continue };
+                    standby.state = state;
+                    standbys.handle_state(slot, state);
+                }
+                Step::Config(value) => standbys.handle_config(config(value)),
+                Step::Look => {
+                    let (_, synced) = naive(standbys.config(), &slots);
+                    prop_assert_eq!(standbys.synced(), synced);
+                    standbys.check();
+                }
+                Step::Come(_) | Step::Go(_) => {}
+            }
+        }
+        standbys.check();
         compare(&mut standbys, &slots);
     }
 

@@ -1,7 +1,8 @@
 //! The connected standbys, and which positions enough of them have reached.
 //!
-//! Events of sessions come in; the answer is worked out again only after an event that can change
-//! it, so that most replies cost a few comparisons.
+//! Events of sessions come in. Who counts is worked out again only after an event that can change
+//! that; a reply moves one standby among those that count, which costs the same however many there
+//! are.
 //!
 //! PostgreSQL: `SyncRepGetCandidateStandbys`, `SyncRepGetSyncRecPtr`, `SyncRepReleaseWaiters`
 //! (src/backend/replication/syncrep.c), `pg_stat_get_wal_senders` (walsender.c).
@@ -12,6 +13,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::gate::Gate;
+use super::latest::NthLatest;
 use super::level::{ModeLsns, SyncState, Synced, WaitMode};
 use super::names::{SyncRepConfig, SyncRepMethod};
 use crate::lsn::Lsn;
@@ -73,21 +75,21 @@ impl fmt::Display for Takeover {
 /// PostgreSQL.
 ///
 /// Invariants:
-/// - While nothing is stale, `synced` is what a computation from nothing gives.
+/// - While nothing is stale, `synced` is what a computation from nothing gives, up to the positions
+///   that were told since: `latest` has those.
 /// - Only a candidate is `is_sync`.
 #[derive(Clone, Debug)]
 pub struct SyncStandbys {
     config: Option<SyncRepConfig>,
     slots: Vec<Option<Standby>>,
     synced: Synced,
-    /// Standbys that count and are beyond `synced`, of each mode, while nothing is stale.
-    beyond: [usize; 3],
-    /// Something has changed that `synced` may depend on.
+    /// Positions of those that count, in the order of [`WaitMode::ALL`], while enough do.
+    latest: [NthLatest; 3],
+    /// Other standbys may count now.
     is_stale: bool,
     takeovers: VecDeque<Takeover>,
     /// Reused by every computation.
     chosen: Vec<(u32, usize)>,
-    sorted: Vec<Option<Lsn>>,
 }
 
 impl SyncStandbys {
@@ -98,11 +100,10 @@ impl SyncStandbys {
             config,
             slots: Vec::new(),
             synced: Synced::Undefined,
-            beyond: [0; 3],
+            latest: [const { NthLatest::new() }; 3],
             is_stale: true,
             takeovers: VecDeque::new(),
             chosen: Vec::new(),
-            sorted: Vec::new(),
         }
     }
 
@@ -154,11 +155,16 @@ impl SyncStandbys {
     /// # Panics
     /// If no standby has this slot.
     pub fn handle_reply(&mut self, index: usize, lsns: ModeLsns) {
-        let standby = self.standby_mut(index);
-        let (was_candidate, old) = (standby.is_candidate(), standby.lsns);
-        standby.lsns = lsns;
-        let (is_sync, role_changed) = (standby.is_sync, standby.is_candidate() != was_candidate);
-        self.is_stale |= role_changed || (is_sync && self.moves(old, lsns));
+        self.change(index, |standby| standby.lsns = lsns);
+        // Those that begin to count or cease to are looked at all together.
+        if self.is_stale || !matches!(self.synced, Synced::Reached(_)) {
+            return;
+        }
+        if self.standby_mut(index).is_sync {
+            for (latest, mode) in self.latest.iter_mut().zip(WaitMode::ALL) {
+                latest.handle_move(index, lsns.of(mode).unwrap_or_default());
+            }
+        }
     }
 
     /// A standby has gone.
@@ -178,8 +184,12 @@ impl SyncStandbys {
     /// It may lie before an earlier answer: another standby took over, or the list has changed.
     pub fn synced(&mut self) -> Synced {
         if core::mem::take(&mut self.is_stale) {
-            self.synced = self.compute();
-            self.count_beyond();
+            self.choose();
+        }
+        if let Synced::Reached(lsns) = &mut self.synced {
+            let [write, flush, apply] = &mut self.latest;
+            let [write, flush, apply] = [write.lsn(), flush.lsn(), apply.lsn()];
+            *lsns = ModeLsns::of_wire(write, flush, apply);
         }
         self.synced
     }
@@ -231,11 +241,11 @@ impl SyncStandbys {
         if self.is_stale {
             return;
         }
-        let mut fresh = self.clone();
-        assert_eq!(fresh.compute(), self.synced);
-        fresh.count_beyond();
-        if self.synced != Synced::TooFew && self.synced != Synced::Undefined {
-            assert_eq!(fresh.beyond, self.beyond);
+        let (mut same, mut fresh) = (self.clone(), self.clone());
+        fresh.is_stale = true;
+        assert_eq!(same.synced(), fresh.synced());
+        if let Synced::Reached(_) = self.synced {
+            self.latest.iter().chain(&same.latest).for_each(NthLatest::check);
         }
         for (old, new) in self.slots.iter().zip(&fresh.slots) {
             let is_sync = |slot: &Option<Standby>| slot.as_ref().is_some_and(|s| s.is_sync);
@@ -249,31 +259,6 @@ impl SyncStandbys {
         standby
     }
 
-    /// Whether the move of one standby that counts can change what enough of them have reached.
-    ///
-    /// It can when one that had reached that falls behind it, or when so many are beyond it that they
-    /// are enough: until then counting them is all there is to do.
-    fn moves(&mut self, old: ModeLsns, new: ModeLsns) -> bool {
-        let Synced::Reached(reached) = self.synced else { return false };
-        let num_sync = self.config.as_ref().map_or(0, |config| config.num_sync);
-        let mut moves = false;
-        for (beyond, mode) in self.beyond.iter_mut().zip(WaitMode::ALL) {
-            let (reached, old, new) = (reached.of(mode), old.of(mode), new.of(mode));
-            *beyond = *beyond + usize::from(new > reached) - usize::from(old > reached);
-            moves |= *beyond >= num_sync || (old >= reached && new < reached);
-        }
-        moves
-    }
-
-    /// Counts those that are beyond what enough of them have reached.
-    fn count_beyond(&mut self) {
-        let Synced::Reached(reached) = self.synced else { return };
-        for (beyond, mode) in self.beyond.iter_mut().zip(WaitMode::ALL) {
-            let counts = self.slots.iter().flatten().filter(|standby| standby.is_sync);
-            *beyond = counts.filter(|s| s.lsns.of(mode) > reached.of(mode)).count();
-        }
-    }
-
     /// Makes a change that matters only if the standby begins or ceases to be a candidate.
     fn change(&mut self, index: usize, change: impl FnOnce(&mut Standby)) {
         let standby = self.standby_mut(index);
@@ -283,7 +268,8 @@ impl SyncStandbys {
         self.is_stale |= role_changed;
     }
 
-    fn compute(&mut self) -> Synced {
+    /// Works out who counts, and begins anew with their positions.
+    fn choose(&mut self) {
         self.chosen.clear();
         for (index, slot) in self.slots.iter().enumerate() {
             if let Some(standby) = slot.as_ref().filter(|standby| standby.is_candidate()) {
@@ -291,8 +277,8 @@ impl SyncStandbys {
             }
         }
         let Some(config) = &self.config else {
-            self.elect(None);
-            return Synced::Undefined;
+            self.synced = Synced::Undefined;
+            return self.elect(None);
         };
         let SyncRepConfig { method, num_sync, .. } = *config;
         if method == SyncRepMethod::Priority && self.chosen.len() > num_sync {
@@ -304,25 +290,36 @@ impl SyncStandbys {
         }
         self.elect(Some(method));
         if self.chosen.len() < num_sync {
-            return Synced::TooFew;
+            self.synced = Synced::TooFew;
+            return;
         }
-        Synced::Reached(ModeLsns {
-            write: self.nth_latest(WaitMode::Write, num_sync),
-            flush: self.nth_latest(WaitMode::Flush, num_sync),
-            apply: self.nth_latest(WaitMode::Apply, num_sync),
-        })
+        self.synced = Synced::Reached(ModeLsns::default());
+        // With `FIRST n` there are just `n`, so it is the oldest of all. There PostgreSQL's
+        // `SyncRepGetOldestSyncRecPtr` passes over an unknown position when a known one follows in
+        // the array; here nothing is known as long as one standby says nothing, or an apply position
+        // would stand for a standby that never replays.
+        let slots = &self.slots;
+        let lsn = |index: usize, mode| slots.get(index)?.as_ref()?.lsns.of(mode);
+        for (latest, mode) in self.latest.iter_mut().zip(WaitMode::ALL) {
+            let chosen = self.chosen.iter().map(|&(_, index)| index);
+            let lsns = chosen.map(|index| (index, lsn(index, mode).unwrap_or_default()));
+            latest.restart(num_sync, lsns);
+        }
     }
 
     /// Those that are `chosen`, in the order of slots, count; others do not.
     fn elect(&mut self, method: Option<SyncRepMethod>) {
         let mut chosen = self.chosen.iter().map(|(_, index)| *index).peekable();
+        let untold = self.takeovers.len();
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let is_chosen = chosen.next_if_eq(&index).is_some();
             let Some(standby) = slot else { continue };
             let was_sync = core::mem::replace(&mut standby.is_sync, is_chosen);
             let Some(method) = method.filter(|_| is_chosen && !was_sync) else { continue };
             // One that nobody asked about yet need not be told twice.
-            self.takeovers.retain(|told| told.index != index);
+            if untold > 0 {
+                self.takeovers.retain(|told| told.index != index);
+            }
             self.takeovers.push_back(Takeover {
                 index,
                 application_name: standby.application_name.clone(),
@@ -330,21 +327,6 @@ impl SyncStandbys {
                 priority: standby.priority,
             });
         }
-    }
-
-    /// The position that `n` of the chosen have reached.
-    ///
-    /// With `FIRST n` there are just `n`, so it is the oldest of all. There PostgreSQL's
-    /// `SyncRepGetOldestSyncRecPtr` passes over an unknown position when a known one follows in
-    /// the array; here nothing is known as long as one standby says nothing, or an apply position
-    /// would stand for a standby that never replays.
-    fn nth_latest(&mut self, mode: WaitMode, n: usize) -> Option<Lsn> {
-        let slots = &self.slots;
-        let lsn = |index: usize| slots.get(index)?.as_ref()?.lsns.of(mode);
-        self.sorted.clear();
-        self.sorted.extend(self.chosen.iter().map(|(_, index)| lsn(*index)));
-        let nth = self.sorted.len().checked_sub(n)?;
-        *self.sorted.select_nth_unstable(nth).1
     }
 }
 

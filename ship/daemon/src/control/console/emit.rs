@@ -9,12 +9,14 @@
 
 use std::cell::{Cell, RefCell};
 
+use bytes::Bytes;
 use walhub_proto::lsn::Lsn;
+use walhub_proto::rmgr::TooLong;
 use walhub_proto::wire::backend::Report;
 
 use super::binary::text_parameter;
 use super::context::Context;
-use super::failure::{PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted};
+use super::failure::{Failure, PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted};
 use super::slot_calls::SlotCall;
 use super::value::Value;
 use crate::hub::append::{self, NewRecord};
@@ -32,19 +34,33 @@ pub(super) fn message_record(
     content: &[u8],
 ) -> Result<NewRecord> {
     let prefix = text_parameter(prefix.as_bytes())?;
-    NewRecord::message(transactional, prefix, content).map_err(|too_long| {
-        let report = Report::error(too_long.sqlstate(), too_long.to_string());
-        Box::new(report.detail(too_long.detail().to_string()))
-    })
+    NewRecord::message(transactional, prefix, content).map_err(too_long)
+}
+
+/// A record of a message whose content is part of `bytes`, which is not copied.
+pub(super) fn large_message_record(
+    transactional: bool,
+    prefix: &str,
+    content: &[u8],
+    bytes: &Bytes,
+) -> Result<NewRecord> {
+    let prefix = text_parameter(prefix.as_bytes())?;
+    let content = bytes.slice_ref(content);
+    NewRecord::large_message(transactional, prefix, content).map_err(too_long)
+}
+
+fn too_long(too_long: TooLong) -> Failure {
+    let report = Report::error(too_long.sqlstate(), too_long.to_string());
+    Box::new(report.detail(too_long.detail().to_string()))
 }
 
 /// What a record counts towards [`TRANSACTION_BYTES_MAX`].
 pub(super) fn cost(record: &NewRecord) -> usize {
-    record.body.len() + RECORD_COST
+    record.body_len() + RECORD_COST
 }
 
 /// The error for a transaction that holds too much.
-pub(super) fn too_large() -> super::failure::Failure {
+pub(super) fn too_large() -> Failure {
     hinted(
         fail(PROGRAM_LIMIT_EXCEEDED, "transaction is too large"),
         "A transaction may hold 1 GB of messages, which stay in memory until it commits.",

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite};
 use walhub_proto::sqlstate::SqlState;
@@ -14,7 +15,7 @@ use walhub_proto::wire::backend::Column;
 use super::SettingsView;
 use super::binary;
 use super::context::TEXT_LEN_MAX as VALUE_LEN_MAX;
-use super::emit::message_record;
+use super::emit::{large_message_record, message_record};
 use super::failure::{DUPLICATE_CURSOR, PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted};
 use super::held::{HeldAnswer, Slot};
 use super::messages::{Bind, Message, Target, decode};
@@ -103,8 +104,10 @@ impl<V: SettingsView> Session<V> {
         })
     }
 
+    /// `bytes` is the message when that is a large one.
+    ///
     /// PostgreSQL: `exec_bind_message`.
-    pub(super) fn bind(&mut self, bind: &Bind<'_>) -> Result<()> {
+    pub(super) fn bind(&mut self, bind: &Bind<'_>, bytes: Option<&Bytes>) -> Result<()> {
         self.begin_statement();
         let portal = binary::text_parameter(bind.portal)?;
         let prepared = Arc::clone(self.statement(binary::text_parameter(bind.statement)?)?);
@@ -113,10 +116,10 @@ impl<V: SettingsView> Session<V> {
             return Err(statement::aborted());
         }
         let message = match &prepared.message {
-            Some(shape) => message_of(shape, bind)?,
+            Some(shape) => message_of(shape, bind, bytes)?,
             None => None,
         };
-        let large = message.as_ref().is_some_and(|(record, _)| record.body.len() > VALUE_LEN_MAX);
+        let large = message.as_ref().is_some_and(|(record, _)| record.body_len() > VALUE_LEN_MAX);
         if large && !portal.is_empty() {
             return Err(fail(
                 PROGRAM_LIMIT_EXCEEDED,
@@ -438,11 +441,15 @@ fn check_counts(bind: &Bind<'_>, prepared: &Prepared) -> Result<()> {
 }
 
 /// The message that a statement emits, straight from the bytes of Bind; `None` when an argument
-/// is NULL, or is none of the plain types.
-fn message_of(shape: &MessageShape, bind: &Bind<'_>) -> Result<Option<(NewRecord, bool)>> {
-    let [transactional, prefix, content, flush @ ..] = &*shape.arguments else { return Ok(None) };
+/// is NULL, or is none of the plain types. A large parameter stays where it is, in `bytes`.
+fn message_of(
+    shape: &MessageShape,
+    bind: &Bind<'_>,
+    bytes: Option<&Bytes>,
+) -> Result<Option<(NewRecord, bool)>> {
+    let [transactional, prefix, argument, flush @ ..] = &*shape.arguments else { return Ok(None) };
     let (Some(transactional), Some(prefix), Some(content)) =
-        (bool_of(transactional, bind)?, text_of(prefix, bind)?, content_of(content, bind)?)
+        (bool_of(transactional, bind)?, text_of(prefix, bind)?, content_of(argument, bind)?)
     else {
         return Ok(None);
     };
@@ -453,7 +460,15 @@ fn message_of(shape: &MessageShape, bind: &Bind<'_>) -> Result<Option<(NewRecord
             None => return Ok(None),
         },
     };
-    Ok(Some((message_record(transactional, prefix, &content)?, flush)))
+    let record = match (content, argument, bytes) {
+        (Cow::Borrowed(content), Argument::Parameter(..), Some(bytes))
+            if content.len() > VALUE_LEN_MAX =>
+        {
+            large_message_record(transactional, prefix, content, bytes)?
+        }
+        (content, ..) => message_record(transactional, prefix, &content)?,
+    };
+    Ok(Some((record, flush)))
 }
 
 /// The bytes of a parameter and whether they are binary; `None` is NULL.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
@@ -160,15 +161,19 @@ impl<V: SettingsView> Session<V> {
                 Ok(None) => break,
                 Ok(Some(frame)) => {
                     let (kind, len) = (frame.kind, frame.len);
-                    match self.handle_at_once(kind, frame.body) {
-                        Some(Ok(())) => {
+                    let handled = if kind == b'B' && len > MESSAGE_LEN_MAX && !self.skip_to_sync {
+                        let body = wire.share_body(len);
+                        Some(self.bind_message(&body, Some(&body)))
+                    } else {
+                        let handled = self.handle_at_once(kind, frame.body);
+                        if handled.is_some() {
                             wire.consume(len);
-                            Next::Continue
                         }
-                        Some(Err(failure)) => {
-                            wire.consume(len);
-                            self.failed(wire, failure, true).await
-                        }
+                        handled
+                    };
+                    match handled {
+                        Some(Ok(())) => Next::Continue,
+                        Some(Err(failure)) => self.failed(wire, failure, true).await,
                         None => {
                             let body = wire.take_body(len);
                             self.handle(wire, kind, &body).await?
@@ -251,7 +256,7 @@ impl<V: SettingsView> Session<V> {
             return Some(Ok(()));
         }
         let handled = match kind {
-            b'B' => messages::decode_bind(body).map(|bind| self.bind(&bind)),
+            b'B' => return Some(self.bind_message(body, None)),
             b'E' => return self.execute_message(body),
             b'P' | b'D' | b'C' => messages::decode(kind, body).map(|message| match message {
                 Message::Parse { name, query, types } => self.parse(name, query, &types),
@@ -266,6 +271,14 @@ impl<V: SettingsView> Session<V> {
             Err(Broken::Kind(_)) => return None,
             Err(broken) => Err(fail(SqlState::PROTOCOL_VIOLATION, broken.to_string())),
         })
+    }
+
+    /// `bytes` is the body when that is a large one.
+    fn bind_message(&mut self, body: &[u8], bytes: Option<&Bytes>) -> Result<()> {
+        match messages::decode_bind(body) {
+            Ok(bind) => self.bind(&bind, bytes),
+            Err(broken) => Err(fail(SqlState::PROTOCOL_VIOLATION, broken.to_string())),
+        }
     }
 
     async fn handle<S>(&mut self, wire: &mut Wire<S>, kind: u8, body: &[u8]) -> io::Result<Next>

@@ -5,6 +5,7 @@
 use std::future::pending;
 use std::io;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
@@ -92,6 +93,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.consumed = 0;
         body.drain(..start);
         body
+    }
+
+    /// Takes the body of the frame of that length, to be kept in parts without a copy.
+    pub(super) fn share_body(&mut self, len: usize) -> Bytes {
+        let (start, end) = (self.consumed + FRAME_HEADER_LEN, self.consumed + len);
+        let rest = self.input.split_off(end);
+        let frame = std::mem::replace(&mut self.input, rest);
+        self.consumed = 0;
+        Bytes::from(frame).slice(start..)
     }
 
     /// Reads more; `false` at the end.

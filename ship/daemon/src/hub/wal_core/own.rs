@@ -94,7 +94,8 @@ enum Work {
 #[derive(Debug)]
 struct Appending {
     records: vec::IntoIter<NewRecord>,
-    open: Option<(OpenRecord, Bytes)>,
+    /// A record, and what is missing of it.
+    open: Option<(OpenRecord, [Bytes; 2])>,
     xid: Option<u32>,
     commit: Option<(Timestamp, bool)>,
     place: Place,
@@ -233,7 +234,7 @@ impl Own {
     ) -> Step {
         loop {
             if let Some((open, rest)) = &mut appending.open {
-                while !rest.is_empty() {
+                while let Some(rest) = rest.iter_mut().find(|rest| !rest.is_empty()) {
                     let len = rest.len().min(PIECE_LEN);
                     if !self.has_room(local, len) {
                         return Step::NoRoom;
@@ -262,9 +263,9 @@ impl Own {
             let kind = RecordKind { rmid: record.rmid, info: record.info, xid };
             let batch = &mut self.batch;
             let mut sink = |bytes: &[u8]| batch.extend_from_slice(bytes);
-            let (len, crc) = (record.body.len(), record.crc);
+            let (len, crc) = (record.body_len(), record.crc);
             let open = self.writer.begin_record(kind, len, crc, &mut sink);
-            appending.open = Some((open, record.body));
+            appending.open = Some((open, [record.body, record.rest]));
         }
         if let Some((time, apply_feedback)) = appending.commit {
             if !self.has_room(local, 128) {

@@ -137,8 +137,9 @@ impl Hub<OwnedFd> for OwnHub {
         let mut line = String::new();
         let mut ends = Vec::new();
         for record in &append.records {
-            assert_eq!(record.crc, walhub_engine::crc::crc32c(0, &record.body));
-            let message = LogicalMessage::decode(&record.body).unwrap();
+            let body = [&record.body[..], &record.rest].concat();
+            assert_eq!(record.crc, walhub_engine::crc::crc32c(0, &body));
+            let message = LogicalMessage::decode(&body).unwrap();
             assert_eq!(message.transactional, record.transactional);
             let shown = String::from_utf8_lossy(message.content);
             let shown =
