@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 use walhub_tests::client::{Session, SqlServer, run_psql, run_psql_ok};
-use walhub_tests::hub::{Hub, walhub};
+use walhub_tests::hub::Hub;
 use walhub_tests::log::Log;
 use walhub_tests::postgres::{StopMode, program};
 use walhub_tests::process::{Process, command, quick_command, run_ok, said};
@@ -351,12 +351,10 @@ fn functions_make_and_drop_slots() {
 #[test]
 fn a_slot_holds_the_wal_that_its_client_needs() {
     let scratch = Scratch::new();
-    let data = scratch.path("hub");
-    let init = ["init", "-D", data.to_str().expect("a path"), "--wal-segsize", "1"];
-    let output = walhub(init);
-    assert!(output.status.success(), "{}", said(&output));
     let hub = Hub::named("hub").set("wal_keep_size", "0").set("min_wal_size", "2MB");
-    let mut hub = hub.start(&scratch);
+    let mut hub = hub.build(&scratch);
+    hub.init(1);
+    hub.start();
     create_slot(&hub, "s");
     hub.psql("select pg_logical_emit_message(true, 'p', 'first')");
     let needed = hub.segments().expect("pg_wal")[0].clone();
