@@ -375,7 +375,7 @@ fn a_slot_holds_the_wal_that_its_client_needs() {
     let scratch = Scratch::new();
     let hub = Hub::named("hub").set("wal_keep_size", "0").set("min_wal_size", "2MB");
     let mut hub = hub.build(&scratch);
-    hub.init(&["--wal-segsize", "1"]);
+    hub.init(1);
     hub.start();
     create_slot(&hub, "s");
     hub.psql("select pg_logical_emit_message(true, 'p', 'first')");

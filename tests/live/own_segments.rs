@@ -90,7 +90,7 @@ fn every_page_has_the_magic_number_that_was_chosen_at_the_first_start() {
         let scratch = Scratch::new();
         let setting = format!("{magic:04X}");
         let mut hub = Hub::named("own").set("wal_page_magic", &setting).build(&scratch);
-        hub.init(&["--wal-segsize", "1", "-c", &format!("wal_page_magic=0x{setting}")]);
+        hub.init_with(1, &format!("0x{setting}"));
         hub.start();
         assert_eq!(hub.psql("show wal_page_magic"), setting);
         hub.psql(

@@ -43,7 +43,7 @@ impl Counted {
 /// A hub with segments of 1 MB; nothing was written yet.
 fn small_segments(hub: Hub) -> Hub {
     let mut hub = hub;
-    hub.init(&["--wal-segsize", "1"]);
+    hub.init(1);
     hub.start();
     hub
 }

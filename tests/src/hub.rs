@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use crate::client::{Endpoint, SqlServer};
 use crate::log::Log;
-use crate::postgres::{StopMode, program};
+use crate::postgres::{StopMode, program, wal_page_magic};
 use crate::process::{Process, command, quick_command, run, run_ok, said};
 use crate::scratch::{Scratch, free_port, host};
 use crate::wait::wait_until;
@@ -128,10 +128,13 @@ impl SqlServer for Hub {
 }
 
 impl Hub {
-    /// A new hub. Unless set otherwise it keeps its WAL and retries quickly.
+    /// A new hub. Unless set otherwise it keeps its WAL and retries quickly; WAL of its own is that
+    /// of the PostgreSQL that the tests run.
     #[must_use]
     pub fn named(name: &str) -> HubBuilder {
+        let magic = wal_page_magic();
         let settings = [
+            ("wal_page_magic", magic.as_str()),
             ("wal_keep_size", "4GB"),
             ("wal_retrieve_retry_interval", "100ms"),
             ("wal_receiver_status_interval", "1s"),
@@ -143,15 +146,6 @@ impl Hub {
             config_file: None,
             settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         }
-    }
-
-    /// Makes its data directory by `walhub init` with further options.
-    ///
-    /// # Panics
-    /// When that fails.
-    #[track_caller]
-    pub fn init(&self, options: &[&str]) {
-        run_ok(quick_command(binary()).args(["init", "-D"]).arg(&self.data).args(options));
     }
 
     /// The arguments of `walhub serve` for this hub.
@@ -171,6 +165,27 @@ impl Hub {
             arguments.extend(["-c".into(), format!("{name}={value}").into()]);
         }
         arguments
+    }
+
+    /// Makes it a primary of its own WAL, as its first start would, with segments of that size.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[track_caller]
+    pub fn init(&self, segment_mb: u32) {
+        self.init_with(segment_mb, &wal_page_magic());
+    }
+
+    /// As [`Hub::init`], with WAL of that version.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[track_caller]
+    pub fn init_with(&self, segment_mb: u32, wal_page_magic: &str) {
+        let mut init = quick_command(binary());
+        init.args(["init", "--wal-segsize", &segment_mb.to_string()]);
+        init.args(["-c", &format!("wal_page_magic={wal_page_magic}")]);
+        run_ok(init.arg("-D").arg(&self.data));
     }
 
     /// Starts the hub without waiting.

@@ -7,6 +7,7 @@ use std::process::{Command, ExitStatus};
 use std::sync::OnceLock;
 
 use rustix::process::Signal;
+use walhub_proto::page::WalVersion;
 
 use crate::client::{Endpoint, SqlServer};
 use crate::log::Log;
@@ -90,6 +91,17 @@ pub fn major() -> u32 {
         let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
         digits.parse().unwrap_or_else(|_| panic!("which version is {text}?"))
     })
+}
+
+/// The page magic of this PostgreSQL's WAL, as the setting `wal_page_magic` takes it.
+///
+/// # Panics
+/// When walhub does not know this major.
+#[must_use]
+pub fn wal_page_magic() -> String {
+    let version = WalVersion::of_major(major());
+    let version = version.unwrap_or_else(|| panic!("PostgreSQL {} is not known", major()));
+    format!("{:04X}", version.magic())
 }
 
 /// How to make a primary.

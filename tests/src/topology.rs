@@ -36,6 +36,8 @@ impl Relay {
         let conninfo = primary.endpoint().conninfo("hub");
         let hub = hub(Hub::named("hub").upstream(conninfo)).start(&scratch);
         primary.wait_streaming("hub");
+        // The hub serves standbys a moment later, when it has seen the first WAL itself.
+        hub.wait_sql("select status from pg_stat_wal_receiver", "streaming");
         Self { hub, primary, scratch }
     }
 

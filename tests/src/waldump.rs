@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::compare::segment_names;
-use crate::postgres::program;
+use crate::postgres::{major, program};
 use crate::process::{quick_command, run};
 
 /// Records of a directory, as pg_waldump prints them.
@@ -55,6 +56,18 @@ impl Dump {
             parse_lsn(rest.split(',').next()?)
         };
         self.records.iter().filter_map(lsn).collect()
+    }
+
+    /// Fails unless it ended where only zeros follow the last record.
+    ///
+    /// # Panics
+    /// When pg_waldump complains of anything else.
+    #[track_caller]
+    pub fn assert_ends_well(&self) {
+        let want = if major() >= 16 { "expected at least 24, got 0" } else { "wanted 24, got 0" };
+        let zeros = self.end.contains(": invalid record length at ")
+            && self.end.trim_end().ends_with(&format!(": {want}"));
+        assert!(zeros && self.end.lines().count() == 1, "pg_waldump: {}", self.end);
     }
 
     /// Start of the last record.
@@ -125,15 +138,132 @@ pub fn waldump(dir: &Path, filters: &[&str]) -> Dump {
     pg_waldump.args(filters).arg("-p").arg(dir);
     pg_waldump.args(["-t", &timeline.to_string(), "-s", &format!("{high:X}/{low:X}")]);
     let output = run(&mut pg_waldump);
-    Dump {
-        records: String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect(),
-        end: String::from_utf8_lossy(&output.stderr).into_owned(),
+    let text = String::from_utf8_lossy(&output.stdout);
+    let records = text.lines().map(|record| {
+        if major() >= 14 || !record.contains("desc: MESSAGE") {
+            return record.to_owned();
+        }
+        let with_content = with_content(record, dir, &first[..8], size);
+        with_content.unwrap_or_else(|| panic!("what message is {record}"))
+    });
+    Dump { records: records.collect(), end: String::from_utf8_lossy(&output.stderr).into_owned() }
+}
+
+/// A logical message as pg_waldump prints it since 14; before, it tells neither prefix nor content,
+/// and both are read from the segments.
+fn with_content(record: &str, dir: &Path, timeline: &str, segment: u64) -> Option<String> {
+    let (head, message) = record.split_once("desc: MESSAGE ")?;
+    let (_, len) = head.split_once("len (rec/tot):")?;
+    let len = len.split(',').next()?.split('/').nth(1)?.trim().parse().ok()?;
+    let lsn = parse_lsn(head.split_once("lsn: ")?.1.split(',').next()?)?;
+    let record = read_record(dir, timeline, segment, lsn, len);
+    // XLogRecord, then the length of the main data in one byte or in four.
+    let data = match record.get(24)? {
+        0xFF => record.get(26..)?,
+        0xFE => record.get(29..)?,
+        _ => return None,
+    };
+    // xl_logical_message; the prefix counts the zero at its end.
+    let size = |at: usize| {
+        let word = data.get(at..at + 8)?.try_into().ok()?;
+        usize::try_from(u64::from_le_bytes(word)).ok()
+    };
+    let (prefix, content) = data.get(24..)?.split_at_checked(size(8)?)?;
+    let (0, prefix) = prefix.split_last()? else { return None };
+    let is_whole = Some(content.len()) == size(16)
+        && message.ends_with(&format!(" message size {} bytes", content.len()));
+    let kind = if message.starts_with("transactional") { "" } else { "non-" };
+    let hex: Vec<String> = content.iter().map(|byte| format!("{byte:02X}")).collect();
+    is_whole.then(|| {
+        format!(
+            "{head}desc: MESSAGE {kind}transactional, prefix \"{}\"; payload ({} bytes): {}",
+            String::from_utf8_lossy(prefix),
+            content.len(),
+            hex.join(" ")
+        )
+    })
+}
+
+/// The bytes of a record, without the page headers between them.
+fn read_record(dir: &Path, timeline: &str, segment: u64, lsn: u64, len: usize) -> Vec<u8> {
+    const PAGE: u64 = 8192;
+    let (mut at, mut record) = (lsn, Vec::with_capacity(len));
+    while record.len() < len {
+        if at % PAGE == 0 {
+            at += if at % segment == 0 { 40 } else { 24 };
+        }
+        let per_id = (1 << 32) / segment;
+        let (high, low) = (at / segment / per_id, at / segment % per_id);
+        let path = dir.join(format!("{timeline}{high:08X}{low:08X}"));
+        let file = fs::File::open(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        let on_page = usize::try_from(PAGE - at % PAGE).expect("a page");
+        let mut piece = vec![0; on_page.min(len - record.len())];
+        file.read_exact_at(&mut piece, at % segment).expect("a whole segment");
+        at += u64::try_from(piece.len()).expect("a page");
+        record.extend(piece);
     }
+    record
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_the_content_that_pg_waldump_13_does_not_print() {
+        use walhub_proto::generate::{WalShape, WalWriter};
+        use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+        use walhub_proto::page::WalVersion;
+        use walhub_proto::rmgr::RM_LOGICALMSG;
+        use walhub_proto::rmgr::message::logical_message;
+        use walhub_proto::segment::SegmentSize;
+
+        use crate::scratch::Scratch;
+
+        const SEGMENT: u64 = 1 << 20;
+        let shape = WalShape {
+            system_identifier: SystemIdentifier(1),
+            segment_size: SegmentSize::new(SEGMENT).expect("a size"),
+            timeline: TimelineId::FIRST,
+            version: WalVersion::PG13,
+            crc: crc32c::crc32c_append,
+        };
+        // A long one goes over a page, and into the next segment.
+        for (content, start) in [(3, SEGMENT), (300, SEGMENT), (20_000, 2 * SEGMENT - 8192)] {
+            let scratch = Scratch::new();
+            let dir = scratch.directory("pg_wal");
+            let content = "x".repeat(content);
+            let mut bytes = vec![0; usize::try_from(start - SEGMENT).expect("few")];
+            let mut writer = WalWriter::new(shape, Lsn(start), None);
+            let body = logical_message(5, true, "a, b", content.as_bytes()).expect("short");
+            let lies = writer.append_record(RM_LOGICALMSG, 0, 7, &[&body], &mut bytes);
+            let len = 24 + body.len();
+            bytes.resize(usize::try_from(2 * SEGMENT).expect("few"), 0);
+            for (number, segment) in
+                bytes.chunks(usize::try_from(SEGMENT).expect("few")).enumerate()
+            {
+                fs::write(dir.join(format!("0000000100000000{:08X}", number + 1)), segment)
+                    .expect("a segment");
+            }
+            let line = format!(
+                "rmgr: LogicalMessage len (rec/tot): {len:6}/{len:6}, tx:          7, lsn: 0/{:08X}, \
+                 prev 0/00000000, desc: MESSAGE transactional message size {} bytes",
+                lies.start.0,
+                content.len()
+            );
+            let told = with_content(&line, &dir, "00000001", SEGMENT).expect("a message");
+            let want = Message {
+                lsn: lies.start.0,
+                xid: 7,
+                transactional: true,
+                prefix: "a, b".to_owned(),
+                content: content.clone().into_bytes(),
+            };
+            assert_eq!(parse_message(&told), Some(want));
+            let other = line.replace(&format!("size {} ", content.len()), "size 1 ");
+            assert_eq!(with_content(&other, &dir, "00000001", SEGMENT), None);
+        }
+    }
 
     #[test]
     fn reads_a_message() {

@@ -37,6 +37,8 @@ pub(super) struct ScopeColumn {
     pub(super) table: Option<String>,
     pub(super) name: String,
     pub(super) ty: Type,
+    /// Whether `*` leaves it out.
+    pub(super) by_name_only: bool,
 }
 
 /// What expressions of one query may name.

@@ -1,6 +1,7 @@
 //! The relations: PostgreSQL 15's columns, in its order and with its types.
 //!
-//! A live test compares them with a real server, so they cannot drift.
+//! A live test compares them with a real server, so they cannot drift. psql and others ask a later
+//! server for columns that 15 has not: these can be named, and are not part of `*`.
 //!
 //! PostgreSQL: src/backend/catalog/system_views.sql.
 
@@ -25,7 +26,9 @@ pub(super) struct Relation {
     pub(super) schema: &'static str,
     pub(super) name: &'static str,
     pub(super) columns: &'static [(&'static str, Type)],
-    /// Its rows now; each has as many values as there are columns.
+    /// Columns of later majors, after the others.
+    pub(super) later: &'static [(&'static str, Type)],
+    /// Its rows now; each has as many values as there are columns, `later` included.
     pub(super) rows: fn(&Context<'_>) -> Rows,
 }
 
@@ -74,6 +77,7 @@ pub(super) static RELATIONS: &[Relation] = &[
             ("sync_state", Type::Text),
             ("reply_time", Type::TimestampTz),
         ],
+        later: &[],
         rows: |ctx| ctx.snapshot().wal_senders.iter().map(stat_replication).collect(),
     },
     Relation {
@@ -96,6 +100,7 @@ pub(super) static RELATIONS: &[Relation] = &[
             ("sender_port", Type::Int4),
             ("conninfo", Type::Text),
         ],
+        later: &[],
         rows: |ctx| ctx.snapshot().wal_receiver.iter().map(stat_wal_receiver).collect(),
     },
     Relation {
@@ -118,6 +123,7 @@ pub(super) static RELATIONS: &[Relation] = &[
             ("safe_wal_size", Type::Int8),
             ("two_phase", Type::Bool),
         ],
+        later: &[("failover", Type::Bool), ("synced", Type::Bool)],
         rows: |ctx| ctx.snapshot().slots.iter().map(replication_slot).collect(),
     },
     Relation {
@@ -147,6 +153,7 @@ pub(super) static RELATIONS: &[Relation] = &[
             ("query", Type::Text),
             ("backend_type", Type::Text),
         ],
+        later: &[],
         rows: stat_activity,
     },
     Relation {
@@ -171,6 +178,7 @@ pub(super) static RELATIONS: &[Relation] = &[
             ("sourceline", Type::Int4),
             ("pending_restart", Type::Bool),
         ],
+        later: &[],
         rows: |ctx| parameters::all(ctx).into_iter().map(setting).collect(),
     },
     Relation {
@@ -195,6 +203,7 @@ pub(super) static RELATIONS: &[Relation] = &[
             // aclitem[] in PostgreSQL; always NULL here, and shown alike.
             ("datacl", Type::TextArray),
         ],
+        later: &[("datlocale", Type::Text), ("daticurules", Type::Text)],
         rows: database,
     },
     Relation {
@@ -212,12 +221,14 @@ pub(super) static RELATIONS: &[Relation] = &[
             ("tuples_processed", Type::Int8),
             ("tuples_excluded", Type::Int8),
         ],
+        later: &[],
         rows: |ctx| ctx.sessions.copies().into_iter().map(progress_copy).collect(),
     },
     Relation {
         schema: "walhub",
         name: "messages",
         columns: message_scan::COLUMNS,
+        later: &[],
         rows: message_scan::rows,
     },
     Relation {
@@ -230,6 +241,7 @@ pub(super) static RELATIONS: &[Relation] = &[
             ("waiting", Type::Interval),
             ("standby", Type::Text),
         ],
+        later: &[],
         rows: sync_wait,
     },
     Relation {
@@ -243,6 +255,7 @@ pub(super) static RELATIONS: &[Relation] = &[
             ("p99_9", Type::Interval),
             ("max", Type::Interval),
         ],
+        later: &[],
         rows: |ctx| ctx.hub.commit_latency().into_iter().map(commit_latency).collect(),
     },
     Relation {
@@ -258,6 +271,7 @@ pub(super) static RELATIONS: &[Relation] = &[
             ("sendfile_bytes", Type::Int8),
             ("read_bytes", Type::Int8),
         ],
+        later: &[],
         rows: |ctx| ctx.hub.core_stats().into_iter().map(core_stats).collect(),
     },
 ];
@@ -366,6 +380,9 @@ fn replication_slot(slot: &SlotRow) -> Vec<Value> {
         text(slot.wal_status),
         Value::or_null(slot.safe_wal_size, Value::Int),
         Value::Bool(logical.is_some_and(|logical| logical.two_phase)),
+        Value::Bool(logical.is_some_and(|logical| logical.failover)),
+        // Slots are made here, and not brought over from a primary.
+        Value::Bool(false),
     ]
 }
 
@@ -525,6 +542,8 @@ fn database(ctx: &Context<'_>) -> Rows {
         Value::Null,
         Value::text_of("C"),
         Value::text_of("C"),
+        Value::Null,
+        Value::Null,
         Value::Null,
         Value::Null,
         Value::Null,

@@ -595,6 +595,17 @@ pub(super) static FUNCTIONS: &[Function] = &[
         eval!([Value::Array(items), T(delimiter)]
         => Ok(T(items.iter().flatten().cloned().collect::<Vec<_>>().join(delimiter)))),
     ),
+    // Arrays have one dimension here; an empty one has none.
+    function(
+        "array_length",
+        &[TextArray, Int4],
+        Int4,
+        eval!([Value::Array(items), I(dimension)]
+        => match i64::try_from(items.len()) {
+            Ok(len) if len > 0 && *dimension == 1 => Ok(I(len)),
+            Ok(_) | Err(_) => Ok(Value::Null),
+        }),
+    ),
     // Numbers.
     function("abs", &[Int4], Int4, eval!([I(a)] => int4(a.checked_abs()))),
     function("abs", &[Int8], Int8, eval!([I(a)] => int8(a.checked_abs()))),

@@ -139,7 +139,12 @@ impl Binder<'_> {
             _ => return Err(unsupported("a join")),
         };
         let scope_columns = |table: &str, columns: Vec<(String, Type)>| {
-            let column = |(name, ty)| ScopeColumn { table: Some(table.to_owned()), name, ty };
+            let column = |(name, ty)| ScopeColumn {
+                table: Some(table.to_owned()),
+                name,
+                ty,
+                by_name_only: false,
+            };
             columns.into_iter().map(column).collect::<Vec<_>>()
         };
         match table {
@@ -169,7 +174,16 @@ impl Binder<'_> {
                     _ => return Err(missing()),
                 };
                 let (columns, own) = aliased(columns, own, alias.as_ref())?;
-                Ok((source, scope_columns(&own, columns)))
+                let mut columns = scope_columns(&own, columns);
+                if let Source::Relation(relation) = &source {
+                    columns.extend(relation.later.iter().map(|(name, ty)| ScopeColumn {
+                        table: Some(own.clone()),
+                        name: (*name).to_owned(),
+                        ty: *ty,
+                        by_name_only: true,
+                    }));
+                }
+                Ok((source, columns))
             }
             ast::TableFactor::Table { name, alias, args: Some(args), sample: None, .. } => {
                 let (source, ty) = self.bind_series(name, args)?;
@@ -430,7 +444,9 @@ fn all_columns(scope: &Scope, table: Option<&str>) -> impl Iterator<Item = Outpu
         .columns
         .iter()
         .enumerate()
-        .filter(move |(_, column)| table.is_none_or(|table| column.table.as_deref() == Some(table)))
+        .filter(move |(_, column)| {
+            !column.by_name_only && table.is_none_or(|table| column.table.as_deref() == Some(table))
+        })
         .map(|(index, column)| Output {
             name: column.name.clone(),
             expr: Expr::new(column.ty, Node::Column(index)),

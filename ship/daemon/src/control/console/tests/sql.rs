@@ -111,6 +111,10 @@ pub(super) const EXPRESSIONS: &[(&str, &str)] = &[
         "a b|{\"a b\"}",
     ),
     (
+        "select array_length(array_agg(x.t), 1), array_length(array_agg(x.t), 2), array_length(null::text[], 1) from (select 'a b'::text as t) x",
+        "1|-|-",
+    ),
+    (
         "select encode_me, sum(n), avg(n) from (select 'k' as encode_me, 7 as n) x group by encode_me",
         "k|7|7.0000000000000000",
     ),
@@ -215,6 +219,9 @@ fn views_filter_group_order_and_limit() {
             "-|13",
         ),
         ("select datname from pg_database", "postgres"),
+        // What psql asks a server since 17.
+        ("select d.datlocale, d.daticurules from pg_catalog.pg_database d", "-|-"),
+        ("select s.failover, synced from pg_replication_slots s where not failover", "f|f"),
     ] {
         let lines = answer(sql);
         let rows = lines[1..lines.len() - 1].join(" ");
