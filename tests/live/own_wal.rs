@@ -336,7 +336,7 @@ fn a_message_of_64_mb_spans_segments_of_1_mb_while_other_sessions_commit() {
     const PIECE: usize = 1 << 20;
     let scratch = Scratch::new();
     let mut hub = Hub::named("own").set("wal_keep_size", "256MB").build(&scratch);
-    init(&hub, 1);
+    hub.init(1);
     hub.start();
     let mut receive = ReceiveWal::start(&hub, "received", &[], &scratch);
     hub.wait_streaming("received");
@@ -362,7 +362,7 @@ fn a_message_of_64_mb_spans_segments_of_1_mb_while_other_sessions_commit() {
     let acknowledged = emitters.finish();
     hub.start();
     let dump = waldump(&hub.pg_wal(), &["--rmgr=Transaction"]);
-    assert_ends_well(&dump.end);
+    dump.assert_ends_well();
     assert!(dump.committed().len() > acknowledged.len(), "a transaction is lost");
     assert!(holds(&hub.pg_wal(), &content), "the large message is not there");
     assert_equal_segments(&hub.pg_wal(), receive.dir(), "000000010000000000000040", 63);
