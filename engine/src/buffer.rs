@@ -311,7 +311,7 @@ mod tests {
             for id in 0..4_u8 {
                 let pool = pool.clone();
                 scope.spawn(move || {
-                    for _ in 0..500 {
+                    for _ in 0..if cfg!(miri) { 10 } else { 500 } {
                         let Some(mut buffer) = pool.take() else { continue };
                         buffer.fill(&[id; 64]);
                         let bytes = buffer.freeze();

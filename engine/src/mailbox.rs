@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn no_message_is_left_behind_by_a_race_with_the_receivers_end() {
-        for _ in 0..200 {
+        for _ in 0..if cfg!(miri) { 5 } else { 200 } {
             let held = Arc::new(());
             let (sender, receiver) = mailbox(64, Counter::default());
             let message = Arc::clone(&held);
@@ -201,12 +201,13 @@ mod tests {
 
     #[test]
     fn a_parked_owner_gets_all_messages_of_many_senders() {
+        const MESSAGES: u32 = if cfg!(miri) { 10 } else { 500 };
         let (sender, receiver) = mailbox(8, Unparker(thread::current()));
         let senders: Vec<_> = (0..4_u32)
             .map(|id| {
                 let sender = sender.clone();
                 thread::spawn(move || {
-                    for number in 0..500_u32 {
+                    for number in 0..MESSAGES {
                         let mut message = (id, number);
                         while let Err(back) = sender.send(message) {
                             message = back;
@@ -217,13 +218,13 @@ mod tests {
             })
             .collect();
         let mut next = [0; 4];
-        while next != [500; 4] {
+        while next != [MESSAGES; 4] {
             while let Some((id, number)) = receiver.recv() {
                 let slot = &mut next[usize::try_from(id).unwrap()];
                 assert_eq!(*slot, number);
                 *slot += 1;
             }
-            if next != [500; 4] {
+            if next != [MESSAGES; 4] {
                 thread::park();
             }
         }

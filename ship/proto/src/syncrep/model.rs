@@ -150,11 +150,14 @@ fn configs(members: &[&str]) -> Vec<SyncRepConfig> {
     all
 }
 
+/// Standbys of which all cases are tried; Miri takes its time.
+const TRIED_MAX: u32 = if cfg!(miri) { 1 } else { 5 };
+
 #[test]
 fn positions_of_up_to_five_standbys_are_those_of_sort_and_pick() {
     const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
     let mut compared = 0;
-    for len in 0..=5_u32 {
+    for len in 0..=TRIED_MAX {
         // Flush and apply each unknown, 1 or 2; of five standbys each at one of four points.
         let base = if len < 5 { 9 } else { 4 };
         all_sequences(base, len, |digits| {
@@ -178,7 +181,8 @@ fn positions_of_up_to_five_standbys_are_those_of_sort_and_pick() {
             }
         });
     }
-    assert_eq!(compared, 20 * (1 + 9 + 81 + 729 + 6561 + 1024));
+    let cases = [1, 9, 81, 729, 6561, 1024];
+    assert_eq!(compared, 20 * cases.iter().take(1 + TRIED_MAX as usize).sum::<i32>());
 }
 
 #[test]
@@ -193,7 +197,7 @@ fn roles_of_up_to_five_standbys_are_those_of_sort_and_pick() {
         };
         Some(Model { name: NAMES[digit % 3], state, lsns: lsns(9, flush, 1) })
     };
-    for len in 0..=5 {
+    for len in 0..=TRIED_MAX {
         let configs = if len < 5 {
             configs(&["a", "b, A", "x, *"])
         } else {
