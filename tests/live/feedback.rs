@@ -14,7 +14,7 @@ fn xmin_of_a_standby_reaches_the_primary_through_the_hub() {
     let mut session = Session::open(&standby);
     session.psql("begin isolation level repeatable read");
     let held = session.psql("select pg_snapshot_xmin(pg_current_snapshot())");
-    assert!(held.parse::<u64>().is_ok_and(|xid| xid > 700), "{held}");
+    assert!(held.parse::<u64>().is_ok_and(|xid| xid > 3), "{held}");
     // The primary goes on; the standby's snapshot does not.
     for _ in 0..3 {
         relay.primary.psql("select pg_current_xact_id()");

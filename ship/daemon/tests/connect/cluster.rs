@@ -20,6 +20,7 @@ create role noreplication login;\
 create role plainonly replication login;\
 create role tlsonly replication login;\
 create role certuser replication login;\
+set password_encryption = 'scram-sha-256';\
 create role pwuser replication login password 'pw secret';\
 create role scramuser replication login password 'scram secret';\
 set password_encryption = md5;\
