@@ -47,6 +47,31 @@ fn interrupt_one(server: &impl SqlServer, waiters: &str, function: &str) -> Stri
 }
 
 #[test]
+fn a_waiting_session_is_seen_by_others_as_in_postgresql() {
+    const SEEN: &str = "select state, wait_event_type, wait_event, query, application_name, \
+                        backend_type, xact_start <= query_start, query_start <= state_change, datname \
+                        from pg_stat_activity where query like '%logical_emit%' \
+                        and pid <> pg_backend_pid()";
+    let scratch = Scratch::new();
+    let primary =
+        Postgres::primary("primary").config("synchronous_standby_names = 'a'").start(&scratch);
+    let hub = waiting_hub(&scratch);
+    let seen = |server: &dyn SqlServer| {
+        let waiting = Statement::begin(server, EMIT);
+        server.wait_sql(&format!("select count(*) from {PG_WAITERS}"), "1");
+        let seen = server.psql(SEEN);
+        let end =
+            "select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'";
+        assert_eq!(server.psql(end), "t");
+        waiting.finish();
+        seen
+    };
+    let by_postgres = seen(&primary);
+    assert_eq!(by_postgres.split('|').nth(2), Some("SyncRep"), "{by_postgres}");
+    assert_eq!(seen(&hub), by_postgres);
+}
+
+#[test]
 fn a_canceled_or_terminated_wait_ends_as_in_postgresql_and_no_other() {
     const DETAIL: &str = "DETAIL:  The transaction has already committed locally, but might not have \
                           been replicated to the standby.";

@@ -154,7 +154,7 @@ pub(super) static RELATIONS: &[Relation] = &[
             ("backend_type", Type::Text),
         ],
         later: &[],
-        rows: stat_activity,
+        rows: super::activity::stat_activity,
     },
     Relation {
         schema: "pg_catalog",
@@ -280,7 +280,7 @@ fn lsn(lsn: Option<Lsn>) -> Value {
     Value::or_null(lsn.and_then(Lsn::valid), Value::Lsn)
 }
 
-fn time(time: Option<Timestamp>) -> Value {
+pub(super) fn time(time: Option<Timestamp>) -> Value {
     Value::or_null(time, Value::Timestamp)
 }
 
@@ -288,7 +288,7 @@ fn uint(value: Option<u32>) -> Value {
     Value::or_null(value, |value| Value::Int(i64::from(value)))
 }
 
-fn text(value: Option<&str>) -> Value {
+pub(super) fn text(value: Option<&str>) -> Value {
     Value::or_null(value, Value::text_of)
 }
 
@@ -302,7 +302,7 @@ fn timeline(tli: Option<TimelineId>) -> Value {
 }
 
 /// `client_addr` and `client_port`; a unix socket has no address and port -1.
-fn address(client: &Client) -> (Value, Value) {
+pub(super) fn address(client: &Client) -> (Value, Value) {
     client.address.map_or((Value::Null, Value::Int(-1)), |address| {
         (
             Value::text_of(address.ip().to_canonical().to_string()),
@@ -384,63 +384,6 @@ fn replication_slot(slot: &SlotRow) -> Vec<Value> {
         // Slots are made here, and not brought over from a primary.
         Value::Bool(false),
     ]
-}
-
-/// The walreceiver, the walsenders and the asking session itself.
-fn stat_activity(ctx: &Context<'_>) -> Rows {
-    let row = |client: Option<&Client>, process: u32, kind: &str| {
-        let (client_addr, client_port) = client.map_or((Value::Null, Value::Null), address);
-        vec![
-            Value::Null,
-            Value::Null,
-            pid(process),
-            Value::Null,
-            Value::Null,
-            text(client.map(|client| &*client.user)),
-            text(Some(client.map_or("", |client| &client.application_name))),
-            client_addr,
-            Value::Null,
-            client_port,
-            time(client.map(|client| client.backend_start)),
-            Value::Null,
-            Value::Null,
-            Value::Null,
-            Value::Null,
-            Value::Null,
-            text(client.map(|_| "active")),
-            Value::Null,
-            Value::Null,
-            Value::Null,
-            Value::text_of(""),
-            Value::text_of(kind),
-        ]
-    };
-    let snapshot = ctx.snapshot();
-    let mut rows: Rows = Vec::new();
-    rows.extend(snapshot.wal_receiver.iter().map(|it| row(None, it.pid, "walreceiver")));
-    rows.extend(snapshot.wal_senders.iter().map(|sender| {
-        let mut values = row(Some(&sender.client), sender.client.pid, "walsender");
-        set(&mut values, "backend_xmin", uint(sender.backend_xmin));
-        values
-    }));
-    let mut own = row(Some(ctx.client), ctx.client.pid, "client backend");
-    set(&mut own, "datname", Value::text_of(ctx.database));
-    set(&mut own, "application_name", text(ctx.show_opt("application_name").as_deref()));
-    set(&mut own, "xact_start", Value::Timestamp(ctx.transaction_start));
-    set(&mut own, "query_start", Value::Timestamp(ctx.statement_start));
-    set(&mut own, "state_change", Value::Timestamp(ctx.statement_start));
-    set(&mut own, "query", Value::text_of(ctx.query));
-    rows.push(own);
-    rows
-}
-
-fn set(values: &mut [Value], column: &str, value: Value) {
-    let columns =
-        relation("pg_catalog", "pg_stat_activity").map_or(&[][..], |relation| relation.columns);
-    let index = columns.iter().position(|(name, _)| *name == column);
-    if let Some(slot) = index.and_then(|index| values.get_mut(index)) {
-        *slot = value;
-    }
 }
 
 fn setting(row: super::SettingRow) -> Vec<Value> {

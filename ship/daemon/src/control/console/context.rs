@@ -33,8 +33,6 @@ pub(super) struct Context<'a> {
     pub(super) parameters: &'a Parameters,
     pub(super) settings: &'a dyn SettingsView,
     pub(super) hub: &'a dyn Hub<OwnedFd>,
-    /// Text of the query.
-    pub(super) query: &'a str,
     /// When the transaction began.
     pub(super) transaction_start: Timestamp,
     /// When the statement began.

@@ -70,13 +70,13 @@ impl<V: SettingsView> Session<V> {
             }
             Statement::Utility(utility) => {
                 let before = reports(utility).then(|| self.parameters.clone());
-                let (rows, (tag, warning)) = self.run_utility(wire, prepared, utility).await?;
+                let (rows, (tag, warning)) = self.run_utility(wire, utility).await?;
                 if let Some(warning) = warning {
                     self.out.report(&warning);
                 }
-                for (name, value) in before.iter().flat_map(|it| self.parameters.reported_since(it))
-                {
-                    self.out.parameter_status(name, &value);
+                let reported = before.map(|it| self.parameters.reported_since(&it));
+                for (name, value) in reported.into_iter().flatten() {
+                    self.tell_parameter(name, &value);
                 }
                 (rows, tag)
             }
@@ -126,7 +126,7 @@ impl<V: SettingsView> Session<V> {
             self.fetched = Some(self.fetch_messages(wire, prepared, plan, arguments).await?);
         }
         let emitter = Emitter::collecting(self.pending.bytes());
-        let rows = self.with_context(&prepared.sql, arguments, &emitter, |ctx| plan.run(ctx));
+        let rows = self.with_context(arguments, &emitter, |ctx| plan.run(ctx));
         let has_read = self.fetched.take().is_some();
         let settings = emitter.take_settings();
         if rows.is_ok() {
@@ -187,8 +187,9 @@ impl<V: SettingsView> Session<V> {
                 self.set(&name, Some(&value), local)?;
             }
         }
-        for (name, value) in before.iter().flat_map(|it| self.parameters.reported_since(it)) {
-            self.out.parameter_status(name, &value);
+        let reported = before.map(|it| self.parameters.reported_since(&it));
+        for (name, value) in reported.into_iter().flatten() {
+            self.tell_parameter(name, &value);
         }
         Ok(())
     }
@@ -202,24 +203,22 @@ impl<V: SettingsView> Session<V> {
     ) -> Result<Rows> {
         let Statement::Query(plan) = &prepared.statement else { return Ok(Vec::new()) };
         let emitter = Emitter::answering(answers);
-        self.with_context(&prepared.sql, arguments, &emitter, |ctx| plan.run(ctx))
+        self.with_context(arguments, &emitter, |ctx| plan.run(ctx))
     }
 
     /// Evaluates something of a statement that does not run yet.
     pub(super) fn glance<T>(
         &self,
-        prepared: &Prepared,
         arguments: &[Value],
         look: impl FnOnce(&Context<'_>) -> Result<T>,
     ) -> Result<T> {
         let emitter = Emitter::collecting(self.pending.bytes());
-        let seen = self.with_context(&prepared.sql, arguments, &emitter, look)?;
+        let seen = self.with_context(arguments, &emitter, look)?;
         if emitter.take().0.is_empty() { Ok(seen) } else { Err(reads_and_writes()) }
     }
 
     fn with_context<T>(
         &self,
-        query: &str,
         arguments: &[Value],
         emitter: &Emitter,
         run: impl FnOnce(&Context<'_>) -> Result<T>,
@@ -231,7 +230,6 @@ impl<V: SettingsView> Session<V> {
             parameters: &self.parameters,
             settings: &*settings,
             hub: &*self.params.hub,
-            query,
             transaction_start: self.transaction_start,
             statement_start: self.statement_start,
             emitter,
@@ -246,7 +244,6 @@ impl<V: SettingsView> Session<V> {
     async fn run_utility<S>(
         &mut self,
         wire: &mut Wire<S>,
-        prepared: &Prepared,
         utility: &Utility,
     ) -> Result<(Rows, (Cow<'static, str>, Option<Report>))>
     where
@@ -279,7 +276,7 @@ impl<V: SettingsView> Session<V> {
             }
             Utility::Show(name) => {
                 let show = |ctx: &Context<'_>| statement::show(ctx, name.as_deref());
-                let rows = self.with_context(&prepared.sql, &[], &Emitter::default(), show)?;
+                let rows = self.with_context(&[], &Emitter::default(), show)?;
                 return Ok((rows, (Cow::Borrowed("SHOW"), None)));
             }
             _ => self.run_at_once(utility)?,

@@ -55,6 +55,7 @@ impl<V: SettingsView> Session<V> {
         self.begin_statement();
         let name = binary::text_parameter(name)?;
         let sql: Arc<str> = binary::text_parameter(query)?.into();
+        self.show_running(&sql);
         let mut parsed = self.parse_text(&sql)?;
         if parsed.len() > 1 {
             let message = "cannot insert multiple commands into a prepared statement";
@@ -111,6 +112,7 @@ impl<V: SettingsView> Session<V> {
         self.begin_statement();
         let portal = binary::text_parameter(bind.portal)?;
         let prepared = Arc::clone(self.statement(binary::text_parameter(bind.statement)?)?);
+        self.show_running(&prepared.sql);
         check_counts(bind, &prepared)?;
         if self.transaction.is_failed() && !prepared.ends_transaction() {
             return Err(statement::aborted());
@@ -307,6 +309,7 @@ impl<V: SettingsView> Session<V> {
         // Taken out while it runs: a statement may close portals.
         let Some(mut portal) = self.take_portal(name) else { return Ok(()) };
         let prepared = Arc::clone(&portal.prepared);
+        self.show_running(&prepared.sql);
         if matches!(prepared.statement, Statement::Empty) {
             self.out.empty(b'I');
             self.put_portal(name, portal);

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Notify, watch};
 
+use super::activity::Activity;
+
 /// How far the COPY of a session has come, as `pg_stat_progress_copy` shows it.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct CopyProgress {
@@ -39,6 +41,8 @@ pub struct Interrupts {
     /// The whole server's end.
     server: watch::Receiver<bool>,
     copy: Mutex<Option<CopyProgress>>,
+    /// What a session in SQL does; `None` of others.
+    activity: Mutex<Option<Activity>>,
 }
 
 impl Interrupts {
@@ -79,6 +83,18 @@ impl Interrupts {
         *self.terminate.borrow() || *self.server.borrow()
     }
 
+    /// Shows the session as one that takes SQL.
+    pub(super) fn show(&self, activity: Activity) {
+        *locked(&self.activity) = Some(activity);
+    }
+
+    /// Changes what is shown of it.
+    pub(super) fn change_activity(&self, change: impl FnOnce(&mut Activity)) {
+        if let Some(activity) = locked(&self.activity).as_mut() {
+            change(activity);
+        }
+    }
+
     /// Shows, or no longer shows, a COPY.
     pub(super) fn show_copy(&self, progress: Option<CopyProgress>) {
         *locked(&self.copy) = progress;
@@ -116,6 +132,7 @@ impl Sessions {
             terminate: watch::Sender::new(false),
             server,
             copy: Mutex::default(),
+            activity: Mutex::default(),
         });
         locked(&self.members).insert(pid, Arc::clone(&interrupts));
         Member { interrupts, sessions: Arc::clone(self) }
@@ -140,6 +157,12 @@ impl Sessions {
     pub(super) fn terminate(&self, pid: u32) -> bool {
         let member = self.member(pid);
         member.map(|member| member.terminate.send_replace(true)).is_some()
+    }
+
+    /// What every session in SQL does, by pid.
+    pub(super) fn activities(&self) -> Vec<Activity> {
+        let members = locked(&self.members);
+        members.values().filter_map(|member| locked(&member.activity).clone()).collect()
     }
 
     /// Every COPY that runs, by the pid of its session.

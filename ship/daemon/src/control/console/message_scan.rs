@@ -374,7 +374,7 @@ impl<V: SettingsView> Session<V> {
         let mut wanted = Wanted { lower: Lsn(0), upper: Lsn::MAX, prefix: None };
         let mut limit = None;
         if let Some(query) = query {
-            self.glance(prepared, arguments, |ctx| {
+            self.glance(arguments, |ctx| {
                 if let Some(filter) = &query.filter {
                     wanted.narrow(filter, ctx)?;
                 }
@@ -405,7 +405,7 @@ impl<V: SettingsView> Session<V> {
             let mut batch = batch.map_err(Box::new)?;
             if let Some(filter) = query.and_then(|query| query.filter.as_ref()) {
                 // Each batch may take as many steps as a statement.
-                self.glance(prepared, arguments, |ctx| retain(&mut batch.rows, Some(filter), ctx))?;
+                self.glance(arguments, |ctx| retain(&mut batch.rows, Some(filter), ctx))?;
             }
             if fetching.take(batch)? {
                 return Ok(fetching.fetched);

@@ -10,6 +10,7 @@
 //!
 //! Not here: start-up and authentication, which come before; replication commands.
 
+mod activity;
 mod aggregate;
 mod binary;
 mod bind;

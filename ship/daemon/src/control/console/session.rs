@@ -17,6 +17,7 @@ use walhub_proto::wire::backend::{Encoder, Report};
 use walhub_proto::wire::frontend::LARGE_MESSAGE_LIMIT;
 use walhub_proto::wire::reader::Malformed;
 
+use super::activity::{self, Activity, State};
 use super::binary;
 use super::commit::Settle;
 use super::extended::Portal;
@@ -128,6 +129,8 @@ where
 impl<V: SettingsView> Session<V> {
     fn new(params: ConsoleParams<V>) -> Self {
         let mut options = params.startup_options.clone();
+        let activity = Activity::new(&params.client, &params.database);
+        params.member.interrupts.show(activity);
         options.insert("application_name".to_owned(), params.client.application_name.clone());
         Self {
             parameters: Parameters::new(&options),
@@ -349,7 +352,38 @@ impl<V: SettingsView> Session<V> {
     }
 
     fn ready(&mut self) {
-        self.out.ready_for_query(self.transaction.status());
+        let status = self.transaction.status();
+        self.out.ready_for_query(status);
+        let now = clock::now();
+        self.params.member.interrupts.change_activity(|activity| {
+            activity.state = State::of_status(status);
+            activity.state_change = now;
+            if activity.state == State::Idle {
+                activity.xact_start = None;
+            }
+        });
+    }
+
+    /// Shows what is being done. PostgreSQL: `pgstat_report_activity` with `STATE_RUNNING`.
+    pub(super) fn show_running(&self, query: &Arc<str>) {
+        let (xact_start, now) = (self.transaction_start, self.statement_start);
+        self.params.member.interrupts.change_activity(|activity| {
+            activity.state = State::Active;
+            activity.query = activity::clipped(query);
+            activity.xact_start = Some(xact_start);
+            activity.query_start = Some(now);
+            activity.state_change = now;
+        });
+    }
+
+    /// Tells client and others of a setting that they see.
+    pub(super) fn tell_parameter(&mut self, name: &str, value: &str) {
+        self.out.parameter_status(name, value);
+        if name == "application_name" {
+            self.params.member.interrupts.change_activity(|activity| {
+                value.clone_into(&mut activity.client.application_name);
+            });
+        }
     }
 
     /// Portals live as long as their transaction, and outside a block that ends here.
@@ -405,7 +439,8 @@ impl<V: SettingsView> Session<V> {
         let text = binary::text_parameter(query)?;
         self.unnamed_portal = None;
         match self.cached(text) {
-            Some(statements) => {
+            Some((sql, statements)) => {
+                self.show_running(&sql);
                 for prepared in &*statements {
                     self.simple_statement(wire, prepared).await?;
                 }
@@ -432,6 +467,7 @@ impl<V: SettingsView> Session<V> {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let sql: Arc<str> = text.into();
+        self.show_running(&sql);
         let parsed = self.parse_text(&sql)?;
         if parsed.is_empty() {
             self.out.empty(b'I');
@@ -471,9 +507,8 @@ impl<V: SettingsView> Session<V> {
     }
 
     /// The statements of a text that was run before.
-    fn cached(&self, text: &str) -> Option<Arc<[Arc<Prepared>]>> {
-        let found = self.cached.iter().find(|(known, _)| &**known == text);
-        found.map(|(_, statements)| Arc::clone(statements))
+    fn cached(&self, text: &str) -> Option<Cached> {
+        self.cached.iter().find(|(known, _)| &**known == text).cloned()
     }
 
     fn remember(&mut self, sql: Arc<str>, statements: Vec<Arc<Prepared>>) {

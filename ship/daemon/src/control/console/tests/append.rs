@@ -595,3 +595,34 @@ fn waiters_and_copies_are_seen() {
         assert_eq!(client.sessions.copies().len(), 0);
     });
 }
+
+#[test]
+fn what_sessions_do_is_seen() {
+    run(async {
+        let hub = OwnHub::new(false);
+        let mut client = Live::new(&hub);
+        let mut seen = Vec::new();
+        for sql in ["begin", "set application_name = 'mine'", "select oops", "rollback", "nonsense"]
+        {
+            client.send(&query(sql)).await;
+            client.answer().await;
+            let activity = client.sessions.activities().remove(0);
+            let state = format!("{:?}", activity.state);
+            let in_transaction = activity.xact_start.is_some();
+            seen.push((state, activity.query.to_string(), in_transaction));
+            assert!(activity.query_start.is_some_and(|start| start <= activity.state_change));
+        }
+        let is = |state: &str, query: &str, open| (state.to_owned(), query.to_owned(), open);
+        assert_eq!(
+            seen,
+            [
+                is("IdleInTransaction", "begin", true),
+                is("IdleInTransaction", "set application_name = 'mine'", true),
+                is("IdleInFailedTransaction", "select oops", true),
+                is("Idle", "rollback", false),
+                is("Idle", "nonsense", false),
+            ]
+        );
+        assert_eq!(client.sessions.activities()[0].client.application_name, "test");
+    });
+}
