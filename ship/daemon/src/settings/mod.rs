@@ -147,6 +147,8 @@ pub struct Settings {
     pub authentication_timeout: Duration,
     /// Cores of the data plane.
     pub cores: Cores,
+    /// `catchup_cores`; `None` lets walhub choose.
+    pub catchup_cores: Option<u16>,
     /// Memory for the newest WAL.
     pub tail_cache_size: u64,
     /// How WAL is forced to disk.
@@ -255,6 +257,7 @@ impl Settings {
                 0 => Cores::Auto,
                 count => Cores::Count(count),
             },
+            catchup_cores: u16::try_from(v.number::<i64>("catchup_cores")).ok(),
             tail_cache_size: v.bytes("tail_cache_size").unwrap_or(0),
             wal_sync_method: match v.text("wal_sync_method") {
                 "open_datasync" => WalSyncMethod::OpenDatasync,

@@ -120,11 +120,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     fn end_sessions_of(&self, slot: &str) {
         for (&standby, attached) in &self.attached {
-            if attached.slot.as_deref() == Some(slot)
-                && let Some(link) = self.config.ships.get(attached.ship)
-            {
-                let sent = link.mail.send(super::ToShip::End { standby });
-                assert!(sent.is_ok(), "a ship core does not read its mail");
+            if attached.slot.as_deref() == Some(slot) {
+                // It may be on its way between two cores: the one where it arrives finds the mark.
+                self.config.standbys.standby(standby).must_end.store(true, Ordering::Release);
+                self.mail_ships(|| super::ToShip::End { standby });
             }
         }
     }

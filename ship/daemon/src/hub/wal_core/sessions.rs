@@ -14,6 +14,7 @@ use walhub_proto::wire::backend::Report;
 
 use super::super::handle::{StartStreaming, StreamEnd};
 use super::super::messages::{NewSession, ToShip};
+use super::super::moves::Serves;
 use super::{Attached, Stopping, WalCore};
 
 /// How a standby is admitted.
@@ -51,9 +52,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.slots.acquire(slot, start.client.pid);
             self.publish_slots();
         }
-        let Some((ship, link)) =
-            self.config.ships.iter_mut().enumerate().min_by_key(|(_, link)| link.sessions)
-        else {
+        let ships = self.config.ships.iter_mut().enumerate();
+        let live = ships.filter(|(_, link)| link.serves == Serves::Live);
+        let Some((ship, link)) = live.min_by_key(|(_, link)| link.sessions) else {
             return;
         };
         link.sessions += 1;
