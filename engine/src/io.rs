@@ -139,6 +139,12 @@ pub enum Op {
         /// Into what; its length is set to what was received.
         buf: Buffer,
     },
+    /// Ends a receive that waits: it completes too, with ECANCELED or with what came before. Nothing
+    /// but the receive may be under way on the socket. Completes with [`Done::Cancelled`].
+    CancelRecv {
+        /// On which socket.
+        socket: SocketId,
+    },
     /// Sends the head and then the body. Completes with [`Done::Sent`], the count possibly short.
     Send {
         /// To which socket.
@@ -185,6 +191,8 @@ pub enum Done {
     Unlinked,
     /// Bytes received; none means that the peer will send no more.
     Received(Buffer),
+    /// No receive waits any more.
+    Cancelled,
     /// Number of bytes sent.
     Sent(usize),
 }

@@ -167,6 +167,9 @@ impl Uring {
                 buf.clear();
                 (self.sockets.begin(socket.0), Work::Recv { socket, buf })
             }
+            Op::CancelRecv { socket } => {
+                (self.sockets.begin(socket.0), Work::CancelRecv { socket })
+            }
             Op::Send { socket, head, body } => {
                 assert!(body.len() <= GATHER_PIECES_MAX, "{} pieces in a send", body.len());
                 (self.sockets.begin(socket.0), Work::Send { socket, head, body })
@@ -321,7 +324,9 @@ impl Uring {
             Work::Read { file, .. } | Work::Write { file, .. } | Work::Sync { file } => {
                 self.files.end(file.0);
             }
-            Work::Recv { socket, .. } | Work::Send { socket, .. } => self.sockets.end(socket.0),
+            Work::Recv { socket, .. } | Work::CancelRecv { socket } | Work::Send { socket, .. } => {
+                self.sockets.end(socket.0);
+            }
             Work::SendFile { file, transfer } => {
                 self.files.end(file.0);
                 self.sockets.end(transfer.socket().0);
@@ -333,10 +338,14 @@ impl Uring {
             | Work::Rename { .. }
             | Work::Unlink { .. } => {}
         }
+        if matches!(work, Work::CancelRecv { .. }) {
+            // An error means that there was nothing to cancel, or that it was too late.
+            return Ok(Done::Cancelled);
+        }
         let value = check(result)?;
         let count = usize::try_from(value).expect("checked to be no error");
         Ok(match work {
-            Work::Free => panic!("a free slot completed"),
+            Work::Free | Work::CancelRecv { .. } => panic!("a free slot completed"),
             Work::Open { .. } => {
                 // SAFETY: the kernel has just opened this descriptor, and nobody else owns it.
                 let fd = unsafe { OwnedFd::from_raw_fd(value) };

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::oneshot;
@@ -14,8 +15,9 @@ use walhub::hub::handle::{Client, SlotRequest, SlotRow, StartStreaming, StreamEn
 use walhub::hub::messages::{
     MAILBOX_MESSAGES_MAX, NewSession, StopMode, ToControl, ToWal, Upstream,
 };
+use walhub::hub::moves::{Neighbour, Serves};
 use walhub::hub::recover::{NewCluster, create_cluster, recover};
-use walhub::hub::shared::{Shared, StandbyTable};
+use walhub::hub::shared::{Shared, ShipStats, StandbyTable};
 use walhub::hub::ship_core::{ShipConfig, ShipCore};
 use walhub::hub::wal_core::{ShipLink, WalConfig, WalCore, slabs_max};
 use walhub::hub::writer::FlushMethod;
@@ -46,6 +48,8 @@ pub(crate) struct HubPlan {
     /// Begins as a primary of its own WAL.
     pub(crate) own: Option<NewCluster>,
     pub(crate) cores: usize,
+    /// Further ones, for standbys that are behind.
+    pub(crate) catchup_cores: usize,
     pub(crate) direct: bool,
     pub(crate) durable_write: bool,
     pub(crate) settings: Arc<Settings>,
@@ -76,6 +80,7 @@ pub(crate) struct Life {
     pub(crate) number: u32,
     cores: Vec<(SimIo, Core<SimConn, SimWaker>)>,
     pub(crate) shared: Arc<Shared>,
+    ships: Vec<Arc<ShipStats>>,
     standbys: Arc<StandbyTable>,
     pub(crate) slots: PublishedSlots,
     to_wal: Sender<ToWal<SimConn>>,
@@ -106,6 +111,8 @@ pub(crate) struct HubMachine {
     /// The same, with what a life published in the moment in which it died.
     pub(crate) claimed: Lsn,
     published: [Lsn; 3],
+    /// Sessions that went from core to core in earlier lives.
+    moves: u64,
 }
 
 impl HubMachine {
@@ -126,7 +133,15 @@ impl HubMachine {
             flushed: Lsn::INVALID,
             claimed: Lsn::INVALID,
             published: [Lsn::INVALID; 3],
+            moves: 0,
         }
+    }
+
+    /// Sessions that went from one core to another.
+    pub(crate) fn moves(&self) -> u64 {
+        let moved_in = |ship: &Arc<ShipStats>| ship.counts().moved_in.load(Ordering::Relaxed);
+        let ships = self.life.iter().flat_map(|life| &life.ships);
+        self.moves + ships.map(moved_in).sum::<u64>()
     }
 
     pub(crate) fn wal_dir(&self) -> PathBuf {
@@ -147,29 +162,48 @@ impl HubMachine {
         let end = recovered.wal.as_ref().map(|wal| wal.end);
         self.lives += 1;
         let settings = &self.plan.settings;
+        let cores = self.plan.cores + self.plan.catchup_cores;
         let ios: Vec<SimIo> =
-            (0..self.plan.cores).map(|core| SimIo::new(world, self.key(core), &self.fs)).collect();
+            (0..cores).map(|core| SimIo::new(world, self.key(core), &self.fs)).collect();
         let shared = Arc::new(Shared::default());
         let standbys =
             Arc::new(StandbyTable::new(usize::try_from(settings.max_wal_senders).expect("few")));
         let slots = PublishedSlots::default();
         let (to_wal, wal_mail) = mailbox(MAILBOX_MESSAGES_MAX, ios[0].waker());
         let (commits, commit_link) = commits(ios[0].waker());
-        let ship_ios = if self.plan.cores == 1 { &ios[..] } else { &ios[1..] };
+        let first_ship = usize::from(self.plan.cores > 1);
+        let live = self.plan.cores - first_ship;
+        let berths: Vec<_> = ios[first_ship..]
+            .iter()
+            .map(|io| {
+                let (mail, receiver) = mailbox(MAILBOX_MESSAGES_MAX, io.waker());
+                let (berths, stats) = (Arc::default(), Arc::default());
+                (Neighbour { mail, berths, stats }, receiver, io.waker())
+            })
+            .collect();
+        let neighbours: Vec<_> = berths.iter().map(|(neighbour, ..)| neighbour.clone()).collect();
         let (mut ships, mut ship_cores) = (Vec::new(), VecDeque::new());
-        for io in ship_ios {
-            let (mail, receiver) = mailbox(MAILBOX_MESSAGES_MAX, io.waker());
-            ships.push(ShipLink { mail, waker: io.waker(), sessions: 0 });
+        for (index, (own, mail, waker)) in berths.into_iter().enumerate() {
+            let (serves, number, others) = if index < live {
+                (Serves::Live, index, neighbours[live..].to_vec())
+            } else {
+                (Serves::Catchup, index - live, neighbours[..live].to_vec())
+            };
+            ships.push(ShipLink { mail: own.mail, waker, serves, sessions: 0 });
             ship_cores.push_back(ShipCore::new(ShipConfig {
                 shared: Arc::clone(&shared),
                 standbys: Arc::clone(&standbys),
-                mail: receiver,
+                mail,
                 to_wal: to_wal.clone(),
                 wal_dir: self.wal_dir(),
                 slabs_max: slabs_max(settings),
                 settings: Arc::clone(settings),
                 direct: true,
-                stats: Arc::default(),
+                stats: own.stats,
+                serves,
+                number,
+                berths: own.berths,
+                others,
             }));
         }
         let asks = Arc::new(Mutex::new(VecDeque::new()));
@@ -211,6 +245,7 @@ impl HubMachine {
             number: self.lives,
             cores,
             shared,
+            ships: neighbours.into_iter().map(|ship| ship.stats).collect(),
             standbys,
             slots,
             to_wal,
@@ -225,6 +260,7 @@ impl HubMachine {
 
     /// The process is gone, with everything in its memory.
     pub(crate) fn drop_life(&mut self, world: &mut World) {
+        self.moves = self.moves();
         // Cores drop their sockets and mail; the machine's connections are dealt with by the caller.
         self.life = None;
         world.net.dropped.lock().expect("nobody panics with it").clear();

@@ -140,6 +140,13 @@ impl Io for SimIo {
                 world.net.submit_send(now, self.key, end, SendOp { token, data });
                 world.settle();
             }
+            Op::CancelRecv { socket } => {
+                let end = self.state(|state| state.sockets[&socket.0]);
+                let mut world = self.world.borrow_mut();
+                world.net.cancel_recv(self.key, end);
+                world.settle();
+                world.complete(self.key, Completion { token, result: Ok(Done::Cancelled) });
+            }
             disk => self.submit_disk(token, disk),
         }
     }
@@ -265,6 +272,7 @@ pub(crate) fn finish_disk(world: &mut World, key: CoreKey, token: Token, op: Dis
             | Op::Sync { .. }
             | Op::SyncDir { .. }
             | Op::Recv { .. }
+            | Op::CancelRecv { .. }
             | Op::Send { .. }
             | Op::SendFile { .. } => {
                 unreachable!("begun elsewhere")

@@ -365,6 +365,14 @@ impl Net {
         self.effects.push(Effect::Complete(key, token, result));
     }
 
+    /// Ends a receive that waits. One that has completed stays as it is.
+    pub(crate) fn cancel_recv(&mut self, key: CoreKey, end: End) {
+        let Some(endpoint) = self.endpoint(end) else { return };
+        let Some((token, _)) = endpoint.recv.take() else { return };
+        let cancelled = Err(io::Error::from_raw_os_error(125));
+        self.effects.push(Effect::Complete(key, token, cancelled));
+    }
+
     pub(crate) fn submit_send(&mut self, now: u64, key: CoreKey, end: End, op: SendOp) {
         let Some(endpoint) = self.endpoint(end) else { return };
         assert!(endpoint.send.is_none(), "two sends on one socket");

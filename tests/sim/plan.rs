@@ -143,6 +143,10 @@ impl Plan {
             damage: 0,
             own: None,
         };
+        let mut rng = Rng::new(seed, "catchup cores");
+        for hub in &mut plan.hubs {
+            hub.catchup_cores = rng.pick(&[0, 0, 1, 2]);
+        }
         let mut rng = Rng::new(seed, "own");
         if rng.chance(300) && plan.hubs.iter().skip(1).all(|hub| hub.upstream.is_some()) {
             plan.make_own(&mut rng);
@@ -299,6 +303,7 @@ fn hub(rng: &mut Rng, base: &Settings, upstream: Option<usize>) -> HubPlan {
         upstream,
         own: None,
         cores: crate::rng::size(rng.range(1, 3)),
+        catchup_cores: 0,
         direct: rng.chance(750),
         durable_write: rng.chance(500),
         settings: Arc::new(settings),

@@ -118,6 +118,54 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         expect: Expect::Well(|stats| stats.promises > 100 && stats.timelines > 1),
     },
     Scenario {
+        name: "standbys_go_from_core_to_core_as_they_fall_behind_and_catch_up",
+        plan: || {
+            let mut plan = behind_now_and_then(18);
+            plan.faults = vec![(Fault::StandbyDies, 3), (Fault::Stall, 3), (Fault::Reset, 1)];
+            plan
+        },
+        expect: Expect::Well(|stats| stats.moves > 10),
+    },
+    Scenario {
+        name: "standbys_go_from_core_to_core_while_timelines_and_hubs_end",
+        plan: || {
+            let mut plan = behind_now_and_then(19);
+            plan.faults = vec![
+                (Fault::StandbyDies, 4),
+                (Fault::Stall, 4),
+                (Fault::HubStop, 2),
+                (Fault::HubPower, 1),
+                (Fault::TimelineSwitch, 1),
+                (Fault::Failover, 1),
+            ];
+            plan.hubs[0].cores = 3;
+            plan.hubs[0].set_policy("ANY 2 (standby_0, standby_1, standby_2, standby_3)");
+            plan.sleepy = 50;
+            plan
+        },
+        expect: Expect::Well(|stats| {
+            stats.moves > 100 && stats.stops > 5 && stats.timelines > 5 && stats.promises > 100
+        }),
+    },
+    Scenario {
+        name: "slots_are_lost_while_their_standbys_go_from_core_to_core",
+        plan: || {
+            let mut plan = behind_now_and_then(20);
+            plan.faults = vec![(Fault::StandbyDies, 1), (Fault::Stall, 3)];
+            plan.slots_are_sacred = false;
+            for standby in &mut plan.standbys {
+                standby.slot = true;
+            }
+            let mut settings = (*plan.hubs[0].settings).clone();
+            settings.max_slot_wal_keep_size = Some(1 << 20);
+            settings.min_wal_size = 2 << 20;
+            settings.wal_keep_size = 0;
+            plan.hubs[0].settings = Arc::new(settings);
+            plan
+        },
+        expect: Expect::Well(|stats| stats.moves > 10 && stats.removed > 3),
+    },
+    Scenario {
         name: "a_promise_that_is_not_kept_is_noticed",
         plan: || {
             let mut plan = Plan { promises_are_too_much: true, ..Plan::calm(15) };
@@ -323,6 +371,27 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         expect: Expect::Caught(&[" waits: Some"]),
     },
 ];
+
+/// Four standbys with a small tail cache that cannot hold what comes while one is away.
+fn behind_now_and_then(seed: u64) -> Plan {
+    let mut plan = Plan {
+        faults_ns: 40_000_000_000,
+        fault_pause_ns: (20_000_000, 1_000_000_000),
+        ..Plan::calm(seed)
+    };
+    let standby = plan.standbys[0].clone();
+    plan.standbys.resize(4, standby);
+    plan.primary.pause_ns = (1_000_000, 60_000_000);
+    plan.primary.burst = (1_000, 200_000);
+    plan.primary.total = 48 << 20;
+    plan.hubs[0].cores = 1;
+    plan.hubs[0].catchup_cores = 2;
+    let mut settings = (*plan.hubs[0].settings).clone();
+    settings.tail_cache_size = 4 << 20;
+    settings.wal_keep_size = 64 << 20;
+    plan.hubs[0].settings = Arc::new(settings);
+    plan
+}
 
 fn cascade() -> Plan {
     let mut seed = 100;

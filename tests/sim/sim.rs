@@ -55,11 +55,13 @@ pub(crate) struct Stats {
     /// Positions told with a policy.
     pub(crate) promises: u64,
     pub(crate) commits: u64,
+    /// Sessions that went from one core to another.
+    pub(crate) moves: u64,
 }
 
 impl Stats {
     /// Its numbers, in the order of the fields.
-    pub(crate) fn numbers(&self) -> [u64; 13] {
+    pub(crate) fn numbers(&self) -> [u64; 14] {
         [
             self.events,
             self.virtual_ns,
@@ -74,6 +76,7 @@ impl Stats {
             self.flipped,
             self.promises,
             self.commits,
+            self.moves,
         ]
     }
 
@@ -95,6 +98,7 @@ impl Stats {
             flipped: next(),
             promises: next(),
             commits: next(),
+            moves: next(),
         }
     }
 
@@ -228,6 +232,7 @@ impl Sim {
         self.stats.timelines = crate::rng::bytes(self.primary.source.timelines.len());
         self.stats.flipped = self.primary.flipped;
         self.stats.commits = self.clients.as_ref().map_or(0, |clients| clients.answered);
+        self.stats.moves = self.hubs.iter().map(HubMachine::moves).sum();
         Ok(self.stats)
     }
 

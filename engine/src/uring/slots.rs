@@ -8,7 +8,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use io_uring::types::{Fd, FsyncFlags};
+use io_uring::types::{CancelBuilder, Fd, FsyncFlags};
 use io_uring::{opcode, squeue};
 
 use super::sendfile::Transfer;
@@ -62,6 +62,9 @@ pub(super) enum Work {
     Recv {
         socket: SocketId,
         buf: Buffer,
+    },
+    CancelRecv {
+        socket: SocketId,
     },
     Send {
         socket: SocketId,
@@ -133,6 +136,10 @@ impl Slot {
                 let whole = buf.spare();
                 let len = u32::try_from(whole.len()).unwrap_or(u32::MAX);
                 opcode::Recv::new(fd, whole.as_mut_ptr(), len).build()
+            }
+            Work::CancelRecv { .. } => {
+                let of_socket = CancelBuilder::fd(fd).all();
+                opcode::AsyncCancel2::new(of_socket).build()
             }
             Work::Send { head, body, .. } => {
                 let pieces = body.iter().map(|piece| &piece[..]);

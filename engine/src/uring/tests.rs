@@ -416,6 +416,33 @@ fn more_operations_than_the_queues_have_room() {
 }
 
 #[test]
+fn a_receive_is_cancelled_and_the_socket_goes_to_another_ring_with_every_byte() {
+    let (here, there) = (&mut ring(), &mut ring());
+    let (socket, far) = connect(here);
+    let pool = BufferPool::new(8, 1);
+    for waits_in_kernel in [true, false] {
+        here.submit(Token(1), Op::Recv { socket, buf: pool.take().unwrap() });
+        if waits_in_kernel {
+            here.wait(Some(here.now_ns() + 1_000_000), &mut Vec::new()).unwrap();
+        }
+        here.submit(Token(2), Op::CancelRecv { socket });
+        let mut completions = Vec::new();
+        while completions.len() < 2 {
+            here.wait(None, &mut completions).unwrap();
+        }
+        completions.sort_by_key(|completion| completion.token);
+        let error = completions[0].result.as_ref().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ECANCELED));
+        assert!(matches!(completions[1].result, Ok(Done::Cancelled)));
+    }
+    // Nothing to cancel is as well.
+    assert!(matches!(run(here, Op::CancelRecv { socket }), Ok(Done::Cancelled)));
+    (&mut &far).write_all(b"bytes").unwrap();
+    let socket = there.adopt(here.release(socket));
+    assert_eq!(&*recv(there, socket, 8), b"bytes");
+}
+
+#[test]
 fn buffers_come_back_when_a_ring_is_dropped_under_way() {
     let dir = tempfile::tempdir().unwrap();
     let pool = BufferPool::new(64, 3);

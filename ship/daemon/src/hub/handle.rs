@@ -287,6 +287,8 @@ pub struct CoreStatsRow {
     pub sendfile_bytes: u64,
     /// Bytes sent that were read from segments.
     pub read_bytes: u64,
+    /// Standbys taken over from another core.
+    pub moved_in: u64,
 }
 
 /// The hub, as the control plane sees it. `C` is a connected socket.

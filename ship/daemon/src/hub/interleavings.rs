@@ -8,12 +8,17 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 
+use self::berths::{Berth, Berths};
 use self::dirty::DirtyBits;
 use self::interest::Interest;
 
 mod sync {
     pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 }
+
+#[path = "berths.rs"]
+#[allow(clippy::duplicate_mod, unreachable_pub, reason = "compiled once more, for the model")]
+mod berths;
 
 #[path = "dirty.rs"]
 #[allow(clippy::duplicate_mod, unreachable_pub, reason = "compiled once more, for the model")]
@@ -164,5 +169,42 @@ fn the_last_position_of_a_standby_is_always_drained() {
         ship.join().unwrap();
         bits.drain(&mut visit);
         assert_eq!(seen, 3);
+    });
+}
+
+/// Fails when a berth is booked without a look at whether the core is closed, or when closing does not
+/// look at the berths.
+#[test]
+fn no_session_is_sent_to_a_core_that_has_ended() {
+    model(|| {
+        let berths = Arc::new(Berths::new());
+        let mail = Arc::new(AtomicU64::new(0));
+        let others: [_; 2] = std::array::from_fn(|_| {
+            let (berths, mail) = (Arc::clone(&berths), Arc::clone(&mail));
+            thread::spawn(move || {
+                let booked = berths.book() == Berth::Booked;
+                if booked {
+                    mail.fetch_add(1, Ordering::Release);
+                }
+                u64::from(booked)
+            })
+        });
+        let mut arrived = 0;
+        let mut take = || {
+            for _ in 0..mail.swap(0, Ordering::Acquire) {
+                berths.arrive();
+                arrived += 1;
+            }
+        };
+        take();
+        let mut ended = berths.close();
+        let sent: u64 = others.map(|other| other.join().unwrap()).into_iter().sum();
+        if !ended {
+            take();
+            ended = berths.close();
+        }
+        assert!(ended, "waits for ever");
+        assert_eq!(arrived, sent, "a session was lost");
+        assert_eq!(berths.on_their_way(), 0);
     });
 }

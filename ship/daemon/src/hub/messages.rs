@@ -9,6 +9,7 @@ use walhub_proto::segment::SegmentSize;
 use walhub_proto::wire::backend::Report;
 
 use super::handle::{SlotRequest, SlotRow, StartStreaming, StreamEnd};
+use super::moves::Moved;
 use super::tail::TailSlab;
 use crate::settings::Settings;
 
@@ -100,7 +101,9 @@ pub enum ToShip<C> {
     Timelines(Arc<Timelines>),
     /// A session to serve.
     Start(NewSession<C>),
-    /// End the session of this entry.
+    /// A session to go on with, from another ship core.
+    Move(Box<Moved<C>>),
+    /// End the session of this entry, wherever it is.
     End {
         /// Its entry in the standby table.
         standby: usize,

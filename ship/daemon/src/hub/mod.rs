@@ -2,6 +2,7 @@
 //! runs the same code.
 
 pub mod append;
+pub mod berths;
 pub mod commits;
 pub mod core_loop;
 pub mod dirty;
@@ -14,6 +15,7 @@ pub mod jobs;
 pub mod latency;
 pub mod local;
 pub mod messages;
+pub mod moves;
 pub mod pace;
 pub mod recover;
 pub mod segments;

@@ -2,6 +2,8 @@
 //!
 //! Not here: what to send when (`walhub_proto::walsender`), which sessions there are (`ship_core`).
 
+mod leave;
+
 use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -19,6 +21,7 @@ use walhub_proto::wire::backend::{Encoder, Report};
 
 use super::handle::{Client, StreamEnd};
 use super::messages::Timelines;
+use super::moves::Serves;
 use super::shared::{LAG_UNKNOWN, SendPath, Shared, ShipStats, Standby};
 use super::tail::TailView;
 use super::writer::drop_front;
@@ -43,13 +46,15 @@ pub enum SessionOp {
     Close,
     /// Send from a segment without a copy.
     SendFile,
+    /// Cancel the receive.
+    Cancel,
 }
 
 impl SessionOp {
     /// By its number in a token.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
-        [Self::Recv, Self::Send, Self::Open, Self::Read, Self::Close, Self::SendFile]
+        [Self::Recv, Self::Send, Self::Open, Self::Read, Self::Close, Self::SendFile, Self::Cancel]
             .into_iter()
             .find(|op| op.number() == number)
     }
@@ -62,6 +67,7 @@ impl SessionOp {
             Self::Read => 3,
             Self::Close => 4,
             Self::SendFile => 5,
+            Self::Cancel => 6,
         }
     }
 
@@ -98,6 +104,8 @@ pub struct Surroundings<'a, I: Io> {
     pub reads: &'a BufferPool,
     /// Memory for replies.
     pub replies: &'a BufferPool,
+    /// Which standbys the core serves; `None` when its sessions stay whatever comes.
+    pub serves: Option<Serves>,
     /// Whether segments may be sent without a copy.
     pub sendfile: bool,
     /// What the core counts.
@@ -159,7 +167,8 @@ enum Phase {
 ///
 /// Invariants:
 /// - at most one send, one receive and one file operation are under way; sending from a file is both;
-/// - the socket leaves only when none is.
+/// - the receive is cancelled once, and only while nothing else is under way;
+/// - the socket leaves only when nothing is.
 #[derive(Debug)]
 pub struct Session<C> {
     /// Its number on this core.
@@ -174,6 +183,8 @@ pub struct Session<C> {
     pub timeline: TimelineId,
     /// When its core looks at it, at the latest. The core's to set.
     pub timer: Option<Instant>,
+    /// The core, by its number among those of live standbys, that it goes back to.
+    pub home: usize,
     tag: u64,
     socket: SocketId,
     sender: WalSender,
@@ -183,6 +194,11 @@ pub struct Session<C> {
     sending: Option<Sending>,
     reading: Option<Reading>,
     receiving: bool,
+    /// It goes to another core, and begins nothing here any more.
+    leaving: bool,
+    cancelling: bool,
+    /// The receive under way is cancelled; it may complete after its cancellation, or before.
+    receive_cancelled: bool,
     file_busy: bool,
     file: Option<(SegNo, FileId)>,
     reached_end_of_timeline: bool,
@@ -224,6 +240,7 @@ impl<C> Session<C> {
             reply: Some(start.reply),
             timeline: start.timeline,
             timer: None,
+            home: 0,
             tag: start.tag,
             socket: start.socket,
             sender: start.sender,
@@ -233,6 +250,9 @@ impl<C> Session<C> {
             sending: None,
             reading: None,
             receiving: false,
+            leaving: false,
+            cancelling: false,
+            receive_cancelled: false,
             file_busy: false,
             file: None,
             reached_end_of_timeline: false,
@@ -263,12 +283,16 @@ impl<C> Session<C> {
     /// Whether nothing is under way and the session is to end.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        let idle = self.sending.is_none() && !self.receiving && !self.file_busy;
+        let idle = self.is_idle();
         match self.phase {
             Phase::Streaming | Phase::LastWords => false,
             Phase::Finishing => idle && self.queued.is_empty(),
             Phase::Closing => idle,
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.sending.is_none() && !self.receiving && !self.cancelling && !self.file_busy
     }
 
     /// Ends the session once [`Session::is_over`]: closes its file and gives the socket back or
@@ -359,6 +383,9 @@ impl<C> Session<C> {
             tracing::info!("terminating walsender process due to replication timeout");
             return self.close(around.io);
         }
+        if self.must_leave(around) {
+            return;
+        }
         self.receive(around);
         // A historic timeline's end is the machine's own bound.
         self.sender.handle_sendable(around.now, around.sendable);
@@ -435,6 +462,7 @@ impl<C> Session<C> {
             SessionOp::Send => self.handle_sent(around, result),
             SessionOp::Open | SessionOp::Read => self.handle_file(around, op, result),
             SessionOp::SendFile => self.handle_sent_file(around, result),
+            SessionOp::Cancel => self.cancelling = false,
             SessionOp::Close => {
                 self.file_busy = false;
                 self.read_on(around);
@@ -484,7 +512,13 @@ impl<C> Session<C> {
         result: io::Result<Done>,
     ) {
         self.receiving = false;
-        let Ok(Done::Received(buf)) = result else { return self.close(around.io) };
+        let cancelled = std::mem::take(&mut self.receive_cancelled);
+        let buf = match result {
+            Ok(Done::Received(buf)) => buf,
+            // What is wrong with the connection the next receive finds, too.
+            Err(_) if cancelled => return,
+            _ => return self.close(around.io),
+        };
         if buf.is_empty() {
             return self.close(around.io);
         }

@@ -230,6 +230,8 @@ pub struct ShipCounts {
     pub sendfile_bytes: AtomicU64,
     /// Bytes by [`SendPath::Read`].
     pub read_bytes: AtomicU64,
+    /// Sessions taken over from another core.
+    pub moved_in: AtomicU64,
 }
 
 impl ShipStats {
@@ -252,6 +254,7 @@ impl ShipStats {
             tail_bytes: count(&self.counts.tail_bytes),
             sendfile_bytes: count(&self.counts.sendfile_bytes),
             read_bytes: count(&self.counts.read_bytes),
+            moved_in: count(&self.counts.moved_in),
         }
     }
 
@@ -303,6 +306,8 @@ pub struct Standby {
     pub catalog_xmin: AtomicU64,
     /// Whether it has said what it needs in this session.
     pub has_fed_back: AtomicBool,
+    /// Whether its session is to end: on whichever core it is, or arrives next. The wal core's to set.
+    pub must_end: AtomicBool,
 }
 
 impl Standby {
@@ -319,6 +324,7 @@ impl Standby {
             xmin: AtomicU64::new(0),
             catalog_xmin: AtomicU64::new(0),
             has_fed_back: AtomicBool::new(false),
+            must_end: AtomicBool::new(false),
         }
     }
 
@@ -330,6 +336,7 @@ impl Standby {
             number.store(0, Ordering::Relaxed);
         }
         self.has_fed_back.store(false, Ordering::Relaxed);
+        self.must_end.store(false, Ordering::Relaxed);
         self.reply_time.store(i64::MIN, Ordering::Relaxed);
         for lag in &self.lag_us {
             lag.store(LAG_UNKNOWN, Ordering::Relaxed);

@@ -5,6 +5,9 @@
 //! session whose send is under way takes everything that came meanwhile in one piece when it
 //! completes. Rounds that come thick and fast are put off to go together (`pace`).
 //!
+//! With catch-up cores beside it, a core keeps the sessions that it is for and gives the others away
+//! (`moves`).
+//!
 //! Not here: one session's stream (`session`), who may have one (`wal_core`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,8 +25,10 @@ use walhub_proto::time::{Instant, Now};
 use walhub_proto::walsender::{WalSender, WalSenderConfig};
 use walhub_proto::wire::backend::Report;
 
+use super::berths::{Berth, Berths};
 use super::handle::StreamEnd;
 use super::messages::{NewSession, Timelines, ToShip, ToWal};
+use super::moves::{Moved, Neighbour, Serves};
 use super::pace::Pace;
 use super::session::{REPLY_BUFFER_LEN, Session, SessionOp, SessionStart, Surroundings};
 use super::shared::{Shared, ShipStats, StandbyTable};
@@ -34,6 +39,8 @@ use crate::settings::{CatchupPath, Settings};
 pub const SHIP_TAG: u64 = 1 << 62;
 /// Closes of files that no session waits for.
 const STRAY_CLOSE: u64 = SHIP_TAG | 1 << 61;
+/// When to look again for a berth at another core.
+const BERTH_RETRY: Duration = Duration::from_millis(1);
 /// Idle reply buffers kept per core.
 const REPLY_BUFFERS_MAX: usize = 1024;
 /// Idle read buffers kept per core.
@@ -61,6 +68,14 @@ pub struct ShipConfig<C: Send> {
     pub direct: bool,
     /// What it counts.
     pub stats: Arc<ShipStats>,
+    /// Which standbys it serves.
+    pub serves: Serves,
+    /// Its number among the cores that serve the same.
+    pub number: usize,
+    /// Sessions on their way to it.
+    pub berths: Arc<Berths>,
+    /// The cores that serve the other standbys, in order; none keeps all sessions where they are.
+    pub others: Vec<Neighbour<C>>,
 }
 
 /// The standby sessions of one thread.
@@ -76,10 +91,14 @@ pub struct ShipCore<C: Send> {
     /// When sessions must be looked at; each is here once at most, at its `timer`.
     timers: BTreeSet<(Instant, u64)>,
     pace: Pace,
+    /// Sessions that came from another core in this turn.
+    arrived: Vec<u64>,
     /// Scratch memory of a round.
     numbers: Vec<u64>,
     /// Entries were marked since the wal core was last told.
     has_news: bool,
+    /// Whether sessions may still go to other cores.
+    may_give_away: bool,
     stop_at: Option<Lsn>,
     drained: bool,
     reads: BufferPool,
@@ -90,6 +109,7 @@ impl<C: Send + 'static> ShipCore<C> {
     /// Without sessions.
     #[must_use]
     pub fn new(config: ShipConfig<C>) -> Self {
+        let may_give_away = !config.others.is_empty();
         let read_len = usize::try_from(config.settings.wal_sender_message_size).unwrap_or(1 << 17);
         Self {
             config,
@@ -100,8 +120,10 @@ impl<C: Send + 'static> ShipCore<C> {
             seen_lsn: Lsn::INVALID,
             timers: BTreeSet::new(),
             pace: Pace::default(),
+            arrived: Vec::new(),
             numbers: Vec::new(),
             has_news: false,
+            may_give_away,
             stop_at: None,
             drained: false,
             reads: BufferPool::new(read_len, READ_BUFFERS_MAX),
@@ -136,6 +158,10 @@ impl<C: Send + 'static> ShipCore<C> {
         while let Some(mail) = self.config.mail.recv() {
             self.handle_mail(io, now, mail);
         }
+        if self.config.serves == Serves::Catchup {
+            // Its sessions look when their sends complete: there are no rounds.
+            self.seen_lsn = sendable;
+        }
         let stats = self.config.stats.counts();
         self.pace.handle_turn(now.instant, stats.sends.load(Ordering::Relaxed));
         if sendable != self.seen_lsn {
@@ -152,6 +178,11 @@ impl<C: Send + 'static> ShipCore<C> {
                 ShipStats::add(&stats.rounds_put_off, 1);
             }
         }
+        let mut arrived = std::mem::take(&mut self.arrived);
+        for number in arrived.drain(..) {
+            self.with_session(io, now, number, Session::pump);
+        }
+        self.arrived = arrived;
         self.run_timers(io, now);
         self.tell_when_drained();
     }
@@ -175,6 +206,7 @@ impl<C: Send + 'static> ShipCore<C> {
             ToShip::Begin(timelines) => self.timelines = Some(timelines),
             ToShip::Timelines(timelines) => self.switch_timeline(io, now, timelines),
             ToShip::Start(session) => self.begin(io, now, session),
+            ToShip::Move(moved) => self.take_over(io, now, *moved),
             ToShip::End { standby, report } => {
                 let mut sessions = self.sessions.iter();
                 let Some((&number, _)) = sessions.find(|(_, session)| session.standby == standby)
@@ -194,6 +226,7 @@ impl<C: Send + 'static> ShipCore<C> {
             }
             ToShip::Stop { end } => {
                 self.stop_at = Some(end);
+                self.may_give_away = false;
                 for session in self.sessions.values_mut() {
                     session.begin_stop(now, end);
                 }
@@ -261,6 +294,65 @@ impl<C: Send + 'static> ShipCore<C> {
         });
     }
 
+    /// Takes a session that another core gave away. It is looked at once the rest of the mail is read.
+    fn take_over<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, moved: Moved<C>) {
+        self.config.berths.arrive();
+        let Moved { mut session, conn, timelines } = moved;
+        // The core that it comes from may have heard of a new timeline first.
+        let own = self.timelines.as_ref().map(|own| own.current);
+        if own.is_none_or(|own| own < timelines.current) {
+            self.switch_timeline(io, now, timelines);
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        session.attach(number, io.adopt(conn), self.sender_config());
+        let history = self.timelines.as_ref().map(|timelines| &timelines.history);
+        let end = history.and_then(|history| history.switchpoint(session.timeline));
+        session.catch_up_with(now, end.map(|(switchpoint, _)| switchpoint), self.stop_at);
+        if self.config.standbys.standby(session.standby).must_end.load(Ordering::Acquire) {
+            session.close(io);
+        }
+        self.sessions.insert(number, session);
+        self.count_sessions();
+        ShipStats::add(&self.config.stats.counts().moved_in, 1);
+        self.arrived.push(number);
+    }
+
+    /// Gives a session that has left to the core that it is to go to.
+    fn give_away<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, number: u64) {
+        let Some(session) = self.sessions.get_mut(&number) else { return };
+        let other = match self.config.serves {
+            Serves::Live => self.config.others.iter().min_by_key(|other| other.load()),
+            Serves::Catchup => self.config.others.get(session.home),
+        };
+        let berth = other.map_or(Berth::Closed, |other| other.berths.book());
+        let (Berth::Booked, Some(other), Some(timelines)) = (berth, other, &self.timelines) else {
+            if berth == Berth::Closed {
+                // The hub stops: every session ends where it is.
+                self.may_give_away = false;
+                session.stay();
+                return self.with_session(io, now, number, Session::pump);
+            }
+            let at = now.instant + BERTH_RETRY;
+            let old = session.timer.replace(at);
+            self.timers.insert((at, number));
+            old.filter(|&old| old != at).map(|old| self.timers.remove(&(old, number)));
+            return;
+        };
+        let Some(mut session) = self.sessions.remove(&number) else { return };
+        session.timer.map(|timer| self.timers.remove(&(timer, number)));
+        if self.config.serves == Serves::Live {
+            session.home = self.config.number;
+        }
+        let (moved, file) = session.detach(io, Arc::clone(timelines));
+        let sent = other.mail.send(ToShip::Move(moved));
+        assert!(sent.is_ok(), "a ship core does not read its mail");
+        if let Some(file) = file {
+            io.submit(Token(STRAY_CLOSE), Op::Close { file });
+        }
+        self.count_sessions();
+    }
+
     fn sender_config(&self) -> WalSenderConfig {
         WalSenderConfig {
             timeout: self.config.settings.wal_sender_timeout,
@@ -317,6 +409,7 @@ impl<C: Send + 'static> ShipCore<C> {
             wal_dir: &self.config.wal_dir,
             reads: &self.reads,
             replies: &self.replies,
+            serves: self.may_give_away.then_some(self.config.serves),
             sendfile: self.config.direct && self.config.settings.catchup_path != CatchupPath::Read,
             stats: &self.config.stats,
         };
@@ -324,6 +417,9 @@ impl<C: Send + 'static> ShipCore<C> {
         if around.has_news {
             self.config.standbys.mark(standby);
             self.has_news = true;
+        }
+        if session.has_left() {
+            return self.give_away(io, now, number);
         }
         if !session.is_over() {
             // A timer that fires early finds nothing to do and is set anew: that is far rarer than
@@ -371,7 +467,8 @@ impl<C: Send + 'static> ShipCore<C> {
     }
 
     fn tell_when_drained(&mut self) {
-        if self.stop_at.is_some() && self.sessions.is_empty() && !self.drained {
+        let is_empty = self.sessions.is_empty();
+        if self.stop_at.is_some() && is_empty && !self.drained && self.config.berths.close() {
             self.drained = true;
             assert!(
                 self.config.to_wal.send(ToWal::Drained).is_ok(),

@@ -1,5 +1,6 @@
 //! Starts the data plane: one thread a core, each with a ring of its own.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,8 +19,9 @@ use crate::hub::commits::{Commits, commits};
 use crate::hub::core_loop::{Core, now};
 use crate::hub::front::PublishedSlots;
 use crate::hub::messages::{MAILBOX_MESSAGES_MAX, ToControl, ToShip, ToWal};
+use crate::hub::moves::{Neighbour, Serves};
 use crate::hub::recover::Recovered;
-use crate::hub::shared::{Shared, ShipStats, StandbyTable};
+use crate::hub::shared::{Shared, StandbyTable};
 use crate::hub::ship_core::{ShipConfig, ShipCore};
 use crate::hub::wal_core::{ShipLink, WalConfig, WalCore, slabs_max};
 use crate::hub::writer::FlushMethod;
@@ -33,6 +35,8 @@ const PIN_CPUS_MIN: usize = 4;
 const FEW_CPUS: usize = 2;
 /// Core loops that `cores = auto` starts at most.
 const AUTO_CORES_MAX: usize = 8;
+/// Core loops for standbys that are behind, that `catchup_cores = auto` starts at least and at most.
+const AUTO_CATCHUP_CORES: (usize, usize) = (2, 4);
 /// A durable write must be cheaper than a write and fdatasync by this much, in percent, to be chosen:
 /// the flush of the second can overlap the next write, that of the first cannot.
 const CLEARLY_CHEAPER_PERCENT: u64 = 70;
@@ -119,11 +123,24 @@ fn is_shared(settings: &Settings, cpus: usize, is_primary: bool) -> bool {
     }
 }
 
+/// Number of further core loops, for standbys that are behind the tail cache. They sleep while there
+/// are none.
+fn catchup_core_count(settings: &Settings, cpus: usize) -> usize {
+    match settings.catchup_cores {
+        Some(count) => usize::from(count),
+        None if cpus == 1 => 0,
+        None => (cpus / 4).clamp(AUTO_CATCHUP_CORES.0, AUTO_CATCHUP_CORES.1),
+    }
+}
+
 /// A core's thread that has its ring and waits for its work.
 struct Started {
     waker: UringWaker,
     work: channel::Sender<Work>,
 }
+
+/// A ship core's address, its mail and what wakes it.
+type Berthing = (Neighbour<OwnedFd>, Receiver<ToShip<OwnedFd>>, UringWaker);
 
 impl Cores {
     /// Starts all threads.
@@ -150,6 +167,10 @@ impl Cores {
             let cpu = pinned.then(|| cpus.get(index % cpus.len()).copied()).flatten();
             threads.push(start_thread(index, cpu, to_control.clone())?);
         }
+        // Not pinned: they take what the others leave.
+        for index in count..count + catchup_core_count(settings, cpus.len()) {
+            threads.push(start_thread(index, None, to_control.clone())?);
+        }
         let mut wakers: Vec<UringWaker> =
             threads.iter().map(|thread| thread.waker.clone()).collect();
         if let Some(wakeup) = &shared_wakeup {
@@ -165,15 +186,27 @@ impl Cores {
         let (to_wal, wal_mail) = mailbox(MAILBOX_MESSAGES_MAX, wal_waker.clone());
         let (commits, commit_link) = commits(wal_waker);
         // One core does both; with more, core 0 is the wal core alone.
-        let ship_wakers = if count == 1 { 0..1 } else { 1..count };
-        let (mut ships, mut ship_mails) = (Vec::new(), Vec::new());
-        for waker in &wakers[ship_wakers] {
-            let (mail, receiver) = mailbox(MAILBOX_MESSAGES_MAX, waker.clone());
-            ships.push(ShipLink { mail, waker: waker.clone(), sessions: 0 });
-            ship_mails.push(receiver);
-        }
-        let ship = |(mail, stats): (Receiver<ToShip<OwnedFd>>, Arc<ShipStats>)| {
-            ShipCore::new(ShipConfig {
+        let first_ship = if count == 1 { 0 } else { 1 };
+        let berths: Vec<Berthing> = wakers[first_ship..]
+            .iter()
+            .map(|waker| {
+                let (mail, receiver) = mailbox(MAILBOX_MESSAGES_MAX, waker.clone());
+                let (berths, stats) = (Arc::default(), Arc::default());
+                (Neighbour { mail, berths, stats }, receiver, waker.clone())
+            })
+            .collect();
+        let live = count - first_ship;
+        let neighbours: Vec<_> = berths.iter().map(|(neighbour, ..)| neighbour.clone()).collect();
+        let _ = shared.ships.set(neighbours.iter().map(|ship| Arc::clone(&ship.stats)).collect());
+        let (mut ships, mut ship_cores) = (Vec::new(), VecDeque::new());
+        for (index, (own, mail, waker)) in berths.into_iter().enumerate() {
+            let (serves, number, others) = if index < live {
+                (Serves::Live, index, neighbours[live..].to_vec())
+            } else {
+                (Serves::Catchup, index - live, neighbours[..live].to_vec())
+            };
+            ships.push(ShipLink { mail: own.mail, waker, serves, sessions: 0 });
+            ship_cores.push_back(ShipCore::new(ShipConfig {
                 shared: Arc::clone(&shared),
                 standbys: Arc::clone(&standbys),
                 mail,
@@ -182,12 +215,13 @@ impl Cores {
                 slabs_max: slabs_max(settings),
                 settings: Arc::clone(settings),
                 direct: disk.direct,
-                stats,
-            })
-        };
-        let stats: Vec<Arc<ShipStats>> = ship_mails.iter().map(|_| Arc::default()).collect();
-        let _ = shared.ships.set(stats.clone());
-        let mut ship_cores: Vec<_> = ship_mails.into_iter().zip(stats).map(ship).collect();
+                stats: own.stats,
+                serves,
+                number,
+                berths: own.berths,
+                others,
+            }));
+        }
         let control: Box<dyn Fn(ToControl) + Send> = match &shared_wakeup {
             Some(wakeup) => wakeup.control(to_control.clone()),
             None => {
@@ -209,7 +243,7 @@ impl Cores {
             direct: disk.direct,
             method: disk.method,
         };
-        let own_ship = if count == 1 { ship_cores.pop() } else { None };
+        let own_ship = if count == 1 { ship_cores.pop_front() } else { None };
         let mut threads = threads.into_iter();
         let wal_work: Work = Box::new(move |io| {
             let wal = WalCore::new(config, recovered, now(io));

@@ -160,6 +160,8 @@ pub struct Settings {
     pub cores: Cores,
     /// Whose thread the wal core runs on.
     pub dedicated_wal_core: DedicatedWalCore,
+    /// `catchup_cores`; `None` lets walhub choose.
+    pub catchup_cores: Option<u16>,
     /// Memory for the newest WAL.
     pub tail_cache_size: u64,
     /// How WAL is forced to disk.
@@ -273,6 +275,7 @@ impl Settings {
                 "off" => DedicatedWalCore::Off,
                 _ => DedicatedWalCore::Auto,
             },
+            catchup_cores: u16::try_from(v.number::<i64>("catchup_cores")).ok(),
             tail_cache_size: v.bytes("tail_cache_size").unwrap_or(0),
             wal_sync_method: match v.text("wal_sync_method") {
                 "open_datasync" => WalSyncMethod::OpenDatasync,

@@ -60,6 +60,7 @@ fn every_default_has_its_type_and_every_bound_is_accepted() {
     assert_eq!(settings.listen_addresses, ["localhost"]);
     assert_eq!(settings.port, 5432);
     assert_eq!(settings.cores, Cores::Auto);
+    assert_eq!(settings.catchup_cores, None);
     assert_eq!(settings.tail_cache_size, 64 << 20);
     assert_eq!(settings.min_wal_size, 80 << 20);
     assert_eq!(settings.wal_sender_message_size, 128 << 10);
@@ -90,6 +91,7 @@ fn values_reach_their_fields() {
     let settings = command_line(&[
         ("port", "0"),
         ("cores", "3"),
+        ("catchup_cores", "0"),
         ("max_slot_wal_keep_size", "10GB"),
         ("wal_sender_timeout", "0"),
         ("tcp_keepalives_idle", "2min"),
@@ -105,6 +107,7 @@ fn values_reach_their_fields() {
     .unwrap();
     assert_eq!(settings.port, 0);
     assert_eq!(settings.cores, Cores::Count(3));
+    assert_eq!(settings.catchup_cores, Some(0));
     assert_eq!(settings.max_slot_wal_keep_size, Some(10 << 30));
     assert_eq!(settings.wal_sender_timeout, None);
     assert_eq!(settings.tcp_keepalives_idle, Some(Duration::from_secs(120)));

@@ -57,6 +57,10 @@ impl Bench {
             settings: Arc::new(settings),
             direct: true,
             stats: Arc::default(),
+            serves: Serves::Live,
+            number: 0,
+            berths: Arc::default(),
+            others: Vec::new(),
         });
         let timelines = Timelines {
             system_identifier: SystemIdentifier(1),
@@ -246,4 +250,162 @@ fn a_reply_is_one_mark_and_news_only_while_somebody_waits_for_standbys() {
     assert_eq!(marked(), [0]);
     assert!(bench.ship.take_news());
     assert!(!bench.ship.take_news());
+}
+
+/// A core for live standbys and one for those that are behind, each with a ring.
+struct Pair {
+    live: Bench,
+    catchup: Bench,
+}
+
+impl Pair {
+    fn new(name: &str) -> (Self, Tail) {
+        let (mut live, tail) = Bench::new(&format!("{name}-live"), Settings::default());
+        let (mut catchup, other) = Bench::new(&format!("{name}-catchup"), Settings::default());
+        drop(other);
+        // Both are cores of one hub.
+        catchup.ship.config.shared = Arc::clone(&live.shared);
+        catchup.ship.config.standbys = Arc::clone(&live.ship.config.standbys);
+        catchup.ship.config.serves = Serves::Catchup;
+        let neighbour = |bench: &Bench| Neighbour {
+            mail: bench.to_ship.clone(),
+            berths: Arc::clone(&bench.ship.config.berths),
+            stats: Arc::clone(&bench.ship.config.stats),
+        };
+        live.ship.config.others = vec![neighbour(&catchup)];
+        catchup.ship.config.others = vec![neighbour(&live)];
+        (live.ship.may_give_away, catchup.ship.may_give_away) = (true, true);
+        (Self { live, catchup }, tail)
+    }
+
+    /// Runs both until `done` gives something.
+    fn run<T>(&mut self, mut done: impl FnMut(&mut Self) -> Option<T>) -> T {
+        let until = std::time::Instant::now() + WAIT;
+        while std::time::Instant::now() < until {
+            for bench in [&mut self.live, &mut self.catchup] {
+                bench.turn();
+                let mut completions = Vec::new();
+                let soon = bench.io.now_ns() + 1_000_000;
+                bench.io.wait(Some(soon), &mut completions).unwrap();
+                for completion in completions {
+                    let now = now(&bench.io);
+                    bench.ship.handle(&mut bench.io, now, completion);
+                }
+            }
+            if let Some(done) = done(self) {
+                return done;
+            }
+        }
+        panic!("nothing came of it");
+    }
+
+    fn moved_in(&self) -> [u64; 2] {
+        [&self.live, &self.catchup]
+            .map(|bench| bench.ship.config.stats.counts().moved_in.load(Ordering::Relaxed))
+    }
+}
+
+/// Takes WAL out of what was read, and leaves what is not complete.
+fn take_wal(bytes: &mut Vec<u8>, wal: &mut Vec<u8>) {
+    while bytes.len() >= 5 {
+        let len = usize::try_from(u32::from_be_bytes(bytes[1..5].try_into().unwrap())).unwrap();
+        if bytes.len() <= len {
+            return;
+        }
+        let message: Vec<u8> = bytes.drain(..=len).collect();
+        if message[0] == b'd' && message[5] == b'w' {
+            wal.extend_from_slice(&message[30..]);
+        }
+    }
+}
+
+#[test]
+fn a_standby_that_is_behind_is_served_elsewhere_and_comes_back_once_it_has_everything() {
+    let (mut pair, mut tail) = Pair::new("moves");
+    let mut socket = pair.live.start(SegNo(1).start(SIZE) + 100);
+    // Half a reply: the rest is read on another core.
+    let reply = StandbyStatusUpdate { flush: Lsn(7), ..StandbyStatusUpdate::default() }.encode();
+    socket.write_all(&reply[..9]).unwrap();
+    let (mut bytes, mut wal) = (Vec::new(), Vec::new());
+    let want = 3 * SLAB_LEN - 100;
+    pair.run(|_| {
+        let mut piece = [0; 1 << 16];
+        if let Ok(count) = socket.read(&mut piece) {
+            bytes.extend_from_slice(&piece[..count]);
+        }
+        take_wal(&mut bytes, &mut wal);
+        (wal.len() >= want).then_some(())
+    });
+    pair.run(|pair| (pair.moved_in() == [1, 1]).then_some(()));
+    let segments: Vec<_> = wal.chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect();
+    assert_eq!(segments, [(1, SLAB_LEN - 100), (2, SLAB_LEN), (3, SLAB_LEN)]);
+    let sent = |bench: &Bench| {
+        let counts = bench.ship.config.stats.counts();
+        let file = [&counts.sendfile_bytes, &counts.read_bytes];
+        file.map(|bytes| bytes.load(Ordering::Relaxed)).iter().sum::<u64>()
+    };
+    assert_eq!(sent(&pair.live), 0);
+    assert!(sent(&pair.catchup) > u64::try_from(want).unwrap());
+    // It is live: what is new, and its own replies, go through the first core again.
+    socket.write_all(&reply[9..]).unwrap();
+    let standbys = Arc::clone(&pair.live.ship.config.standbys);
+    pair.run(|_| (standbys.standby(0).mode_lsns().flush == Some(Lsn(7))).then_some(()));
+    tail.append(b"new").unwrap();
+    pair.live.shared.received_lsn.store(tail.end());
+    pair.run(|_| {
+        let mut piece = [0; 1 << 16];
+        if let Ok(count) = socket.read(&mut piece) {
+            bytes.extend_from_slice(&piece[..count]);
+        }
+        take_wal(&mut bytes, &mut wal);
+        wal.ends_with(b"new").then_some(())
+    });
+    assert_eq!(pair.moved_in(), [1, 1]);
+}
+
+#[test]
+fn a_session_on_its_way_is_ended_where_it_arrives() {
+    let (mut pair, _tail) = Pair::new("ends");
+    // Knows what may be sent before the session comes.
+    pair.live.turn();
+    let _socket = pair.live.start(SegNo(1).start(SIZE));
+    pair.live.turn();
+    // It is in the mail. The wal core tells both, and only the mark is found.
+    let standbys = Arc::clone(&pair.live.ship.config.standbys);
+    standbys.standby(0).must_end.store(true, Ordering::Release);
+    pair.live.to_ship.send(ToShip::End { standby: 0, report: None }).unwrap();
+    let end = pair.run(|pair| pair.catchup.from_ship.recv());
+    assert!(matches!(end, ToWal::Ended { end: StreamEnd::Closed, .. }), "{end:?}");
+}
+
+#[test]
+fn a_core_that_stops_serves_the_session_in_its_mail_to_its_end() {
+    let (mut pair, tail) = Pair::new("stops");
+    // Knows what may be sent before the session comes.
+    pair.live.turn();
+    let mut socket = pair.live.start(SegNo(1).start(SIZE));
+    pair.live.turn();
+    pair.catchup.to_ship.send(ToShip::Stop { end: tail.end() }).unwrap();
+    pair.live.to_ship.send(ToShip::Stop { end: tail.end() }).unwrap();
+    pair.live.turn();
+    assert!(pair.live.ship.is_drained());
+    let (mut bytes, mut wal) = (Vec::new(), Vec::new());
+    pair.run(|pair| {
+        assert!(!pair.catchup.ship.is_drained());
+        let mut piece = [0; 1 << 16];
+        if let Ok(count) = socket.read(&mut piece) {
+            bytes.extend_from_slice(&piece[..count]);
+        }
+        take_wal(&mut bytes, &mut wal);
+        (wal.len() == 3 * SLAB_LEN).then_some(())
+    });
+    let flush = tail.end();
+    let done = StandbyStatusUpdate { write: flush, flush, apply: flush, ..Default::default() };
+    socket.write_all(&done.encode()).unwrap();
+    pair.run(|pair| {
+        let mut piece = [0; 1 << 16];
+        while matches!(socket.read(&mut piece), Ok(1..)) {}
+        pair.catchup.ship.is_drained().then_some(())
+    });
+    assert_eq!(pair.moved_in(), [0, 1]);
 }

@@ -41,6 +41,7 @@ use super::jobs::{Finished, Jobs};
 use super::latency::{Followed, Reached};
 use super::local::LocalWal;
 use super::messages::{StopMode, Timelines, ToControl, ToShip, ToWal};
+use super::moves::Serves;
 use super::recover::Recovered;
 use super::segments::{FileJob, Prepared};
 use super::shared::{Shared, StandbyTable};
@@ -77,7 +78,9 @@ pub struct ShipLink<C: Send, W> {
     pub mail: Sender<ToShip<C>>,
     /// Wakes it when a position moved.
     pub waker: W,
-    /// Sessions it has.
+    /// Which standbys it serves. All begin on a core for live ones.
+    pub serves: Serves,
+    /// Sessions that began on it.
     pub sessions: usize,
 }
 
@@ -364,7 +367,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     fn wake_ships(&self) {
-        for ship in &self.config.ships {
+        for ship in self.config.ships.iter().filter(|ship| ship.serves == Serves::Live) {
             ship.waker.wake();
         }
     }

@@ -14,6 +14,7 @@ use walhub_proto::wire::backend::Report;
 
 use super::super::handle::{StartStreaming, StreamEnd};
 use super::super::messages::{NewSession, ToShip};
+use super::super::moves::Serves;
 use super::{Attached, Stopping, WalCore};
 
 /// How a standby is admitted.
@@ -51,9 +52,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.slots.acquire(slot, start.client.pid);
             self.publish_slots();
         }
-        let Some((ship, link)) =
-            self.config.ships.iter_mut().enumerate().min_by_key(|(_, link)| link.sessions)
-        else {
+        let ships = self.config.ships.iter_mut().enumerate();
+        let live = ships.filter(|(_, link)| link.serves == Serves::Live);
+        let Some((ship, link)) = live.min_by_key(|(_, link)| link.sessions) else {
             return;
         };
         link.sessions += 1;
@@ -75,11 +76,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         are_meant: impl Fn(&Attached) -> bool,
         report: Option<&Report>,
     ) {
-        let attached = self.attached.iter().filter(|(_, attached)| are_meant(attached));
-        for (&standby, &Attached { ship, .. }) in attached {
-            let Some(link) = self.config.ships.get(ship) else { continue };
-            let sent = link.mail.send(ToShip::End { standby, report: report.cloned() });
-            assert!(sent.is_ok(), "a ship core does not read its mail");
+        for (&standby, attached) in &self.attached {
+            if are_meant(attached) {
+                // It may be on its way between two cores: the one where it arrives finds the mark.
+                self.config.standbys.standby(standby).must_end.store(true, Ordering::Release);
+                self.mail_ships(|| ToShip::End { standby, report: report.cloned() });
+            }
         }
     }
 

@@ -1,0 +1,91 @@
+//! Sessions on their way from one ship core to another.
+//!
+//! A standby that is behind the tail cache is served from files by a catch-up core, so that the cores
+//! of live standbys, one of which may be the wal core, send from memory only. It goes there when it
+//! falls behind or begins behind, and back once it has everything. A session leaves with nothing
+//! under way: its machine, what was read and not understood, and the socket go by mail.
+//!
+//! Not here: when a session goes (`session`), which cores there are (`server`).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use walhub_engine::mailbox::Sender;
+
+use super::berths::Berths;
+use super::messages::{Timelines, ToShip};
+use super::session::Session;
+use super::shared::ShipStats;
+
+/// Which standbys a ship core serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Serves {
+    /// Those that have nearly everything. It is woken by each new position.
+    Live,
+    /// Those that are behind the tail cache. It always has something to send, and is not woken.
+    Catchup,
+}
+
+/// A ship core that sessions can go to.
+#[derive(Debug)]
+pub struct Neighbour<C: Send> {
+    /// Its mail.
+    pub mail: Sender<ToShip<C>>,
+    /// Sessions on their way to it.
+    pub berths: Arc<Berths>,
+    /// What it counts.
+    pub stats: Arc<ShipStats>,
+}
+
+impl<C: Send> Clone for Neighbour<C> {
+    fn clone(&self) -> Self {
+        let (berths, stats) = (Arc::clone(&self.berths), Arc::clone(&self.stats));
+        Self { mail: self.mail.clone(), berths, stats }
+    }
+}
+
+impl<C: Send> Neighbour<C> {
+    /// Sessions that it has or will have.
+    #[must_use]
+    pub fn load(&self) -> u64 {
+        let here = self.stats.counts().sessions.load(Ordering::Relaxed);
+        here + self.berths.on_their_way()
+    }
+}
+
+/// A session between two cores.
+#[derive(Debug)]
+pub struct Moved<C> {
+    /// The session; it has no socket and no file.
+    pub session: Session<C>,
+    /// Its socket.
+    pub conn: C,
+    /// The timelines that it knows of.
+    pub timelines: Arc<Timelines>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::berths::{BERTHS_MAX, Berth, Berths};
+
+    #[test]
+    fn a_core_closes_only_when_nobody_is_on_the_way() {
+        let berths = Berths::new();
+        assert_eq!(berths.book(), Berth::Booked);
+        assert!(!berths.close());
+        berths.arrive();
+        assert!(berths.close());
+        assert_eq!((berths.book(), berths.on_their_way()), (Berth::Closed, 0));
+    }
+
+    #[test]
+    fn there_are_not_more_berths_than_a_mailbox_can_hold() {
+        let berths = Berths::new();
+        for _ in 0..BERTHS_MAX {
+            assert_eq!(berths.book(), Berth::Booked);
+        }
+        assert_eq!(berths.book(), Berth::Full);
+        berths.arrive();
+        assert_eq!(berths.book(), Berth::Booked);
+    }
+}

@@ -1,0 +1,89 @@
+//! When a session goes to another core, and what it must end before.
+
+use std::sync::Arc;
+
+use walhub_engine::io::{FileId, Io, Op, SocketId};
+use walhub_proto::lsn::Lsn;
+use walhub_proto::time::Now;
+use walhub_proto::walsender::WalSenderConfig;
+
+use super::super::messages::Timelines;
+use super::super::moves::{Moved, Serves};
+use super::{Phase, Session, SessionOp, Surroundings};
+
+impl<C> Session<C> {
+    /// Whether it goes to another core: then nothing is begun here any more, and the receive, which
+    /// would wait for the standby, is cancelled.
+    pub(super) fn must_leave<I: Io>(&mut self, around: &mut Surroundings<'_, I>) -> bool {
+        if self.phase != Phase::Streaming || around.serves.is_none() {
+            self.leaving = false;
+        } else if !self.leaving && self.wants_to_leave(around) {
+            self.leaving = true;
+            if self.receiving {
+                (self.cancelling, self.receive_cancelled) = (true, true);
+                let op = Op::CancelRecv { socket: self.socket };
+                around.io.submit(SessionOp::Cancel.token(self.tag, self.number), op);
+            }
+        }
+        self.leaving
+    }
+
+    fn wants_to_leave<I: Io>(&self, around: &Surroundings<'_, I>) -> bool {
+        let busy = self.sending.is_some() || self.reading.is_some() || self.file_busy;
+        if busy || self.cancelling || !self.sender.takes_messages() {
+            return false;
+        }
+        let next = self.sender.sent_lsn();
+        match around.serves {
+            None => false,
+            Some(Serves::Live) => {
+                next < around.sendable && around.tail.start().is_some_and(|start| next < start)
+            }
+            Some(Serves::Catchup) => next >= around.sendable && self.queued.is_empty(),
+        }
+    }
+
+    /// Whether it goes to another core and nothing is under way any more.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.leaving && self.phase == Phase::Streaming && self.is_idle()
+    }
+
+    /// Stays after all.
+    pub fn stay(&mut self) {
+        self.leaving = false;
+    }
+
+    /// Takes the session off its core, once [`Session::has_left`]. Its file is to be closed.
+    ///
+    /// # Panics
+    /// If something is under way.
+    pub fn detach<I: Io<Conn = C>>(
+        mut self,
+        io: &mut I,
+        timelines: Arc<Timelines>,
+    ) -> (Box<Moved<C>>, Option<FileId>) {
+        assert!(self.has_left() && self.reading.is_none(), "a session leaves in the middle");
+        self.leaving = false;
+        self.timer = None;
+        let file = self.file.take().map(|(_, file)| file);
+        let conn = io.release(self.socket);
+        (Box::new(Moved { session: self, conn, timelines }), file)
+    }
+
+    /// Puts the session on a core, under a number there.
+    pub fn attach(&mut self, number: u64, socket: SocketId, config: WalSenderConfig) {
+        (self.number, self.socket) = (number, socket);
+        self.sender.set_config(config);
+    }
+
+    /// Tells the machine what happened while the session was on its way.
+    pub fn catch_up_with(&mut self, now: Now, switchpoint: Option<Lsn>, stop_at: Option<Lsn>) {
+        if let Some(switchpoint) = switchpoint {
+            self.end_timeline(now, switchpoint);
+        }
+        if let Some(end) = stop_at {
+            self.begin_stop(now, end);
+        }
+    }
+}
