@@ -46,29 +46,30 @@ fn interrupt_one(server: &impl SqlServer, waiters: &str, function: &str) -> Stri
     format!("{}: {}", output.status, lines.join("\n"))
 }
 
+/// What other sessions see of one that waits for a standby.
+fn seen_waiting(server: &impl SqlServer) -> String {
+    let waiting = Statement::begin(server, EMIT);
+    server.wait_sql(&format!("select count(*) from {PG_WAITERS}"), "1");
+    let seen = server.psql(
+        "select state, wait_event_type, wait_event, query, application_name, backend_type, \
+         xact_start <= query_start, query_start <= state_change, datname \
+         from pg_stat_activity where query like '%logical_emit%' and pid <> pg_backend_pid()",
+    );
+    let end = format!("select pg_terminate_backend(pid) from {PG_WAITERS}");
+    assert_eq!(server.psql(&end), "t");
+    assert!(!waiting.finish().status.success());
+    seen
+}
+
 #[test]
 fn a_waiting_session_is_seen_by_others_as_in_postgresql() {
-    const SEEN: &str = "select state, wait_event_type, wait_event, query, application_name, \
-                        backend_type, xact_start <= query_start, query_start <= state_change, datname \
-                        from pg_stat_activity where query like '%logical_emit%' \
-                        and pid <> pg_backend_pid()";
     let scratch = Scratch::new();
     let primary =
         Postgres::primary("primary").config("synchronous_standby_names = 'a'").start(&scratch);
     let hub = waiting_hub(&scratch);
-    let seen = |server: &dyn SqlServer| {
-        let waiting = Statement::begin(server, EMIT);
-        server.wait_sql(&format!("select count(*) from {PG_WAITERS}"), "1");
-        let seen = server.psql(SEEN);
-        let end =
-            "select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'";
-        assert_eq!(server.psql(end), "t");
-        waiting.finish();
-        seen
-    };
-    let by_postgres = seen(&primary);
+    let by_postgres = seen_waiting(&primary);
     assert_eq!(by_postgres.split('|').nth(2), Some("SyncRep"), "{by_postgres}");
-    assert_eq!(seen(&hub), by_postgres);
+    assert_eq!(seen_waiting(&hub), by_postgres);
 }
 
 #[test]

@@ -11,7 +11,8 @@ use super::machine::Snapshot;
 pub struct Memory {
     /// Resident in the processes; what they share is counted in each.
     pub rss_kb: f64,
-    /// The same, what they share counted once.
+    /// The same, what they share counted once, without files: their pages are shared with whatever
+    /// other process has the same program, and come and go with it.
     pub pss_kb: f64,
     /// What the whole machine can still give.
     pub available_kb: f64,
@@ -31,7 +32,8 @@ impl Memory {
             match fs::read_to_string(&path) {
                 Ok(text) => {
                     memory.rss_kb += field(&text, "Rss:").unwrap_or(0.0);
-                    memory.pss_kb += field(&text, "Pss:").unwrap_or(0.0);
+                    memory.pss_kb += field(&text, "Pss_Anon:").unwrap_or(0.0);
+                    memory.pss_kb += field(&text, "Pss_Shmem:").unwrap_or(0.0);
                 }
                 // A descendant may end meanwhile; its maps are then empty or gone.
                 Err(_) if pid != root => {}
