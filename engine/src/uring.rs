@@ -369,6 +369,15 @@ impl Uring {
         })
     }
 
+    /// Goes on after an enter that the kernel refused for a while.
+    fn get_over(&mut self, entered: io::Result<()>) -> io::Result<()> {
+        match entered {
+            Err(error) if is_room(&error) && self.ready.is_empty() => self.make_room(error),
+            Err(error) if !is_room(&error) && !is_passing(&error) => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     /// Waits until an operation has completed, for an entry of the kernel that found no memory or
     /// no room for more. An error when none is under way that could free some.
     fn make_room(&mut self, refusal: io::Error) -> io::Result<()> {
@@ -447,16 +456,7 @@ impl Io for Uring {
             let entered = self.enter(u32::from(asleep), if asleep { left } else { None });
             let woken = self.waker.awake();
             self.reap();
-            match entered {
-                Ok(()) => {}
-                Err(error) if is_passing(&error) => {}
-                Err(error) if is_room(&error) => {
-                    if self.ready.is_empty() {
-                        self.make_room(error)?;
-                    }
-                }
-                Err(error) => return Err(error),
-            }
+            self.get_over(entered)?;
             if woken || !self.ready.is_empty() || left == Some(0) {
                 completions.append(&mut self.ready);
                 return Ok(());

@@ -34,7 +34,7 @@ fn stalled_standby_slows_neither_another_one_nor_the_intake() {
 
 #[test]
 fn standby_that_does_not_answer_is_dropped_after_wal_sender_timeout() {
-    let relay = Relay::with(|primary| primary, |hub| hub.set("wal_sender_timeout", "2s"));
+    let relay = Relay::with(|primary| primary, |hub| hub.set("wal_sender_timeout", "5s"));
     let standby = relay.streaming_standby("standby");
     let mark = relay.hub.log().mark();
     let receiver = standby.backend("walreceiver");

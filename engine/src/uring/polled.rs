@@ -10,7 +10,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use io_uring::{opcode, types};
 
-use super::{Uring, UringConfig, UringWaker, check, is_passing, is_room};
+use super::{Uring, UringConfig, UringWaker, check};
 use crate::clock;
 use crate::io::Completion;
 
@@ -119,16 +119,8 @@ impl Uring {
     }
 
     fn enter_now(&mut self) -> io::Result<()> {
-        match self.enter(0, None) {
-            Ok(()) => {}
-            Err(error) if is_passing(&error) => {}
-            Err(error) if is_room(&error) => {
-                if self.ready.is_empty() {
-                    self.make_room(error)?;
-                }
-            }
-            Err(error) => return Err(error),
-        }
+        let entered = self.enter(0, None);
+        self.get_over(entered)?;
         self.reap();
         Ok(())
     }
