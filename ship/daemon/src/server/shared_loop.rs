@@ -27,11 +27,9 @@ const TURNS_MAX: u32 = 8;
 
 /// A loop that has not begun.
 pub(super) struct SharedLoop {
-    waker: UringWaker,
-    woken: Arc<Notify>,
+    wakeup: Wakeup,
     work: Work,
     to_control: mpsc::UnboundedSender<ToControl>,
-    commits_moved: Arc<AtomicBool>,
     nearest: Option<NearestCpu>,
 }
 
@@ -69,54 +67,57 @@ impl Wakeup {
         to_control: mpsc::UnboundedSender<ToControl>,
         nearest: Option<NearestCpu>,
     ) -> SharedLoop {
-        let Self { waker, woken, commits_moved } = self;
-        SharedLoop { waker, woken, work, to_control, commits_moved, nearest }
+        SharedLoop { wakeup: self, work, to_control, nearest }
     }
 }
 
 impl SharedLoop {
     /// Runs until the hub is stopped.
     pub(super) async fn run(self, front: Arc<Front>) {
-        let to_control = self.to_control.clone();
-        if let Err(error) = self.run_core(&front).await {
+        let Self { wakeup, work, to_control, nearest } = self;
+        if let Some(nearest) = nearest {
+            keep_to(nearest);
+        }
+        if let Err(error) = run_core(wakeup, work, &front).await {
             // Whoever does not listen any more is ending already.
             let _ = to_control.send(ToControl::Failed(format!("core 0 failed: {error}")));
         }
     }
+}
 
-    async fn run_core(self, front: &Front) -> io::Result<()> {
-        if let Some(nearest) = self.nearest {
-            keep_to(nearest);
+async fn run_core(wakeup: Wakeup, work: Work, front: &Front) -> io::Result<()> {
+    let Wakeup { waker, woken, commits_moved } = wakeup;
+    let mut io = Uring::polled(UringConfig::default(), waker)?;
+    let completed = io.completed().try_clone_to_owned()?;
+    #[expect(deprecated, reason = "it is unsound for what lends a descriptor; this owns it")]
+    let completed = AsyncFd::with_interest(completed, Interest::READABLE)?;
+    let mut core = work(&io);
+    let mut completions = Vec::new();
+    let mut turns = 0;
+    loop {
+        let goes_on = core.turn(&mut io);
+        if commits_moved.swap(false, Ordering::Relaxed) {
+            front.look();
         }
-        let mut io = Uring::polled(UringConfig::default(), self.waker)?;
-        let completed = io.completed().try_clone_to_owned()?;
-        #[expect(deprecated, reason = "it is unsound for what lends a descriptor; this owns it")]
-        let completed = AsyncFd::with_interest(completed, Interest::READABLE)?;
-        let mut core = (self.work)(&io);
-        let mut completions = Vec::new();
-        let mut turns = 0;
-        while core.turn(&mut io) {
-            turns += 1;
-            if self.commits_moved.swap(false, Ordering::Relaxed) {
-                front.look();
-            }
-            while !io.poll(core.deadline_ns(), &mut completions)? {
-                turns = 0;
-                tokio::select! {
-                    biased;
-                    ready = completed.readable() => ready?.clear_ready(),
-                    () = self.woken.notified() => {}
-                }
-            }
-            for completion in completions.drain(..) {
-                core.handle(&mut io, completion);
-            }
-            if turns >= TURNS_MAX {
-                turns = 0;
-                tokio::task::yield_now().await;
+        if !goes_on {
+            return Ok(());
+        }
+        turns += 1;
+        while !io.poll(core.deadline_ns(), &mut completions)? {
+            turns = 0;
+            tokio::select! {
+                biased;
+                ready = completed.readable() => ready?.clear_ready(),
+                () = woken.notified() => {}
             }
         }
-        Ok(())
+        for completion in completions.drain(..) {
+            core.handle(&mut io, completion);
+        }
+        if turns >= TURNS_MAX {
+            turns = 0;
+            tokio::task::yield_now().await;
+        }
     }
 }
 
