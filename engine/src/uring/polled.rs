@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{Ordering, fence};
 
 use io_uring::{opcode, types};
+use rustix::event::{EventfdFlags, eventfd};
 
-use super::{Uring, UringConfig, UringWaker, check};
+use super::{Uring, UringConfig, UringWaker};
 use crate::clock;
 use crate::io::Completion;
 
@@ -50,15 +51,11 @@ impl Uring {
     /// As [`Uring::new`].
     pub fn polled(config: UringConfig, waker: UringWaker) -> io::Result<Self> {
         let mut ring = Self::with_waker(config, waker)?;
-        // SAFETY: the call takes no memory.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        check(fd)?;
-        // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
-        let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let completed = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         // The ring's own descriptor does not become readable by work that the kernel has deferred.
-        ring.ring.submitter().register_eventfd(fd)?;
+        ring.ring.submitter().register_eventfd(completed.as_raw_fd())?;
         ring.ring.completion().disable_eventfd();
-        ring.completed = Some(eventfd);
+        ring.completed = Some(completed);
         Ok(ring)
     }
 

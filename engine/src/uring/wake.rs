@@ -9,11 +9,12 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam_utils::CachePadded;
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::io::Waker;
 
@@ -50,14 +51,7 @@ pub struct UringWaker {
 impl UringWaker {
     pub(super) fn new() -> io::Result<Self> {
         // Not EFD_NONBLOCK: the ring would then give EAGAIN instead of waiting for a count.
-        // SAFETY: the call takes no memory.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
-        let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self::with(Wake::Eventfd(eventfd)))
+        Ok(Self::with(Wake::Eventfd(eventfd(0, EventfdFlags::CLOEXEC)?)))
     }
 
     /// Wakes an owner that sleeps outside of its ring, by `call`.
