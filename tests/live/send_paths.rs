@@ -291,3 +291,29 @@ fn values_that_these_settings_cannot_have_are_refused_with_those_they_can() {
         assert!(!output.status.success() && text.contains(want), "{setting}: {text}");
     }
 }
+
+#[test]
+fn a_late_standby_is_served_by_a_catch_up_core_where_there_are_any() {
+    let late = |catchup_cores: &str| {
+        let scratch = Scratch::new();
+        let hub = Hub::named("own").set("cores", "1").set("catchup_cores", catchup_cores);
+        let mut hub = small_segments(hub.build(&scratch));
+        hub.psql("select pg_create_physical_replication_slot('late', true)");
+        let last = write_wal(&hub);
+        // After a start nothing is in memory.
+        assert!(hub.stop(StopMode::Fast).success());
+        hub.start();
+        receive(&hub, "late", &last, &scratch);
+        let cores = hub.psql("select count(*) from walhub.core_stats");
+        let moved = "select sum(moved_in) > 0, sum(sendfile_bytes + read_bytes) > 0";
+        let of_live = hub.psql(&format!("{moved} from walhub.core_stats where core = 0"));
+        let of_others = hub.psql(&format!("{moved} from walhub.core_stats where core > 0"));
+        [cores, of_live, of_others]
+    };
+    // Without any, all is sent by the core of live standbys.
+    assert_eq!(late("0"), ["1", "f|t", "|"]);
+    let [cores, of_live, of_others] = late("2");
+    assert_eq!([&*cores, &of_others], ["3", "t|t"]);
+    // It comes back once it has everything, if it stays so long.
+    assert!(of_live.ends_with("|f"), "{of_live}");
+}

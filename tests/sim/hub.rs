@@ -15,7 +15,7 @@ use walhub::hub::handle::{Client, SlotRequest, SlotRow, StartStreaming, StreamEn
 use walhub::hub::messages::{
     MAILBOX_MESSAGES_MAX, NewSession, StopMode, ToControl, ToWal, Upstream,
 };
-use walhub::hub::moves::{Neighbour, Serves};
+use walhub::hub::moves::places;
 use walhub::hub::recover::{NewCluster, create_cluster, recover};
 use walhub::hub::shared::{Shared, ShipStats, StandbyTable};
 use walhub::hub::ship_core::{ShipConfig, ShipCore};
@@ -173,37 +173,21 @@ impl HubMachine {
         let (commits, commit_link) = commits(ios[0].waker());
         let first_ship = usize::from(self.plan.cores > 1);
         let live = self.plan.cores - first_ship;
-        let berths: Vec<_> = ios[first_ship..]
-            .iter()
-            .map(|io| {
-                let (mail, receiver) = mailbox(MAILBOX_MESSAGES_MAX, io.waker());
-                let (berths, stats) = (Arc::default(), Arc::default());
-                (Neighbour { mail, berths, stats }, receiver, io.waker())
-            })
-            .collect();
-        let neighbours: Vec<_> = berths.iter().map(|(neighbour, ..)| neighbour.clone()).collect();
+        let ship_wakers: Vec<_> = ios[first_ship..].iter().map(SimIo::waker).collect();
+        let places = places(&ship_wakers, live);
+        let stats = places.iter().map(|(_, place)| Arc::clone(&place.stats)).collect();
         let (mut ships, mut ship_cores) = (Vec::new(), VecDeque::new());
-        for (index, (own, mail, waker)) in berths.into_iter().enumerate() {
-            let (serves, number, others) = if index < live {
-                (Serves::Live, index, neighbours[live..].to_vec())
-            } else {
-                (Serves::Catchup, index - live, neighbours[..live].to_vec())
-            };
-            ships.push(ShipLink { mail: own.mail, waker, serves, sessions: 0 });
+        for ((mail, place), waker) in places.into_iter().zip(ship_wakers) {
+            ships.push(ShipLink { mail, waker, serves: place.serves, sessions: 0 });
             ship_cores.push_back(ShipCore::new(ShipConfig {
                 shared: Arc::clone(&shared),
                 standbys: Arc::clone(&standbys),
-                mail,
+                place,
                 to_wal: to_wal.clone(),
                 wal_dir: self.wal_dir(),
                 slabs_max: slabs_max(settings),
                 settings: Arc::clone(settings),
                 direct: true,
-                stats: own.stats,
-                serves,
-                number,
-                berths: own.berths,
-                others,
             }));
         }
         let asks = Arc::new(Mutex::new(VecDeque::new()));
@@ -245,7 +229,7 @@ impl HubMachine {
             number: self.lives,
             cores,
             shared,
-            ships: neighbours.into_iter().map(|ship| ship.stats).collect(),
+            ships: stats,
             standbys,
             slots,
             to_wal,

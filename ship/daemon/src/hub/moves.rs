@@ -5,15 +5,16 @@
 //! falls behind or begins behind, and back once it has everything. A session leaves with nothing
 //! under way: its machine, what was read and not understood, and the socket go by mail.
 //!
-//! Not here: when a session goes (`session`), which cores there are (`server`).
+//! Not here: when a session goes (`session`), how many cores there are (`server`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use walhub_engine::mailbox::Sender;
+use walhub_engine::io::Waker;
+use walhub_engine::mailbox::{Receiver, Sender, mailbox};
 
 use super::berths::Berths;
-use super::messages::{Timelines, ToShip};
+use super::messages::{MAILBOX_MESSAGES_MAX, Timelines, ToShip};
 use super::session::Session;
 use super::shared::ShipStats;
 
@@ -51,6 +52,51 @@ impl<C: Send> Neighbour<C> {
         let here = self.stats.counts().sessions.load(Ordering::Relaxed);
         here + self.berths.on_their_way()
     }
+}
+
+/// What one ship core is among all.
+#[derive(Debug)]
+pub struct Place<C: Send> {
+    /// Its mail.
+    pub mail: Receiver<ToShip<C>>,
+    /// What it counts.
+    pub stats: Arc<ShipStats>,
+    /// Which standbys it serves.
+    pub serves: Serves,
+    /// Its number among the cores that serve the same.
+    pub number: usize,
+    /// Sessions on their way to it.
+    pub berths: Arc<Berths>,
+    /// The cores that serve the other standbys, in order; none keeps all sessions where they are.
+    pub others: Vec<Neighbour<C>>,
+}
+
+/// The places of the ship cores with these wakers: the first `live` are for live standbys, the rest for
+/// those that are behind. With each comes its address for the wal core.
+///
+/// # Panics
+/// If there are fewer than `live`.
+#[must_use]
+pub fn places<C: Send, W: Waker>(wakers: &[W], live: usize) -> Vec<(Sender<ToShip<C>>, Place<C>)> {
+    let (neighbours, mails): (Vec<Neighbour<C>>, Vec<_>) = wakers
+        .iter()
+        .map(|waker| {
+            let (mail, receiver) = mailbox(MAILBOX_MESSAGES_MAX, waker.clone());
+            (Neighbour { mail, berths: Arc::default(), stats: Arc::default() }, receiver)
+        })
+        .unzip();
+    let (for_live, for_late) = neighbours.split_at(live);
+    let place = |(index, mail)| {
+        let own: &Neighbour<C> = &neighbours[index];
+        let (serves, number, others) = if index < live {
+            (Serves::Live, index, for_late.to_vec())
+        } else {
+            (Serves::Catchup, index - live, for_live.to_vec())
+        };
+        let (stats, berths) = (Arc::clone(&own.stats), Arc::clone(&own.berths));
+        (own.mail.clone(), Place { mail, stats, serves, number, berths, others })
+    };
+    mails.into_iter().enumerate().map(place).collect()
 }
 
 /// A session between two cores.

@@ -18,17 +18,17 @@ use std::time::Duration;
 
 use walhub_engine::buffer::BufferPool;
 use walhub_engine::io::{Completion, Io, Op, Token};
-use walhub_engine::mailbox::{Receiver, Sender};
+use walhub_engine::mailbox::Sender;
 use walhub_proto::lsn::Lsn;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::{Instant, Now};
 use walhub_proto::walsender::{WalSender, WalSenderConfig};
 use walhub_proto::wire::backend::Report;
 
-use super::berths::{Berth, Berths};
+use super::berths::Berth;
 use super::handle::StreamEnd;
 use super::messages::{NewSession, Timelines, ToShip, ToWal};
-use super::moves::{Moved, Neighbour, Serves};
+use super::moves::{Moved, Place, Serves};
 use super::pace::Pace;
 use super::session::{REPLY_BUFFER_LEN, Session, SessionOp, SessionStart, Surroundings};
 use super::shared::{Shared, ShipStats, StandbyTable};
@@ -53,8 +53,8 @@ pub struct ShipConfig<C: Send> {
     pub shared: Arc<Shared>,
     /// All standbys.
     pub standbys: Arc<StandbyTable>,
-    /// Its mail.
-    pub mail: Receiver<ToShip<C>>,
+    /// What it is among the others.
+    pub place: Place<C>,
     /// The wal core's.
     pub to_wal: Sender<ToWal<C>>,
     /// Where segments are.
@@ -66,16 +66,6 @@ pub struct ShipConfig<C: Send> {
     /// Whether segments are written past the page cache. Only then are pages of a segment that is
     /// used again replaced and not overwritten, and may be on their way to a standby.
     pub direct: bool,
-    /// What it counts.
-    pub stats: Arc<ShipStats>,
-    /// Which standbys it serves.
-    pub serves: Serves,
-    /// Its number among the cores that serve the same.
-    pub number: usize,
-    /// Sessions on their way to it.
-    pub berths: Arc<Berths>,
-    /// The cores that serve the other standbys, in order; none keeps all sessions where they are.
-    pub others: Vec<Neighbour<C>>,
 }
 
 /// The standby sessions of one thread.
@@ -109,7 +99,7 @@ impl<C: Send + 'static> ShipCore<C> {
     /// Without sessions.
     #[must_use]
     pub fn new(config: ShipConfig<C>) -> Self {
-        let may_give_away = !config.others.is_empty();
+        let may_give_away = !config.place.others.is_empty();
         let read_len = usize::try_from(config.settings.wal_sender_message_size).unwrap_or(1 << 17);
         Self {
             config,
@@ -155,14 +145,14 @@ impl<C: Send + 'static> ShipCore<C> {
         // published. Sessions never look at the published position themselves: between two turns it
         // moves into slabs whose mail is not read yet.
         let sendable = self.config.shared.sendable_lsn();
-        while let Some(mail) = self.config.mail.recv() {
+        while let Some(mail) = self.config.place.mail.recv() {
             self.handle_mail(io, now, mail);
         }
-        if self.config.serves == Serves::Catchup {
+        if self.config.place.serves == Serves::Catchup {
             // Its sessions look when their sends complete: there are no rounds.
             self.seen_lsn = sendable;
         }
-        let stats = self.config.stats.counts();
+        let stats = self.config.place.stats.counts();
         self.pace.handle_turn(now.instant, stats.sends.load(Ordering::Relaxed));
         if sendable != self.seen_lsn {
             // A commit that waits for standbys is not put off.
@@ -296,7 +286,7 @@ impl<C: Send + 'static> ShipCore<C> {
 
     /// Takes a session that another core gave away. It is looked at once the rest of the mail is read.
     fn take_over<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, moved: Moved<C>) {
-        self.config.berths.arrive();
+        self.config.place.berths.arrive();
         let Moved { mut session, conn, timelines } = moved;
         // The core that it comes from may have heard of a new timeline first.
         let own = self.timelines.as_ref().map(|own| own.current);
@@ -314,16 +304,16 @@ impl<C: Send + 'static> ShipCore<C> {
         }
         self.sessions.insert(number, session);
         self.count_sessions();
-        ShipStats::add(&self.config.stats.counts().moved_in, 1);
+        ShipStats::add(&self.config.place.stats.counts().moved_in, 1);
         self.arrived.push(number);
     }
 
     /// Gives a session that has left to the core that it is to go to.
     fn give_away<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, number: u64) {
         let Some(session) = self.sessions.get_mut(&number) else { return };
-        let other = match self.config.serves {
-            Serves::Live => self.config.others.iter().min_by_key(|other| other.load()),
-            Serves::Catchup => self.config.others.get(session.home),
+        let other = match self.config.place.serves {
+            Serves::Live => self.config.place.others.iter().min_by_key(|other| other.load()),
+            Serves::Catchup => self.config.place.others.get(session.home),
         };
         let berth = other.map_or(Berth::Closed, |other| other.berths.book());
         let (Berth::Booked, Some(other), Some(timelines)) = (berth, other, &self.timelines) else {
@@ -341,8 +331,8 @@ impl<C: Send + 'static> ShipCore<C> {
         };
         let Some(mut session) = self.sessions.remove(&number) else { return };
         session.timer.map(|timer| self.timers.remove(&(timer, number)));
-        if self.config.serves == Serves::Live {
-            session.home = self.config.number;
+        if self.config.place.serves == Serves::Live {
+            session.home = self.config.place.number;
         }
         let (moved, file) = session.detach(io, Arc::clone(timelines));
         let sent = other.mail.send(ToShip::Move(moved));
@@ -361,7 +351,7 @@ impl<C: Send + 'static> ShipCore<C> {
     }
 
     fn pump_all<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        let stats = self.config.stats.counts();
+        let stats = self.config.place.stats.counts();
         ShipStats::add(&stats.rounds, 1);
         self.pace.begin(now.instant, stats.sends.load(Ordering::Relaxed));
         let mut numbers = std::mem::take(&mut self.numbers);
@@ -409,9 +399,9 @@ impl<C: Send + 'static> ShipCore<C> {
             wal_dir: &self.config.wal_dir,
             reads: &self.reads,
             replies: &self.replies,
-            serves: self.may_give_away.then_some(self.config.serves),
+            serves: self.may_give_away.then_some(self.config.place.serves),
             sendfile: self.config.direct && self.config.settings.catchup_path != CatchupPath::Read,
-            stats: &self.config.stats,
+            stats: &self.config.place.stats,
         };
         act(session, &mut around);
         if around.has_news {
@@ -447,7 +437,7 @@ impl<C: Send + 'static> ShipCore<C> {
 
     fn count_sessions(&self) {
         let count = u64::try_from(self.sessions.len()).unwrap_or(u64::MAX);
-        self.config.stats.counts().sessions.store(count, Ordering::Relaxed);
+        self.config.place.stats.counts().sessions.store(count, Ordering::Relaxed);
     }
 
     fn mail_end(
@@ -468,7 +458,7 @@ impl<C: Send + 'static> ShipCore<C> {
 
     fn tell_when_drained(&mut self) {
         let is_empty = self.sessions.is_empty();
-        if self.stop_at.is_some() && is_empty && !self.drained && self.config.berths.close() {
+        if self.stop_at.is_some() && is_empty && !self.drained && self.config.place.berths.close() {
             self.drained = true;
             assert!(
                 self.config.to_wal.send(ToWal::Drained).is_ok(),

@@ -11,15 +11,15 @@ use std::thread;
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 use walhub_engine::cpu;
-use walhub_engine::mailbox::{Receiver, Sender, mailbox};
+use walhub_engine::mailbox::{Sender, mailbox};
 use walhub_engine::probe::{nearest_cpu, probe_directory};
 use walhub_engine::uring::{Uring, UringConfig, UringWaker};
 
 use crate::hub::commits::{Commits, commits};
 use crate::hub::core_loop::{Core, now};
 use crate::hub::front::PublishedSlots;
-use crate::hub::messages::{MAILBOX_MESSAGES_MAX, ToControl, ToShip, ToWal};
-use crate::hub::moves::{Neighbour, Serves};
+use crate::hub::messages::{MAILBOX_MESSAGES_MAX, ToControl, ToWal};
+use crate::hub::moves::places;
 use crate::hub::recover::Recovered;
 use crate::hub::shared::{Shared, StandbyTable};
 use crate::hub::ship_core::{ShipConfig, ShipCore};
@@ -139,9 +139,6 @@ struct Started {
     work: channel::Sender<Work>,
 }
 
-/// A ship core's address, its mail and what wakes it.
-type Berthing = (Neighbour<OwnedFd>, Receiver<ToShip<OwnedFd>>, UringWaker);
-
 impl Cores {
     /// Starts all threads.
     pub(super) fn start(
@@ -187,39 +184,23 @@ impl Cores {
         let (commits, commit_link) = commits(wal_waker);
         // One core does both; with more, core 0 is the wal core alone.
         let first_ship = if count == 1 { 0 } else { 1 };
-        let berths: Vec<Berthing> = wakers[first_ship..]
-            .iter()
-            .map(|waker| {
-                let (mail, receiver) = mailbox(MAILBOX_MESSAGES_MAX, waker.clone());
-                let (berths, stats) = (Arc::default(), Arc::default());
-                (Neighbour { mail, berths, stats }, receiver, waker.clone())
-            })
-            .collect();
         let live = count - first_ship;
-        let neighbours: Vec<_> = berths.iter().map(|(neighbour, ..)| neighbour.clone()).collect();
-        let _ = shared.ships.set(neighbours.iter().map(|ship| Arc::clone(&ship.stats)).collect());
+        let ship_wakers = &wakers[first_ship..];
+        let places = places(ship_wakers, live);
+        let _ =
+            shared.ships.set(places.iter().map(|(_, place)| Arc::clone(&place.stats)).collect());
         let (mut ships, mut ship_cores) = (Vec::new(), VecDeque::new());
-        for (index, (own, mail, waker)) in berths.into_iter().enumerate() {
-            let (serves, number, others) = if index < live {
-                (Serves::Live, index, neighbours[live..].to_vec())
-            } else {
-                (Serves::Catchup, index - live, neighbours[..live].to_vec())
-            };
-            ships.push(ShipLink { mail: own.mail, waker, serves, sessions: 0 });
+        for ((mail, place), waker) in places.into_iter().zip(ship_wakers) {
+            ships.push(ShipLink { mail, waker: waker.clone(), serves: place.serves, sessions: 0 });
             ship_cores.push_back(ShipCore::new(ShipConfig {
                 shared: Arc::clone(&shared),
                 standbys: Arc::clone(&standbys),
-                mail,
+                place,
                 to_wal: to_wal.clone(),
                 wal_dir: data_dir.join("pg_wal"),
                 slabs_max: slabs_max(settings),
                 settings: Arc::clone(settings),
                 direct: disk.direct,
-                stats: own.stats,
-                serves,
-                number,
-                berths: own.berths,
-                others,
             }));
         }
         let control: Box<dyn Fn(ToControl) + Send> = match &shared_wakeup {

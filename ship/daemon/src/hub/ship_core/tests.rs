@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use walhub_engine::buffer::SlabPool;
-use walhub_engine::mailbox::mailbox;
+use walhub_engine::mailbox::{Receiver, mailbox};
 use walhub_engine::uring::{Uring, UringConfig};
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{SystemIdentifier, TimelineId};
@@ -19,6 +19,7 @@ use walhub_proto::wire::copy::{COPY_DONE_MESSAGE, StandbyStatusUpdate};
 
 use super::super::core_loop::now;
 use super::super::handle::{Client, StartStreaming};
+use super::super::moves::{Neighbour, places};
 use super::super::tail::{SLAB_LEN, Tail};
 use super::*;
 
@@ -44,23 +45,18 @@ impl Bench {
             std::fs::write(dir.join(file), vec![segno; SLAB_LEN]).unwrap();
         }
         let io = Uring::new(UringConfig::default()).unwrap();
-        let (to_ship, mail) = mailbox(64, io.waker());
+        let (to_ship, place) = places(&[io.waker()], 1).remove(0);
         let (to_wal, from_ship) = mailbox(64, io.waker());
         let (shared, standbys) = (Arc::<Shared>::default(), Arc::new(StandbyTable::new(4)));
         let ship = ShipCore::new(ShipConfig {
             shared: Arc::clone(&shared),
             standbys,
-            mail,
+            place,
             to_wal,
             wal_dir: dir.clone(),
             slabs_max: 8,
             settings: Arc::new(settings),
             direct: true,
-            stats: Arc::default(),
-            serves: Serves::Live,
-            number: 0,
-            berths: Arc::default(),
-            others: Vec::new(),
         });
         let timelines = Timelines {
             system_identifier: SystemIdentifier(1),
@@ -266,14 +262,14 @@ impl Pair {
         // Both are cores of one hub.
         catchup.ship.config.shared = Arc::clone(&live.shared);
         catchup.ship.config.standbys = Arc::clone(&live.ship.config.standbys);
-        catchup.ship.config.serves = Serves::Catchup;
+        catchup.ship.config.place.serves = Serves::Catchup;
         let neighbour = |bench: &Bench| Neighbour {
             mail: bench.to_ship.clone(),
-            berths: Arc::clone(&bench.ship.config.berths),
-            stats: Arc::clone(&bench.ship.config.stats),
+            berths: Arc::clone(&bench.ship.config.place.berths),
+            stats: Arc::clone(&bench.ship.config.place.stats),
         };
-        live.ship.config.others = vec![neighbour(&catchup)];
-        catchup.ship.config.others = vec![neighbour(&live)];
+        live.ship.config.place.others = vec![neighbour(&catchup)];
+        catchup.ship.config.place.others = vec![neighbour(&live)];
         (live.ship.may_give_away, catchup.ship.may_give_away) = (true, true);
         (Self { live, catchup }, tail)
     }
@@ -301,7 +297,7 @@ impl Pair {
 
     fn moved_in(&self) -> [u64; 2] {
         [&self.live, &self.catchup]
-            .map(|bench| bench.ship.config.stats.counts().moved_in.load(Ordering::Relaxed))
+            .map(|bench| bench.ship.config.place.stats.counts().moved_in.load(Ordering::Relaxed))
     }
 }
 
@@ -340,7 +336,7 @@ fn a_standby_that_is_behind_is_served_elsewhere_and_comes_back_once_it_has_every
     let segments: Vec<_> = wal.chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect();
     assert_eq!(segments, [(1, SLAB_LEN - 100), (2, SLAB_LEN), (3, SLAB_LEN)]);
     let sent = |bench: &Bench| {
-        let counts = bench.ship.config.stats.counts();
+        let counts = bench.ship.config.place.stats.counts();
         let file = [&counts.sendfile_bytes, &counts.read_bytes];
         file.map(|bytes| bytes.load(Ordering::Relaxed)).iter().sum::<u64>()
     };
