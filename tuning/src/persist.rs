@@ -106,7 +106,7 @@ fn disk_match(system: &dyn System, disk: &str) -> String {
     format!("KERNEL==\"{disk}\"")
 }
 
-/// One line for every knob: all policies get the same value.
+/// One line for every knob, a module's parameter or an attribute that all policies get alike.
 fn tmpfiles(settings: &[&Setting]) -> String {
     let mut text = String::new();
     for (index, set) in settings.iter().enumerate() {
@@ -114,9 +114,10 @@ fn tmpfiles(settings: &[&Setting]) -> String {
             continue;
         }
         let name = &set.knob.name;
-        let of_policy = || format!("{CPU_POLICIES}/policy*/{name}");
-        let path = if set.knob.kind == Kind::Module { module_path(name) } else { None };
-        let path = path.unwrap_or_else(of_policy);
+        let path = match set.knob.kind {
+            Kind::Module => module_path(name),
+            _ => format!("{CPU_POLICIES}/policy*/{name}"),
+        };
         let _ = writeln!(text, "\n# {}", set.knob.why);
         let _ = writeln!(text, "w {path} - - - - {}", set.value);
     }
@@ -157,9 +158,7 @@ fn tuned(profile: &str, settings: &[&Setting]) -> String {
                 Kind::Block => {
                     format!("/sys/block/{}/queue/{}={}", set.place, set.knob.name, set.value)
                 }
-                Kind::Module => {
-                    format!("{}={}", module_path(&set.knob.name).unwrap_or_default(), set.value)
-                }
+                Kind::Module => format!("{}={}", module_path(&set.knob.name), set.value),
                 _ => format!("{}={}", set.knob.name, set.value),
             };
             if !lines.contains(&line) {

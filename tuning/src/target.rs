@@ -25,11 +25,10 @@ pub fn sysctl_path(name: &str) -> String {
     format!("/proc/sys/{}", name.replace('.', "/"))
 }
 
-/// The file of a module's parameter; `None` of a name without a module.
+/// The file of a module's parameter.
 #[must_use]
-pub fn module_path(name: &str) -> Option<String> {
-    let (module, parameter) = name.split_once('.')?;
-    Some(format!("/sys/module/{module}/parameters/{parameter}"))
+pub fn module_path(name: &str) -> String {
+    format!("/sys/module/{}", name.replacen('.', "/parameters/", 1))
 }
 
 /// All places of a knob; none when the machine has nothing of the kind.
@@ -53,7 +52,7 @@ pub fn targets(system: &dyn System, machine: &Machine, knob: &Knob) -> Vec<Targe
                 .map(|policy| file(&policy, format!("{CPU_POLICIES}/{policy}/{name}")))
                 .collect()
         }
-        Kind::Module => module_path(name).map(|path| file("", path)).into_iter().collect(),
+        Kind::Module => vec![file("", module_path(name))],
         Kind::Limit | Kind::Service => {
             let now = limits::now(system, knob, true);
             vec![Target { place: "walhub@.service".to_owned(), path: None, now }]

@@ -142,8 +142,7 @@ fn advice(row: &Row) -> Finding {
             format!("echo {wanted} > /sys/block/{place}/queue/{name}, or walhub tune apply")
         }
         Kind::Module => {
-            let path = module_path(name).unwrap_or_default();
-            format!("echo {wanted} > {path}, or walhub tune apply")
+            format!("echo {wanted} > {}, or walhub tune apply", module_path(name))
         }
         Kind::Cpu => format!("cpupower frequency-set -g {wanted}, or walhub tune apply"),
         Kind::Nic if name.ends_with("-ring") => {
