@@ -6,14 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 use walhub::hub::append::{Append, AppendAnswer, Appended, NewRecord, Waited, WalRequest};
 use walhub_engine::crc::crc32c;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::record::{RecordHeader, RecordReader, RecordSink};
-use walhub_proto::rmgr::message::{LogicalMessage, logical_message};
+use walhub_proto::rmgr::message::LogicalMessage;
 use walhub_proto::rmgr::xact::XLOG_XACT_COMMIT;
 use walhub_proto::rmgr::{FIRST_NORMAL_XID, RM_LOGICALMSG, RM_XACT};
 use walhub_proto::segment::SegmentSize;
@@ -285,16 +284,7 @@ struct Ledger {
 impl Ledger {
     fn ask(&mut self, id: u64, len: usize, transactional: bool) -> NewRecord {
         self.asked.insert(id, Asked { len, refused: false, found: None });
-        let body = logical_message(5, transactional, PREFIX, &content(id, len)).expect("short");
-        let crc = crc32c(0, &body);
-        NewRecord {
-            rmid: RM_LOGICALMSG,
-            info: 0,
-            transactional,
-            body: body.into(),
-            rest: Bytes::new(),
-            crc,
-        }
+        NewRecord::message(transactional, PREFIX, &content(id, len)).expect("short")
     }
 
     /// What an answer to an append says is in the WAL as far as that is durable.

@@ -11,7 +11,7 @@ use walhub_proto::lsn::Lsn;
 use walhub_proto::rmgr::message::{XLOG_LOGICAL_MESSAGE, logical_message, logical_message_head};
 use walhub_proto::rmgr::{RM_LOGICALMSG, TooLong};
 use walhub_proto::sqlstate::SqlState;
-use walhub_proto::syncrep::WaitLevel;
+use walhub_proto::syncrep::{SynchronousCommit, WaitLevel};
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::Report;
 
@@ -143,8 +143,8 @@ impl WalRequest {
 pub struct SyncWaitRow {
     /// [`Client::pid`](super::handle::Client::pid) of the session.
     pub pid: u32,
-    /// `local`, `remote_write`, `on` or `remote_apply`.
-    pub level: &'static str,
+    /// What it waits for.
+    pub level: SynchronousCommit,
     /// Up to where it waits.
     pub lsn: Lsn,
     /// Since when.

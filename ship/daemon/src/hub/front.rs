@@ -185,7 +185,7 @@ impl Front {
             };
             Some(SyncWaitRow {
                 pid: waiter.owner?,
-                level: level.commit().as_str(),
+                level: level.commit(),
                 lsn,
                 since: waiter.since,
                 standby: gate.and_then(|gate| gate.standby().map(str::to_owned)),

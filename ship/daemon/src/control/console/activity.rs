@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use walhub_proto::syncrep::SynchronousCommit;
 use walhub_proto::time::Timestamp;
 
 use super::catalog::{address, pid, text, time};
@@ -152,7 +153,10 @@ fn wait_event(activity: &Activity, snapshot: &Snapshot) -> Option<(&'static str,
     }
     let mut waits = snapshot.sync_waits.iter();
     let wait = waits.find(|wait| wait.pid == activity.client.pid)?;
-    Some(if wait.level == "local" { ("IO", "WALSync") } else { ("IPC", "SyncRep") })
+    Some(match wait.level {
+        SynchronousCommit::Local => ("IO", "WALSync"),
+        _ => ("IPC", "SyncRep"),
+    })
 }
 
 /// The query as it is kept.

@@ -435,7 +435,7 @@ fn sync_wait(ctx: &Context<'_>) -> Rows {
         let waiting = now.0.saturating_sub(wait.since.0).max(0);
         vec![
             pid(wait.pid),
-            Value::text_of(wait.level),
+            Value::text_of(wait.level.as_str()),
             Value::Lsn(wait.lsn),
             Value::Interval(Interval::from_micros(waiting)),
             text(wait.standby.as_deref()),

@@ -74,10 +74,7 @@ impl<V: SettingsView> Session<V> {
                 if let Some(warning) = warning {
                     self.out.report(&warning);
                 }
-                let reported = before.map(|it| self.parameters.reported_since(&it));
-                for (name, value) in reported.into_iter().flatten() {
-                    self.tell_parameter(name, &value);
-                }
+                self.tell_changes(before.as_ref());
                 (rows, tag)
             }
         };
@@ -187,10 +184,7 @@ impl<V: SettingsView> Session<V> {
                 self.set(&name, Some(&value), local)?;
             }
         }
-        let reported = before.map(|it| self.parameters.reported_since(&it));
-        for (name, value) in reported.into_iter().flatten() {
-            self.tell_parameter(name, &value);
-        }
+        self.tell_changes(before.as_ref());
         Ok(())
     }
 

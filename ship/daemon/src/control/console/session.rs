@@ -376,13 +376,16 @@ impl<V: SettingsView> Session<V> {
         });
     }
 
-    /// Tells client and others of a setting that they see.
-    pub(super) fn tell_parameter(&mut self, name: &str, value: &str) {
-        self.out.parameter_status(name, value);
-        if name == "application_name" {
-            self.params.member.interrupts.change_activity(|activity| {
-                value.clone_into(&mut activity.client.application_name);
-            });
+    /// Tells client and others of the settings that they see and that were others `before`.
+    pub(super) fn tell_changes(&mut self, before: Option<&Parameters>) {
+        let reported = before.map(|before| self.parameters.reported_since(before));
+        for (name, value) in reported.into_iter().flatten() {
+            self.out.parameter_status(name, &value);
+            if name == "application_name" {
+                self.params.member.interrupts.change_activity(|activity| {
+                    activity.client.application_name = value;
+                });
+            }
         }
     }
 

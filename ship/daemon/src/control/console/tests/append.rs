@@ -571,7 +571,7 @@ fn waiters_and_copies_are_seen() {
     let mut state = super::snapshot(false);
     state.sync_waits = vec![crate::hub::append::SyncWaitRow {
         pid: 7,
-        level: "on",
+        level: walhub_proto::syncrep::SynchronousCommit::On,
         lsn: Lsn(0x2000),
         since: crate::clock::now(),
         standby: Some("s1".to_owned()),

@@ -220,16 +220,7 @@ fn content_len(body_len: usize) -> Option<usize> {
 }
 
 fn record(transactional: bool, content: &[u8]) -> NewRecord {
-    let body = walhub_proto::rmgr::message::logical_message(5, transactional, "", content).unwrap();
-    let crc = crc32c(0, &body);
-    NewRecord {
-        rmid: RM_LOGICALMSG,
-        info: 0,
-        transactional,
-        body: body.into(),
-        rest: Bytes::new(),
-        crc,
-    }
+    NewRecord::message(transactional, "", content).unwrap()
 }
 
 /// A record that was found.
