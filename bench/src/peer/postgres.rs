@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
+use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::page::{PAGE_BYTES, SHORT_HEADER_LEN, WalVersion};
+use walhub_proto::segment::{SegNo, SegmentSize};
 
 use super::client::Client;
-use super::program::{self, INITDB, PG_BASEBACKUP, POSTGRES, Running};
+use super::program::{self, INITDB, PG_BASEBACKUP, PG_CONTROLDATA, POSTGRES, Running};
 use super::{free_port, give_to_postgres};
 
 /// A cluster on disk, whether or not a server runs in it.
@@ -64,6 +67,62 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Copies the files of a cluster in which no server runs.
+    ///
+    /// # Errors
+    /// When they cannot be copied.
+    pub fn duplicate(&self, dir: &Path, name: &str) -> Result<Self> {
+        let copy = Self::empty(dir, name)?;
+        let mut command = program::command("cp")?;
+        command.args(["-a", "--reflink=auto", "-T"]).arg(&self.data).arg(&copy.data);
+        program::run(&mut command).context("a copy of the cluster")?;
+        // Left by the server that was killed, whose number may be another's now.
+        let _ = std::fs::remove_file(copy.data.join("postmaster.pid"));
+        Ok(copy)
+    }
+
+    /// Reads where its WAL ends, on timeline 1, after a clean shutdown.
+    ///
+    /// # Errors
+    /// When pg_controldata is missing, or what it says does not go with the WAL.
+    pub fn end_of_wal(&self) -> Result<EndOfWal> {
+        let mut command = program::command_as_postgres(PG_CONTROLDATA.find()?)?;
+        let control = program::run(command.arg("-D").arg(&self.data))?;
+        let value = |name: &str| {
+            let line = control.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.map(str::trim).with_context(|| format!("pg_controldata does not say: {name}"))
+        };
+        let state = value("Database cluster state")?;
+        ensure!(state == "shut down", "the cluster is {state}, and not shut down");
+        let last_record: Lsn = value("Latest checkpoint location")?
+            .parse()
+            .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        let segment_size = SegmentSize::new(value("Bytes per WAL segment")?.parse()?)
+            .context("no size of a segment")?;
+        let segno = SegNo::of_start(last_record, segment_size);
+        let file = self.data.join("pg_wal").join(segno.file_name(TimelineId::FIRST, segment_size));
+        let mut segment = std::fs::read(&file).with_context(|| file.display().to_string())?;
+        let word = |at: usize| segment.get(at..)?.first_chunk::<4>().copied();
+        let version = segment
+            .first_chunk()
+            .and_then(|magic| WalVersion::from_magic(u16::from_le_bytes(*magic)));
+        let at = usize::try_from(segment_size.offset(last_record))?;
+        let length = word(at).map(u32::from_le_bytes).context("no record in the segment")?;
+        let mut end = at + usize::try_from(length)?;
+        if u64::try_from(end - 1)? / PAGE_BYTES > u64::try_from(at)? / PAGE_BYTES {
+            end += SHORT_HEADER_LEN;
+        }
+        segment.truncate(end.next_multiple_of(8));
+        Ok(EndOfWal {
+            system_identifier: SystemIdentifier(value("Database system identifier")?.parse()?),
+            segment_size,
+            version: version.context("no page of WAL in the segment")?,
+            start: segno.start(segment_size),
+            last_record,
+            segment,
+        })
+    }
+
     /// Starts a server and waits until it lets somebody in.
     ///
     /// # Errors
@@ -100,6 +159,31 @@ impl Cluster {
             "primary_conninfo=host=127.0.0.1 port={upstream_port} user=postgres application_name={name}"
         ));
         self.start(&all)
+    }
+}
+
+/// Where the WAL of a cluster ends that was shut down.
+#[derive(Clone, Debug)]
+pub struct EndOfWal {
+    /// The cluster.
+    pub system_identifier: SystemIdentifier,
+    /// Size of its segments.
+    pub segment_size: SegmentSize,
+    /// Version of its pages.
+    pub version: WalVersion,
+    /// Start of its last segment.
+    pub start: Lsn,
+    /// The checkpoint record, which is the last.
+    pub last_record: Lsn,
+    /// The last segment up to the end of that record.
+    pub segment: Vec<u8>,
+}
+
+impl EndOfWal {
+    /// One past the last byte.
+    #[must_use]
+    pub fn end(&self) -> Lsn {
+        self.start + u64::try_from(self.segment.len()).unwrap_or(u64::MAX)
     }
 }
 
@@ -144,6 +228,20 @@ impl Postgres {
     /// When it refuses.
     pub fn connect(&self) -> Result<Client> {
         Client::connect(self.port, &[("database", "postgres")])
+    }
+
+    /// The end of its log.
+    #[must_use]
+    pub fn said(&self) -> String {
+        self.running.said()
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    /// When it does not, with the end of its log.
+    pub fn check(&mut self) -> Result<()> {
+        self.running.check().context("postgres")
     }
 
     /// Ends it as a crash would.

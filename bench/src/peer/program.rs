@@ -30,6 +30,8 @@ pub struct Program {
 pub const POSTGRES: Program = Program { name: "postgres", package: "postgresql-15" };
 /// Makes a cluster.
 pub const INITDB: Program = Program { name: "initdb", package: "postgresql-15" };
+/// Says what is in a cluster's control file.
+pub const PG_CONTROLDATA: Program = Program { name: "pg_controldata", package: "postgresql-15" };
 /// Loads a primary.
 pub const PGBENCH: Program = Program { name: "pgbench", package: "postgresql-15" };
 /// Receives WAL.

@@ -1,20 +1,28 @@
 //! `ingest`: how fast WAL comes in when every flush is durable.
 //!
-//! The source is inside the harness and sends the same bytes to each receiver. A run begins when
-//! the receiver has asked for WAL and ends when it has acknowledged the last byte as flushed. Both
-//! receivers begin with an empty directory, so each makes its segments as it goes.
+//! The source is inside the harness and sends the same bytes to each receiver: those with which the
+//! WAL of a cluster goes on that was shut down, so that a copy of it can be a standby. A run begins
+//! when the receiver has asked for WAL and ends when it has acknowledged the last byte as flushed.
+//! walhub and pg_receivewal begin with an empty directory, so all make their segments as they go.
+//! The limit is the device: as many bytes, written and flushed a block at a time.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use rustix::process::Signal;
+use walhub_engine::io::BLOCK_LEN;
 
+use super::disk::{State, Target};
+use super::live::primary_settings;
 use super::{Context, Scenario, Watch, parse_size, per_unit, put, put_latencies, value};
 use crate::method::pairs::{Experiment, Figure, Leg, Run};
 use crate::method::progress::Progress;
+use crate::peer::postgres::{Cluster, Postgres};
 use crate::peer::program::{self, PG_RECEIVEWAL, Running};
 use crate::peer::walhub::Hub;
 use crate::source::Source;
@@ -23,7 +31,12 @@ use crate::source::wal::{Load, Wal};
 /// Its name.
 pub const NAME: &str = "ingest";
 
-const SIDES: [&str; 2] = ["walhub", "pg_receivewal"];
+const SIDES: [&str; 4] = ["walhub", "pg_receivewal", "standby", "device"];
+const WALHUB: usize = 0;
+const PG_RECEIVEWAL_SIDE: usize = 1;
+const STANDBY: usize = 2;
+/// Bytes that the device is given at once in a bulk run: as many as walhub writes at most.
+const DEVICE_BLOCK_LEN: usize = 4 << 20;
 const FIGURES: &[Figure] = &[
     Figure::more("rate", "WAL flushed, MB/s"),
     Figure::less("cpu_s_per_gb", "receiver CPU, s/GB"),
@@ -36,7 +49,7 @@ const COMMIT_FIGURES: &[Figure] = &[
     Figure::less("latency_p99_us", "send to flush p99, us"),
 ];
 
-/// WAL taken in, every flush durable, against pg_receivewal --synchronous.
+/// WAL taken in, every flush durable, against pg_receivewal --synchronous and a PostgreSQL standby.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Ingest {
     /// WAL of a bulk run; 0 leaves the case out.
@@ -73,6 +86,14 @@ impl Scenario for Ingest {
 
     fn run(&self, context: &Context) -> Result<Vec<Experiment>> {
         let mut experiments = Vec::new();
+        let scratch = context.scratch()?;
+        Progress::show("ingest: making a cluster whose WAL goes on");
+        let cluster = Cluster::init(scratch.path(), "cluster")?;
+        let server = cluster.start(&primary_settings(4))?;
+        // What comes before the generated WAL is the same for all and as short as can be.
+        server.connect()?.query("SELECT pg_switch_wal()")?;
+        drop(server);
+        let end = cluster.end_of_wal()?;
         let cases = [
             ("ingest bulk", Load::Bulk, self.size, None),
             ("ingest commits", Load::Commits, self.commits_size, Some(u64::try_from(self.window)?)),
@@ -82,12 +103,12 @@ impl Scenario for Ingest {
                 continue;
             }
             Progress::show(&format!("{name}: making {} MB of WAL", bytes >> 20));
-            let wal = Arc::new(Wal::generate(load, bytes));
+            let wal = Arc::new(Wal::generate(load, bytes, &end));
             let mut figures = FIGURES.to_vec();
             if window.is_some() {
                 figures.extend_from_slice(COMMIT_FIGURES);
             }
-            let run = |run| one_leg(context, &wal, window, run);
+            let run = |run| one_leg(context, &cluster, &wal, window, run);
             experiments.push(Experiment::run(name, &SIDES, &figures, context.plan, run)?);
         }
         Ok(experiments)
@@ -98,6 +119,7 @@ impl Scenario for Ingest {
 enum Receiver {
     Walhub(Hub),
     PgReceivewal(Running),
+    Standby(Postgres),
 }
 
 impl Receiver {
@@ -105,6 +127,7 @@ impl Receiver {
         match self {
             Self::Walhub(hub) => hub.pid(),
             Self::PgReceivewal(running) => running.pid(),
+            Self::Standby(server) => server.pid(),
         }
     }
 
@@ -113,6 +136,7 @@ impl Receiver {
         match self {
             Self::Walhub(hub) => hub.said(),
             Self::PgReceivewal(running) => running.said(),
+            Self::Standby(server) => server.said(),
         }
     }
 
@@ -120,26 +144,55 @@ impl Receiver {
         match self {
             Self::Walhub(hub) => hub.check(),
             Self::PgReceivewal(running) => running.check().context("pg_receivewal"),
+            Self::Standby(server) => server.check(),
         }
     }
 }
 
-fn one_leg(context: &Context, wal: &Arc<Wal>, window: Option<u64>, run: Run) -> Result<Leg> {
+impl Receiver {
+    fn start(
+        context: &Context,
+        scratch: &Path,
+        cluster: &Cluster,
+        port: u16,
+        side: usize,
+    ) -> Result<Self> {
+        Ok(match side {
+            WALHUB => {
+                let settings = &context.walhub_settings;
+                Self::Walhub(Hub::start(&context.walhub, &scratch.join("hub"), port, settings)?)
+            }
+            PG_RECEIVEWAL_SIDE => {
+                let dir = scratch.join("wal");
+                fs::create_dir(&dir)?;
+                let mut command = program::command(PG_RECEIVEWAL.find()?)?;
+                command.args(["--synchronous", "--no-loop", "-h", "127.0.0.1", "-U", "postgres"]);
+                command.args(["-p", &port.to_string()]).arg("-D").arg(&dir);
+                let log = scratch.join("pg_receivewal.log");
+                Self::PgReceivewal(Running::start(command, &log, Signal::INT)?)
+            }
+            STANDBY => {
+                let standby = cluster.duplicate(scratch, "standby")?;
+                Self::Standby(standby.start_standby(port, "standby", &primary_settings(4))?)
+            }
+            side => bail!("no side {side}"),
+        })
+    }
+}
+
+fn one_leg(
+    context: &Context,
+    cluster: &Cluster,
+    wal: &Arc<Wal>,
+    window: Option<u64>,
+    run: Run,
+) -> Result<Leg> {
     let scratch = context.scratch()?;
+    if !matches!(run.side, WALHUB | PG_RECEIVEWAL_SIDE | STANDBY) {
+        return device_leg(scratch.path(), wal, window);
+    }
     let source = Source::listen(Arc::clone(wal), window)?;
-    let mut receiver = if run.side == 0 {
-        let dir = scratch.path().join("hub");
-        let settings = &context.walhub_settings;
-        Receiver::Walhub(Hub::start(&context.walhub, &dir, source.port(), settings)?)
-    } else {
-        let dir = scratch.path().join("wal");
-        fs::create_dir(&dir)?;
-        let mut command = program::command(PG_RECEIVEWAL.find()?)?;
-        command.args(["--synchronous", "--no-loop", "-h", "127.0.0.1", "-U", "postgres", "-p"]);
-        command.arg(source.port().to_string()).arg("-D").arg(&dir);
-        let log = scratch.path().join("pg_receivewal.log");
-        Receiver::PgReceivewal(Running::start(command, &log, Signal::INT)?)
-    };
+    let mut receiver = Receiver::start(context, scratch.path(), cluster, source.port(), run.side)?;
     let checked = source.wait_until_asked();
     receiver.check()?;
     checked?;
@@ -159,6 +212,31 @@ fn one_leg(context: &Context, wal: &Arc<Wal>, window: Option<u64>, run: Run) -> 
     if window.is_some() {
         put(&mut leg, "messages_per_s", wal.message_ends.len() as f64 / elapsed.as_secs_f64());
         put_latencies(&mut leg, &outcome.latency_us);
+    }
+    Ok(leg)
+}
+
+/// What the device takes when it is given a block at a time and each is flushed before the next.
+fn device_leg(scratch: &Path, wal: &Wal, window: Option<u64>) -> Result<Leg> {
+    let block = window.map_or(Ok(DEVICE_BLOCK_LEN), usize::try_from)?;
+    let block = block.next_multiple_of(BLOCK_LEN);
+    let blocks = wal.bytes.len().div_ceil(block);
+    let len = u64::try_from(blocks * block)?;
+    let target = Target::make(scratch, State::Filled, len, block)?;
+    let watch = Watch::start(None, scratch)?;
+    let began = Instant::now();
+    let latency_us = target.write_and_flush()?;
+    let elapsed = began.elapsed().as_secs_f64();
+    let mut leg = watch.stop(&[])?;
+    let machine = value(&leg, "machine_cpu_s");
+    let megabytes = len as f64 / 1e6;
+    put(&mut leg, "rate", megabytes / elapsed);
+    put(&mut leg, "machine_cpu_s_per_gb", machine / (megabytes / 1e3));
+    put(&mut leg, "flushes_per_mb", blocks as f64 / megabytes);
+    if window.is_some() {
+        let messages = wal.message_ends.len() as f64 * len as f64 / wal.bytes.len() as f64;
+        put(&mut leg, "messages_per_s", messages / elapsed);
+        put_latencies(&mut leg, &latency_us);
     }
     Ok(leg)
 }

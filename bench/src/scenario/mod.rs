@@ -68,7 +68,7 @@ pub trait Scenario {
 /// Name and purpose of every scenario.
 pub const SCENARIOS: &[(&str, &str)] = &[
     (disk::NAME, "durability primitives by segment state, against fio's figures for the same"),
-    (ingest::NAME, "WAL taken in, every flush durable, against pg_receivewal --synchronous"),
+    (ingest::NAME, "WAL taken in, every flush durable, against pg_receivewal and a standby"),
     (
         fanout_live::NAME,
         "a primary's TPS with live standbys behind walhub, against the same attached directly",

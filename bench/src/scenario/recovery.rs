@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 
 use super::catchup::Servers;
@@ -18,7 +18,6 @@ use crate::method::pairs::{Experiment, Figure, Leg, Run};
 use crate::method::progress::Progress;
 use crate::peer::free_port;
 use crate::peer::postgres::Cluster;
-use crate::peer::program;
 use crate::peer::walhub::Hub;
 
 /// Its name.
@@ -126,17 +125,4 @@ fn finish(watch: Watch, began: Instant, server: Option<u32>) -> Result<Leg> {
         put(&mut leg, "cpu_ms", cpu * 1e3);
     }
     Ok(leg)
-}
-
-impl Cluster {
-    /// Copies the files of a cluster in which no server runs.
-    fn duplicate(&self, dir: &Path, name: &str) -> Result<Self> {
-        let copy = Self::empty(dir, name)?;
-        let mut command = program::command("cp")?;
-        command.args(["-a", "--reflink=auto", "-T"]).arg(&self.data).arg(&copy.data);
-        program::run(&mut command).context("a copy of the cluster")?;
-        // Left by the server that was killed, whose number may be another's now.
-        let _ = std::fs::remove_file(copy.data.join("postmaster.pid"));
-        Ok(copy)
-    }
 }

@@ -1,9 +1,11 @@
 //! `sync`: what a commit costs that waits for a synchronous standby.
 //!
 //! One primary; `synchronous_standby_names` names walhub, a PostgreSQL standby, or pg_receivewal
-//! --synchronous, each started for its own runs. Local commits are the limit. pgbench inserts one
-//! row per transaction: as fast as it can, and at fixed rates, where a latency counts from the
-//! intended start.
+//! --synchronous, each started for its own runs. pgbench inserts one row per transaction: as fast as
+//! it can, and at fixed rates, where a latency counts from the intended start.
+//!
+//! There are two limits: a standby that drops what it receives and calls it durable at once, which no
+//! standby can be faster than, and commits that wait for nobody.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,14 +26,16 @@ use crate::peer::pgbench;
 use crate::peer::postgres::{Cluster, Postgres};
 use crate::peer::program::{self, PG_RECEIVEWAL, Running};
 use crate::peer::walhub::Hub;
+use crate::sink::Sinks;
 
 /// Its name.
 pub const NAME: &str = "sync";
 
-const SIDES: [&str; 4] = ["walhub", "standby", "pg_receivewal", "local commit"];
+const SIDES: [&str; 5] = ["walhub", "standby", "pg_receivewal", "instant reply", "local commit"];
 const WALHUB: usize = 0;
 const STANDBY: usize = 1;
 const PG_RECEIVEWAL_SIDE: usize = 2;
+const INSTANT: usize = 3;
 const FIGURES: &[Figure] = &[
     Figure::more("tps", "primary, transactions/s"),
     Figure::less("latency_p50_us", "commit p50, us"),
@@ -133,6 +137,16 @@ enum Synchronous {
     Hub(Hub),
     Standby(Postgres),
     PgReceivewal(Running),
+    Instant(Sinks),
+}
+
+impl Synchronous {
+    fn end(self) -> Result<()> {
+        if let Self::Instant(sinks) = self {
+            sinks.finish()?;
+        }
+        Ok(())
+    }
 }
 
 impl Bench {
@@ -160,7 +174,7 @@ impl Bench {
         let mut leg = watch.stop(&[("primary_cpu_s", self.primary.pid())])?;
         // Or the next one would wait for a standby that is gone.
         set_names(&mut client, "")?;
-        drop(synchronous);
+        synchronous.map_or(Ok(()), Synchronous::end)?;
         wait_until(READY_TIMEOUT, "the standby goes", || {
             Ok(client.value("SELECT count(*) FROM pg_stat_replication")? == "0")
         })?;
@@ -200,6 +214,10 @@ impl Bench {
                 command.arg(port.to_string()).arg("-D").arg(&dir);
                 let log = scratch.join("pg_receivewal.log");
                 Some(Synchronous::PgReceivewal(Running::start(command, &log, Signal::INT)?))
+            }
+            INSTANT => {
+                let start = flush_lsn(client)?;
+                Some(Synchronous::Instant(Sinks::connect(port, 1, 1, start)?))
             }
             _ => None,
         })

@@ -81,8 +81,10 @@ impl<'a> Session<'a> {
         }
         let mut out = Encoder::new();
         out.authentication_ok();
+        let major = self.shared.wal.version().major().unwrap_or(15);
+        let server_version = format!("{major}.0 (walhub-bench)");
         for (name, value) in [
-            ("server_version", "15.0 (walhub-bench)"),
+            ("server_version", server_version.as_str()),
             ("server_encoding", "UTF8"),
             ("client_encoding", "UTF8"),
             ("integer_datetimes", "on"),
@@ -122,7 +124,7 @@ impl<'a> Session<'a> {
             ];
             row(&["systemid", "timeline", "xlogpos", "dbname"], &values)
         } else if upper.starts_with("SHOW WAL_SEGMENT_SIZE") {
-            row(&["wal_segment_size"], &[Some("16MB".to_owned())])
+            row(&["wal_segment_size"], &[Some(format!("{}MB", wal.segment_size().bytes() >> 20))])
         } else if upper.starts_with("SHOW DATA_DIRECTORY_MODE") {
             row(&["data_directory_mode"], &[Some("0700".to_owned())])
         } else if upper.starts_with("READ_REPLICATION_SLOT") {

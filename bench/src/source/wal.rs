@@ -5,16 +5,14 @@ use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegmentSize;
 
+use crate::peer::postgres::EndOfWal;
+
 use crate::method::stats::next_random;
 
 /// The most WAL in one message. PostgreSQL: `MAX_SEND_SIZE`.
 const MESSAGE_BYTES_MAX: usize = 128 << 10;
 /// The longest commit.
 const COMMIT_LEN_MAX: usize = 8 << 10;
-/// Where the WAL begins: the start of the first segment that a cluster uses.
-const START: Lsn = Lsn(16 << 20);
-/// The cluster that it seems to come from.
-const SYSTEM: SystemIdentifier = SystemIdentifier(7_300_000_000_000_000_001);
 
 /// How the WAL comes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,21 +30,25 @@ pub struct Wal {
     pub bytes: Vec<u8>,
     /// Offset in `bytes` of the end of each message.
     pub message_ends: Vec<usize>,
+    start: Lsn,
+    shape: WalShape,
 }
 
 impl Wal {
-    /// At least `bytes_min` bytes of whole records.
+    /// At least `bytes_min` bytes of whole records, with which the WAL of a cluster goes on that was
+    /// shut down. They begin with its last segment.
     #[must_use]
-    pub fn generate(load: Load, bytes_min: usize) -> Self {
+    pub fn generate(load: Load, bytes_min: usize, after: &EndOfWal) -> Self {
         let shape = WalShape {
-            system_identifier: SYSTEM,
-            segment_size: SegmentSize::DEFAULT,
+            system_identifier: after.system_identifier,
+            segment_size: after.segment_size,
             timeline: TimelineId::FIRST,
-            version: WalVersion::PG15,
+            version: after.version,
             crc: crc32c::crc32c_append,
         };
-        let mut generator = WalGenerator::new(15, shape, START);
+        let mut generator = WalGenerator::after(15, shape, after.end(), after.last_record);
         let mut bytes = Vec::with_capacity(bytes_min + (1 << 20));
+        bytes.extend_from_slice(&after.segment);
         let mut message_ends = Vec::new();
         match load {
             Load::Bulk => {
@@ -60,7 +62,7 @@ impl Wal {
                 // records flushes whole ones only.
                 let mut random = 15;
                 let noise = noise(&mut random);
-                generator.append_next(&mut bytes);
+                message_ends.push(bytes.len());
                 while bytes.len() < bytes_min {
                     let message = noise.get(..commit_len(&mut random)).unwrap_or_default();
                     generator.append_message(message, &mut bytes);
@@ -71,13 +73,13 @@ impl Wal {
         if message_ends.last() != Some(&bytes.len()) {
             message_ends.push(bytes.len());
         }
-        Self { bytes, message_ends }
+        Self { bytes, message_ends, start: after.start, shape }
     }
 
     /// Position of the first byte.
     #[must_use]
     pub fn start(&self) -> Lsn {
-        START
+        self.start
     }
 
     /// One past the last byte.
@@ -89,13 +91,25 @@ impl Wal {
     /// Position of the byte at `offset`.
     #[must_use]
     pub fn lsn(&self, offset: usize) -> Lsn {
-        START + u64::try_from(offset).unwrap_or(u64::MAX)
+        self.start + u64::try_from(offset).unwrap_or(u64::MAX)
     }
 
     /// Whose it is.
     #[must_use]
     pub fn system_identifier(&self) -> SystemIdentifier {
-        SYSTEM
+        self.shape.system_identifier
+    }
+
+    /// Which PostgreSQL could have written it.
+    #[must_use]
+    pub fn version(&self) -> WalVersion {
+        self.shape.version
+    }
+
+    /// Size of its segments.
+    #[must_use]
+    pub fn segment_size(&self) -> SegmentSize {
+        self.shape.segment_size
     }
 }
 
@@ -115,10 +129,22 @@ fn commit_len(random: &mut u64) -> usize {
 mod tests {
     use super::*;
 
+    /// The end of a cluster that had begun a segment before.
+    fn shut_down() -> EndOfWal {
+        EndOfWal {
+            system_identifier: SystemIdentifier(7_300_000_000_000_000_001),
+            segment_size: SegmentSize::DEFAULT,
+            version: WalVersion::PG15,
+            start: Lsn(16 << 20),
+            last_record: Lsn((16 << 20) + 40),
+            segment: vec![0; 160],
+        }
+    }
+
     #[test]
     fn messages_cover_the_wal_and_none_is_too_long() {
         for load in [Load::Bulk, Load::Commits] {
-            let wal = Wal::generate(load, 3 << 20);
+            let wal = Wal::generate(load, 3 << 20, &shut_down());
             assert!(wal.bytes.len() >= 3 << 20);
             assert_eq!(wal.message_ends.last(), Some(&wal.bytes.len()));
             let starts = std::iter::once(&0).chain(&wal.message_ends);
@@ -130,7 +156,7 @@ mod tests {
 
     #[test]
     fn most_commits_are_small() {
-        let wal = Wal::generate(Load::Commits, 4 << 20);
+        let wal = Wal::generate(Load::Commits, 4 << 20, &shut_down());
         let mean = wal.bytes.len() / wal.message_ends.len();
         assert!((1000..4000).contains(&mean), "{mean}");
     }

@@ -40,10 +40,20 @@ impl WalGenerator {
     #[must_use]
     pub fn new(seed: u64, shape: WalShape, start: Lsn) -> Self {
         assert!(shape.segment_size.offset(start) == 0, "{start} is inside a segment");
+        Self::over(seed, WalWriter::new(shape, start, None))
+    }
+
+    /// Goes on at `end`, after the record that begins at `last_record`; makes no checkpoint record.
+    #[must_use]
+    pub fn after(seed: u64, shape: WalShape, end: Lsn, last_record: Lsn) -> Self {
+        Self::over(seed, WalWriter::new(shape, end, Some(last_record)))
+    }
+
+    fn over(seed: u64, writer: WalWriter) -> Self {
         let mut random = seed;
         let noise = (0..NOISE_LEN / 8).flat_map(|_| next_random(&mut random).to_le_bytes());
         let noise = noise.collect();
-        Self { writer: WalWriter::new(shape, start, None), random, noise }
+        Self { writer, random, noise }
     }
 
     /// End of what was made.
