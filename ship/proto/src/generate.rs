@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use crate::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use crate::page::{
     FIRST_IS_CONTRECORD, LONG_HEADER, LONG_HEADER_LEN, LongHeader, PAGE_BYTES, PAGE_LEN,
-    PageHeader, SHORT_HEADER_LEN, WalVersion, header_len,
+    PageHeader, SHORT_HEADER_LEN, WalVersion, header_len, record_start,
 };
 use crate::record::{
     CHECKED_HEADER_LEN, Crc32c, RECORD_HEADER_LEN, RECORD_LEN_MAX, RM_XLOG, XLOG_SWITCH,
@@ -110,16 +110,10 @@ impl WalWriter {
         &self.shape
     }
 
-    /// Where the next record will start: after the page header, when one is due.
-    /// PostgreSQL: `XLogBytePosToRecPtr`.
+    /// Where the next record will start.
     #[must_use]
     pub fn next_record(&self) -> Lsn {
-        if self.lsn.0.is_multiple_of(PAGE_BYTES) {
-            let header = header_len(self.lsn, self.shape.segment_size);
-            self.lsn + u64::try_from(header).unwrap_or(0)
-        } else {
-            self.lsn
-        }
+        record_start(self.lsn, self.shape.segment_size)
     }
 
     /// Where a record whose body has `body_len` bytes would lie, were it the next.

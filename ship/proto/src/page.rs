@@ -129,6 +129,17 @@ pub const fn header_len(page_addr: Lsn, segment_size: SegmentSize) -> usize {
     if segment_size.offset(page_addr) == 0 { LONG_HEADER_LEN } else { SHORT_HEADER_LEN }
 }
 
+/// Where a record starts when the one before it ends at `lsn`: after the page header, when one is due.
+/// PostgreSQL: `XLogBytePosToRecPtr`.
+#[must_use]
+pub fn record_start(lsn: Lsn, segment_size: SegmentSize) -> Lsn {
+    if lsn.0.is_multiple_of(PAGE_BYTES) {
+        lsn + u64::try_from(header_len(lsn, segment_size)).unwrap_or(0)
+    } else {
+        lsn
+    }
+}
+
 /// What the first page of a segment says beside what all pages say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LongHeader {

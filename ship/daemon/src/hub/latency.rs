@@ -217,7 +217,8 @@ const STAGES: [Stage; 6] = [
 pub(super) struct Reached {
     pub(super) write: Lsn,
     pub(super) flush: Lsn,
-    pub(super) sent: Lsn,
+    /// `None` while there is no standby.
+    pub(super) sent: Option<Lsn>,
     pub(super) downstream: ModeLsns,
 }
 
@@ -237,7 +238,12 @@ impl Followed {
         let lsns = [
             reached.write,
             reached.flush,
-            reached.sent,
+            // What waited for the first standby to come was not under way.
+            reached.sent.unwrap_or_else(|| {
+                let [_, _, counted, ..] = &mut self.counted;
+                *counted = self.positions.len();
+                Lsn::INVALID
+            }),
             downstream(WaitMode::Write),
             downstream(WaitMode::Flush),
             downstream(WaitMode::Apply),
@@ -312,12 +318,13 @@ mod tests {
         followed.begin(Lsn(10), Instant(0));
         followed.begin(Lsn(10), Instant(500));
         followed.begin(Lsn(20), Instant(1_000_000));
-        let mut reached = Reached { write: Lsn(15), ..Reached::default() };
+        let sent = Some(Lsn::INVALID);
+        let mut reached = Reached { write: Lsn(15), sent, ..Reached::default() };
         followed.reach(&reached, Instant(3_000_000), &latencies);
         reached = Reached {
             write: Lsn(20),
             flush: Lsn(20),
-            sent: Lsn(20),
+            sent: Some(Lsn(20)),
             downstream: ModeLsns::of_wire(Lsn(20), Lsn(20), Lsn(10)),
         };
         followed.reach(&reached, Instant(5_000_000), &latencies);
@@ -327,6 +334,19 @@ mod tests {
         let want = [none, none, (2, Some(4000)), two, two, two, two, (1, Some(5000)), none];
         assert_eq!(counts, want);
         assert_eq!(followed.positions.len(), 1);
+    }
+
+    #[test]
+    fn what_came_before_the_first_standby_was_not_sent_late() {
+        let latencies = Latencies::default();
+        let mut followed = Followed::default();
+        followed.begin(Lsn(10), Instant(0));
+        followed.reach(&Reached::default(), Instant(1000), &latencies);
+        followed.begin(Lsn(20), Instant(5000));
+        let reached = Reached { sent: Some(Lsn(20)), ..Reached::default() };
+        followed.reach(&reached, Instant(7000), &latencies);
+        let send = &latencies.rows()[4];
+        assert_eq!((send.stage, send.count, send.max_us), ("send", 1, Some(2)));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::cmp::Ordering;
 
 use walhub_proto::lsn::{Lsn, TimelineId};
+use walhub_proto::page::record_start;
 use walhub_proto::segment::{SegNo, SegmentSize};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
@@ -394,7 +395,11 @@ pub(super) static FUNCTIONS: &[Function] = &[
     function("pg_current_wal_lsn", &[], PgLsn, |ctx, _| current_lsn(ctx, |at| at.write_lsn)),
     function("pg_current_wal_flush_lsn", &[], PgLsn, |ctx, _| current_lsn(ctx, |at| at.flush_lsn)),
     function("pg_current_wal_insert_lsn", &[], PgLsn, |ctx, _| {
-        current_lsn(ctx, |at| at.received_lsn)
+        let end = current_lsn(ctx, |at| at.received_lsn)?;
+        Ok(match (end, segment(ctx, "pg_current_wal_insert_lsn")) {
+            (Value::Lsn(end), Ok((_, size))) => Value::Lsn(record_start(end, size)),
+            (end, _) => end,
+        })
     }),
     function(
         "pg_wal_lsn_diff",

@@ -357,7 +357,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let reached = Reached {
             write: shared.write_lsn.load(),
             flush: shared.flush_lsn.load(),
-            sent: Lsn(shared.sent_lsn.load(Ordering::Relaxed)),
+            sent: self
+                .config
+                .ships
+                .iter()
+                .any(|ship| ship.sessions > 0)
+                .then(|| Lsn(shared.sent_lsn.load(Ordering::Relaxed))),
             downstream: match shared.synced() {
                 Synced::Reached(lsns) => lsns,
                 Synced::Undefined | Synced::TooFew => ModeLsns::default(),
@@ -384,7 +389,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     fn handle_flushed<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, flushed: Flushed) {
         match flushed {
-            Flushed::NotYet => {}
+            Flushed::NotYet => {
+                if let Some(local) = &self.local {
+                    self.config.shared.write_lsn.store(local.write_lsn());
+                }
+                self.reach(now);
+            }
             Flushed::Done => {
                 self.note_disk_has_room();
                 self.publish_flushed(io, now);

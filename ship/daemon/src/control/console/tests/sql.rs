@@ -1,6 +1,7 @@
 //! Queries and their answers.
 
 use super::{answer, answer_of, snapshot};
+use walhub_proto::lsn::Lsn;
 
 /// The first value of the first row.
 fn value(sql: &str) -> String {
@@ -270,6 +271,12 @@ fn wal_control_functions_know_recovery() {
         ),
         "0/3000180|0/3000100|0/3000200"
     );
+    // Past the header of the page that the next record begins.
+    for (end, insert) in [(0x400_0000, "0/4000028"), (0x400_2000, "0/4002018")] {
+        let mut snapshot = snapshot(false);
+        snapshot.positions.as_mut().unwrap().received_lsn = Lsn(end);
+        assert_eq!(answer_of(snapshot, "select pg_current_wal_insert_lsn()")[1], insert);
+    }
     assert_eq!(
         primary("select pg_walfile_name('0/3000000'), pg_walfile_name('0/3000001')"),
         "000000010000000000000002|000000010000000000000003"
