@@ -1,6 +1,7 @@
-//! Operations of io_uring that the data plane does not use, so that what they cost can be measured.
+//! Operations of io_uring for themselves, outside of the data plane, so that what they cost can be
+//! measured before it uses them, or to say why it does not.
 //!
-//! Each has a small blocking interface of its own and a ring of its own. A kernel that lacks one says
+//! Each has a small blocking interface and a ring of its own. A kernel that lacks one says
 //! so through [`Trial::check`], with the version that brings it.
 //!
 //! Invariants:
@@ -8,7 +9,7 @@
 //!   come; it is leaked rather than freed when that cannot be awaited.
 //! - A ring is used by the thread that made it.
 //!
-//! Not here: the operations of the data plane (`uring`), which are many at a time and never block.
+//! Not here: the data plane's ring (`uring`), whose operations are many at a time and never block.
 
 mod bundle;
 mod linked;
