@@ -40,6 +40,8 @@ struct Pinned {
 }
 
 /// Sends heads by copy and bodies without, over one socket.
+///
+/// Dropped before [`ZeroCopySender::finish`], it leaks what the kernel is not done with.
 pub struct ZeroCopySender {
     ring: Ring<Pinned>,
     socket: OwnedFd,
@@ -63,7 +65,11 @@ impl ZeroCopySender {
     ///
     /// # Errors
     /// The connection's; nothing can be sent after it.
+    ///
+    /// # Panics
+    /// If the body is empty, or after an error of the ring.
     pub fn send(&mut self, head: &Bytes, body: Bytes) -> io::Result<()> {
+        assert!(!body.is_empty(), "a head without a body");
         let (mut head, mut body) = (head.clone(), body);
         while !body.is_empty() {
             let (of_head, of_body) = self.send_once(&head, &body)?;
