@@ -24,4 +24,5 @@ pub mod mailbox;
 pub mod probe;
 pub mod process_title;
 pub mod published;
+pub mod trial;
 pub mod uring;

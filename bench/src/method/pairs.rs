@@ -129,6 +129,8 @@ pub struct Experiment {
     pub ratios: BTreeMap<String, Estimate>,
     /// For each side after the second, by figure: the first side over that one.
     pub further_ratios: Vec<BTreeMap<String, Estimate>>,
+    /// What a reader must know about it: a side that this machine does not have.
+    pub notes: Vec<String>,
 }
 
 impl Experiment {
@@ -193,6 +195,7 @@ impl Experiment {
             syscalls,
             ratios: BTreeMap::new(),
             further_ratios: Vec::new(),
+            notes: Vec::new(),
         };
         experiment.ratios = experiment.ratios_over(1);
         experiment.further_ratios =
@@ -204,6 +207,13 @@ impl Experiment {
     #[must_use]
     pub fn at(mut self, at: f64) -> Self {
         self.at = Some(at);
+        self
+    }
+
+    /// Says what a reader must know.
+    #[must_use]
+    pub fn noting(mut self, notes: &[String]) -> Self {
+        self.notes = notes.to_vec();
         self
     }
 

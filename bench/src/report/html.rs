@@ -156,6 +156,9 @@ fn one(html: &mut String, experiment: &Experiment) {
             escape(experiment.sides.get(1).map_or("", String::as_str)),
         ),
     );
+    for note in &experiment.notes {
+        put(html, format_args!("<p class=\"soft\">{}</p>\n", escape(note)));
+    }
 }
 
 fn legend(html: &mut String, sides: &[String]) {
@@ -227,6 +230,7 @@ mod tests {
         assert!(html.contains("catchup 4 readers") && html.contains("a &lt;cpu&gt;"));
         assert!(html.contains("<td class=\"better\">2.00</td>"));
         assert!(html.contains("rate, &lt;MB/s&gt;"));
+        assert!(html.contains("&lt;side&gt; was not measured"));
         for outside in ["http", "src=", "<script", "@import", "url("] {
             assert!(!html.contains(outside), "{outside}");
         }

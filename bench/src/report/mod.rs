@@ -97,6 +97,9 @@ fn table(experiment: &Experiment) -> String {
         experiment.worst(|leg| leg.steal) * 100.0,
         experiment.worst(|leg| leg.foreign) * 100.0,
     );
+    for note in &experiment.notes {
+        let _ = writeln!(text, "  {note}");
+    }
     let counted = experiment.sides.iter().zip(&experiment.syscalls);
     for (side, calls) in counted.filter(|(_, calls)| !calls.is_empty()) {
         text.push_str(&syscalls(side, calls));

@@ -45,6 +45,9 @@ pub struct Experiment {
     /// The first over each side after the second.
     #[serde(default)]
     pub further_ratios: Vec<BTreeMap<String, Estimate>>,
+    /// What a reader must know about it.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// A figure and how to read it.
@@ -169,6 +172,7 @@ pub(super) mod tests {
                 "name": "catchup 4 readers", "sides": ["walhub", "walsenders"], "at": 4.0,
                 "figures": [{"key": "rate", "label": "rate, <MB/s>", "better": better}],
                 "rounds": rounds, "repeated": 0, "syscalls": [], "ratios": {"rate": estimate},
+                "notes": ["<side> was not measured"],
             }],
         });
         serde_json::from_value(run).unwrap()

@@ -2,7 +2,7 @@
 //!
 //! The same blocks are written one after the other into one file that was filled with zeros before
 //! (as a recycled segment is), that was only allocated, or that is sparse. Ours are plain system
-//! calls and the engine's ring; fio does the same as the peer.
+//! calls, the engine's ring, and a write linked to its fdatasync; fio does the same as the peer.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -16,6 +16,7 @@ use hdrhistogram::Histogram;
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use walhub_engine::buffer::Buffer;
 use walhub_engine::io::{BLOCK_LEN, Done, FileId, Gather, Io as _, Op, OpenMode, Token};
+use walhub_engine::trial::LinkedWriter;
 use walhub_engine::uring::{Uring, UringConfig};
 
 use super::{Context, Scenario, Watch, parse_size, put, put_latencies};
@@ -26,8 +27,15 @@ use crate::peer::pgbench::histogram;
 /// Its name.
 pub const NAME: &str = "disk";
 
-const SIDES: [&str; 6] =
-    ["O_DSYNC", "fdatasync", "uring dsync", "uring 2 steps", "fio O_DSYNC", "fio fdatasync"];
+const SIDES: [&str; 7] = [
+    "O_DSYNC",
+    "fdatasync",
+    "uring dsync",
+    "uring 2 steps",
+    "uring linked",
+    "fio O_DSYNC",
+    "fio fdatasync",
+];
 const FIGURES: &[Figure] = &[
     Figure::more("rate", "durable writes/s"),
     Figure::less("latency_p50_us", "p50, us"),
@@ -104,8 +112,9 @@ impl Disk {
             1 => target.write_and_flush()?,
             2 => target.ring(true)?,
             3 => target.ring(false)?,
+            4 => target.linked()?,
             side => {
-                let how = if side == 4 { "--sync=dsync" } else { "--fdatasync=1" };
+                let how = if side == 5 { "--sync=dsync" } else { "--fdatasync=1" };
                 let outcome = fio::write(&target.path, len, block, target.direct, how)?;
                 let mut leg = watch.stop(&[])?;
                 put(&mut leg, "rate", outcome.rate);
@@ -226,6 +235,20 @@ impl Target {
         close(&mut ring, file)?;
         latency_us
     }
+
+    /// A write and its fdatasync as two linked operations: one system call for both.
+    fn linked(&self) -> Result<Histogram<u64>> {
+        let mut writer = LinkedWriter::new(self.open(OFlags::empty())?)?;
+        let data = self.block().freeze();
+        self.timed(|offset| {
+            let linked = writer.write_and_sync(&data, offset)?;
+            let written = linked.written?;
+            if written != self.block {
+                bail!("the ring wrote {written} of {} bytes", self.block);
+            }
+            Ok(linked.synced?)
+        })
+    }
 }
 
 /// Submits one operation and waits for it.
@@ -254,12 +277,13 @@ mod tests {
     #[test]
     fn each_primitive_writes_the_whole_file() {
         for state in [State::Filled, State::Allocated, State::Sparse] {
-            for how in [0, 1, 2, 3] {
+            for how in [0, 1, 2, 3, 4] {
                 let dir = tempfile::tempdir().unwrap();
                 let target = Target::make(dir.path(), state, 32 << 10, 8 << 10).unwrap();
                 let latency_us = match how {
                     0 => target.write_dsync(),
                     1 => target.write_and_flush(),
+                    4 => target.linked(),
                     _ => target.ring(how == 2),
                 };
                 assert_eq!(latency_us.unwrap().len(), 4);

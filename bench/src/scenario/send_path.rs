@@ -5,46 +5,34 @@
 //! are copied after all: sendfile and splice look better here than on a network card, SEND_ZC worse.
 //! iperf3 is the limit.
 
+mod ways;
+
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{IoSlice, Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::io::{self, ErrorKind, Read as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use rustix::fs::sendfile;
-use rustix::net::{SendFlags, send};
-use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, pipe, splice};
 use rustix::time::{ClockId, clock_gettime};
-use walhub_engine::buffer::Buffer;
-use walhub_engine::io::{Done, Gather, Head, Io as _, Op};
-use walhub_engine::uring::{Uring, UringConfig};
-use walhub_proto::wire::copy::XLOGDATA_FIELDS_LEN;
-use walhub_proto::wire::reader::FRAME_HEADER_LEN;
+use walhub_engine::trial::{Trial, Usage};
 
-use super::disk::one;
+use self::ways::{HEADER, Job, Source, Way};
 use super::{Context, Scenario, Watch, join, parse_size, put, value};
-use crate::method::pairs::{Experiment, Figure, Leg, Run};
+use crate::method::pairs::{Experiment, Figure, Leg};
 use crate::peer::iperf;
 
 /// Its name.
 pub const NAME: &str = "send-path";
 
-const SIDES: [&str; 7] =
-    ["io_uring SEND", "pread + send", "send", "writev", "sendfile", "splice", "iperf3"];
-const IPERF3: usize = 6;
 const FIGURES: &[Figure] = &[
     Figure::more("rate", "sent, MB/s"),
     Figure::less("cpu_s_per_gb", "sender CPU, s/GB"),
     Figure::less("machine_cpu_s_per_gb", "machine CPU, s/GB"),
+    Figure::neutral("copied_percent", "copied after all, %"),
 ];
-/// Before every payload: what a message of WAL begins with.
-const HEADER: [u8; FRAME_HEADER_LEN + XLOGDATA_FIELDS_LEN] =
-    [b'h'; FRAME_HEADER_LEN + XLOGDATA_FIELDS_LEN];
 /// Bytes of the file and of the memory that payloads come from, over and over: larger than the
 /// caches of a CPU.
 const SOURCE_LEN: usize = 64 << 20;
@@ -81,56 +69,102 @@ impl Scenario for SendPath {
     }
 
     fn run(&self, context: &Context) -> Result<Vec<Experiment>> {
+        let (ways, notes) = available(Trial::check)?;
+        let sides: Vec<&str> = ways.iter().map(|way| way.name()).collect();
         let scratch = context.scratch()?;
-        let file = scratch.path().join("payload");
-        std::fs::write(&file, vec![b'p'; SOURCE_LEN])?;
+        let len = self.messages.iter().copied().max().unwrap_or(0).max(SOURCE_LEN);
+        let source = Source::make(scratch.path(), len)?;
         let mut experiments = Vec::new();
         for &message in &self.messages {
             let name = format!("send-path {} kB", message >> 10);
-            let run = |run| self.one_leg(context, &file, message, run);
-            let experiment = Experiment::run(&name, &SIDES, FIGURES, context.plan, run)?;
-            experiments.push(experiment.at(message as f64));
+            let experiment = Experiment::run(&name, &sides, FIGURES, context.plan, |run| {
+                let way = ways.get(run.side).copied().unwrap_or(Way::Iperf3);
+                self.one_leg(context, &source, message, way)
+            })?;
+            experiments.push(experiment.at(message as f64).noting(&notes));
         }
         Ok(experiments)
     }
 }
 
-impl SendPath {
-    fn one_leg(&self, context: &Context, file: &Path, message: usize, run: Run) -> Result<Leg> {
-        let scratch = context.scratch()?;
-        if run.side == IPERF3 {
-            let watch = Watch::start(None, scratch.path())?;
-            let sent = iperf::send(1, u64::try_from(self.size)?, message, scratch.path())?;
-            let mut leg = watch.stop(&[])?;
-            figures(&mut leg, sent.bytes, sent.seconds, sent.sender_cpu_s);
-            return Ok(leg);
+/// The ways whose operations `check` finds in the kernel, and a note on each other one.
+fn available(check: impl Fn(Trial) -> io::Result<()>) -> Result<(Vec<Way>, Vec<String>)> {
+    let (mut ways, mut notes) = (Vec::new(), Vec::new());
+    for way in Way::ALL {
+        match way.trial().map_or(Ok(()), &check) {
+            Ok(()) => ways.push(way),
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                notes.push(format!("{} was not measured: {error}", way.name()));
+            }
+            Err(error) => return Err(error.into()),
         }
-        let job = Job { file: file.to_owned(), message, count: self.size.div_ceil(message) };
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let stream = TcpStream::connect(listener.local_addr()?)?;
-        let (peer, _) = listener.accept()?;
+    }
+    Ok((ways, notes))
+}
+
+impl SendPath {
+    fn one_leg(&self, context: &Context, source: &Source, message: usize, way: Way) -> Result<Leg> {
+        let scratch = context.scratch()?;
+        if way == Way::Iperf3 {
+            return self.iperf3(scratch.path(), message);
+        }
+        // Two receivers get half each: every run moves as many bytes.
+        let receivers = way.receivers();
+        let count = self.size.div_ceil(message).div_ceil(receivers);
+        let job = Job { source: source.clone(), message, count };
+        let mut streams = Vec::new();
+        let mut peers = Vec::new();
+        for _ in 0..receivers {
+            let (stream, peer) = connection()?;
+            streams.push(stream);
+            peers.push(peer);
+        }
         let watch = Watch::start(None, scratch.path())?;
         let began = Instant::now();
-        let receiving = std::thread::spawn(move || receive(peer));
+        let receiving: Vec<_> =
+            peers.into_iter().map(|peer| std::thread::spawn(move || receive(peer))).collect();
         // In a thread of its own, so that its CPU time is only this.
-        let side = run.side;
-        let sending = std::thread::spawn(move || -> Result<f64> {
-            job.send(side, stream)?;
+        let sending = std::thread::spawn(move || -> Result<(f64, Option<Usage>)> {
+            let usage = job.send(way, streams)?;
             let used = clock_gettime(ClockId::ThreadCPUTime);
-            Ok(used.tv_sec as f64 + used.tv_nsec as f64 / 1e9)
+            Ok((used.tv_sec as f64 + used.tv_nsec as f64 / 1e9, usage))
         });
         let sent = sending.join().map_err(|_| anyhow::anyhow!("the sender panicked"))?;
-        let received = receiving.join().map_err(|_| anyhow::anyhow!("the receiver panicked"))?;
+        let received: Result<Vec<usize>> = receiving.into_iter().map(counted).collect();
         let seconds = began.elapsed().as_secs_f64();
         let mut leg = watch.stop(&[])?;
-        let (cpu, bytes) = (sent?, received?);
-        let wanted = self.size.div_ceil(message) * (message + HEADER.len());
-        if bytes != wanted {
+        let ((cpu, usage), received) = (sent?, received?);
+        let wanted = count * (message + HEADER.len());
+        if let Some(bytes) = received.iter().find(|&&bytes| bytes != wanted) {
             bail!("{bytes} bytes of {wanted} came");
         }
-        figures(&mut leg, bytes as f64, seconds, cpu);
+        figures(&mut leg, (wanted * receivers) as f64, seconds, cpu);
+        if let Some(usage) = usage {
+            let share = usage.copied as f64 / usage.notified as f64;
+            put(&mut leg, "copied_percent", share * 100.0);
+        }
         Ok(leg)
     }
+
+    fn iperf3(&self, scratch: &Path, message: usize) -> Result<Leg> {
+        let watch = Watch::start(None, scratch)?;
+        let sent = iperf::send(1, u64::try_from(self.size)?, message, scratch)?;
+        let mut leg = watch.stop(&[])?;
+        figures(&mut leg, sent.bytes, sent.seconds, sent.sender_cpu_s);
+        Ok(leg)
+    }
+}
+
+/// Both ends of a connection over loopback.
+fn connection() -> Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let stream = TcpStream::connect(listener.local_addr()?)?;
+    let (peer, _) = listener.accept()?;
+    Ok((stream, peer))
+}
+
+fn counted(receiving: JoinHandle<Result<usize>>) -> Result<usize> {
+    receiving.join().map_err(|_| anyhow::anyhow!("a receiver panicked"))?
 }
 
 fn figures(leg: &mut Leg, bytes: f64, seconds: f64, cpu: f64) {
@@ -151,136 +185,53 @@ fn receive(mut stream: TcpStream) -> Result<usize> {
     }
 }
 
-/// What one run sends.
-struct Job {
-    file: PathBuf,
-    message: usize,
-    count: usize,
-}
+#[cfg(test)]
+mod tests {
+    use walhub_engine::trial::Missing;
 
-impl Job {
-    fn send(&self, side: usize, stream: TcpStream) -> Result<()> {
-        stream.set_nodelay(true)?;
-        match side {
-            0 => self.by_ring(stream),
-            1 => self.by_pread(stream),
-            2 => self.by_send(stream),
-            3 => self.by_writev(stream),
-            4 => self.by_sendfile(&stream),
-            5 => self.by_splice(&stream),
-            side => bail!("no side {side}"),
-        }
+    use super::*;
+
+    #[test]
+    fn a_way_that_the_kernel_lacks_is_named_with_its_version() {
+        let (all, notes) = available(|_| Ok(())).unwrap();
+        assert_eq!((all, notes), (Way::ALL.to_vec(), Vec::new()));
+        let (ways, notes) = available(|trial| match trial {
+            Trial::Bundle => Err(io::Error::new(ErrorKind::Unsupported, Missing(trial))),
+            Trial::SendZc => Ok(()),
+        })
+        .unwrap();
+        assert!(ways.len() == Way::ALL.len() - 1 && !ways.contains(&Way::Bundle));
+        assert!(notes[0].starts_with("bundle was not measured: "), "{notes:?}");
+        assert!(notes[0].ends_with("Linux 6.10 or newer is needed"), "{notes:?}");
+        // Any other refusal is an error: it says what to mend.
+        assert!(available(|_| Err(ErrorKind::PermissionDenied.into())).is_err());
     }
 
-    /// Where in the source each payload begins.
-    fn offsets(&self) -> impl Iterator<Item = usize> {
-        let slots = (SOURCE_LEN / self.message).max(1);
-        let message = self.message;
-        (0..self.count).map(move |index| index % slots * message)
-    }
-
-    fn memory(&self) -> Vec<u8> {
-        vec![b'p'; SOURCE_LEN.max(self.message)]
-    }
-
-    fn by_ring(&self, stream: TcpStream) -> Result<()> {
-        let mut ring = Uring::new(UringConfig::default())?;
-        let mut buffer = Buffer::with_capacity(SOURCE_LEN.max(self.message));
-        buffer.zero_pad_to(buffer.capacity());
-        let memory = buffer.freeze();
-        let socket = ring.adopt(OwnedFd::from(stream));
-        for offset in self.offsets() {
-            let mut head = Head::new(&HEADER);
-            let mut body = memory.slice(offset..offset + self.message);
-            loop {
-                let whole = head.as_slice().len() + body.len();
-                let gather = Gather::from_iter([body.clone()]);
-                let done = one(&mut ring, Op::Send { socket, head, body: gather })?;
-                let Done::Sent(count) = done else { bail!("the ring did {done:?}") };
-                if count == whole {
-                    break;
+    #[test]
+    fn every_way_delivers_every_byte_to_every_receiver() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = Source::make(dir.path(), 1 << 20).unwrap();
+        for (message, count) in [(8 << 10, 300), (300_000, 20)] {
+            let job = Job { source: source.clone(), message, count };
+            let wanted = job.stream();
+            assert_eq!(wanted.len(), count * (message + HEADER.len()));
+            for way in Way::ALL.into_iter().filter(|&way| way != Way::Iperf3) {
+                let ends = (0..way.receivers()).map(|_| connection().unwrap());
+                let (streams, peers): (Vec<_>, Vec<_>) = ends.unzip();
+                let receive = |mut peer: TcpStream| {
+                    std::thread::spawn(move || {
+                        let mut bytes = Vec::new();
+                        peer.read_to_end(&mut bytes).map(|_| bytes)
+                    })
+                };
+                let receiving: Vec<_> = peers.into_iter().map(receive).collect();
+                let usage = job.send(way, streams).unwrap();
+                for receiving in receiving {
+                    assert!(receiving.join().unwrap().unwrap() == wanted, "{}", way.name());
                 }
-                let of_head = count.min(head.as_slice().len());
-                body = body.slice(count - of_head..);
-                head = Head::new(head.as_slice().get(of_head..).unwrap_or_default());
+                let notified = usage.map(|usage| usage.notified);
+                assert_eq!(notified, (way == Way::SendZc).then_some(count as u64));
             }
         }
-        ring.close_socket(socket);
-        Ok(())
-    }
-
-    /// As a walsender: from the file into a buffer behind the header, and off.
-    fn by_pread(&self, mut stream: TcpStream) -> Result<()> {
-        let file = File::open(&self.file)?;
-        let mut buffer = HEADER.to_vec();
-        buffer.resize(HEADER.len() + self.message, 0);
-        for offset in self.offsets() {
-            let payload = buffer.get_mut(HEADER.len()..).unwrap_or_default();
-            file.read_exact_at(payload, u64::try_from(offset)?)?;
-            stream.write_all(&buffer)?;
-        }
-        Ok(stream.shutdown(Shutdown::Write)?)
-    }
-
-    /// Header and payload, each for itself.
-    fn by_send(&self, mut stream: TcpStream) -> Result<()> {
-        let memory = self.memory();
-        for offset in self.offsets() {
-            send(&stream, &HEADER, SendFlags::MORE)?;
-            stream.write_all(memory.get(offset..offset + self.message).unwrap_or_default())?;
-        }
-        Ok(stream.shutdown(Shutdown::Write)?)
-    }
-
-    /// Header and payload in one call.
-    fn by_writev(&self, mut stream: TcpStream) -> Result<()> {
-        let memory = self.memory();
-        for offset in self.offsets() {
-            let payload = memory.get(offset..offset + self.message).unwrap_or_default();
-            let count = stream.write_vectored(&[IoSlice::new(&HEADER), IoSlice::new(payload)])?;
-            match count.checked_sub(HEADER.len()) {
-                Some(sent) => stream.write_all(payload.get(sent..).unwrap_or_default())?,
-                None => {
-                    stream.write_all(HEADER.get(count..).unwrap_or_default())?;
-                    stream.write_all(payload)?;
-                }
-            }
-        }
-        Ok(stream.shutdown(Shutdown::Write)?)
-    }
-
-    fn by_sendfile(&self, stream: &TcpStream) -> Result<()> {
-        let file = File::open(&self.file)?;
-        for offset in self.offsets() {
-            send(stream, &HEADER, SendFlags::MORE)?;
-            let mut offset = u64::try_from(offset)?;
-            let mut left = self.message;
-            while left > 0 {
-                left -= sendfile(stream, &file, Some(&mut offset), left)?;
-            }
-        }
-        Ok(stream.shutdown(Shutdown::Write)?)
-    }
-
-    fn by_splice(&self, stream: &TcpStream) -> Result<()> {
-        let file = File::open(&self.file)?;
-        let (out, into) = pipe()?;
-        // More than a user may have is refused: then it stays as large as it was.
-        let _ = fcntl_setpipe_size(&into, self.message.max(64 << 10));
-        for offset in self.offsets() {
-            send(stream, &HEADER, SendFlags::MORE)?;
-            let mut offset = u64::try_from(offset)?;
-            let mut left = self.message;
-            while left > 0 {
-                let taken =
-                    splice(&file, Some(&mut offset), &into, None, left, SpliceFlags::empty())?;
-                let mut held = taken;
-                while held > 0 {
-                    held -= splice(&out, None, stream, None, held, SpliceFlags::empty())?;
-                }
-                left -= taken;
-            }
-        }
-        Ok(stream.shutdown(Shutdown::Write)?)
     }
 }
