@@ -317,3 +317,30 @@ fn a_late_standby_is_served_by_a_catch_up_core_where_there_are_any() {
     // It comes back once it has everything, if it stays so long.
     assert!(of_live.ends_with("|f"), "{of_live}");
 }
+
+#[test]
+fn cores_for_live_standbys_share_the_sessions_that_are_left() {
+    let scratch = Scratch::new();
+    let hub = Hub::named("own").set("cores", "3").set("catchup_cores", "0");
+    let hub = small_segments(hub.build(&scratch));
+    let sessions = "select string_agg(sessions || '', ' ') from walhub.core_stats";
+    let mut receivers = Vec::new();
+    for (name, of_each) in [("a", "1 0"), ("b", "1 1"), ("c", "2 1"), ("d", "2 2")] {
+        receivers.push(ReceiveWal::start(&hub, name, &[], &scratch));
+        hub.wait_sql(sessions, of_each);
+    }
+    for (at, left) in [(2, "3"), (0, "2")] {
+        let mut receiver = receivers.remove(at);
+        receiver.signal(Signal::INT);
+        assert!(receiver.wait().success());
+        hub.wait_sql("select sum(sessions) from walhub.core_stats", left);
+    }
+    // One of the two goes over when there is something to send, and misses nothing.
+    let last = write_wal(&hub);
+    hub.wait_sql(sessions, "1 1");
+    assert_eq!(hub.psql("select string_agg(moved_in || '', ' ') from walhub.core_stats"), "1 0");
+    for mut receiver in receivers {
+        receiver.finish_at(&last);
+        assert_equal_segments(&hub.pg_wal(), receiver.dir(), &hub.psql(SEGMENT), FILLED);
+    }
+}

@@ -435,6 +435,11 @@ impl Sim {
     fn bury(&mut self, hub: usize) -> Result<(), String> {
         // What it called durable in its last moment is so.
         self.follow(hub)?;
+        self.forget(hub)
+    }
+
+    /// Ends a hub's life.
+    fn forget(&mut self, hub: usize) -> Result<(), String> {
         let mut world = self.world.borrow_mut();
         world.settle();
         self.hubs[hub].drop_life(&mut world);
@@ -471,7 +476,8 @@ impl Sim {
         }
         let end = started?;
         if self.hubs[hub].fs.disk().dead {
-            return self.bury(hub);
+            // In the middle of its start: what it then called durable was never flushed, and nobody heard.
+            return self.forget(hub);
         }
         let flushed = self.hubs[hub].flushed;
         let acknowledged = self.primary.acknowledged.get(&hub).copied().unwrap_or_default();

@@ -2,10 +2,12 @@
 //!
 //! A standby that is behind the tail cache is served from files by a catch-up core, so that the cores
 //! of live standbys, one of which may be the wal core, send from memory only. It goes there when it
-//! falls behind or begins behind, and back once it has everything. A session leaves with nothing
-//! under way: its machine, what was read and not understood, and the socket go by mail.
+//! falls behind or begins behind, and back once it has everything. It goes from one core for live
+//! standbys to another when the wal core has it, so that all have as many. A session leaves with
+//! nothing under way: its machine, what was read and not understood, and the socket go by mail.
 //!
-//! Not here: when a session goes (`session`), how many cores there are (`server`).
+//! Not here: when a session goes (`session`), to which live core it belongs (`wal_core`), how many
+//! cores there are (`server`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -67,8 +69,30 @@ pub struct Place<C: Send> {
     pub number: usize,
     /// Sessions on their way to it.
     pub berths: Arc<Berths>,
-    /// The cores that serve the other standbys, in order; none keeps all sessions where they are.
-    pub others: Vec<Neighbour<C>>,
+    /// The cores for live standbys in order, itself among them if it is one.
+    pub lives: Vec<Neighbour<C>>,
+    /// The same of those for standbys that are behind.
+    pub lates: Vec<Neighbour<C>>,
+}
+
+/// Why a session goes to another core.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Errand {
+    /// It is behind: to any core for such.
+    Late,
+    /// To the core that it belongs to.
+    Home,
+}
+
+/// What a session must know of its core to tell whether it stays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lodging {
+    /// Which standbys the core serves.
+    pub serves: Serves,
+    /// Its number among those that serve the same.
+    pub number: usize,
+    /// Whether there are cores for those that are behind.
+    pub has_lates: bool,
 }
 
 /// The places of the ship cores with these wakers: the first `live` are for live standbys, the rest for
@@ -85,16 +109,14 @@ pub fn places<C: Send, W: Waker>(wakers: &[W], live: usize) -> Vec<(Sender<ToShi
             (Neighbour { mail, berths: Arc::default(), stats: Arc::default() }, receiver)
         })
         .unzip();
-    let (for_live, for_late) = neighbours.split_at(live);
+    let (lives, lates) = neighbours.split_at(live);
     let place = |(index, mail)| {
         let own: &Neighbour<C> = &neighbours[index];
-        let (serves, number, others) = if index < live {
-            (Serves::Live, index, for_late.to_vec())
-        } else {
-            (Serves::Catchup, index - live, for_live.to_vec())
-        };
+        let (serves, number) =
+            if index < live { (Serves::Live, index) } else { (Serves::Catchup, index - live) };
         let (stats, berths) = (Arc::clone(&own.stats), Arc::clone(&own.berths));
-        (own.mail.clone(), Place { mail, stats, serves, number, berths, others })
+        let (lives, lates) = (lives.to_vec(), lates.to_vec());
+        (own.mail.clone(), Place { mail, stats, serves, number, berths, lives, lates })
     };
     mails.into_iter().enumerate().map(place).collect()
 }

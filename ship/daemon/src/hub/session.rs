@@ -21,7 +21,7 @@ use walhub_proto::wire::backend::{Encoder, Report};
 
 use super::handle::{Client, StreamEnd};
 use super::messages::Timelines;
-use super::moves::Serves;
+use super::moves::{Errand, Lodging};
 use super::shared::{LAG_UNKNOWN, SendPath, Shared, ShipStats, Standby};
 use super::tail::TailView;
 use super::writer::drop_front;
@@ -104,8 +104,8 @@ pub struct Surroundings<'a, I: Io> {
     pub reads: &'a BufferPool,
     /// Memory for replies.
     pub replies: &'a BufferPool,
-    /// Which standbys the core serves; `None` when its sessions stay whatever comes.
-    pub serves: Option<Serves>,
+    /// The core's place among the others; `None` when its sessions stay whatever comes.
+    pub lodging: Option<Lodging>,
     /// Whether segments may be sent without a copy.
     pub sendfile: bool,
     /// What the core counts.
@@ -183,8 +183,6 @@ pub struct Session<C> {
     pub timeline: TimelineId,
     /// When its core looks at it, at the latest. The core's to set.
     pub timer: Option<Instant>,
-    /// The core, by its number among those of live standbys, that it goes back to.
-    pub home: usize,
     tag: u64,
     socket: SocketId,
     sender: WalSender,
@@ -195,7 +193,7 @@ pub struct Session<C> {
     reading: Option<Reading>,
     receiving: bool,
     /// It goes to another core, and begins nothing here any more.
-    leaving: bool,
+    leaving: Option<Errand>,
     cancelling: bool,
     /// The receive under way is cancelled; it may complete after its cancellation, or before.
     receive_cancelled: bool,
@@ -240,7 +238,6 @@ impl<C> Session<C> {
             reply: Some(start.reply),
             timeline: start.timeline,
             timer: None,
-            home: 0,
             tag: start.tag,
             socket: start.socket,
             sender: start.sender,
@@ -250,7 +247,7 @@ impl<C> Session<C> {
             sending: None,
             reading: None,
             receiving: false,
-            leaving: false,
+            leaving: None,
             cancelling: false,
             receive_cancelled: false,
             file_busy: false,

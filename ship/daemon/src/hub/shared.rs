@@ -3,7 +3,9 @@
 //! Every field has one writing core; everyone may read. A reader that wants a position *and* the
 //! mail that was sent before it was published reads the position first and its mailbox second.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam_utils::CachePadded;
@@ -306,6 +308,8 @@ pub struct Standby {
     pub catalog_xmin: AtomicU64,
     /// Whether it has said what it needs in this session.
     pub has_fed_back: AtomicBool,
+    /// The core for live standbys that it belongs to, by number. The wal core's to set.
+    pub home: AtomicUsize,
     /// Whether its session is to end: on whichever core it is, or arrives next. The wal core's to set.
     pub must_end: AtomicBool,
 }
@@ -324,6 +328,7 @@ impl Standby {
             xmin: AtomicU64::new(0),
             catalog_xmin: AtomicU64::new(0),
             has_fed_back: AtomicBool::new(false),
+            home: AtomicUsize::new(0),
             must_end: AtomicBool::new(false),
         }
     }

@@ -5,7 +5,7 @@
 //! session whose send is under way takes everything that came meanwhile in one piece when it
 //! completes. Rounds that come thick and fast are put off to go together (`pace`).
 //!
-//! With catch-up cores beside it, a core keeps the sessions that it is for and gives the others away
+//! With other cores beside it, a core keeps the sessions that it is for and gives the others away
 //! (`moves`).
 //!
 //! Not here: one session's stream (`session`), who may have one (`wal_core`).
@@ -28,7 +28,7 @@ use walhub_proto::wire::backend::Report;
 use super::berths::Berth;
 use super::handle::StreamEnd;
 use super::messages::{NewSession, Timelines, ToShip, ToWal};
-use super::moves::{Moved, Place, Serves};
+use super::moves::{Errand, Lodging, Moved, Place, Serves};
 use super::pace::Pace;
 use super::session::{REPLY_BUFFER_LEN, Session, SessionOp, SessionStart, Surroundings};
 use super::shared::{Shared, ShipStats, StandbyTable};
@@ -99,7 +99,7 @@ impl<C: Send + 'static> ShipCore<C> {
     /// Without sessions.
     #[must_use]
     pub fn new(config: ShipConfig<C>) -> Self {
-        let may_give_away = !config.place.others.is_empty();
+        let may_give_away = config.place.lives.len() + config.place.lates.len() > 1;
         let read_len = usize::try_from(config.settings.wal_sender_message_size).unwrap_or(1 << 17);
         Self {
             config,
@@ -311,12 +311,21 @@ impl<C: Send + 'static> ShipCore<C> {
     /// Gives a session that has left to the core that it is to go to.
     fn give_away<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, number: u64) {
         let Some(session) = self.sessions.get_mut(&number) else { return };
-        let other = match self.config.place.serves {
-            Serves::Live => self.config.place.others.iter().min_by_key(|other| other.load()),
-            Serves::Catchup => self.config.place.others.get(session.home),
+        let place = &self.config.place;
+        let home = self.config.standbys.standby(session.standby).home.load(Ordering::Relaxed);
+        let other = match session.errand_under_way() {
+            Some(Errand::Late) => place.lates.iter().min_by_key(|other| other.load()),
+            Some(Errand::Home) if place.serves == Serves::Live && home == place.number => None,
+            Some(Errand::Home) => place.lives.get(home),
+            None => None,
         };
-        let berth = other.map_or(Berth::Closed, |other| other.berths.book());
-        let (Berth::Booked, Some(other), Some(timelines)) = (berth, other, &self.timelines) else {
+        let Some(other) = other else {
+            // It belongs here after all.
+            session.stay();
+            return self.with_session(io, now, number, Session::pump);
+        };
+        let berth = other.berths.book();
+        let (Berth::Booked, Some(timelines)) = (berth, &self.timelines) else {
             if berth == Berth::Closed {
                 // The hub stops: every session ends where it is.
                 self.may_give_away = false;
@@ -329,11 +338,8 @@ impl<C: Send + 'static> ShipCore<C> {
             old.filter(|&old| old != at).map(|old| self.timers.remove(&(old, number)));
             return;
         };
-        let Some(mut session) = self.sessions.remove(&number) else { return };
+        let Some(session) = self.sessions.remove(&number) else { return };
         session.timer.map(|timer| self.timers.remove(&(timer, number)));
-        if self.config.place.serves == Serves::Live {
-            session.home = self.config.place.number;
-        }
         let (moved, file) = session.detach(io, Arc::clone(timelines));
         let sent = other.mail.send(ToShip::Move(moved));
         assert!(sent.is_ok(), "a ship core does not read its mail");
@@ -341,6 +347,11 @@ impl<C: Send + 'static> ShipCore<C> {
             io.submit(Token(STRAY_CLOSE), Op::Close { file });
         }
         self.count_sessions();
+    }
+
+    fn lodging(&self) -> Lodging {
+        let Place { serves, number, lates, .. } = &self.config.place;
+        Lodging { serves: *serves, number: *number, has_lates: !lates.is_empty() }
     }
 
     fn sender_config(&self) -> WalSenderConfig {
@@ -384,6 +395,7 @@ impl<C: Send + 'static> ShipCore<C> {
         number: u64,
         act: impl FnOnce(&mut Session<C>, &mut Surroundings<'_, I>),
     ) {
+        let lodging = self.may_give_away.then(|| self.lodging());
         let Some(timelines) = &self.timelines else { return };
         let Some(session) = self.sessions.get_mut(&number) else { return };
         let standby = session.standby;
@@ -399,7 +411,7 @@ impl<C: Send + 'static> ShipCore<C> {
             wal_dir: &self.config.wal_dir,
             reads: &self.reads,
             replies: &self.replies,
-            serves: self.may_give_away.then_some(self.config.place.serves),
+            lodging,
             sendfile: self.config.direct && self.config.settings.catchup_path != CatchupPath::Read,
             stats: &self.config.place.stats,
         };

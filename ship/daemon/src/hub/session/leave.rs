@@ -1,6 +1,7 @@
 //! When a session goes to another core, and what it must end before.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use walhub_engine::io::{FileId, Io, Op, SocketId};
 use walhub_proto::lsn::Lsn;
@@ -8,50 +9,66 @@ use walhub_proto::time::Now;
 use walhub_proto::walsender::WalSenderConfig;
 
 use super::super::messages::Timelines;
-use super::super::moves::{Moved, Serves};
+use super::super::moves::{Errand, Moved, Serves};
 use super::{Phase, Session, SessionOp, Surroundings};
 
 impl<C> Session<C> {
     /// Whether it goes to another core: then nothing is begun here any more, and the receive, which
     /// would wait for the standby, is cancelled.
     pub(super) fn must_leave<I: Io>(&mut self, around: &mut Surroundings<'_, I>) -> bool {
-        if self.phase != Phase::Streaming || around.serves.is_none() {
-            self.leaving = false;
-        } else if !self.leaving && self.wants_to_leave(around) {
-            self.leaving = true;
-            if self.receiving {
+        if self.phase != Phase::Streaming || around.lodging.is_none() {
+            self.leaving = None;
+        } else if self.leaving.is_none() {
+            self.leaving = self.errand(around);
+            if self.leaving.is_some() && self.receiving {
                 (self.cancelling, self.receive_cancelled) = (true, true);
                 let op = Op::CancelRecv { socket: self.socket };
                 around.io.submit(SessionOp::Cancel.token(self.tag, self.number), op);
             }
         }
-        self.leaving
+        self.leaving.is_some()
     }
 
-    fn wants_to_leave<I: Io>(&self, around: &Surroundings<'_, I>) -> bool {
+    /// Why it would go now, if it would.
+    fn errand<I: Io>(&self, around: &Surroundings<'_, I>) -> Option<Errand> {
         let busy = self.sending.is_some() || self.reading.is_some() || self.file_busy;
         if busy || self.cancelling || !self.sender.takes_messages() {
-            return false;
+            return None;
         }
+        let lodging = around.lodging?;
         let next = self.sender.sent_lsn();
-        match around.serves {
-            None => false,
-            Some(Serves::Live) => {
-                next < around.sendable && around.tail.start().is_some_and(|start| next < start)
+        match lodging.serves {
+            Serves::Live => {
+                let start = around.tail.start();
+                let is_late = next < around.sendable && start.is_some_and(|start| next < start);
+                if lodging.has_lates && is_late {
+                    return Some(Errand::Late);
+                }
+                let home = around.standby.home.load(Ordering::Relaxed);
+                (home != lodging.number).then_some(Errand::Home)
             }
-            Some(Serves::Catchup) => next >= around.sendable && self.queued.is_empty(),
+            Serves::Catchup => {
+                let has_everything = next >= around.sendable && self.queued.is_empty();
+                has_everything.then_some(Errand::Home)
+            }
         }
     }
 
     /// Whether it goes to another core and nothing is under way any more.
     #[must_use]
     pub fn has_left(&self) -> bool {
-        self.leaving && self.phase == Phase::Streaming && self.is_idle()
+        self.errand_under_way().is_some() && self.is_idle()
+    }
+
+    /// Why it goes, while it does.
+    #[must_use]
+    pub fn errand_under_way(&self) -> Option<Errand> {
+        self.leaving.filter(|_| self.phase == Phase::Streaming)
     }
 
     /// Stays after all.
     pub fn stay(&mut self) {
-        self.leaving = false;
+        self.leaving = None;
     }
 
     /// Takes the session off its core, once [`Session::has_left`]. Its file is to be closed.
@@ -64,7 +81,7 @@ impl<C> Session<C> {
         timelines: Arc<Timelines>,
     ) -> (Box<Moved<C>>, Option<FileId>) {
         assert!(self.has_left() && self.reading.is_none(), "a session leaves in the middle");
-        self.leaving = false;
+        self.leaving = None;
         self.timer = None;
         let file = self.file.take().map(|(_, file)| file);
         let conn = io.release(self.socket);

@@ -268,8 +268,11 @@ impl Pair {
             berths: Arc::clone(&bench.ship.config.place.berths),
             stats: Arc::clone(&bench.ship.config.place.stats),
         };
-        live.ship.config.place.others = vec![neighbour(&catchup)];
-        catchup.ship.config.place.others = vec![neighbour(&live)];
+        let (lives, lates) = (vec![neighbour(&live)], vec![neighbour(&catchup)]);
+        for bench in [&mut live, &mut catchup] {
+            bench.ship.config.place.lives = lives.clone();
+            bench.ship.config.place.lates = lates.clone();
+        }
         (live.ship.may_give_away, catchup.ship.may_give_away) = (true, true);
         (Self { live, catchup }, tail)
     }
@@ -357,6 +360,46 @@ fn a_standby_that_is_behind_is_served_elsewhere_and_comes_back_once_it_has_every
         wal.ends_with(b"new").then_some(())
     });
     assert_eq!(pair.moved_in(), [1, 1]);
+}
+
+#[test]
+fn a_live_session_goes_to_the_core_that_it_belongs_to_once_there_is_something_to_send() {
+    let (mut pair, mut tail) = Pair::new("belongs");
+    // Both serve live standbys.
+    let place = &pair.live.ship.config.place;
+    let (first, second) = (place.lives[0].clone(), place.lates[0].clone());
+    for (number, bench) in [&mut pair.live, &mut pair.catchup].into_iter().enumerate() {
+        let place = &mut bench.ship.config.place;
+        (place.serves, place.number) = (Serves::Live, number);
+        (place.lives, place.lates) = (vec![first.clone(), second.clone()], Vec::new());
+    }
+    // The second core has a tail of its own: give both the same.
+    let slab = tail.truncate(tail.end(), |_| unreachable!("it is in memory")).unwrap();
+    for bench in [&pair.live, &pair.catchup] {
+        bench.to_ship.send(ToShip::Slab(slab.clone())).unwrap();
+    }
+    let mut socket = pair.live.start(tail.end());
+    pair.run(|pair| (pair.live.ship.sessions.len() == 1).then_some(()));
+    let standbys = Arc::clone(&pair.live.ship.config.standbys);
+    standbys.standby(0).home.store(1, Ordering::Relaxed);
+    let (mut bytes, mut wal) = (Vec::new(), Vec::new());
+    for word in [b"one", b"two"] {
+        let opened = tail.append(word).unwrap().1;
+        for bench in [&pair.live, &pair.catchup] {
+            opened.iter().for_each(|slab| bench.to_ship.send(ToShip::Slab(slab.clone())).unwrap());
+        }
+        pair.live.shared.received_lsn.store(tail.end());
+        pair.run(|_| {
+            let mut piece = [0; 1 << 16];
+            if let Ok(count) = socket.read(&mut piece) {
+                bytes.extend_from_slice(&piece[..count]);
+            }
+            take_wal(&mut bytes, &mut wal);
+            wal.ends_with(word).then_some(())
+        });
+    }
+    assert_eq!((wal, pair.moved_in()), (b"onetwo".to_vec(), [0, 1]));
+    assert_eq!([&pair.live, &pair.catchup].map(|bench| bench.ship.sessions.len()), [0, 1]);
 }
 
 #[test]

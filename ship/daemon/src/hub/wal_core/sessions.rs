@@ -60,6 +60,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         link.sessions += 1;
         let (slot, timeline, pid) = (start.slot.clone(), start.timeline, start.client.pid);
         self.attached.insert(standby, Attached { pid, ship, timeline, slot });
+        entry.home.store(ship, Ordering::Relaxed);
         self.sync.connect(standby, &start.client.application_name);
         let sent = link.mail.send(ToShip::Start(NewSession { start, standby, reply }));
         assert!(sent.is_ok(), "a ship core does not read its mail");
@@ -128,6 +129,27 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
+    /// Has a session go from the live core with most of them to that with fewest, when that brings them
+    /// nearer. It goes the next time there is something to send to it: before, it costs nothing.
+    fn balance(&mut self) {
+        let ships = self.config.ships.iter().enumerate();
+        let live = ships.filter(|(_, link)| link.serves == Serves::Live);
+        let loads = live.map(|(ship, link)| (link.sessions, ship));
+        let (Some((fewest, to)), Some((most, from))) = (loads.clone().min(), loads.max()) else {
+            return;
+        };
+        let mut sessions = self.attached.iter_mut();
+        let of_most = sessions.find(|(_, attached)| attached.ship == from);
+        let (true, Some((&standby, attached))) = (most > fewest + 1, of_most) else { return };
+        attached.ship = to;
+        self.config.standbys.standby(standby).home.store(to, Ordering::Relaxed);
+        for (ship, sessions) in [(from, most - 1), (to, fewest + 1)] {
+            if let Some(link) = self.config.ships.get_mut(ship) {
+                link.sessions = sessions;
+            }
+        }
+    }
+
     pub(super) fn handle_ended<I: Io<Conn = C>>(
         &mut self,
         io: &mut I,
@@ -141,6 +163,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             if let Some(link) = self.config.ships.get_mut(attached.ship) {
                 link.sessions = link.sessions.saturating_sub(1);
             }
+            self.balance();
             if let Some(slot) = attached.slot {
                 self.slots.release(&slot);
                 self.publish_slots();
