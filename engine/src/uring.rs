@@ -3,7 +3,8 @@
 //! Invariants:
 //! - Memory that the kernel was pointed to lives until the operation's CQE has come; dropping a
 //!   [`Uring`] ends all operations first, and leaks rather than frees when it cannot.
-//! - A submitted operation completes exactly once, whatever the sizes of the queues.
+//! - A submitted operation completes exactly once, whatever the sizes of the queues; a send without a
+//!   copy that succeeds, exactly twice.
 //! - The waker's eventfd is being read in the ring whenever the owner sleeps there.
 //!
 //! Not here: anything that knows what an operation is for.

@@ -65,6 +65,17 @@ pub enum CatchupPath {
     Read,
 }
 
+/// Whether WAL that is in memory is sent to standbys without a copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ZerocopySend {
+    /// To standbys elsewhere, as long as the kernel then really does not copy.
+    Auto,
+    /// Whatever the kernel makes of it.
+    On,
+    /// Never.
+    Off,
+}
+
 /// When WAL may be sent on to standbys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Forward {
@@ -194,6 +205,8 @@ pub struct Settings {
     pub coalesce: Duration,
     /// How old WAL is sent.
     pub catchup_path: CatchupPath,
+    /// Whether new WAL is sent without a copy.
+    pub zerocopy_send: ZerocopySend,
     /// When WAL may be sent on.
     pub forward: Forward,
     /// Connection string of the upstream; empty is none.
@@ -308,6 +321,11 @@ impl Settings {
             catchup_path: match v.text("catchup_path") {
                 "read" => CatchupPath::Read,
                 _ => CatchupPath::Auto,
+            },
+            zerocopy_send: match v.text("zerocopy_send") {
+                "on" => ZerocopySend::On,
+                "off" => ZerocopySend::Off,
+                _ => ZerocopySend::Auto,
             },
             forward: match v.text("forward") {
                 "flushed" => Forward::Flushed,

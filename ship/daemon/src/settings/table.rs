@@ -162,6 +162,8 @@ table! {
         "Sets how much may wait unsent in a standby's socket; 0 is the system's default (walhub only).";
     "catchup_path", Kind::Enum { options: CATCHUP_PATHS }, "auto", Sighup, SENDING,
         "Selects how old WAL is sent: from the page cache without a copy, or through a buffer (walhub only).";
+    "zerocopy_send", Kind::Enum { options: AUTO_ON_OFF }, "auto", Sighup, SENDING,
+        "Sets whether large messages of new WAL are sent without copying them; auto does so to standbys on other machines while the kernel does (walhub only).";
     "coalesce_us", int(0, 100_000), "1000", Sighup, SENDING,
         "Sets the most microseconds that WAL is put off under load, to go to all standbys in fewer pieces (walhub only).";
     "forward", Kind::Enum { options: FORWARDS }, "received", Postmaster, SENDING,
