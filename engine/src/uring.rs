@@ -9,6 +9,7 @@
 //!
 //! Not here: anything that knows what an operation is for.
 
+mod busy;
 mod polled;
 mod sendfile;
 mod setup;
@@ -39,6 +40,7 @@ use crate::io::{
     Completion, Done, FileId, Fs, GATHER_PIECES_MAX, Io, Op, SocketId, TcpTuning, Token, ZeroCopy,
 };
 
+use busy::register_napi;
 use polled::{TIMER_DATA, Timers};
 pub use sendfile::page_cache_is_visible;
 use sendfile::{Progress, Transfer};
@@ -73,11 +75,14 @@ pub struct UringConfig {
     pub file_workers_max: u32,
     /// Most kernel workers for everything else; sockets are polled and need none.
     pub other_workers_max: u32,
+    /// Microseconds for which a wait looks for completions before it sleeps, and for which the kernel
+    /// then polls network cards; zero is neither. A ring made by [`Uring::polled`] does neither.
+    pub busy_poll_us: u32,
 }
 
 impl Default for UringConfig {
     fn default() -> Self {
-        Self { entries: 256, file_workers_max: 8, other_workers_max: 4 }
+        Self { entries: 256, file_workers_max: 8, other_workers_max: 4, busy_poll_us: 0 }
     }
 }
 
@@ -106,6 +111,8 @@ pub struct Uring {
     completed: Option<OwnedFd>,
     closing: bool,
     has_zero_copy_send: bool,
+    busy_poll_ns: u64,
+    napi_refusal: Option<io::Error>,
     fs: Arc<OsFs>,
     /// The kernel takes submissions from the thread that made the ring only.
     thread: PhantomData<*const ()>,
@@ -121,10 +128,16 @@ impl Uring {
     }
 
     fn with_waker(config: UringConfig, waker: UringWaker) -> io::Result<Self> {
-        let ring = setup::build(config.entries)?;
+        let ring = setup::build(config.entries, config.busy_poll_us > 0)?;
         let mut workers = [config.file_workers_max, config.other_workers_max];
         ring.submitter().register_iowq_max_workers(&mut workers)?;
+        let napi = match config.busy_poll_us {
+            0 => Ok(()),
+            busy_poll_us => register_napi(&ring, busy_poll_us),
+        };
         Ok(Self {
+            busy_poll_ns: u64::from(config.busy_poll_us) * 1000,
+            napi_refusal: napi.err(),
             has_zero_copy_send: setup::has_zero_copy_send(&ring)?,
             enter_fd: enter_fd(&ring),
             ring,
@@ -488,10 +501,11 @@ impl Io for Uring {
             self.run_sendfiles();
             self.arm_wake();
             self.push_backlog();
+            let idle =
+                self.backlog.is_empty() && self.sendfiles.is_empty() && self.ready.is_empty();
+            let may_sleep = idle && !self.spin(deadline_ns)?;
             let left = deadline_ns.map(|deadline| deadline.saturating_sub(clock::monotonic_ns()));
-            let idle = self.backlog.is_empty() && self.sendfiles.is_empty();
-            let may_sleep = idle && self.ready.is_empty() && left != Some(0);
-            let asleep = may_sleep && self.waker.fall_asleep();
+            let asleep = may_sleep && left != Some(0) && self.waker.fall_asleep();
             let entered = self.enter(u32::from(asleep), if asleep { left } else { None });
             let woken = self.waker.awake();
             self.reap();
