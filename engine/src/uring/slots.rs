@@ -10,10 +10,11 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use io_uring::types::{CancelBuilder, Fd, FsyncFlags};
 use io_uring::{opcode, squeue};
+use smallvec::SmallVec;
 
 use super::sendfile::Transfer;
 use crate::buffer::Buffer;
-use crate::io::{FileId, GATHER_PIECES_MAX, Gather, Head, SocketId, Token};
+use crate::io::{FileId, Gather, Head, SocketId, Token};
 
 /// The most operations that may be under way in one ring.
 pub const OPS_MAX: usize = 1 << 17;
@@ -21,8 +22,8 @@ pub const OPS_MAX: usize = 1 << 17;
 /// Mode of every file made: the owner's alone. PostgreSQL: `PG_FILE_MODE_OWNER`.
 const FILE_MODE: libc::mode_t = 0o600;
 
-/// Head and pieces of one send.
-const IOVECS_MAX: usize = GATHER_PIECES_MAX + 1;
+/// Head and pieces of one send. Most have few, and each receive that waits has a slot, too.
+type Iovecs = SmallVec<[libc::iovec; 6]>;
 
 /// MSG_WAITALL: the kernel goes on after a short send as long as the peer takes.
 const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
@@ -106,7 +107,7 @@ pub(super) struct Slot {
     pub(super) fd: RawFd,
     pub(super) work: Work,
     message: libc::msghdr,
-    iovecs: [libc::iovec; IOVECS_MAX],
+    iovecs: Iovecs,
 }
 
 impl Slot {
@@ -117,7 +118,7 @@ impl Slot {
             work: Work::Free,
             // SAFETY: a msghdr of zeros is one without address, pieces or control data.
             message: unsafe { std::mem::zeroed() },
-            iovecs: [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; IOVECS_MAX],
+            iovecs: Iovecs::new(),
         }
     }
 
@@ -183,7 +184,7 @@ impl Slot {
 /// Points `message` to `iovecs`, and those to head and body.
 fn fill_message(
     message: &mut libc::msghdr,
-    iovecs: &mut [libc::iovec; IOVECS_MAX],
+    iovecs: &mut Iovecs,
     head: &Head,
     body: &Gather,
 ) -> *const libc::msghdr {
@@ -194,18 +195,14 @@ fn fill_message(
 }
 
 /// Points `iovecs` to all pieces that have bytes, and counts them.
-fn fill<'a>(
-    iovecs: &mut [libc::iovec; IOVECS_MAX],
-    pieces: impl Iterator<Item = &'a [u8]>,
-) -> usize {
-    let mut count = 0;
-    for piece in pieces.filter(|piece| !piece.is_empty()) {
+fn fill<'a>(iovecs: &mut Iovecs, pieces: impl Iterator<Item = &'a [u8]>) -> usize {
+    iovecs.clear();
+    iovecs.extend(pieces.filter(|piece| !piece.is_empty()).map(|piece| {
         // The kernel only reads through it.
         let iov_base = piece.as_ptr().cast_mut().cast();
-        iovecs[count] = libc::iovec { iov_base, iov_len: piece.len() };
-        count += 1;
-    }
-    count
+        libc::iovec { iov_base, iov_len: piece.len() }
+    }));
+    iovecs.len()
 }
 
 fn to_u32(count: usize) -> u32 {

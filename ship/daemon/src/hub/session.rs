@@ -30,8 +30,9 @@ use crate::settings::ZerocopySend;
 pub use zero_copy::ZEROCOPY_UNACKED_BYTES_MAX;
 use zero_copy::ZeroCopySends;
 
-/// Bytes of a read from a socket; replies are 34 bytes.
-pub const REPLY_BUFFER_LEN: usize = 4096;
+/// Bytes of a read from a socket. A reply is 39 bytes with its frame, and every idle standby waits with
+/// such a buffer.
+pub const REPLY_BUFFER_LEN: usize = 512;
 /// Bytes that one message of a standby may have before it is complete.
 pub const UNREAD_BYTES_MAX: usize = 64 << 10;
 
