@@ -30,6 +30,8 @@ fn connect(bench: &Bench, start: Lsn) -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     SockRef::from(&listener).set_recv_buffer_size(64 << 10).unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    // Room for more slabs than there are.
+    SockRef::from(&near).set_send_buffer_size(4 << 20).unwrap();
     let far = listener.accept().unwrap().0;
     far.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
     bench.start_on(near.into(), start);
