@@ -1,7 +1,7 @@
 //! Aligned memory for I/O: buffers with one owner, and slabs that grow while others read them.
 //!
 //! Invariants:
-//! - All memory is aligned to [`BLOCK_LEN`](crate::io::BLOCK_LEN) and initialized.
+//! - All memory is initialized, and aligned to [`BLOCK_LEN`](crate::io::BLOCK_LEN) if it is that long.
 //! - A pool never makes more than its maximum; memory returns when its last user drops it.
 //! - A byte that anybody else can read is never written again while they can.
 //!
@@ -232,8 +232,10 @@ mod tests {
 
     #[test]
     fn memory_is_aligned_and_capacity_is_exact() {
+        for capacity in [BLOCK_LEN, 5 * BLOCK_LEN, BLOCK_LEN + 1] {
+            assert_eq!(Buffer::with_capacity(capacity).as_ptr().addr() % BLOCK_LEN, 0);
+        }
         let buffer = Buffer::with_capacity(5);
-        assert_eq!(buffer.as_ptr().addr() % BLOCK_LEN, 0);
         assert_eq!(buffer.capacity(), 5);
         assert!(buffer.is_empty());
     }

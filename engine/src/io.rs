@@ -154,6 +154,18 @@ pub enum Op {
         /// All other bytes.
         body: Gather,
     },
+    /// As [`Op::Send`], but the kernel sends from this memory itself where it can: until the peer has
+    /// acknowledged the bytes. After [`Done::Sent`] it completes a second time, with
+    /// [`Done::Released`]; after an error it does not. For [`Io::close_socket`] and [`Io::release`] it
+    /// has ended with the first completion.
+    SendZeroCopy {
+        /// To which socket, of which [`Io::zero_copy`] does not say that there is no such thing.
+        socket: SocketId,
+        /// First bytes.
+        head: Head,
+        /// All other bytes.
+        body: Gather,
+    },
     /// Sends the head and then bytes of a file without copying them, as far as the file is in the
     /// page cache: it never waits for a disk. Completes with [`Done::Sent`]; what is short of the
     /// whole was not in memory. No other send may be under way on the socket, and nobody may change
@@ -195,6 +207,28 @@ pub enum Done {
     Cancelled,
     /// Number of bytes sent.
     Sent(usize),
+    /// The kernel no longer needs the memory of bytes that were sent.
+    Released(Released),
+}
+
+/// What came of an [`Op::SendZeroCopy`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Released {
+    /// How many bytes were sent.
+    pub bytes: usize,
+    /// Whether the kernel copied any of them after all.
+    pub copied: bool,
+}
+
+/// Whether a socket can be sent to without a copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ZeroCopy {
+    /// There is no such thing in this kernel, or for this kind of socket.
+    Unsupported,
+    /// There is, but the peer is on this machine: what goes to it is copied on its way.
+    Local,
+    /// There is, and it may be worth it.
+    Remote,
 }
 
 /// The end of one operation.
@@ -250,11 +284,22 @@ pub trait Io {
         Ok(())
     }
 
+    /// Whether [`Op::SendZeroCopy`] can be used on a socket.
+    fn zero_copy(&mut self, _socket: SocketId) -> ZeroCopy {
+        ZeroCopy::Unsupported
+    }
+
     /// Ends both directions of a socket: operations under way on it complete soon.
     fn shutdown(&mut self, socket: SocketId);
 
     /// Closes a socket. No operation may be under way on it.
     fn close_socket(&mut self, socket: SocketId);
+
+    /// Closes a socket as [`Io::close_socket`] does, and throws away what the peer has not acknowledged:
+    /// memory that was sent from is released soon.
+    fn abort_socket(&mut self, socket: SocketId) {
+        self.close_socket(socket);
+    }
 
     /// Monotonic nanoseconds.
     fn now_ns(&self) -> u64;

@@ -3,11 +3,13 @@
 //! Invariants:
 //! - Memory that the kernel was pointed to lives until the operation's CQE has come; dropping a
 //!   [`Uring`] ends all operations first, and leaks rather than frees when it cannot.
-//! - A submitted operation completes exactly once, whatever the sizes of the queues.
+//! - A submitted operation completes exactly once, whatever the sizes of the queues; a send without a
+//!   copy that succeeds, exactly twice.
 //! - The waker's eventfd is being read in the ring whenever the owner sleeps there.
 //!
 //! Not here: anything that knows what an operation is for.
 
+mod busy;
 mod polled;
 mod sendfile;
 mod setup;
@@ -17,6 +19,7 @@ mod table;
 mod tests;
 mod tune;
 mod wake;
+mod zero_copy;
 
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -28,25 +31,28 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use socket2::SockRef;
 
 use crate::clock;
 use crate::files::OsFs;
 use crate::io::{
-    Completion, Done, FileId, Fs, GATHER_PIECES_MAX, Io, Op, SocketId, TcpTuning, Token,
+    Completion, Done, FileId, Fs, GATHER_PIECES_MAX, Io, Op, SocketId, TcpTuning, Token, ZeroCopy,
 };
 
+use busy::register_napi;
 use polled::{TIMER_DATA, Timers};
 pub use sendfile::page_cache_is_visible;
 use sendfile::{Progress, Transfer};
 pub use setup::{
     KERNEL_MIN, UringUnavailable, io_uring_check, operations_missing, operations_used,
+    zero_copy_send_is_there,
 };
 pub use slots::OPS_MAX;
-use slots::{Slots, Work};
+use slots::{FirstCqe, Slots, Work};
 use table::Table;
 pub use wake::UringWaker;
+use zero_copy::{abort, released_at_once};
 
 /// `user_data` of the eventfd's read; slots have small numbers.
 const WAKE_DATA: u64 = u64::MAX;
@@ -69,11 +75,14 @@ pub struct UringConfig {
     pub file_workers_max: u32,
     /// Most kernel workers for everything else; sockets are polled and need none.
     pub other_workers_max: u32,
+    /// Microseconds for which a wait looks for completions before it sleeps, and for which the kernel
+    /// then polls network cards; zero is neither. A ring made by [`Uring::polled`] does neither.
+    pub busy_poll_us: u32,
 }
 
 impl Default for UringConfig {
     fn default() -> Self {
-        Self { entries: 256, file_workers_max: 8, other_workers_max: 4 }
+        Self { entries: 256, file_workers_max: 8, other_workers_max: 4, busy_poll_us: 0 }
     }
 }
 
@@ -96,11 +105,14 @@ pub struct Uring {
     /// Completions not handed out yet.
     ready: Vec<Completion>,
     /// CQEs taken from the ring and not looked at yet.
-    cqes: Vec<(u64, i32)>,
+    cqes: Vec<(u64, i32, u32)>,
     timers: Timers,
     /// Counts completions while the owner of a polled ring sleeps.
     completed: Option<OwnedFd>,
     closing: bool,
+    has_zero_copy_send: bool,
+    busy_poll_ns: u64,
+    napi_refusal: Option<io::Error>,
     fs: Arc<OsFs>,
     /// The kernel takes submissions from the thread that made the ring only.
     thread: PhantomData<*const ()>,
@@ -116,10 +128,17 @@ impl Uring {
     }
 
     fn with_waker(config: UringConfig, waker: UringWaker) -> io::Result<Self> {
-        let ring = setup::build(config.entries)?;
+        let ring = setup::build(config.entries, config.busy_poll_us > 0)?;
         let mut workers = [config.file_workers_max, config.other_workers_max];
         ring.submitter().register_iowq_max_workers(&mut workers)?;
+        let napi = match config.busy_poll_us {
+            0 => Ok(()),
+            busy_poll_us => register_napi(&ring, busy_poll_us),
+        };
         Ok(Self {
+            busy_poll_ns: u64::from(config.busy_poll_us) * 1000,
+            napi_refusal: napi.err(),
+            has_zero_copy_send: setup::has_zero_copy_send(&ring)?,
             enter_fd: enter_fd(&ring),
             ring,
             slots: Slots::new(),
@@ -173,6 +192,11 @@ impl Uring {
             Op::Send { socket, head, body } => {
                 assert!(body.len() <= GATHER_PIECES_MAX, "{} pieces in a send", body.len());
                 (self.sockets.begin(socket.0), Work::Send { socket, head, body })
+            }
+            Op::SendZeroCopy { socket, head, body } => {
+                assert!(body.len() <= GATHER_PIECES_MAX, "{} pieces in a send", body.len());
+                let fd = self.sockets.begin(socket.0);
+                (fd, Work::SendZeroCopy { socket, head, body, first: FirstCqe::Awaited })
             }
             Op::SendFile { socket, head, file, offset, len } => {
                 let file_fd = self.files.begin(file.0);
@@ -261,12 +285,22 @@ impl Uring {
     /// Takes all CQEs out of the ring and turns them into completions.
     fn reap(&mut self) {
         let mut cqes = std::mem::take(&mut self.cqes);
-        cqes.extend(self.ring.completion().map(|cqe| (cqe.user_data(), cqe.result())));
-        for (user_data, result) in cqes.drain(..) {
+        let parts = |cqe: cqueue::Entry| (cqe.user_data(), cqe.result(), cqe.flags());
+        cqes.extend(self.ring.completion().map(parts));
+        for (user_data, result, flags) in cqes.drain(..) {
             match user_data {
                 WAKE_DATA => self.wake_armed = false,
                 CANCEL_DATA | TIMER_DATA => {}
-                index => self.finish(usize::try_from(index).expect("a slot's number"), result),
+                index => {
+                    let index = usize::try_from(index).expect("a slot's number");
+                    if cqueue::notif(flags) {
+                        self.release_memory(index, result);
+                    } else if cqueue::more(flags) {
+                        self.finish_first(index, result);
+                    } else {
+                        self.finish(index, result);
+                    }
+                }
             }
         }
         self.cqes = cqes;
@@ -290,8 +324,11 @@ impl Uring {
             return self.push_slot(index);
         }
         let (token, work) = self.slots.end(index);
+        let is_zero_copy = matches!(work, Work::SendZeroCopy { .. });
         let result = self.done(work, result);
+        let released = if is_zero_copy { released_at_once(&result) } else { None };
         self.ready.push(Completion { token, result });
+        self.ready.extend(released.map(|done| Completion { token, result: Ok(done) }));
     }
 
     /// Sends files to the sockets that take them, a part of each by turns.
@@ -324,7 +361,10 @@ impl Uring {
             Work::Read { file, .. } | Work::Write { file, .. } | Work::Sync { file } => {
                 self.files.end(file.0);
             }
-            Work::Recv { socket, .. } | Work::CancelRecv { socket } | Work::Send { socket, .. } => {
+            Work::Recv { socket, .. }
+            | Work::CancelRecv { socket }
+            | Work::Send { socket, .. }
+            | Work::SendZeroCopy { socket, .. } => {
                 self.sockets.end(socket.0);
             }
             Work::SendFile { file, transfer } => {
@@ -364,7 +404,7 @@ impl Uring {
                 buf.set_len(count);
                 Done::Received(buf)
             }
-            Work::Send { .. } => Done::Sent(count),
+            Work::Send { .. } | Work::SendZeroCopy { .. } => Done::Sent(count),
             Work::SendFile { transfer, .. } => Done::Sent(transfer.sent()),
         })
     }
@@ -392,9 +432,11 @@ impl Uring {
         }
     }
 
-    /// Cancels what can be cancelled and waits for everything under way.
+    /// Cancels what can be cancelled and waits for everything under way. What peers have not
+    /// acknowledged is thrown away, and is an error where that is somebody else's to do by now.
     fn end_all(&mut self) -> io::Result<()> {
         let mut cancel = true;
+        let mut aborted = None;
         loop {
             self.reap();
             // Of these the kernel knows nothing.
@@ -403,6 +445,16 @@ impl Uring {
             }
             if self.slots.under_way() == 0 && !self.wake_armed {
                 return Ok(());
+            }
+            if self.slots.under_way() == self.slots.unreleased() && !self.wake_armed {
+                let now_ns = clock::monotonic_ns();
+                let since_ns = *aborted.get_or_insert_with(|| {
+                    self.sockets.drain().for_each(abort);
+                    now_ns
+                });
+                if now_ns - since_ns > RETRY_NS {
+                    return Err(io::Error::from(io::ErrorKind::TimedOut));
+                }
             }
             self.push_backlog();
             if cancel {
@@ -449,10 +501,11 @@ impl Io for Uring {
             self.run_sendfiles();
             self.arm_wake();
             self.push_backlog();
+            let idle =
+                self.backlog.is_empty() && self.sendfiles.is_empty() && self.ready.is_empty();
+            let may_sleep = idle && !self.spin(deadline_ns)?;
             let left = deadline_ns.map(|deadline| deadline.saturating_sub(clock::monotonic_ns()));
-            let idle = self.backlog.is_empty() && self.sendfiles.is_empty();
-            let may_sleep = idle && self.ready.is_empty() && left != Some(0);
-            let asleep = may_sleep && self.waker.fall_asleep();
+            let asleep = may_sleep && left != Some(0) && self.waker.fall_asleep();
             let entered = self.enter(u32::from(asleep), if asleep { left } else { None });
             let woken = self.waker.awake();
             self.reap();
@@ -493,6 +546,14 @@ impl Io for Uring {
 
     fn close_socket(&mut self, socket: SocketId) {
         drop(self.sockets.remove(socket.0));
+    }
+
+    fn abort_socket(&mut self, socket: SocketId) {
+        abort(self.sockets.remove(socket.0));
+    }
+
+    fn zero_copy(&mut self, socket: SocketId) -> ZeroCopy {
+        self.zero_copy_of(socket)
     }
 
     fn now_ns(&self) -> u64 {

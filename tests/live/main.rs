@@ -27,3 +27,4 @@ mod syncrep;
 mod timeline;
 mod upstream;
 mod wire;
+mod zero_copy;

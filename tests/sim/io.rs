@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use walhub_engine::io::{
-    BLOCK_LEN, Completion, Done, FileId, Fs, Gather, Io, Op, SocketId, Token, Waker,
+    BLOCK_LEN, Completion, Done, FileId, Fs, Gather, Head, Io, Op, SocketId, Token, Waker, ZeroCopy,
 };
 
 use crate::disk::{SECTOR, SimFs};
@@ -63,6 +63,24 @@ impl SimIo {
         self.state(|state| *state.files.get(&file.0).expect("the file is open"))
     }
 
+    fn submit_send(
+        &mut self,
+        token: Token,
+        socket: SocketId,
+        head: Head,
+        body: Gather,
+        zero_copy: bool,
+    ) {
+        let end = self.state(|state| state.sockets[&socket.0]);
+        let memory = zero_copy.then(|| body.to_vec());
+        let head = bytes::Bytes::copy_from_slice(head.as_slice());
+        let data = std::iter::once(head).chain(body).filter(|piece| !piece.is_empty()).collect();
+        let mut world = self.world.borrow_mut();
+        let now = world.now;
+        world.net.submit_send(now, self.key, end, SendOp { token, data, memory });
+        world.settle();
+    }
+
     fn submit_disk(&mut self, token: Token, op: Op) {
         let mut disk = self.fs.disk();
         let flush =
@@ -115,15 +133,9 @@ impl Io for SimIo {
                 world.net.submit_recv(now, self.key, end, token, buf);
                 world.settle();
             }
-            Op::Send { socket, head, body } => {
-                let end = self.state(|state| state.sockets[&socket.0]);
-                let head = bytes::Bytes::copy_from_slice(head.as_slice());
-                let data =
-                    std::iter::once(head).chain(body).filter(|piece| !piece.is_empty()).collect();
-                let mut world = self.world.borrow_mut();
-                let now = world.now;
-                world.net.submit_send(now, self.key, end, SendOp { token, data });
-                world.settle();
+            Op::Send { socket, head, body } => self.submit_send(token, socket, head, body, false),
+            Op::SendZeroCopy { socket, head, body } => {
+                self.submit_send(token, socket, head, body, true);
             }
             Op::SendFile { socket, head, file, offset, len } => {
                 let end = self.state(|state| state.sockets[&socket.0]);
@@ -137,7 +149,7 @@ impl Io for SimIo {
                 let pieces = [bytes::Bytes::copy_from_slice(head.as_slice()), cached.into()];
                 let data = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
                 let now = world.now;
-                world.net.submit_send(now, self.key, end, SendOp { token, data });
+                world.net.submit_send(now, self.key, end, SendOp { token, data, memory: None });
                 world.settle();
             }
             Op::CancelRecv { socket } => {
@@ -199,6 +211,19 @@ impl Io for SimIo {
         let now = world.now;
         world.net.close(now, end);
         world.settle();
+    }
+
+    fn abort_socket(&mut self, socket: SocketId) {
+        let end = self.state(|state| state.sockets.remove(&socket.0).expect("the socket is open"));
+        let mut world = self.world.borrow_mut();
+        let now = world.now;
+        world.net.abort(now, end);
+        world.settle();
+    }
+
+    fn zero_copy(&mut self, socket: SocketId) -> ZeroCopy {
+        let end = self.state(|state| state.sockets[&socket.0]);
+        self.world.borrow().net.zero_copy(end)
     }
 
     fn now_ns(&self) -> u64 {
@@ -274,6 +299,7 @@ pub(crate) fn finish_disk(world: &mut World, key: CoreKey, token: Token, op: Dis
             | Op::Recv { .. }
             | Op::CancelRecv { .. }
             | Op::Send { .. }
+            | Op::SendZeroCopy { .. }
             | Op::SendFile { .. } => {
                 unreachable!("begun elsewhere")
             }

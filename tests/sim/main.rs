@@ -16,6 +16,7 @@ mod scenarios;
 mod sim;
 mod source;
 mod standby;
+mod unacked;
 mod world;
 
 fn main() -> std::process::ExitCode {

@@ -2,7 +2,7 @@
 //!
 //! Faults: delays that differ per connection (so connections overtake each other, but never the
 //! bytes of one), partitions (bytes wait, new connections fail), resets, hosts that vanish without a
-//! word, short sends and short receives, readers that stall.
+//! word, short sends and short receives, readers that stall, sends without a copy that are refused.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use walhub_engine::buffer::Buffer;
-use walhub_engine::io::{Done, Token};
+use walhub_engine::io::{Done, Token, ZeroCopy};
 
 use crate::rng::{Rng, bytes};
+use crate::unacked::Unreleased;
 use crate::world::{Actor, CoreKey};
 
 /// One end of a connection.
@@ -68,6 +69,8 @@ pub(crate) enum Owner {
 pub(crate) struct SendOp {
     pub(crate) token: Token,
     pub(crate) data: VecDeque<Bytes>,
+    /// All of it, when it is sent without a copy.
+    pub(crate) memory: Option<Vec<Bytes>>,
 }
 
 #[derive(Debug)]
@@ -87,11 +90,13 @@ struct Endpoint {
     recv: Option<(Token, Buffer)>,
     send: Option<SendOp>,
     stalled_until: u64,
+    unreleased: Unreleased,
 }
 
 #[derive(Debug)]
 struct Conn {
     ends: [Endpoint; 2],
+    zero_copy: ZeroCopy,
     latency: u64,
     ns_per_kib: u64,
     window: usize,
@@ -102,6 +107,8 @@ struct Conn {
 pub(crate) enum Effect {
     /// A core's operation is done.
     Complete(CoreKey, Token, io::Result<Done>),
+    /// The same, at a time.
+    Later(u64, CoreKey, Token, io::Result<Done>),
     /// Somebody may look at an end.
     Notify(Actor, End),
     /// Bytes will arrive at an end.
@@ -131,6 +138,10 @@ pub(crate) struct Net {
     /// Transfers from a core to an actor with a wrong bit, in cases of a thousand.
     pub(crate) damage: u64,
     pub(crate) dropped: Dropped,
+    /// For sends without a copy.
+    zero_copy: Rng,
+    /// How many of those have ended.
+    pub(crate) released: u64,
 }
 
 fn pair(a: usize, b: usize) -> (usize, usize) {
@@ -139,7 +150,10 @@ fn pair(a: usize, b: usize) -> (usize, usize) {
 
 impl Net {
     pub(crate) fn new(rng: Rng, shape: NetShape) -> Self {
+        let zero_copy = Rng::new(rng.clone().next(), "zero copy");
         Self {
+            zero_copy,
+            released: 0,
             rng,
             shape,
             conns: BTreeMap::new(),
@@ -169,11 +183,15 @@ impl Net {
             recv: None,
             send: None,
             stalled_until: 0,
+            unreleased: Unreleased::default(),
         };
+        let reaches = [ZeroCopy::Remote, ZeroCopy::Remote, ZeroCopy::Local, ZeroCopy::Unsupported];
+        let zero_copy = self.zero_copy.pick(&reaches);
         let rng = &mut self.rng;
         let shape = &self.shape;
         let value = Conn {
             ends: [endpoint(from), endpoint(to)],
+            zero_copy,
             latency: rng.log_range(shape.latency_ns.0, shape.latency_ns.1),
             ns_per_kib: rng.log_range(shape.ns_per_kib.0, shape.ns_per_kib.1),
             window: crate::rng::size(rng.log_range(shape.window.0, shape.window.1)),
@@ -184,6 +202,41 @@ impl Net {
 
     fn endpoint(&mut self, end: End) -> Option<&mut Endpoint> {
         Some(&mut self.conns.get_mut(&end.conn)?.ends[end.side])
+    }
+
+    /// Whether an end can send without a copy.
+    pub(crate) fn zero_copy(&self, end: End) -> ZeroCopy {
+        self.conns.get(&end.conn).map_or(ZeroCopy::Unsupported, |conn| conn.zero_copy)
+    }
+
+    /// Tells what an end has sent from memory that is free by now.
+    fn tell_released(&mut self, now: u64, end: End) {
+        let Some(conn) = self.conns.get_mut(&end.conn) else { return };
+        let (at, unreleased) = (now + conn.latency, &mut conn.ends[end.side].unreleased);
+        self.effects.extend(unreleased.released(at, &mut self.zero_copy));
+    }
+
+    /// Forgets a connection whose ends are closed.
+    fn remove(&mut self, now: u64, conn: u64) {
+        for side in 0..2 {
+            self.give_up(now, End { conn, side });
+        }
+        self.conns.remove(&conn);
+    }
+
+    /// What an end has sent will never be acknowledged.
+    fn give_up(&mut self, now: u64, end: End) {
+        if let Some(endpoint) = self.endpoint(end) {
+            endpoint.unreleased.give_up();
+        }
+        self.tell_released(now, end);
+    }
+
+    /// Closes an end and throws away what the other one has not acknowledged.
+    pub(crate) fn abort(&mut self, now: u64, end: End) {
+        self.give_up(now, end);
+        self.break_end(now, end.other());
+        self.close(now, end);
     }
 
     /// Hands an end to another owner.
@@ -227,10 +280,13 @@ impl Net {
         let (latency, ns_per_kib, window) = (conn.latency, conn.ns_per_kib, conn.window);
         let from_core = matches!(conn.ends[end.side].owner, Owner::Core(_));
         let damaged = from_core && self.damage > 0 && self.rng.chance(self.damage);
-        let to = &mut conn.ends[1 - end.side];
-        if to.closed {
+        let closed = conn.ends[1 - end.side].closed;
+        if closed {
+            conn.ends[end.side].unreleased.handle_sent(data.len());
+            conn.ends[end.side].unreleased.handle_acked(data.len());
             return Some(data.len());
         }
+        let to = &mut conn.ends[1 - end.side];
         let mut count = data.len().min(window.saturating_sub(to.inbox_len + to.wire_len));
         if short && count > 1 {
             count = (crate::rng::size(bytes(count) * part / 1000)).max(1);
@@ -246,6 +302,7 @@ impl Net {
         }
         to.wire.push_back((at, Bytes::from(chunk)));
         to.wire_len += count;
+        conn.ends[end.side].unreleased.handle_sent(count);
         self.effects.push(Effect::Arrival(at, end.other()));
         Some(count)
     }
@@ -265,9 +322,12 @@ impl Net {
         }
         let Some((_, chunk)) = to.wire.pop_front() else { return };
         to.wire_len -= chunk.len();
-        if to.closed {
-            return;
+        let closed = to.closed;
+        if let Some(from) = self.endpoint(end.other()) {
+            from.unreleased.handle_acked(chunk.len());
         }
+        self.tell_released(now, end.other());
+        let Some(to) = self.endpoint(end).filter(|_| !closed) else { return };
         if chunk.is_empty() {
             to.fin = true;
         } else {
@@ -376,7 +436,16 @@ impl Net {
     pub(crate) fn submit_send(&mut self, now: u64, key: CoreKey, end: End, op: SendOp) {
         let Some(endpoint) = self.endpoint(end) else { return };
         assert!(endpoint.send.is_none(), "two sends on one socket");
-        endpoint.send = Some(op);
+        if op.memory.is_some() {
+            assert_ne!(self.zero_copy(end), ZeroCopy::Unsupported);
+            if self.zero_copy.chance(10) {
+                let refused = Err(io::Error::from(io::ErrorKind::OutOfMemory));
+                return self.effects.push(Effect::Complete(key, op.token, refused));
+            }
+        }
+        if let Some(endpoint) = self.endpoint(end) {
+            endpoint.send = Some(op);
+        }
         self.try_send(now, key, end);
     }
 
@@ -407,7 +476,14 @@ impl Net {
             }
             (sent, _) => Ok(Done::Sent(sent)),
         };
+        let is_sent = result.is_ok();
         self.effects.push(Effect::Complete(key, op.token, result));
+        if let Some(memory) = op.memory.filter(|_| is_sent) {
+            if let Some(endpoint) = self.endpoint(end) {
+                endpoint.unreleased.push(key, op.token, sent, memory);
+            }
+            self.tell_released(now, end);
+        }
     }
 
     /// Ends both directions; what is under way completes.
@@ -439,7 +515,7 @@ impl Net {
         endpoint.send = None;
         self.poke_sender(now, end.other());
         if self.conns.get(&end.conn).is_some_and(|conn| conn.ends.iter().all(|end| end.closed)) {
-            self.conns.remove(&end.conn);
+            self.remove(now, end.conn);
         }
     }
 
@@ -456,6 +532,7 @@ impl Net {
         endpoint.stalled_until = 0;
         endpoint.inbox.clear();
         endpoint.inbox_len = 0;
+        self.give_up(now, end);
         self.poke(now, end);
     }
 
@@ -475,7 +552,7 @@ impl Net {
             }
             if self.conns.get(&end.conn).is_some_and(|conn| conn.ends.iter().all(|end| end.closed))
             {
-                self.conns.remove(&end.conn);
+                self.remove(now, end.conn);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walhub::hub::recover::NewCluster;
-use walhub::settings::{Forward, Settings};
+use walhub::settings::{Forward, Settings, ZerocopySend};
 use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::syncrep::{SyncRepConfig, WaitLevel, WaitMode};
@@ -146,6 +146,11 @@ impl Plan {
         let mut rng = Rng::new(seed, "catchup cores");
         for hub in &mut plan.hubs {
             hub.catchup_cores = rng.pick(&[0, 0, 1, 2]);
+        }
+        let mut rng = Rng::new(seed, "zero copy");
+        for hub in &mut plan.hubs {
+            use ZerocopySend::{Auto, Off, On};
+            Arc::make_mut(&mut hub.settings).zerocopy_send = rng.pick(&[Auto, Auto, On, On, Off]);
         }
         let mut rng = Rng::new(seed, "own");
         if rng.chance(300) && plan.hubs.iter().skip(1).all(|hub| hub.upstream.is_some()) {

@@ -1,5 +1,7 @@
 //! Named scenarios: each found seed and each promise of the design as a plan of its own.
 
+use walhub::settings::ZerocopySend;
+
 use crate::plan::{Fault, Plan};
 use crate::sim::Stats;
 use std::sync::Arc;
@@ -164,6 +166,25 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             plan
         },
         expect: Expect::Well(|stats| stats.moves > 10 && stats.removed > 3),
+    },
+    Scenario {
+        name: "standbys_that_do_not_acknowledge_what_is_sent_from_the_tail_stop_nobody",
+        plan: || {
+            let mut plan = behind_now_and_then(21);
+            plan.faults = vec![
+                (Fault::Stall, 5),
+                (Fault::StandbyDies, 2),
+                (Fault::Reset, 1),
+                (Fault::Partition, 1),
+                (Fault::HubStop, 1),
+            ];
+            plan.primary.burst = (20_000, 200_000);
+            let settings = Arc::make_mut(&mut plan.hubs[0].settings);
+            settings.zerocopy_send = ZerocopySend::On;
+            settings.wal_sender_message_size = 256 << 10;
+            plan
+        },
+        expect: Expect::Well(|stats| stats.released > 200 && stats.moves > 10),
     },
     Scenario {
         name: "a_promise_that_is_not_kept_is_noticed",

@@ -57,11 +57,13 @@ pub(crate) struct Stats {
     pub(crate) commits: u64,
     /// Sessions that went from one core to another.
     pub(crate) moves: u64,
+    /// Sends from memory of the tail that ended.
+    pub(crate) released: u64,
 }
 
 impl Stats {
     /// Its numbers, in the order of the fields.
-    pub(crate) fn numbers(&self) -> [u64; 14] {
+    pub(crate) fn numbers(&self) -> [u64; 15] {
         [
             self.events,
             self.virtual_ns,
@@ -77,6 +79,7 @@ impl Stats {
             self.promises,
             self.commits,
             self.moves,
+            self.released,
         ]
     }
 
@@ -99,6 +102,7 @@ impl Stats {
             promises: next(),
             commits: next(),
             moves: next(),
+            released: next(),
         }
     }
 
@@ -112,7 +116,7 @@ impl Stats {
     pub(crate) fn describe(&self) -> String {
         format!(
             "{} MB of WAL made, {} MB received by standbys, {:.1} hours of virtual time, {} events: {} power losses, {} kills, \
-             {} stops, {} timelines, {} segments gone, {} fresh starts, {} replies with a policy, {} commits",
+             {} stops, {} timelines, {} segments gone, {} fresh starts, {} replies with a policy, {} commits, {} sends without a copy",
             self.wal_bytes >> 20,
             self.standby_bytes >> 20,
             seconds(self.virtual_ns) / 3600.0,
@@ -124,7 +128,8 @@ impl Stats {
             self.segments_gone,
             self.removed,
             self.promises,
-            self.commits
+            self.commits,
+            self.released
         )
     }
 }
@@ -232,6 +237,7 @@ impl Sim {
         self.stats.timelines = crate::rng::bytes(self.primary.source.timelines.len());
         self.stats.flipped = self.primary.flipped;
         self.stats.commits = self.clients.as_ref().map_or(0, |clients| clients.answered);
+        self.stats.released = self.world.borrow().net.released;
         self.stats.moves = self.hubs.iter().map(HubMachine::moves).sum();
         Ok(self.stats)
     }
@@ -280,6 +286,12 @@ impl Sim {
             Event::Disk(key, token, op) => {
                 finish_disk(&mut self.world.borrow_mut(), key, token, op);
                 self.check_gone(key.hub)
+            }
+            Event::Complete(key, completion) => {
+                let mut world = self.world.borrow_mut();
+                world.net.released += 1;
+                world.complete(key, completion);
+                Ok(())
             }
             Event::Arrive(end) => {
                 let mut world = self.world.borrow_mut();

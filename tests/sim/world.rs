@@ -44,6 +44,8 @@ pub(crate) enum Event {
     Run(CoreKey),
     /// A disk operation ends.
     Disk(CoreKey, Token, DiskOp),
+    /// An operation completes for the second time.
+    Complete(CoreKey, Completion),
     /// Bytes arrive.
     Arrive(End),
     /// An actor looks at an end, or at the time.
@@ -149,6 +151,9 @@ impl World {
             match effect {
                 Effect::Complete(key, token, result) => {
                     self.complete(key, Completion { token, result })
+                }
+                Effect::Later(time, key, token, result) => {
+                    self.at(time, Event::Complete(key, Completion { token, result }));
                 }
                 Effect::Notify(actor, end) => self.at(self.now, Event::Wake(actor, Some(end))),
                 Effect::Arrival(time, end) => self.at(time, Event::Arrive(end)),

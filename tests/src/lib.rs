@@ -11,6 +11,7 @@ pub mod receivewal;
 pub mod scratch;
 pub mod tls;
 pub mod topology;
+pub mod veth;
 pub mod wait;
 pub mod waldump;
 pub mod workload;

@@ -1,11 +1,14 @@
-//! One block-aligned piece of heap memory.
+//! One aligned piece of heap memory.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
 use crate::io::BLOCK_LEN;
 
-/// Memory aligned to [`BLOCK_LEN`], zeroed once when made: every byte is always initialized.
+/// Alignment of memory that is too small for direct I/O: a cache line's.
+const SMALL_ALIGN: usize = 64;
+
+/// Memory aligned to [`BLOCK_LEN`] if it is of that length or longer, zeroed once when made: every byte is always initialized.
 ///
 /// It hands out nothing but a raw pointer; who may touch which byte is its owner's matter.
 #[derive(Debug)]
@@ -32,7 +35,8 @@ impl Memory {
     }
 
     fn layout(capacity: usize) -> Layout {
-        Layout::from_size_align(capacity, BLOCK_LEN).expect("capacity fits the address space")
+        let align = if capacity < BLOCK_LEN { SMALL_ALIGN } else { BLOCK_LEN };
+        Layout::from_size_align(capacity, align).expect("capacity fits the address space")
     }
 
     pub(super) fn ptr(&self) -> NonNull<u8> {

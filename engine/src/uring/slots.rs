@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - A slot is boxed and never freed or moved while its operation is under way: `work` keeps every
-//!   buffer, piece and path that an SQE points to, and only the CQE takes it out.
+//!   buffer, piece and path that an SQE points to, and only the last CQE takes it out.
 //! - Slots are used again, so in a steady state an operation allocates nothing.
 
 use std::ffi::CString;
@@ -10,10 +10,11 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use io_uring::types::{CancelBuilder, Fd, FsyncFlags};
 use io_uring::{opcode, squeue};
+use smallvec::SmallVec;
 
 use super::sendfile::Transfer;
 use crate::buffer::Buffer;
-use crate::io::{FileId, GATHER_PIECES_MAX, Gather, Head, SocketId, Token};
+use crate::io::{FileId, Gather, Head, SocketId, Token};
 
 /// The most operations that may be under way in one ring.
 pub const OPS_MAX: usize = 1 << 17;
@@ -21,8 +22,14 @@ pub const OPS_MAX: usize = 1 << 17;
 /// Mode of every file made: the owner's alone. PostgreSQL: `PG_FILE_MODE_OWNER`.
 const FILE_MODE: libc::mode_t = 0o600;
 
-/// Head and pieces of one send.
-const IOVECS_MAX: usize = GATHER_PIECES_MAX + 1;
+/// Head and pieces of one send. Most have few, and each receive that waits has a slot, too.
+type Iovecs = SmallVec<[libc::iovec; 6]>;
+
+/// MSG_WAITALL: the kernel goes on after a short send as long as the peer takes.
+const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+
+/// IORING_SEND_ZC_REPORT_USAGE: the second CQE says whether the kernel copied. Linux 6.2.
+const SEND_ZC_REPORT_USAGE: u16 = 1 << 3;
 
 /// What an operation does, and all memory it does it with.
 #[derive(Debug)]
@@ -71,11 +78,26 @@ pub(super) enum Work {
         head: Head,
         body: Gather,
     },
+    /// Its first CQE says how much was sent, its second one that the kernel is done with the memory.
+    SendZeroCopy {
+        socket: SocketId,
+        head: Head,
+        body: Gather,
+        first: FirstCqe,
+    },
     /// Runs by system calls between two enters; its SQE waits until the socket takes more.
     SendFile {
         file: FileId,
         transfer: Transfer,
     },
+}
+
+/// What the first CQE of a send without a copy said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum FirstCqe {
+    Awaited,
+    Sent(usize),
+    Failed,
 }
 
 /// One operation under way.
@@ -85,7 +107,7 @@ pub(super) struct Slot {
     pub(super) fd: RawFd,
     pub(super) work: Work,
     message: libc::msghdr,
-    iovecs: [libc::iovec; IOVECS_MAX],
+    iovecs: Iovecs,
 }
 
 impl Slot {
@@ -96,7 +118,7 @@ impl Slot {
             work: Work::Free,
             // SAFETY: a msghdr of zeros is one without address, pieces or control data.
             message: unsafe { std::mem::zeroed() },
-            iovecs: [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; IOVECS_MAX],
+            iovecs: Iovecs::new(),
         }
     }
 
@@ -142,14 +164,14 @@ impl Slot {
                 opcode::AsyncCancel2::new(of_socket).build()
             }
             Work::Send { head, body, .. } => {
-                let pieces = body.iter().map(|piece| &piece[..]);
-                let count = fill(&mut self.iovecs, std::iter::once(head.as_slice()).chain(pieces));
-                self.message.msg_iov = self.iovecs.as_mut_ptr();
-                self.message.msg_iovlen = count;
-                // MSG_WAITALL: the kernel goes on after a short send as long as the peer takes.
-                let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-                opcode::SendMsg::new(fd, &raw const self.message)
-                    .flags(flags.cast_unsigned())
+                let message = fill_message(&mut self.message, &mut self.iovecs, head, body);
+                opcode::SendMsg::new(fd, message).flags(SEND_FLAGS.cast_unsigned()).build()
+            }
+            Work::SendZeroCopy { head, body, .. } => {
+                let message = fill_message(&mut self.message, &mut self.iovecs, head, body);
+                opcode::SendMsgZc::new(fd, message)
+                    .flags(SEND_FLAGS.cast_unsigned())
+                    .ioprio(SEND_ZC_REPORT_USAGE)
                     .build()
             }
             Work::SendFile { .. } => {
@@ -159,19 +181,28 @@ impl Slot {
     }
 }
 
+/// Points `message` to `iovecs`, and those to head and body.
+fn fill_message(
+    message: &mut libc::msghdr,
+    iovecs: &mut Iovecs,
+    head: &Head,
+    body: &Gather,
+) -> *const libc::msghdr {
+    let pieces = body.iter().map(|piece| &piece[..]);
+    message.msg_iovlen = fill(iovecs, std::iter::once(head.as_slice()).chain(pieces));
+    message.msg_iov = iovecs.as_mut_ptr();
+    message
+}
+
 /// Points `iovecs` to all pieces that have bytes, and counts them.
-fn fill<'a>(
-    iovecs: &mut [libc::iovec; IOVECS_MAX],
-    pieces: impl Iterator<Item = &'a [u8]>,
-) -> usize {
-    let mut count = 0;
-    for piece in pieces.filter(|piece| !piece.is_empty()) {
+fn fill<'a>(iovecs: &mut Iovecs, pieces: impl Iterator<Item = &'a [u8]>) -> usize {
+    iovecs.clear();
+    iovecs.extend(pieces.filter(|piece| !piece.is_empty()).map(|piece| {
         // The kernel only reads through it.
         let iov_base = piece.as_ptr().cast_mut().cast();
-        iovecs[count] = libc::iovec { iov_base, iov_len: piece.len() };
-        count += 1;
-    }
-    count
+        libc::iovec { iov_base, iov_len: piece.len() }
+    }));
+    iovecs.len()
 }
 
 fn to_u32(count: usize) -> u32 {
@@ -183,11 +214,13 @@ pub(super) struct Slots {
     #[expect(clippy::vec_box, reason = "a slot's address must survive a growing vector")]
     slots: Vec<Box<Slot>>,
     free: Vec<usize>,
+    /// Sends without a copy whose second CQE alone is still to come.
+    unreleased: usize,
 }
 
 impl Slots {
     pub(super) fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new() }
+        Self { slots: Vec::new(), free: Vec::new(), unreleased: 0 }
     }
 
     /// Takes a slot for `work` and returns its number.
@@ -218,8 +251,36 @@ impl Slots {
         (slot.token, work)
     }
 
-    /// Number of operations under way.
+    /// Notes the first CQE of a send without a copy. The slot stays as it is, head and body where they
+    /// are: the kernel still sends from them.
+    pub(super) fn set_first(&mut self, index: usize, said: FirstCqe) {
+        let Work::SendZeroCopy { first: first @ FirstCqe::Awaited, .. } =
+            &mut self.slots[index].work
+        else {
+            panic!("operation {index} is no send without a copy, or was sent twice")
+        };
+        *first = said;
+        self.unreleased += 1;
+    }
+
+    /// Frees the slot of a send without a copy, and says what its first CQE said.
+    pub(super) fn release(&mut self, index: usize) -> (Token, FirstCqe) {
+        let (token, work) = self.end(index);
+        let Work::SendZeroCopy { first, .. } = work else {
+            panic!("operation {index} is no send without a copy")
+        };
+        assert!(first != FirstCqe::Awaited, "operation {index} was released before it was sent");
+        self.unreleased -= 1;
+        (token, first)
+    }
+
+    /// Number of operations under way, those that the kernel has memory of included.
     pub(super) fn under_way(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// Number of sends without a copy whose memory alone the kernel still needs.
+    pub(super) fn unreleased(&self) -> usize {
+        self.unreleased
     }
 }

@@ -60,6 +60,12 @@ impl Table {
         entry.busy = entry.busy.checked_sub(1).expect("an operation ends once");
     }
 
+    /// Takes out all descriptors.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = OwnedFd> {
+        self.free.clear();
+        self.entries.drain(..).flatten().map(|entry| entry.fd)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &OwnedFd> {
         self.entries.iter().flatten().map(|entry| &entry.fd)
     }

@@ -79,6 +79,11 @@ impl UringWaker {
         state.compare_exchange(AWAKE, SLEEPING, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
+    /// Whether a wake has come that the owner has not seen.
+    pub(super) fn is_notified(&self) -> bool {
+        self.shared.state.load(Ordering::Acquire) == NOTIFIED
+    }
+
     /// Says that the owner runs; true when a wake has come since it was last asked.
     pub(super) fn awake(&self) -> bool {
         self.shared.state.swap(AWAKE, Ordering::AcqRel) == NOTIFIED

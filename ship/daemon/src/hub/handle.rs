@@ -283,6 +283,8 @@ pub struct CoreStatsRow {
     pub sends: u64,
     /// Bytes sent from memory.
     pub tail_bytes: u64,
+    /// Bytes sent from memory without a copy.
+    pub zerocopy_bytes: u64,
     /// Bytes sent from the page cache, without a copy.
     pub sendfile_bytes: u64,
     /// Bytes sent that were read from segments.

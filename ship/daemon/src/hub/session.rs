@@ -3,6 +3,7 @@
 //! Not here: what to send when (`walhub_proto::walsender`), which sessions there are (`ship_core`).
 
 mod leave;
+mod zero_copy;
 
 use std::io;
 use std::path::Path;
@@ -11,7 +12,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use walhub_engine::buffer::{Buffer, BufferPool};
-use walhub_engine::io::{Done, FileId, Gather, Head, Io, Op, OpenMode, SocketId, Token};
+use walhub_engine::io::{Done, FileId, Gather, Head, Io, Op, OpenMode, SocketId, Token, ZeroCopy};
 use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
 use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
@@ -25,9 +26,13 @@ use super::moves::{Errand, Lodging};
 use super::shared::{LAG_UNKNOWN, SendPath, Shared, ShipStats, Standby};
 use super::tail::TailView;
 use super::writer::drop_front;
+use crate::settings::ZerocopySend;
+pub use zero_copy::ZEROCOPY_UNACKED_BYTES_MAX;
+use zero_copy::ZeroCopySends;
 
-/// Bytes of a read from a socket; replies are 34 bytes.
-pub const REPLY_BUFFER_LEN: usize = 4096;
+/// Bytes of a read from a socket. A reply is 39 bytes with its frame, and every idle standby waits with
+/// such a buffer.
+pub const REPLY_BUFFER_LEN: usize = 512;
 /// Bytes that one message of a standby may have before it is complete.
 pub const UNREAD_BYTES_MAX: usize = 64 << 10;
 
@@ -108,6 +113,8 @@ pub struct Surroundings<'a, I: Io> {
     pub lodging: Option<Lodging>,
     /// Whether segments may be sent without a copy.
     pub sendfile: bool,
+    /// When WAL is sent from the memory that it is in.
+    pub zerocopy_send: ZerocopySend,
     /// What the core counts.
     pub stats: &'a ShipStats,
 }
@@ -119,14 +126,14 @@ struct Sending {
     rest: usize,
     /// Whether the machine waits to hear that it was sent.
     of_machine: bool,
-    wal_to: Option<Lsn>,
+    wal: Option<LsnRange>,
     path: SendPath,
 }
 
 impl Sending {
-    fn new(head: Head, body: Gather, wal_to: Option<Lsn>) -> Self {
+    fn new(head: Head, body: Gather, wal: Option<LsnRange>) -> Self {
         let rest = head.as_slice().len() + body.iter().map(Bytes::len).sum::<usize>();
-        Self { head, body, rest, of_machine: true, wal_to, path: SendPath::Tail }
+        Self { head, body, rest, of_machine: true, wal, path: SendPath::Tail }
     }
 
     fn by(self, path: SendPath) -> Self {
@@ -168,7 +175,7 @@ enum Phase {
 /// Invariants:
 /// - at most one send, one receive and one file operation are under way; sending from a file is both;
 /// - the receive is cancelled once, and only while nothing else is under way;
-/// - the socket leaves only when nothing is.
+/// - the socket leaves only when nothing is, and the kernel sends from no memory of the tail any more.
 #[derive(Debug)]
 pub struct Session<C> {
     /// Its number on this core.
@@ -199,6 +206,7 @@ pub struct Session<C> {
     receive_cancelled: bool,
     file_busy: bool,
     file: Option<(SegNo, FileId)>,
+    zero_copy: ZeroCopySends,
     reached_end_of_timeline: bool,
 }
 
@@ -219,6 +227,8 @@ pub struct SessionStart<C> {
     pub timeline: TimelineId,
     /// The socket.
     pub socket: SocketId,
+    /// What can be sent to it without a copy.
+    pub zero_copy: ZeroCopy,
     /// The machine.
     pub sender: WalSender,
     /// Bytes that were read already.
@@ -252,6 +262,7 @@ impl<C> Session<C> {
             receive_cancelled: false,
             file_busy: false,
             file: None,
+            zero_copy: ZeroCopySends::new(start.zero_copy),
             reached_end_of_timeline: false,
         }
     }
@@ -267,7 +278,7 @@ impl<C> Session<C> {
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Streaming | Phase::Finishing | Phase::LastWords => self.sender.poll_timeout(),
-            Phase::Closing => None,
+            Phase::Closing => self.zero_copy.deadline(),
         }
     }
 
@@ -279,13 +290,19 @@ impl<C> Session<C> {
 
     /// Whether nothing is under way and the session is to end.
     #[must_use]
-    pub fn is_over(&self) -> bool {
+    pub fn is_over(&self, now: Instant) -> bool {
         let idle = self.is_idle();
         match self.phase {
             Phase::Streaming | Phase::LastWords => false,
-            Phase::Finishing => idle && self.queued.is_empty(),
-            Phase::Closing => idle,
+            Phase::Finishing => idle && self.queued.is_empty() && self.is_released(),
+            Phase::Closing => idle && self.zero_copy.has_lingered(now),
         }
+    }
+
+    /// Whether the kernel sends from no memory of the tail any more.
+    #[must_use]
+    pub fn is_released(&self) -> bool {
+        self.zero_copy.is_released()
     }
 
     fn is_idle(&self) -> bool {
@@ -310,7 +327,11 @@ impl<C> Session<C> {
                 StreamEnd::Finished { conn: io.release(self.socket), unread: self.unread, next }
             }
             Phase::Streaming | Phase::LastWords | Phase::Closing => {
-                io.close_socket(self.socket);
+                if self.is_released() {
+                    io.close_socket(self.socket);
+                } else {
+                    io.abort_socket(self.socket);
+                }
                 StreamEnd::Closed
             }
         };
@@ -336,6 +357,7 @@ impl<C> Session<C> {
     pub fn close<I: Io>(&mut self, io: &mut I) {
         if self.phase != Phase::Closing {
             self.phase = Phase::Closing;
+            self.zero_copy.begin_linger(Instant(io.now_ns()));
             io.shutdown(self.socket);
         }
     }
@@ -430,7 +452,9 @@ impl<C> Session<C> {
                 let header = Head::new(&header);
                 let mut body = Gather::new();
                 if around.tail.gather(range, &mut body) {
-                    self.send(around, Sending::new(header, body, Some(range.end)));
+                    let zero_copy = self.zero_copy.is_wanted(around.zerocopy_send, range);
+                    let path = if zero_copy { SendPath::ZeroCopy } else { SendPath::Tail };
+                    self.send(around, Sending::new(header, body, Some(range)).by(path));
                 } else {
                     let (next, sendfile) = (range.start, around.sendfile);
                     self.reading =
@@ -442,7 +466,11 @@ impl<C> Session<C> {
     }
 
     fn send<I: Io>(&mut self, around: &mut Surroundings<'_, I>, sending: Sending) {
-        let op = Op::Send { socket: self.socket, head: sending.head, body: sending.body.clone() };
+        let (socket, head, body) = (self.socket, sending.head, sending.body.clone());
+        let op = match sending.path {
+            SendPath::ZeroCopy => Op::SendZeroCopy { socket, head, body },
+            SendPath::Tail | SendPath::SendFile | SendPath::Read => Op::Send { socket, head, body },
+        };
         self.sending = Some(sending);
         around.io.submit(SessionOp::Send.token(self.tag, self.number), op);
     }
@@ -469,12 +497,26 @@ impl<C> Session<C> {
     }
 
     fn handle_sent<I: Io>(&mut self, around: &mut Surroundings<'_, I>, result: io::Result<Done>) {
+        if let Ok(Done::Released(released)) = result {
+            return self.zero_copy.handle_released(released.copied);
+        }
         let Some(mut sending) = self.sending.take() else { return };
-        let Ok(Done::Sent(count)) = result else {
+        let is_zero_copy = sending.path == SendPath::ZeroCopy;
+        let count = match result {
+            Ok(Done::Sent(count)) => count,
+            Err(error) if is_zero_copy && self.phase != Phase::Closing => {
+                // If it is the connection, the next send finds that too.
+                self.zero_copy.handle_refused(&self.client.application_name, &error);
+                return self.send(around, sending.by(SendPath::Tail));
+            }
             // The standby went away; its own log says why.
-            return self.close(around.io);
+            _ => return self.close(around.io),
         };
         around.stats.count_sent(sending.path, count);
+        if is_zero_copy {
+            self.zero_copy.handle_sent(sending.wal.map_or(Lsn::MAX, |wal| wal.start));
+            sending.path = SendPath::Tail;
+        }
         sending.rest -= count.min(sending.rest);
         if sending.rest > 0 && self.phase != Phase::Closing {
             let head_len = sending.head.as_slice().len();
@@ -487,7 +529,7 @@ impl<C> Session<C> {
             return;
         }
         if sending.of_machine {
-            self.finish_message(around, sending.wal_to);
+            self.finish_message(around, sending.wal.map(|wal| wal.end));
         }
     }
 
@@ -590,7 +632,7 @@ impl<C> Session<C> {
         }
         if reading.next == reading.range.end {
             let Some(reading) = self.reading.take() else { return };
-            let sending = Sending::new(reading.header, reading.body, Some(reading.range.end));
+            let sending = Sending::new(reading.header, reading.body, Some(reading.range));
             return self.send(around, sending.by(SendPath::Read));
         }
         if self.file_busy {

@@ -9,6 +9,7 @@ use std::sync::atomic::{
 use std::sync::{Arc, OnceLock};
 
 use crossbeam_utils::CachePadded;
+use walhub_engine::io::Released;
 use walhub_engine::published::Published;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::syncrep::{ModeLsns, Synced, WaitMode};
@@ -203,6 +204,8 @@ const RECEIVER_STATES: [WalReceiverState; 6] = [
 pub enum SendPath {
     /// From memory: the tail cache, or a message without WAL.
     Tail,
+    /// From the tail cache, by the kernel itself.
+    ZeroCopy,
     /// From the page cache, without a copy.
     SendFile,
     /// Read from a segment into a buffer.
@@ -226,8 +229,10 @@ pub struct ShipCounts {
     pub rounds_put_off: AtomicU64,
     /// Sends completed.
     pub sends: AtomicU64,
-    /// Bytes by [`SendPath::Tail`].
+    /// Bytes by [`SendPath::Tail`], and those by [`SendPath::ZeroCopy`] that were copied after all.
     pub tail_bytes: AtomicU64,
+    /// Bytes by [`SendPath::ZeroCopy`] that really were not copied.
+    pub zerocopy_bytes: AtomicU64,
     /// Bytes by [`SendPath::SendFile`].
     pub sendfile_bytes: AtomicU64,
     /// Bytes by [`SendPath::Read`].
@@ -254,21 +259,34 @@ impl ShipStats {
             rounds_put_off: count(&self.counts.rounds_put_off),
             sends: count(&self.counts.sends),
             tail_bytes: count(&self.counts.tail_bytes),
+            zerocopy_bytes: count(&self.counts.zerocopy_bytes),
             sendfile_bytes: count(&self.counts.sendfile_bytes),
             read_bytes: count(&self.counts.read_bytes),
             moved_in: count(&self.counts.moved_in),
         }
     }
 
-    /// Counts a send.
+    /// Counts a send. Whether bytes by [`SendPath::ZeroCopy`] were copied is known only later.
     pub fn count_sent(&self, path: SendPath, bytes: usize) {
         let of_path = match path {
-            SendPath::Tail => &self.counts.tail_bytes,
-            SendPath::SendFile => &self.counts.sendfile_bytes,
-            SendPath::Read => &self.counts.read_bytes,
+            SendPath::Tail => Some(&self.counts.tail_bytes),
+            SendPath::ZeroCopy => None,
+            SendPath::SendFile => Some(&self.counts.sendfile_bytes),
+            SendPath::Read => Some(&self.counts.read_bytes),
         };
-        Self::add(of_path, u64::try_from(bytes).unwrap_or(0));
+        if let Some(of_path) = of_path {
+            Self::add(of_path, u64::try_from(bytes).unwrap_or(0));
+        }
         Self::add(&self.counts.sends, 1);
+    }
+
+    /// Counts the bytes of a send by [`SendPath::ZeroCopy`], once it is known what came of it.
+    pub fn count_released(&self, released: Released) {
+        let of_path = match released.copied {
+            true => &self.counts.tail_bytes,
+            false => &self.counts.zerocopy_bytes,
+        };
+        Self::add(of_path, u64::try_from(released.bytes).unwrap_or(0));
     }
 
     /// Adds to a number. There is one writer, so this is no locked instruction.

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use walhub_engine::buffer::BufferPool;
-use walhub_engine::io::{Completion, Io, Op, Token};
+use walhub_engine::io::{Completion, Done, Io, Op, Token};
 use walhub_engine::mailbox::Sender;
 use walhub_proto::lsn::Lsn;
 use walhub_proto::sqlstate::SqlState;
@@ -184,6 +184,10 @@ impl<C: Send + 'static> ShipCore<C> {
         }
         let bits = completion.token.0 & !SHIP_TAG;
         let Some(op) = SessionOp::from_number(bits & 7) else { return };
+        if let Ok(Done::Released(released)) = completion.result {
+            // Its session may have ended before.
+            self.config.place.stats.count_released(released);
+        }
         self.with_session(io, now, bits >> 3, |session, around| {
             session.handle(around, op, completion.result);
         });
@@ -273,6 +277,7 @@ impl<C: Send + 'static> ShipCore<C> {
             reply,
             timeline: start.timeline,
             socket,
+            zero_copy: io.zero_copy(socket),
             sender,
             unread: start.unread,
         });
@@ -413,6 +418,7 @@ impl<C: Send + 'static> ShipCore<C> {
             replies: &self.replies,
             lodging,
             sendfile: self.config.direct && self.config.settings.catchup_path != CatchupPath::Read,
+            zerocopy_send: self.config.settings.zerocopy_send,
             stats: &self.config.place.stats,
         };
         act(session, &mut around);
@@ -423,7 +429,7 @@ impl<C: Send + 'static> ShipCore<C> {
         if session.has_left() {
             return self.give_away(io, now, number);
         }
-        if !session.is_over() {
+        if !session.is_over(now.instant) {
             // A timer that fires early finds nothing to do and is set anew: that is far rarer than
             // replies, each of which moves the session's deadline away.
             if let Some(at) = session.deadline()

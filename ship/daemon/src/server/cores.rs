@@ -11,6 +11,7 @@ use std::thread;
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 use walhub_engine::cpu;
+use walhub_engine::files::reason;
 use walhub_engine::mailbox::{Sender, mailbox};
 use walhub_engine::probe::{nearest_cpu, probe_directory};
 use walhub_engine::uring::{Uring, UringConfig, UringWaker};
@@ -162,11 +163,17 @@ impl Cores {
         let mut threads = Vec::new();
         for index in usize::from(shared_wakeup.is_some())..count {
             let cpu = pinned.then(|| cpus.get(index % cpus.len()).copied()).flatten();
-            threads.push(start_thread(index, cpu, to_control.clone())?);
+            threads.push(start_thread(index, cpu, settings.busy_poll_us, to_control.clone())?);
         }
-        // Not pinned: they take what the others leave.
+        if is_shared && settings.busy_poll_us > 0 {
+            tracing::warn!(
+                hint = "Set dedicated_wal_core = on.",
+                "busy_poll_us has no effect on core 0, which shares the thread of the SQL sessions"
+            );
+        }
+        // Not pinned, and never looking for work: they take what the others leave.
         for index in count..count + catchup_core_count(settings, cpus.len()) {
-            threads.push(start_thread(index, None, to_control.clone())?);
+            threads.push(start_thread(index, None, 0, to_control.clone())?);
         }
         let mut wakers: Vec<UringWaker> =
             threads.iter().map(|thread| thread.waker.clone()).collect();
@@ -252,6 +259,7 @@ fn hand_over(thread: &Started, work: Work) -> anyhow::Result<()> {
 fn start_thread(
     index: usize,
     cpu: Option<usize>,
+    busy_poll_us: u32,
     to_control: mpsc::UnboundedSender<ToControl>,
 ) -> anyhow::Result<Started> {
     let (ready, is_ready) = channel::channel();
@@ -262,10 +270,18 @@ fn start_thread(
         {
             tracing::warn!("could not pin core {index} to CPU {cpu}: {error}");
         }
-        let mut io = match Uring::new(UringConfig::default()) {
+        let mut io = match Uring::new(UringConfig { busy_poll_us, ..UringConfig::default() }) {
             Ok(io) => io,
             Err(error) => return drop(ready.send(Err(error))),
         };
+        if let Some(error) = io.busy_poll_refusal() {
+            tracing::warn!(
+                detail = "busy_poll_us is that of the core alone.",
+                hint = "Install Linux 6.9 or newer with CONFIG_NET_RX_BUSY_POLL, or set busy_poll_us = 0.",
+                "the kernel does not poll network cards for core {index}: {}",
+                reason(error)
+            );
+        }
         if ready.send(Ok(walhub_engine::io::Io::waker(&io))).is_err() {
             return;
         }

@@ -65,6 +65,17 @@ pub enum CatchupPath {
     Read,
 }
 
+/// Whether WAL that is in memory is sent to standbys without a copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ZerocopySend {
+    /// To standbys elsewhere, as long as the kernel then really does not copy.
+    Auto,
+    /// Whatever the kernel makes of it.
+    On,
+    /// Never.
+    Off,
+}
+
 /// When WAL may be sent on to standbys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Forward {
@@ -162,6 +173,8 @@ pub struct Settings {
     pub dedicated_wal_core: DedicatedWalCore,
     /// `catchup_cores`; `None` lets walhub choose.
     pub catchup_cores: Option<u16>,
+    /// Microseconds for which a core looks for work before it sleeps.
+    pub busy_poll_us: u32,
     /// Memory for the newest WAL.
     pub tail_cache_size: u64,
     /// How WAL is forced to disk.
@@ -194,6 +207,8 @@ pub struct Settings {
     pub coalesce: Duration,
     /// How old WAL is sent.
     pub catchup_path: CatchupPath,
+    /// Whether new WAL is sent without a copy.
+    pub zerocopy_send: ZerocopySend,
     /// When WAL may be sent on.
     pub forward: Forward,
     /// Connection string of the upstream; empty is none.
@@ -276,6 +291,7 @@ impl Settings {
                 _ => DedicatedWalCore::Auto,
             },
             catchup_cores: u16::try_from(v.number::<i64>("catchup_cores")).ok(),
+            busy_poll_us: v.number("busy_poll_us"),
             tail_cache_size: v.bytes("tail_cache_size").unwrap_or(0),
             wal_sync_method: match v.text("wal_sync_method") {
                 "open_datasync" => WalSyncMethod::OpenDatasync,
@@ -308,6 +324,11 @@ impl Settings {
             catchup_path: match v.text("catchup_path") {
                 "read" => CatchupPath::Read,
                 _ => CatchupPath::Auto,
+            },
+            zerocopy_send: match v.text("zerocopy_send") {
+                "on" => ZerocopySend::On,
+                "off" => ZerocopySend::Off,
+                _ => ZerocopySend::Auto,
             },
             forward: match v.text("forward") {
                 "flushed" => Forward::Flushed,

@@ -128,6 +128,8 @@ table! {
         "Sets whether writing WAL has a thread of its own or shares that of the SQL sessions, which commits faster on few CPUs (walhub only).";
     "catchup_cores", Kind::Int { unit: None, min: -1, max: 64, words: &[("auto", -1)] }, "auto", Postmaster, RESOURCES,
         "Sets the number of further cores that send old WAL; auto lets walhub choose (walhub only).";
+    "busy_poll_us", int(0, 10_000), "0", Postmaster, RESOURCES,
+        "Sets for how many microseconds a core that has nothing to do looks for work before it sleeps; 0 is not at all (walhub only).";
     "tail_cache_size", measured(Unit::Megabytes, 16, 65536), "64MB", Postmaster, RESOURCES,
         "Sets the memory that keeps the newest WAL for live standbys (walhub only).";
     "wal_sync_method", Kind::Enum { options: WAL_SYNC_METHODS }, "auto", Postmaster, WAL_SETTINGS,
@@ -162,6 +164,8 @@ table! {
         "Sets how much may wait unsent in a standby's socket; 0 is the system's default (walhub only).";
     "catchup_path", Kind::Enum { options: CATCHUP_PATHS }, "auto", Sighup, SENDING,
         "Selects how old WAL is sent: from the page cache without a copy, or through a buffer (walhub only).";
+    "zerocopy_send", Kind::Enum { options: AUTO_ON_OFF }, "auto", Sighup, SENDING,
+        "Sets whether large messages of new WAL are sent without copying them; auto does so to standbys on other machines while the kernel does (walhub only).";
     "coalesce_us", int(0, 100_000), "1000", Sighup, SENDING,
         "Sets the most microseconds that WAL is put off under load, to go to all standbys in fewer pieces (walhub only).";
     "forward", Kind::Enum { options: FORWARDS }, "received", Postmaster, SENDING,

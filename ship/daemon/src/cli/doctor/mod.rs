@@ -15,7 +15,7 @@ use serde::Serialize;
 use walhub_engine::probe::probe_directory;
 use walhub_engine::uring::{
     KERNEL_MIN, UringUnavailable, io_uring_check, operations_missing, operations_used,
-    page_cache_is_visible,
+    page_cache_is_visible, zero_copy_send_is_there,
 };
 use walhub_tuning::{Machine, System, Tree, limits};
 
@@ -102,6 +102,7 @@ pub(super) fn run(args: &DoctorArgs, out: &mut impl Write) -> ExitCode {
     let mut findings = vec![kernel(&tree), io_uring(io_uring_check())];
     findings.extend(operations());
     findings.push(zero_copy(page_cache_is_visible()));
+    findings.extend(zero_copy_send().ok());
     let (settings, trouble) = settings(&data_dir);
     findings.extend(trouble);
     findings.extend(file_system(&machine));
@@ -222,6 +223,25 @@ fn operations() -> Option<Finding> {
         "walhub fails at the first of them",
         "install a newer kernel package and reboot",
     ))
+}
+
+/// An error when there is no ring to ask; the finding before says why.
+fn zero_copy_send() -> Result<Finding, UringUnavailable> {
+    Ok(zero_copy_of_memory(zero_copy_send_is_there()?))
+}
+
+fn zero_copy_of_memory(is_there: bool) -> Finding {
+    let check = "sending from memory";
+    if is_there {
+        return Finding::ok(check, "without a copy (SENDMSG_ZC), see zerocopy_send");
+    }
+    Finding::bad(
+        Level::Advice,
+        check,
+        "the operation SENDMSG_ZC is missing",
+        "new WAL is copied into the socket of each standby, on other machines too",
+        "install Linux 6.2 or newer and reboot",
+    )
 }
 
 fn zero_copy(page_cache_is_visible: bool) -> Finding {
@@ -437,6 +457,8 @@ mod tests {
         assert_eq!(io_uring(Ok(())).level, Level::Ok);
         assert_eq!(operations().unwrap().level, Level::Ok);
         assert_eq!(zero_copy(true).level, Level::Ok);
+        assert_eq!(zero_copy_of_memory(true).level, Level::Ok);
+        assert_eq!(zero_copy_of_memory(false).level, Level::Advice);
         assert_eq!(zero_copy(false).level, Level::Advice);
     }
 

@@ -268,6 +268,7 @@ pub(super) static RELATIONS: &[Relation] = &[
             ("rounds_put_off", Type::Int8),
             ("sends", Type::Int8),
             ("tail_bytes", Type::Int8),
+            ("zerocopy_bytes", Type::Int8),
             ("sendfile_bytes", Type::Int8),
             ("read_bytes", Type::Int8),
             ("moved_in", Type::Int8),
@@ -447,7 +448,7 @@ fn sync_wait(ctx: &Context<'_>) -> Rows {
 /// What a ship core has sent, and by which path.
 fn core_stats(row: CoreStatsRow) -> Vec<Value> {
     let numbers = [row.core, row.sessions, row.rounds, row.rounds_put_off, row.sends];
-    let bytes = [row.tail_bytes, row.sendfile_bytes, row.read_bytes];
+    let bytes = [row.tail_bytes, row.zerocopy_bytes, row.sendfile_bytes, row.read_bytes];
     let value = |number| Value::Int(i64::try_from(number).unwrap_or(i64::MAX));
     numbers.into_iter().chain(bytes).chain([row.moved_in]).map(value).collect()
 }

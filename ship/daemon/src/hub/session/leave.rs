@@ -31,7 +31,11 @@ impl<C> Session<C> {
 
     /// Why it would go now, if it would.
     fn errand<I: Io>(&self, around: &Surroundings<'_, I>) -> Option<Errand> {
-        let busy = self.sending.is_some() || self.reading.is_some() || self.file_busy;
+        // A slow standby may take long to acknowledge; until then it is served here.
+        let busy = self.sending.is_some()
+            || self.reading.is_some()
+            || self.file_busy
+            || !self.is_released();
         if busy || self.cancelling || !self.sender.takes_messages() {
             return None;
         }

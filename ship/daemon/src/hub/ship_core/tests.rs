@@ -1,6 +1,6 @@
 //! A ship core on a ring of its own, with sockets and segment files.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -75,6 +75,11 @@ impl Bench {
     fn start(&self, start: Lsn) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        self.start_on(theirs.into(), start);
+        ours
+    }
+
+    fn start_on(&self, conn: OwnedFd, start: Lsn) {
         let client = Client {
             pid: 1,
             user: "u".into(),
@@ -83,7 +88,7 @@ impl Bench {
             backend_start: Timestamp(0),
         };
         let start = StartStreaming {
-            conn: theirs.into(),
+            conn,
             unread: Vec::new(),
             logical: false,
             slot: None,
@@ -94,7 +99,6 @@ impl Bench {
         let (reply, _) = oneshot::channel();
         let session = NewSession { start: Box::new(start), standby: 0, reply };
         self.to_ship.send(ToShip::Start(session)).unwrap();
-        ours
     }
 
     fn turn(&mut self) {
@@ -126,7 +130,7 @@ impl Bench {
     }
 
     /// Reads messages until one is of `kind`; gives all WAL that came before.
-    fn read_until(&mut self, socket: &mut UnixStream, mut done: impl FnMut(u8, &[u8]) -> bool) {
+    fn read_until(&mut self, socket: &mut impl Read, mut done: impl FnMut(u8, &[u8]) -> bool) {
         let mut bytes = Vec::new();
         self.run(|_| {
             let mut piece = [0; 1 << 16];
@@ -448,3 +452,5 @@ fn a_core_that_stops_serves_the_session_in_its_mail_to_its_end() {
     });
     assert_eq!(pair.moved_in(), [0, 1]);
 }
+
+mod zero_copy;

@@ -44,6 +44,7 @@ use super::messages::{StopMode, Timelines, ToControl, ToShip, ToWal};
 use super::moves::Serves;
 use super::recover::Recovered;
 use super::segments::{FileJob, Prepared};
+use super::session::ZEROCOPY_UNACKED_BYTES_MAX;
 use super::shared::{Shared, StandbyTable};
 use super::tail::{SLAB_LEN, TailSlab};
 use super::writer::{FlushMethod, Flushed};
@@ -175,10 +176,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Takes over what start-up found.
     pub fn new(config: WalConfig<C, W>, recovered: Recovered, now: Now) -> Self {
         let slabs_max = slabs_max(&config.settings);
-        // Every standby may pin one message while its socket is full.
-        let message_slabs_max =
-            usize::try_from(config.settings.wal_sender_message_size).unwrap_or(0) / SLAB_LEN + 2;
-        let pinned_max = config.standbys.len() * message_slabs_max;
+        // Every standby may pin one message while its socket is full, and what it has not acknowledged
+        // of what is sent without a copy.
+        let slabs_of = |bytes| usize::try_from(bytes).unwrap_or(0) / SLAB_LEN + 2;
+        let message_slabs_max = slabs_of(config.settings.wal_sender_message_size);
+        let unacked_slabs_max = slabs_of(ZEROCOPY_UNACKED_BYTES_MAX);
+        let pinned_max = config.standbys.len() * (message_slabs_max + unacked_slabs_max);
         let slabs = SlabPool::new(SLAB_LEN, slabs_max + pinned_max + 8);
         let mut core = Self {
             jobs: Jobs::new(JOB_TAG),
