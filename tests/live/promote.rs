@@ -95,7 +95,8 @@ fn standbys_and_pg_receivewal_follow_a_promotion_under_load() {
     }
     // A session that was there goes on.
     assert_eq!(session.psql("select pg_is_in_recovery()"), "f");
-    let emitted = session.psql("select pg_logical_emit_message(true, 'promoted', 'session') > '0/0'");
+    let emitted =
+        session.psql("select pg_logical_emit_message(true, 'promoted', 'session') > '0/0'");
     assert_eq!(emitted, "t");
     session.close();
 
@@ -206,16 +207,23 @@ fn a_promoted_hub_passes_on_what_the_primary_has_counted() {
     append_and_replay(&hub, &[&standby]);
     let old = dump_timeline(&hub.pg_wal(), "00000001", &scratch);
     let last = |dump: &Dump, what: &str| {
-        dump.records.iter().rev().find(|record| record.contains(what)).cloned().expect("a checkpoint")
+        dump.records
+            .iter()
+            .rev()
+            .find(|record| record.contains(what))
+            .cloned()
+            .expect("a checkpoint")
     };
     let shutdown = last(&old, "CHECKPOINT_SHUTDOWN");
     let new = dump_timeline(&hub.pg_wal(), "00000002", &scratch);
     new.assert_ends_well();
-    let first = new.records.iter().find(|record| record.contains("CHECKPOINT_ONLINE"));
-    assert_eq!(counters(first.expect("a checkpoint")), counters(&shutdown));
-    for (record, want) in [(&shutdown, "fpw false"), (first.expect("one"), "fpw false")] {
-        assert!(record.contains(want), "{record}");
-    }
+    let mut own = new.records.iter().skip_while(|record| !record.contains("END_OF_RECOVERY"));
+    let first = own.find(|record| record.contains("CHECKPOINT_ONLINE")).expect("a checkpoint");
+    assert_eq!(counters(first), counters(&shutdown));
+    assert_eq!(
+        (field(first, "xid 3:"), field(first, "fpw ")),
+        (field(&shutdown, "xid 3:"), "false")
+    );
     let online = last(&new, "CHECKPOINT_ONLINE");
     assert!(field(&online, "xid 3:").parse::<u64>().is_ok_and(|xid| xid > 32_768), "{online}");
     for manager in ["rmgr: Transaction ", "rmgr: CLOG", "rmgr: CommitTs"] {
@@ -289,17 +297,23 @@ fn pg_promote_has_postgresqls_answers() {
 
 #[test]
 fn a_relay_that_has_seen_no_checkpoint_refuses_and_goes_on() {
-    let relay = Relay::with(|primary| primary.config("checkpoint_timeout = 1d"), |hub| hub);
-    let error = relay.hub.psql_error("select pg_promote()");
-    // The hub begins with a segment, in which there may be one from the primary's start.
-    if !error.is_empty() {
-        assert!(error.contains("55000: cannot promote before a checkpoint was received"), "{error}");
-        assert!(error.contains("HINT:  Run CHECKPOINT on the primary"), "{error}");
-    }
-    assert_eq!(relay.hub.psql("select status from pg_stat_wal_receiver"), "streaming");
-    relay.primary.psql("checkpoint");
-    relay.hub.wait_received(&relay.primary.flush_lsn());
-    assert_eq!(relay.hub.psql("select pg_promote()"), "t");
+    let scratch = Scratch::new();
+    let primary = Postgres::primary("primary").config("checkpoint_timeout = 1d").start(&scratch);
+    // The hub begins with a segment, and none of this one's is a checkpoint.
+    primary.switch_wal(2);
+    let hub = Hub::named("hub").upstream(primary.endpoint().conninfo("hub")).start(&scratch);
+    primary.wait_streaming("hub");
+    hub.wait_received(&primary.flush_lsn());
+    let mark = hub.log().mark();
+    let error = hub.psql_error("select pg_promote()");
+    assert!(error.contains("55000: cannot promote before a checkpoint was received"), "{error}");
+    assert!(error.contains("HINT:  Run CHECKPOINT on the primary"), "{error}");
+    hub.log().wait_for(mark, "cannot promote before a checkpoint was received");
+    assert_eq!(hub.psql("select status from pg_stat_wal_receiver"), "streaming");
+    assert!(!hub.pg_wal().join("00000002.history").exists());
+    primary.psql("checkpoint");
+    hub.wait_received(&primary.flush_lsn());
+    assert_eq!(hub.psql("select pg_promote()"), "t");
 }
 
 #[test]
@@ -351,16 +365,14 @@ fn the_command_and_the_trigger_file_promote_as_postgresqls_do() {
 
 #[test]
 fn synchronous_standbys_of_a_relay_are_those_of_the_promoted_hub() {
-    let relay = Relay::with(
-        |primary| primary,
-        |hub| hub.set("synchronous_standby_names", "FIRST 1 (a)"),
-    );
+    let relay =
+        Relay::with(|primary| primary, |hub| hub.set("synchronous_standby_names", "FIRST 1 (a)"));
     let mut a = relay.streaming_standby("a");
     let mut b = relay.standby("b");
     b.start();
     relay.hub.wait_streaming("b");
     promote(&relay.hub);
-    let roles = "select string_agg(application_name || ' ' || sync_state, ', ' order by 1) \
+    let roles = "select string_agg(application_name || ' ' || sync_state, ', ' order by application_name) \
                  from pg_stat_replication where state = 'streaming'";
     relay.hub.wait_sql(roles, "a sync, b async");
     for level in ["on", "remote_apply", "remote_write"] {
@@ -455,7 +467,7 @@ fn kill9_at_any_moment_of_a_promotion_leaves_a_relay_or_a_primary() {
         assert_eq!(messages, 2, "{what}");
         fs::remove_dir_all(scratch.path(&format!("timeline-{}", &newest[..8]))).expect("removed");
     }
-    assert!((1..18).contains(&primaries), "{primaries} of 18 were primaries");
+    assert!(primaries > 0, "nobody was promoted");
 }
 
 fn segments_of(data: &Path, timeline: &str) -> Vec<String> {

@@ -156,7 +156,10 @@ fn ask_for_promotion(data_dir: &Path) -> Result<(), ExitCode> {
     let file = data_dir.join(PROMOTE_FILE);
     let about_file = |what, error: &io::Error| {
         let error = os_error(error);
-        complain(format_args!("could not {what} promote signal file \"{}\": {error}", file.display()));
+        complain(format_args!(
+            "could not {what} promote signal file \"{}\": {error}",
+            file.display()
+        ));
     };
     if let Err(error) = fs::write(&file, "") {
         about_file("create", &error);

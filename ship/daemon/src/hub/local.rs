@@ -90,8 +90,7 @@ impl LocalWal {
         counters: Option<Counters>,
     ) -> Self {
         assert!(tail.end() == reader.next_lsn() && writer.write_lsn() == tail.end());
-        let durable =
-            RecordEnd { lsn: writer.flush_lsn(), start: reader.last_record(), counters };
+        let durable = RecordEnd { lsn: writer.flush_lsn(), start: reader.last_record(), counters };
         Self {
             counters: CounterReader::new(tail.end(), counters),
             tail,
@@ -200,8 +199,7 @@ impl LocalWal {
             slab.into_iter().for_each(&mut *opened);
             rest = rest.get(count..).unwrap_or_default();
         }
-        let fed =
-            self.reader.feed_to(bytes, &mut self.counters).map_err(AppendError::Violation);
+        let fed = self.reader.feed_to(bytes, &mut self.counters).map_err(AppendError::Violation);
         self.unseen_end = self.unseen_end.or(self.reader.unseen_end());
         fed
     }

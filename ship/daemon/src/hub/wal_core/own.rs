@@ -24,11 +24,11 @@ use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::page::WalVersion;
 use walhub_proto::record::{RM_XLOG, XLOG_SWITCH};
 use walhub_proto::recovery::CheckpointSeen;
+use walhub_proto::rmgr::counters::Counters;
 use walhub_proto::rmgr::xlog::{
     Checkpoint, WalLevel, XLOG_CHECKPOINT_ONLINE, XLOG_CHECKPOINT_REDO, XLOG_CHECKPOINT_SHUTDOWN,
     XLOG_END_OF_RECOVERY, checkpoint_redo, end_of_recovery,
 };
-use walhub_proto::rmgr::counters::Counters;
 use walhub_proto::rmgr::{RM_STANDBY, RM_XACT, slru, standby, xact, xid_of};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::{Instant, Now, Timestamp};
@@ -114,12 +114,7 @@ enum Step {
 
 impl Own {
     /// Goes on where `local` ends.
-    pub(super) fn new(
-        local: &LocalWal,
-        shape: WalShape,
-        counters: Counters,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn new(local: &LocalWal, shape: WalShape, counters: Counters, now: Instant) -> Self {
         let end = local.verified_lsn();
         Self {
             writer: WalWriter::new(shape, end, local.last_record()),

@@ -154,11 +154,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             if size.offset(end) == 0 || !local.has_room(left) {
                 break;
             }
-            let appended = local.append(
-                end,
-                zeros.get(..left).unwrap_or_default(),
-                &mut |slab| opened.push(slab),
-            );
+            let appended = local
+                .append(end, zeros.get(..left).unwrap_or_default(), &mut |slab| opened.push(slab));
             assert!(appended.is_ok(), "filling at {end}: {appended:?}");
         }
         let end = local.received_lsn();

@@ -228,8 +228,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             );
             return Err(Drop::Reason { text, detail: None, hint: None });
         }
-        let copied = self.copy_segment_to(io, timeline, start).map_err(|error| {
-            Drop::Reason { text: error.to_string(), detail: None, hint: None }
+        let copied = self.copy_segment_to(io, timeline, start).map_err(|error| Drop::Reason {
+            text: error.to_string(),
+            detail: None,
+            hint: None,
         })?;
         let before = self.control.clone();
         if let Some(control) = &mut self.control {

@@ -169,7 +169,8 @@ fn subtransactions_that_wrote_nothing_count() {
     let time = 0_i64.to_le_bytes();
     // With the database, which stands before them.
     let listed = [&time[..], &3_u32.to_le_bytes(), &[0; 8], &2_u32.to_le_bytes()].concat();
-    let listed = [listed, 1010_u32.to_le_bytes().to_vec(), 1012_u32.to_le_bytes().to_vec()].concat();
+    let listed =
+        [listed, 1010_u32.to_le_bytes().to_vec(), 1012_u32.to_le_bytes().to_vec()].concat();
     for info in [xact::XLOG_XACT_COMMIT, xact::XLOG_XACT_ABORT, xact::XLOG_XACT_COMMIT_PREPARED] {
         let mut shown = Shown::new(100, Some(some()));
         shown.show(RM_XACT, info | xact::XLOG_XACT_HAS_INFO, 1001, &body_of(&listed));
