@@ -169,7 +169,9 @@ fn what_is_not_whole_is_dropped() {
         let mut writer = bench.upstream();
         writer.append_record(RM_LOGICALMSG, 0, 0, &[&body.unwrap()], &mut bytes);
         bench.receive(&bytes[..written]);
-        (0..20).for_each(|_| drop(bench.turn()));
+        for _ in 0..20 {
+            bench.turn();
+        }
         assert_eq!(bench.promote(), Ok(()));
         let after = bench.append(&[noise(10, 3)], true, LOCAL);
         assert!(after.end > switchpoint);
