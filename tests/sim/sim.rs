@@ -451,7 +451,10 @@ impl Sim {
         let world = Rc::clone(&self.world);
         let world = &mut *world.borrow_mut();
         match self.promotion {
-            Promotion::None if world.now * 3 > self.plan.faults_ns => {
+            // A hub that begins after it does not know what it says.
+            Promotion::None
+                if world.now * 3 > self.plan.faults_ns && self.hubs[0].flushed.is_valid() =>
+            {
                 self.primary.source.checkpoint();
                 let end = self.primary.source.current().end();
                 self.promotion = Promotion::Checkpointed(end);

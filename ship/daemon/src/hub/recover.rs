@@ -234,10 +234,6 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         return Ok(Recovered { wal: None, slots: read_slots(fs, data_dir)? });
     };
     let size = control.segment_size;
-    if control.own_wal {
-        // A crash in the middle of a promotion may have left it.
-        keep_partial(fs, &wal_dir, size, &read_history(fs, &wal_dir, control.timeline)?)?;
-    }
     let mut listing = fs.list(&wal_dir)?;
     let found = find_end(fs, &wal_dir, &control, &listing)?;
     if control.own_wal {
@@ -247,6 +243,11 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         zero_after(fs, &wal_dir, &control, found.end)?;
     }
     make_durable(fs, data_dir, &control, &found, &listing)?;
+    // A crash in the middle of a promotion may have left it. Not before the control file is durable:
+    // without that this is the relay, which goes on in that segment.
+    if control.own_wal && keep_partial(fs, &wal_dir, size, &found.history)?.is_some() {
+        listing = fs.list(&wal_dir)?;
+    }
     let (end, last_record) = (found.end, found.last_record);
     let mut block = vec![0; usize::try_from(end - end.align_down(BLOCK_BYTES)).unwrap_or(0)];
     if !block.is_empty() {

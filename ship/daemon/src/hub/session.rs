@@ -720,20 +720,20 @@ fn read_buffer(pool: &BufferPool, want: usize) -> Buffer {
     pooled.unwrap_or_else(|| Buffer::with_capacity(want))
 }
 
-/// The timeline under whose name a segment is kept: the newest one, up to `timeline`, that has WAL
-/// in it. PostgreSQL: `WalSndSegmentOpen` reads the segment of a switch from the next timeline.
+/// The timeline under whose name a segment is kept: the newest that has WAL in it. A segment in which
+/// timelines meet begins with a copy of the older one's, whose own file may be `.partial` by now.
+/// PostgreSQL: `WalSndSegmentOpen` reads the segment of a switch from the next timeline.
 fn file_timeline(timelines: &Timelines, timeline: TimelineId, segno: SegNo) -> TimelineId {
     let size = timelines.segment_size;
-    let mut found = timeline;
-    for entry in timelines.history.entries() {
-        let begins_by = SegNo::of_start(entry.begin, size) <= segno;
-        let asked = entry.tli <= timeline
-            || timelines.history.switchpoint(timeline).is_some_and(|(switchpoint, next)| {
-                next == entry.tli && SegNo::of_start(switchpoint, size) == segno
-            });
-        if begins_by && asked {
-            found = entry.tli;
-        }
+    let entries = timelines.history.entries().iter();
+    let begun = entries.rev().find(|entry| {
+        entry.tli <= timeline && SegNo::of_start(entry.begin, size) <= segno
+    });
+    let mut found = begun.map_or(timeline, |entry| entry.tli);
+    while let Some((switchpoint, next)) = timelines.history.switchpoint(found)
+        && SegNo::of_start(switchpoint, size) == segno
+    {
+        found = next;
     }
     found
 }
