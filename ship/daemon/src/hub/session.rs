@@ -726,9 +726,9 @@ fn read_buffer(pool: &BufferPool, want: usize) -> Buffer {
 fn file_timeline(timelines: &Timelines, timeline: TimelineId, segno: SegNo) -> TimelineId {
     let size = timelines.segment_size;
     let entries = timelines.history.entries().iter();
-    let begun = entries.rev().find(|entry| {
-        entry.tli <= timeline && SegNo::of_start(entry.begin, size) <= segno
-    });
+    let begun = entries
+        .rev()
+        .find(|entry| entry.tli <= timeline && SegNo::of_start(entry.begin, size) <= segno);
     let mut found = begun.map_or(timeline, |entry| entry.tli);
     while let Some((switchpoint, next)) = timelines.history.switchpoint(found)
         && SegNo::of_start(switchpoint, size) == segno
