@@ -516,3 +516,30 @@ fn a_hub_that_was_promoted_twice_serves_all_its_timelines() {
         files.flatten().any(|file| file.file_name().to_string_lossy().ends_with(".partial"))
     });
 }
+
+#[test]
+fn a_promotion_beside_a_living_primary_ends_its_stream_between_two_records() {
+    let relay = Relay::start();
+    pgbench_initialize(&relay.primary, 1);
+    let a = relay.streaming_standby("a");
+    let pgbench = Pgbench::endless(&relay.primary, 4);
+    wait_transactions(&relay.primary, 200);
+    promote(&relay.hub);
+    relay.primary.wait_sql("select count(*) from pg_stat_replication", "0");
+    // It goes on without the hub, and the hub without it.
+    wait_transactions(&relay.primary, 200);
+    pgbench.stop(&relay.primary);
+    append_and_replay(&relay.hub, &[&a]);
+    let sums =
+        "select sum(abalance) = (select sum(delta) from pgbench_history) from pgbench_accounts";
+    assert_eq!(a.psql(sums), "t");
+    let rows = |server: &Postgres| -> u64 {
+        server.psql("select count(*) from pgbench_history").parse().expect("a number")
+    };
+    assert!(rows(&a) < rows(&relay.primary));
+    let new = dump_timeline(&relay.hub.pg_wal(), "00000002", &relay.scratch);
+    new.assert_ends_well();
+    // What the old primary had under way will never end, and nobody waits for it.
+    let running = new.records.iter().rev().find(|record| record.contains("RUNNING_XACTS"));
+    assert!(running.is_some_and(|record| !record.contains("xacts:")), "{running:?}");
+}

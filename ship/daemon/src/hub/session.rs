@@ -737,3 +737,46 @@ fn file_timeline(timelines: &Timelines, timeline: TimelineId, segno: SegNo) -> T
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use walhub_proto::history::TimelineHistory;
+    use walhub_proto::lsn::SystemIdentifier;
+    use walhub_proto::segment::SegmentSize;
+
+    use super::*;
+
+    #[test]
+    fn a_segment_in_which_timelines_meet_has_the_name_of_the_newest() {
+        let tli = |number| TimelineId::new(number).unwrap();
+        let mut history = TimelineHistory::single(tli(1));
+        // Two switches in segment 5, one between 7 and 8, one in 9.
+        let switches = [(2, 0x50_1000), (3, 0x50_2000), (4, 0x80_0000), (6, 0x90_0008)];
+        for (next, switchpoint) in switches {
+            history = history.extend(tli(next), Lsn(switchpoint), "test");
+        }
+        let timelines = Timelines {
+            system_identifier: SystemIdentifier(1),
+            segment_size: SegmentSize::MIN,
+            current: tli(6),
+            history,
+        };
+        for (streamed, segno, want) in [
+            (1, 4, 1),
+            (1, 5, 3),
+            (2, 5, 3),
+            (3, 5, 3),
+            (3, 4, 1),
+            (3, 7, 3),
+            (4, 7, 3),
+            (4, 8, 4),
+            (4, 9, 6),
+            (6, 9, 6),
+            (6, 5, 3),
+            (6, 10, 6),
+        ] {
+            let got = file_timeline(&timelines, tli(streamed), SegNo(segno));
+            assert_eq!(got, tli(want), "timeline {streamed}, segment {segno}");
+        }
+    }
+}
