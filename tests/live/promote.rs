@@ -142,6 +142,9 @@ fn standbys_and_pg_receivewal_follow_a_promotion_under_load() {
     new.assert_ends_well();
     let at = new.records.iter().position(|record| record.contains("END_OF_RECOVERY"));
     let (before, after) = new.records.split_at(at.expect("the first record of the timeline"));
+    // Since 17 an online checkpoint has a record where it begins, too.
+    let after = after.iter().filter(|record| !record.contains("CHECKPOINT_REDO"));
+    let after: Vec<String> = after.cloned().collect();
     // Up to there it is what the old one has.
     assert!(old.records.ends_with(before));
     let end = &after[0];
@@ -149,7 +152,7 @@ fn standbys_and_pg_receivewal_follow_a_promotion_under_load() {
     assert!(after[1].contains("RUNNING_XACTS"), "{}", after[1]);
     assert!(after[2].contains("CHECKPOINT_ONLINE"), "{}", after[2]);
     let newest = xids(&old).max().expect("transactions");
-    let after = Dump { records: after.to_vec(), end: String::new() };
+    let after = Dump { records: after, end: String::new() };
     let first = xids(&after).find(|&xid| xid != 0).expect("a message");
     assert_eq!(first, newest + 1);
     let history = fs::read_to_string(pg_wal.join("00000002.history")).expect("a history");
