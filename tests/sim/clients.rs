@@ -119,6 +119,23 @@ impl Clients {
         }
     }
 
+    /// Of a hub that was promoted: its own WAL begins at `start`, after the record that starts there.
+    pub(crate) fn of_promoted(
+        plan: OwnPlan,
+        seed: u64,
+        segment_size: SegmentSize,
+        tli: TimelineId,
+        (start, last_record): (Lsn, Option<Lsn>),
+    ) -> Self {
+        let mut reader = RecordReader::new(start, segment_size, crc32c)
+            .with_timeline(tli)
+            .with_system_identifier(crate::source::SYSTEM);
+        if let Some(last_record) = last_record {
+            reader = reader.with_prev(last_record);
+        }
+        Self { reader, ..Self::new(plan, seed, segment_size) }
+    }
+
     /// The session that still waits, if any does.
     pub(crate) fn waiting(&self) -> Option<String> {
         let (number, client) =

@@ -25,7 +25,7 @@ use walhub::settings::Settings;
 use walhub_engine::io::{Fs, Io};
 use walhub_engine::mailbox::{Sender, mailbox};
 use walhub_proto::command::Command;
-use walhub_proto::lsn::Lsn;
+use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::syncrep::{Synced, WaitLevel};
 use walhub_proto::time::Timestamp;
@@ -324,7 +324,7 @@ impl HubMachine {
             match ask {
                 ToControl::Connect { .. } => out.push(Ask::Connect),
                 ToControl::Stopped => out.push(Ask::Stopped),
-                ToControl::Status => {}
+                ToControl::Status | ToControl::Promoted => {}
                 ToControl::Commits => {
                     let shared = &life.shared;
                     life.commits.look(|| wait_positions(shared));
@@ -398,6 +398,23 @@ impl HubMachine {
         if let Some(life) = &self.life {
             assert!(
                 life.to_wal.send(ToWal::Stop(StopMode::Fast)).is_ok(),
+                "the wal core does not read its mail"
+            );
+        }
+    }
+
+    /// The timeline that it is on, when it is up.
+    pub(crate) fn timeline(&self) -> Option<TimelineId> {
+        let positions = self.life.as_ref()?.shared.positions()?;
+        Some(positions.timeline)
+    }
+
+    /// The hub is to become the primary of its WAL.
+    pub(crate) fn promote(&self) {
+        if let Some(life) = &self.life {
+            let (reply, _) = oneshot::channel();
+            assert!(
+                life.to_wal.send(ToWal::Promote(reply)).is_ok(),
                 "the wal core does not read its mail"
             );
         }

@@ -75,6 +75,9 @@ pub(crate) struct Plan {
     pub(crate) damage: u64,
     /// The first hub is a primary of its own WAL, and this is who appends to it.
     pub(crate) own: Option<OwnPlan>,
+    /// The primary is lost in the middle of the faults, the first hub is promoted, and this is who appends
+    /// to it then.
+    pub(crate) promoted: Option<OwnPlan>,
 }
 
 fn settings(rng: &mut Rng, slots_bounded: bool) -> Settings {
@@ -142,6 +145,7 @@ impl Plan {
             promises_are_too_much: false,
             damage: 0,
             own: None,
+            promoted: None,
         };
         let mut rng = Rng::new(seed, "catchup cores");
         for hub in &mut plan.hubs {
@@ -156,7 +160,36 @@ impl Plan {
         if rng.chance(300) && plan.hubs.iter().skip(1).all(|hub| hub.upstream.is_some()) {
             plan.make_own(&mut rng);
         }
+        let mut rng = Rng::new(seed, "promotion");
+        if rng.chance(200) && plan.hubs.len() == 1 && plan.own.is_none() {
+            plan.make_promoted(&mut rng);
+        }
         plan
+    }
+
+    /// The primary is lost, and the hub takes its place.
+    fn make_promoted(&mut self, rng: &mut Rng) {
+        let hub = &mut self.hubs[0];
+        let mut settings = (*hub.settings).clone();
+        // A standby that has what a crash of the hub lost would not be on its timeline.
+        settings.forward = Forward::Flushed;
+        let names = settings.synchronous_standby_names.as_ref().map(ToString::to_string);
+        hub.settings = Arc::new(settings);
+        self.promoted = Some(OwnPlan {
+            clients: crate::rng::size(rng.log_range(1, 20)),
+            think_ns: (10_000, rng.log_range(1, 500) * MS),
+            total: rng.log_range(10 << 10, 3 << 20),
+            content_max: rng.pick(&[100, 2_000, 20_000, 300_000, 2 << 20]),
+            levels: vec![
+                None,
+                Some(WaitLevel::LocalFlush),
+                Some(WaitLevel::Standbys(WaitMode::Write)),
+                Some(WaitLevel::Standbys(WaitMode::Flush)),
+            ],
+            cancel: rng.pick(&[0, 0, 50]),
+            requests: rng.pick(&[0, 10, 100]),
+            names: names.unwrap_or_default(),
+        });
     }
 
     /// The first hub has WAL of its own instead of an upstream.
@@ -252,6 +285,38 @@ impl Plan {
         plan
     }
 
+    /// A relay that is promoted, with a standby whose confirmation commits wait for; nothing else goes
+    /// wrong but what a scenario adds.
+    pub(crate) fn calm_promotion(seed: u64) -> Self {
+        let mut plan = Self::calm(seed);
+        let names = "ANY 1 (standby_0, standby_1)";
+        // A standby that has what a crash of the hub lost would not be on its timeline.
+        let hub = &mut plan.hubs[0];
+        let mut settings = (*hub.settings).clone();
+        settings.forward = Forward::Flushed;
+        hub.settings = Arc::new(settings);
+        hub.set_policy(names);
+        plan.primary.total = 2 << 20;
+        plan.faults_ns = 40 * SECOND;
+        plan.fault_pause_ns = (5 * MS, 500 * MS);
+        plan.promoted = Some(OwnPlan {
+            clients: 5,
+            think_ns: (10_000, 100 * MS),
+            total: 1 << 20,
+            content_max: 20_000,
+            levels: vec![
+                None,
+                Some(WaitLevel::LocalFlush),
+                Some(WaitLevel::Standbys(WaitMode::Write)),
+                Some(WaitLevel::Standbys(WaitMode::Flush)),
+            ],
+            cancel: 0,
+            requests: 10,
+            names: names.to_owned(),
+        });
+        plan
+    }
+
     /// Nothing goes wrong but what a scenario adds.
     pub(crate) fn calm(seed: u64) -> Self {
         let mut plan = Self::of_seed(seed);
@@ -266,6 +331,7 @@ impl Plan {
         plan.faults = Vec::new();
         plan.primary.total = 5 << 20;
         plan.own = None;
+        plan.promoted = None;
         plan
     }
 }

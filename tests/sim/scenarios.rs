@@ -86,6 +86,37 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         expect: Expect::Well(|stats| stats.timelines > 2 && stats.power_losses > 3),
     },
     Scenario {
+        name: "a_relay_is_promoted_and_its_standbys_follow",
+        plan: || Plan::calm_promotion(70),
+        expect: Expect::Well(|stats| stats.timelines == 2 && stats.commits > 50),
+    },
+    Scenario {
+        name: "power_is_lost_again_and_again_around_a_promotion",
+        plan: || Plan {
+            faults: vec![(Fault::HubPower, 1)],
+            fault_pause_ns: (5_000_000, 100_000_000),
+            ..Plan::calm_promotion(71)
+        },
+        expect: Expect::Well(|stats| stats.timelines == 2 && stats.power_losses > 5),
+    },
+    Scenario {
+        name: "killed_again_and_again_around_a_promotion",
+        plan: || Plan {
+            faults: vec![(Fault::HubKill, 4), (Fault::HubStop, 1), (Fault::StandbyDies, 1)],
+            fault_pause_ns: (5_000_000, 100_000_000),
+            ..Plan::calm_promotion(72)
+        },
+        expect: Expect::Well(|stats| stats.timelines == 2 && stats.kills > 5),
+    },
+    Scenario {
+        name: "the_disk_is_full_and_connections_break_around_a_promotion",
+        plan: || Plan {
+            faults: vec![(Fault::HubDiskFull, 2), (Fault::Reset, 2), (Fault::HubPower, 1)],
+            ..Plan::calm_promotion(73)
+        },
+        expect: Expect::Well(|stats| stats.timelines == 2),
+    },
+    Scenario {
         name: "cascade_of_three_hubs_with_resets_and_kills",
         plan: cascade,
         expect: Expect::Well(|stats| stats.kills + stats.power_losses > 2),

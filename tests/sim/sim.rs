@@ -12,8 +12,10 @@
 //! 7. Once faults stop, all hubs and standbys reach the primary's end within bounded time.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use walhub_engine::io::Fs as _;
+use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
 use walhub_proto::segment::SegNo;
 
@@ -151,6 +153,18 @@ enum Stage {
     Done,
 }
 
+/// How far the promotion of the first hub has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Promotion {
+    /// There is none, or not yet.
+    None,
+    /// The primary has made its last checkpoint, up to there.
+    Checkpointed(Lsn),
+    /// The primary is gone, and the hub is asked again and again.
+    Asked,
+    Done,
+}
+
 /// One run.
 pub(crate) struct Sim {
     plan: Plan,
@@ -158,6 +172,7 @@ pub(crate) struct Sim {
     primary: Primary,
     /// Sessions of the first hub, when it has WAL of its own.
     clients: Option<Clients>,
+    promotion: Promotion,
     hubs: Vec<HubMachine>,
     deaths: Vec<Death>,
     down_until: Vec<u64>,
@@ -203,6 +218,7 @@ impl Sim {
             })
             .collect();
         Self {
+            promotion: Promotion::None,
             deaths: vec![Death::Power; hubs.len()],
             down_until: vec![0; hubs.len()],
             chaos: rng("crash"),
@@ -403,20 +419,88 @@ impl Sim {
         self.take_answers()
     }
 
+    /// The first hub has become a primary: its WAL is the truth from where its timeline begins.
+    fn follow_promotion(&mut self) -> Result<(), String> {
+        let machine = &self.hubs[0];
+        let (Some(plan), Some(life)) = (&self.plan.promoted, &machine.life) else { return Ok(()) };
+        // What a process does between its death and the end of its turn, nobody sees.
+        let is_dead = machine.fs.disk().dead;
+        let is_primary = life.shared.is_primary.load(Ordering::Acquire);
+        if is_dead || !is_primary || self.promotion == Promotion::Done {
+            return Ok(());
+        }
+        if self.promotion != Promotion::Asked {
+            return Err("a hub was promoted that nobody asked".to_owned());
+        }
+        let tli =
+            TimelineId::new(life.shared.timeline.load(Ordering::Acquire)).expect("a timeline");
+        let name = walhub_proto::history::file_name(tli);
+        let content = machine.fs.read(&machine.wal_dir().join(name));
+        let content = content.map_err(|error| format!("a timeline without history: {error}"))?;
+        let history = TimelineHistory::parse(content, tli).map_err(|error| error.to_string())?;
+        let begin = history.entry(tli).map(|entry| entry.begin).unwrap_or_default();
+        if begin < machine.flushed.min(self.primary.source.current().end()) {
+            let flushed = machine.flushed;
+            return Err(format!("timeline {tli} begins at {begin}, and {flushed} was durable"));
+        }
+        let last_record = self.primary.source.hub_promoted(tli, begin);
+        let (seed, size) = (self.plan.seed, self.plan.segment_size);
+        let clients = Clients::of_promoted(plan.clone(), seed, size, tli, (begin, last_record));
+        let mut world = self.world.borrow_mut();
+        for client in 0..clients.plan.clients {
+            world.after(1_000_000, Event::Wake(Actor::Client(client), None));
+        }
+        self.clients = Some(clients);
+        self.promotion = Promotion::Done;
+        Ok(())
+    }
+
+    /// The primary is lost, once the hub has its last checkpoint, and the hub is promoted.
+    fn lose_primary(&mut self) {
+        if self.plan.promoted.is_none() {
+            return;
+        }
+        let world = Rc::clone(&self.world);
+        let world = &mut *world.borrow_mut();
+        match self.promotion {
+            // A hub that begins after it does not know what it says.
+            Promotion::None
+                if world.now * 3 > self.plan.faults_ns && self.hubs[0].flushed.is_valid() =>
+            {
+                self.primary.source.checkpoint();
+                let end = self.primary.source.current().end();
+                self.promotion = Promotion::Checkpointed(end);
+            }
+            Promotion::Checkpointed(end)
+                if self.hubs[0].flushed >= end
+                    && self.hubs[0].timeline() == Some(self.primary.source.current().tli) =>
+            {
+                self.primary.restart(world, SECOND, false);
+                self.primary.down_until = u64::MAX;
+                self.promotion = Promotion::Asked;
+            }
+            Promotion::Asked => self.hubs[0].promote(),
+            Promotion::None | Promotion::Checkpointed(_) | Promotion::Done => {}
+        }
+    }
+
     /// What a hub with WAL of its own has called durable is the truth.
     fn follow(&mut self, hub: usize) -> Result<(), String> {
+        if hub == 0 {
+            self.follow_promotion()?;
+        }
         let machine = &self.hubs[hub];
-        let (Some(clients), Some(life), Some(_)) =
-            (&mut self.clients, &machine.life, &machine.plan.own)
-        else {
+        let is_own = machine.plan.own.is_some() || hub == 0 && self.promotion == Promotion::Done;
+        let (Some(clients), Some(life), true) = (&mut self.clients, &machine.life, is_own) else {
             return Ok(());
         };
+        let timeline = self.primary.source.current().tli;
         let (end, size) = (life.shared.flush_lsn.load(), self.plan.segment_size);
         let mut from = self.primary.source.current().end();
         while from < end {
             let segno = SegNo::of_start(from, size);
             let to = end.min(segno.end(size));
-            let path = machine.wal_dir().join(segno.file_name(TimelineId::FIRST, size));
+            let path = machine.wal_dir().join(segno.file_name(timeline, size));
             let disk = machine.fs.disk();
             let offset = crate::rng::size(size.offset(from));
             let wal = disk.content(&path).unwrap_or_default();
@@ -571,6 +655,11 @@ impl Sim {
             if segno.start(size) >= end {
                 continue;
             }
+            // A promotion keeps it under another name, and its WAL in the new timeline's.
+            let partial = self.hubs[hub].wal_dir().join(format!("{name}.partial"));
+            if self.hubs[hub].fs.disk().content(&partial).is_some() {
+                continue;
+            }
             self.stats.segments_gone += 1;
             let standbys =
                 self.standbys.iter().filter(|standby| standby.plan.hub == hub && standby.has_slot);
@@ -636,6 +725,7 @@ impl Sim {
     /// Makes faults, ends them, waits for all to be well.
     fn direct(&mut self) -> Result<(), String> {
         let now = self.world.borrow().now;
+        self.lose_primary();
         let pause = match self.stage {
             Stage::Faults if now < self.plan.faults_ns => {
                 self.fault();
@@ -692,7 +782,9 @@ impl Sim {
         if let Some(clients) = &mut self.clients {
             clients.quiet = true;
         }
-        self.primary.down_until = 0;
+        if self.primary.down_until != u64::MAX {
+            self.primary.down_until = 0;
+        }
         for hub in &self.hubs {
             let mut disk = hub.fs.disk();
             disk.full = false;
@@ -705,6 +797,9 @@ impl Sim {
 
     /// Who has not reached the end yet.
     fn unwell(&self) -> Option<String> {
+        if self.plan.promoted.is_some() && self.promotion != Promotion::Done {
+            return Some(format!("the hub is not promoted: {:?}", self.promotion));
+        }
         if let Some(waiting) = self.clients.as_ref().and_then(Clients::waiting) {
             return Some(waiting);
         }
@@ -729,6 +824,9 @@ impl Sim {
         for hub in
             self.hubs.iter().filter(|hub| hub.plan.upstream.is_none() && hub.plan.own.is_none())
         {
+            if self.promotion == Promotion::Done {
+                break;
+            }
             let told = self.primary.acknowledged.get(&hub.number).copied().unwrap_or_default();
             if told != end {
                 return Some(format!("hub {} has told {told}, and WAL ends at {end}", hub.number));
@@ -770,6 +868,8 @@ impl Sim {
         let standby = crate::rng::size(self.chaos.below(crate::rng::bytes(self.standbys.len())));
         let span = self.chaos.log_range(SECOND / 50, 10 * SECOND);
         match fault {
+            Fault::PrimaryRestart | Fault::Failover | Fault::TimelineSwitch
+                if self.primary.down_until == u64::MAX => {}
             Fault::HubPower | Fault::HubKill => {
                 self.deaths[hub] =
                     if fault == Fault::HubPower { Death::Power } else { Death::Kill };

@@ -4,7 +4,11 @@ use walhub_proto::generate::{WalShape, WalWriter};
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use walhub_proto::page::{PAGE_BYTES, WalVersion};
+use walhub_proto::record::RM_XLOG;
+use walhub_proto::rmgr::counters::Counters;
+use walhub_proto::rmgr::xlog::{Checkpoint, WalLevel, XLOG_CHECKPOINT_SHUTDOWN};
 use walhub_proto::segment::SegmentSize;
+use walhub_proto::time::Timestamp;
 
 use crate::rng::{Rng, bytes, size};
 
@@ -13,6 +17,8 @@ pub(crate) const SYSTEM: SystemIdentifier = SystemIdentifier(7_300_000_000_000_0
 /// PostgreSQL: `RM_LOGICALMSG_ID`.
 const RM_LOGICALMSG: u8 = 21;
 const NOISE_LEN: usize = 1 << 16;
+/// What a checkpoint says comes next: near the page that the next transactions' states are on.
+pub(crate) const FIRST_XID: u64 = (3 << 32) + 32_760;
 
 /// The WAL of one timeline, from the segment in which it began.
 #[derive(Debug)]
@@ -208,6 +214,49 @@ impl Source {
         let filled = |&&(start, end): &&(Lsn, Lsn)| start <= target && target < end;
         let target = self.fillings.iter().find(filled).map_or(target, |(_, end)| *end);
         self.current_mut().flush_lsn = target;
+    }
+
+    /// A shutdown checkpoint: from here on it is known what was given out.
+    pub(crate) fn checkpoint(&mut self) {
+        let shape = *self.writer.shape();
+        let body = Checkpoint {
+            redo: self.writer.next_record(),
+            timeline: shape.timeline,
+            prev_timeline: shape.timeline,
+            wal_level: WalLevel::Replica,
+            counters: Counters { next_xid: FIRST_XID, ..Counters::first() },
+            time: Timestamp(0),
+            oldest_active_xid: 0,
+        }
+        .body(shape.version);
+        let mut out = Vec::new();
+        self.writer.append_record(RM_XLOG, XLOG_CHECKPOINT_SHUTDOWN, 0, &[&body], &mut out);
+        self.note(&mut out);
+        self.flush_all();
+    }
+
+    /// A hub was promoted: its WAL is the truth from there on. The start of the last record before comes
+    /// back, when there is one that ends there.
+    pub(crate) fn hub_promoted(&mut self, tli: TimelineId, switchpoint: Lsn) -> Option<Lsn> {
+        let base = self.size.start_of(switchpoint);
+        let old = self.current();
+        let start = base.max(old.base);
+        let copied =
+            old.get(LsnRange::new(start, switchpoint)).expect("the primary has it").to_vec();
+        let records = &old.records;
+        let at = records.partition_point(|(end, _)| *end < switchpoint);
+        let record = records.get(at).filter(|(end, _)| *end == switchpoint);
+        let last_record = record.expect("a timeline is left at a record's end").1;
+        self.history = self.history.extend(tli, switchpoint, "no recovery target specified");
+        self.timelines.push(Timeline {
+            tli,
+            begin: switchpoint,
+            base,
+            bytes: copied,
+            flush_lsn: switchpoint,
+            records: vec![(switchpoint, last_record)],
+        });
+        last_record
     }
 
     /// The first record's end at or after `lsn`, and that record's start.

@@ -73,9 +73,7 @@ impl Cluster {
     /// When they cannot be copied.
     pub fn duplicate(&self, dir: &Path, name: &str) -> Result<Self> {
         let copy = Self::empty(dir, name)?;
-        let mut command = program::command("cp")?;
-        command.args(["-a", "--reflink=auto", "-T"]).arg(&self.data).arg(&copy.data);
-        program::run(&mut command).context("a copy of the cluster")?;
+        program::copy_files(&self.data, &copy.data)?;
         // Left by the server that was killed, whose number may be another's now.
         let _ = std::fs::remove_file(copy.data.join("postmaster.pid"));
         Ok(copy)

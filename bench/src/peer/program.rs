@@ -125,6 +125,16 @@ pub fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Copies a directory with all that is in it.
+///
+/// # Errors
+/// When cp fails, with what it said.
+pub fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    let mut command = command("cp")?;
+    run(command.args(["-a", "--reflink=auto", "-T"]).arg(from).arg(to))?;
+    Ok(())
+}
+
 /// A running program; stopped when dropped.
 #[derive(Debug)]
 pub struct Running {

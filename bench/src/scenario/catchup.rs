@@ -100,6 +100,8 @@ impl Servers {
         let hub_dir = dir.join("hub");
         let mut hub = Hub::start(&context.walhub, &hub_dir, primary.port(), &settings)?;
         hub.wait_until_ready()?;
+        // Who has seen none cannot be promoted.
+        client.query("CHECKPOINT")?;
         emit(&mut client, bytes)?;
         let end = flush_lsn(&mut client)?;
         let sink = Sinks::connect(hub.port(), 1, 1, start)?;

@@ -3,10 +3,14 @@
 //! walhub and a PostgreSQL primary have the same WAL, are killed, and are started. walhub is ready
 //! when it answers IDENTIFY_SYSTEM, without its upstream; PostgreSQL when it lets a session in, and
 //! has replayed that WAL, for all its records have to be applied. The limit is reading all of it.
+//!
+//! Then how long each takes, with that WAL, from `pg_promote()` to its first commit: walhub as a relay,
+//! PostgreSQL as a standby that has replayed everything.
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
@@ -16,8 +20,10 @@ use super::{Context, Scenario, Watch, join, parse_size, put};
 use crate::method::cache;
 use crate::method::pairs::{Experiment, Figure, Leg, Run};
 use crate::method::progress::Progress;
+use crate::peer::client::Client;
 use crate::peer::free_port;
 use crate::peer::postgres::Cluster;
+use crate::peer::program::copy_files;
 use crate::peer::walhub::Hub;
 
 /// Its name.
@@ -30,6 +36,12 @@ const FIGURES: &[Figure] = &[
     Figure::less("ready_ms", "from start to ready, ms"),
     Figure::less("cpu_ms", "CPU until then, ms"),
 ];
+
+const PROMOTED_SIDES: [&str; 2] = ["walhub", "postgres"];
+const PROMOTED_FIGURES: &[Figure] =
+    &[Figure::less("promoted_ms", "from pg_promote() to the first commit, ms")];
+/// How long a standby must stay where it is to have replayed everything.
+const STANDSTILL: Duration = Duration::from_millis(300);
 
 /// Start-up time with WAL retained, after a kill, against PostgreSQL's crash recovery.
 #[derive(Args, Clone, Debug)]
@@ -68,6 +80,11 @@ impl Scenario for Recovery {
             let name = format!("recovery {} MB", size >> 20);
             let run = |run| one_leg(context, &hub_dir, &cluster, run);
             let experiment = Experiment::run(&name, &SIDES, FIGURES, context.plan, run)?;
+            experiments.push(experiment.at(size as f64));
+            let name = format!("promotion {} MB", size >> 20);
+            let run = |run| promoted_leg(context, &hub_dir, &cluster, run);
+            let experiment =
+                Experiment::run(&name, &PROMOTED_SIDES, PROMOTED_FIGURES, context.plan, run)?;
             experiments.push(experiment.at(size as f64));
         }
         Ok(experiments)
@@ -113,6 +130,51 @@ fn one_leg(context: &Context, hub_dir: &Path, crashed: &Cluster, run: Run) -> Re
             Ok(leg)
         }
     }
+}
+
+/// Each run has copies: a promotion cannot be taken back.
+fn promoted_leg(context: &Context, hub_dir: &Path, crashed: &Cluster, run: Run) -> Result<Leg> {
+    let scratch = context.scratch()?;
+    let upstream = free_port()?;
+    if run.side == WALHUB {
+        let copy = scratch.path().join("hub");
+        copy_files(hub_dir, &copy)?;
+        let settings = [&["wal_keep_size=1TB".to_owned()], &*context.walhub_settings].concat();
+        let mut hub = Hub::start(&context.walhub, &copy, upstream, &settings)?;
+        hub.wait_until_ready()?;
+        let leg = promote(hub.port(), scratch.path())?;
+        hub.kill();
+        Ok(leg)
+    } else {
+        let copy = crashed.duplicate(scratch.path(), "standby")?;
+        let server = copy.start_standby(upstream, "standby", &super::live::primary_settings(4))?;
+        let mut client = server.connect()?;
+        let mut replayed = String::new();
+        loop {
+            let now = client.value("SELECT pg_last_wal_replay_lsn()::text")?;
+            if replayed == now {
+                break;
+            }
+            replayed = now;
+            thread::sleep(STANDSTILL);
+        }
+        let leg = promote(server.port(), scratch.path())?;
+        server.kill();
+        Ok(leg)
+    }
+}
+
+/// Promotes a server and commits there.
+fn promote(port: u16, dir: &Path) -> Result<Leg> {
+    let mut client = Client::connect(port, &[("database", "postgres")])?;
+    let watch = Watch::start(None, dir)?;
+    let began = Instant::now();
+    client.query("SELECT pg_promote()")?;
+    client.query("SELECT pg_logical_emit_message(true, 'walhub-bench', '')")?;
+    let elapsed = began.elapsed();
+    let mut leg = watch.stop(&[])?;
+    put(&mut leg, "promoted_ms", elapsed.as_secs_f64() * 1e3);
+    Ok(leg)
 }
 
 fn finish(watch: Watch, began: Instant, server: Option<u32>) -> Result<Leg> {

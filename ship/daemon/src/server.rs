@@ -29,6 +29,7 @@ use crate::control::listen::Listener;
 use crate::control::session::Services;
 use crate::datadir::{DataDir, Status};
 use crate::hub::front::{Front, SenderAddress};
+use crate::hub::handle::Hub as _;
 use crate::hub::messages::{StopMode, ToControl, ToWal, Upstream};
 use crate::hub::recover::{NewCluster, Recovered, create_cluster, recover};
 use crate::settings::{Reloader, Settings};
@@ -125,6 +126,8 @@ impl Ready {
                 .map_err(|error| anyhow::anyhow!("invalid connection string syntax: {error}"))?;
         }
         walhub_engine::uring::io_uring_check()?;
+        // One that was left is not meant for this life. PostgreSQL: RemovePromoteSignalFiles.
+        let _stale = data_dir.take_promote_file();
         let recovered = recover_or_create(&data_dir, &settings)?;
         let is_primary = recovered.is_primary();
         let (to_control, from_hub) = mpsc::unbounded_channel();
@@ -182,7 +185,13 @@ impl Ready {
 fn recover_or_create(data_dir: &DataDir, settings: &Settings) -> anyhow::Result<Recovered> {
     let has_upstream = !settings.primary_conninfo.is_empty();
     let recovered = recover(&OsFs, data_dir.path())?;
-    if recovered.is_primary() && has_upstream {
+    if recovered.is_promoted() && has_upstream {
+        tracing::warn!(
+            detail = "It writes WAL of its own, on a timeline of its own.",
+            hint = "Remove primary_conninfo from the settings.",
+            "primary_conninfo is ignored: this server has been promoted"
+        );
+    } else if recovered.is_primary() && has_upstream {
         anyhow::bail!(
             "data directory \"{}\" has WAL of its own and cannot receive that of an upstream: \
              unset primary_conninfo, or give the relay a data directory of its own",
@@ -288,6 +297,7 @@ impl Server {
             tokio::select! {
                 request = requests.next() => match request {
                     Request::Reload => self.reload(),
+                    Request::Promote => self.look_for_promote_file(data_dir),
                     Request::Shutdown(mode) if stopping.is_none_or(|earlier| mode > earlier) => {
                         tracing::info!("{}", mode.message());
                         stopping = Some(mode);
@@ -304,6 +314,7 @@ impl Server {
                     Some(ToControl::Connect { conninfo }) => self.connect(conninfo),
                     Some(ToControl::Commits) => self.front.look(),
                     Some(ToControl::Status) => self.show_title(),
+                    Some(ToControl::Promoted) => self.promoted(data_dir),
                     Some(ToControl::Stopped) => {
                         listening.abort();
                         services.farewell().await;
@@ -312,7 +323,10 @@ impl Server {
                     Some(ToControl::Failed(reason)) => anyhow::bail!(reason),
                     None => anyhow::bail!("a core ended unexpectedly"),
                 },
-                _ = title_due.tick() => self.show_title(),
+                _ = title_due.tick() => {
+                    self.show_title();
+                    self.look_for_trigger_file(data_dir);
+                }
                 _ = watchdog_due.tick() => self.notify.send("WATCHDOG=1"),
                 _ = smart_due.tick(), if stopping.is_some() && !draining => {
                     // Smart waits for the SQL sessions; fast ends them.
@@ -325,6 +339,47 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// From now on this is a primary.
+    fn promoted(&mut self, data_dir: &DataDir) {
+        self.front.end_recovery();
+        self.show_title();
+        // Who waits for the promotion looks here.
+        set_status(data_dir, Status::Ready);
+        tracing::info!("database system is ready to accept connections");
+    }
+
+    /// A signal asks for a promotion if the file is there. PostgreSQL: `CheckPromoteSignal`.
+    fn look_for_promote_file(&self, data_dir: &DataDir) {
+        if data_dir.take_promote_file() {
+            self.promote();
+        }
+    }
+
+    /// PostgreSQL 13 to 15: `CheckForStandbyTrigger`.
+    fn look_for_trigger_file(&self, data_dir: &DataDir) {
+        let name = self.settings.borrow().promote_trigger_file.clone();
+        if name.is_empty() || !self.front.in_recovery() {
+            return;
+        }
+        let path = data_dir.path().join(name);
+        match std::fs::remove_file(&path) {
+            Ok(()) => {
+                tracing::info!("promote trigger file found: {}", path.display());
+                self.promote();
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::error!(
+                "could not remove promote trigger file \"{}\": {error}",
+                path.display()
+            ),
+        }
+    }
+
+    /// What comes of it is in the log.
+    fn promote(&self) {
+        drop(self.front.promote());
     }
 
     fn show_title(&mut self) {

@@ -1,6 +1,6 @@
 //! Signals, with the meanings they have for a postmaster.
 //!
-//! PostgreSQL: `process_pm_shutdown_request`, `process_pm_reload_request`
+//! PostgreSQL: `process_pm_shutdown_request`, `process_pm_reload_request`, `process_pm_pmsignal`
 //! (src/backend/postmaster/postmaster.c).
 
 use std::io;
@@ -48,6 +48,8 @@ pub enum Request {
     Shutdown(ShutdownMode),
     /// Read the configuration again (SIGHUP).
     Reload,
+    /// Become a primary, if the file that asks for it is there (SIGUSR1).
+    Promote,
 }
 
 /// The signals of this process.
@@ -57,6 +59,7 @@ pub struct Signals {
     int: Stream,
     quit: Stream,
     hup: Stream,
+    usr1: Stream,
 }
 
 impl Signals {
@@ -71,6 +74,7 @@ impl Signals {
             int: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             hup: signal(SignalKind::hangup())?,
+            usr1: signal(SignalKind::user_defined1())?,
         })
     }
 
@@ -82,6 +86,7 @@ impl Signals {
             _ = self.int.recv() => Request::Shutdown(ShutdownMode::Fast),
             _ = self.term.recv() => Request::Shutdown(ShutdownMode::Smart),
             _ = self.hup.recv() => Request::Reload,
+            _ = self.usr1.recv() => Request::Promote,
         }
     }
 }
@@ -97,6 +102,7 @@ mod tests {
             let me = rustix::process::getpid();
             for (number, want) in [
                 (Number::HUP, Request::Reload),
+                (Number::USR1, Request::Promote),
                 (ShutdownMode::Smart.signal(), Request::Shutdown(ShutdownMode::Smart)),
                 (ShutdownMode::Fast.signal(), Request::Shutdown(ShutdownMode::Fast)),
                 (ShutdownMode::Immediate.signal(), Request::Shutdown(ShutdownMode::Immediate)),

@@ -16,7 +16,9 @@ pub use control::{
     CONTROL_COPY_LEN, CONTROL_FILE_LEN, ControlFile, ControlFileError, ControlSlot,
     SERVER_VERSION_BYTES_MAX,
 };
-pub use end_of_wal::{CheckpointSeen, EndOfWal, ReadWant, StopReason, WalEnd};
+pub use end_of_wal::{EndOfWal, ReadWant, StopReason, WalEnd};
+
+pub use crate::rmgr::counters::CheckpointSeen;
 
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -2,14 +2,17 @@
 //!
 //! A record's body is everything after its 24 bytes of header: block references (the records here
 //! have none), then the main data behind a short or a long length. [`main_data`] takes a body apart;
-//! [`message`], [`xact`], [`xlog`] and [`standby`] know what the main data of a record means.
+//! [`message`], [`xact`], [`xlog`], [`standby`] and [`slru`] know what the main data of a record means, and
+//! [`counters`] what it adds up to.
 //!
 //! Not here: headers, checksums and pages (`record`, `generate`).
 //!
 //! PostgreSQL: `XLogRecordAssemble` (src/backend/access/transam/xloginsert.c), `DecodeXLogRecord`
 //! (xlogreader.c).
 
+pub mod counters;
 pub mod message;
+pub mod slru;
 pub mod standby;
 pub mod xact;
 pub mod xlog;
@@ -22,8 +25,14 @@ use crate::sqlstate::SqlState;
 
 /// Resource manager of transactions. PostgreSQL: `RM_XACT_ID`.
 pub const RM_XACT: u8 = 1;
+/// Resource manager of transactions' states. PostgreSQL: `RM_CLOG_ID`.
+pub const RM_CLOG: u8 = 3;
+/// Resource manager of multixacts. PostgreSQL: `RM_MULTIXACT_ID`.
+pub const RM_MULTIXACT: u8 = 6;
 /// Resource manager of what hot standby needs. PostgreSQL: `RM_STANDBY_ID`.
 pub const RM_STANDBY: u8 = 8;
+/// Resource manager of commit times. PostgreSQL: `RM_COMMIT_TS_ID`.
+pub const RM_COMMIT_TS: u8 = 18;
 /// Resource manager of logical messages. PostgreSQL: `RM_LOGICALMSG_ID`.
 pub const RM_LOGICALMSG: u8 = 21;
 

@@ -12,6 +12,7 @@ use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::page::{PAGE_BYTES, PAGE_LEN, PageHeader, WalVersion};
 use walhub_proto::record::{RM_XLOG, RecordHeader, RecordReader, WalViolation};
 use walhub_proto::recovery::{self, ControlFile, EndOfWal, FoundSegment, RecoveryPlan};
+use walhub_proto::rmgr::counters::Counters;
 use walhub_proto::rmgr::message::logical_message;
 use walhub_proto::rmgr::xlog::{Checkpoint, WalLevel};
 use walhub_proto::rmgr::{RM_LOGICALMSG, RM_STANDBY, RM_XACT, standby, xact, xlog};
@@ -225,7 +226,7 @@ fn the_end_of_golden_wal_is_found_and_stale_pages_after_it_are_not() {
         flush_lsn: lines[10].0,
         last_record: Some(lines[9].0),
         own_wal: false,
-        next_xid: 0,
+        counters: None,
         checkpoint_lsn: None,
         redo_lsn: None,
         sequence: 1,
@@ -270,8 +271,7 @@ fn own_records(version: WalVersion, wal: &mut Vec<u8>) -> Lsn {
         timeline: TimelineId::FIRST,
         prev_timeline: TimelineId::FIRST,
         wal_level: WalLevel::Logical,
-        next_xid: (2 << 32) + 3,
-        oldest_xid: 3,
+        counters: Counters { next_xid: (2 << 32) + 3, ..Counters::first() },
         time,
         oldest_active_xid,
     };

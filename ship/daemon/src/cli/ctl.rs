@@ -1,8 +1,9 @@
-//! `walhub status`, `stop` and `reload`, with the words and exit codes of pg_ctl.
+//! `walhub status`, `stop`, `reload` and `promote`, with the words and exit codes of pg_ctl.
 //!
-//! PostgreSQL: `do_status`, `do_stop`, `do_reload` (src/bin/pg_ctl/pg_ctl.c).
+//! PostgreSQL: `do_status`, `do_stop`, `do_reload`, `do_promote` (src/bin/pg_ctl/pg_ctl.c).
 
 use std::fmt::Display;
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::datadir::{MARKER, PID_FILE, PidFile, PidFileLines};
+use crate::datadir::{MARKER, PID_FILE, PROMOTE_FILE, PidFile, PidFileLines, Status};
 use crate::logging::os_error;
 use crate::signals::ShutdownMode;
 
@@ -112,6 +113,63 @@ pub(super) fn reload(data_dir: &Path, out: &mut impl Write) -> ExitCode {
         }
         Err(code) => code,
     }
+}
+
+/// Has a standby become a primary, and waits for it up to `wait` seconds.
+pub(super) fn promote(data_dir: &Path, wait: Option<u32>, out: &mut impl Write) -> ExitCode {
+    if let Err(code) = ask_for_promotion(data_dir) {
+        return code;
+    }
+    let Some(seconds) = wait else {
+        say(out, "server promoting\n");
+        return ExitCode::SUCCESS;
+    };
+    say(out, "waiting for server to promote...");
+    for round in 0..seconds.saturating_mul(WAITS_PER_SECOND) {
+        match PidFile::of_running_server(data_dir) {
+            Ok(Some(server)) if server.status == Status::Ready => {
+                say(out, " done\nserver promoted\n");
+                return ExitCode::SUCCESS;
+            }
+            // It has ended.
+            Ok(None) => break,
+            Ok(Some(_)) | Err(_) => {}
+        }
+        if round % WAITS_PER_SECOND == 0 {
+            say(out, ".");
+        }
+        std::thread::sleep(Duration::from_secs(1) / WAITS_PER_SECOND);
+    }
+    say(out, " stopped waiting\n");
+    complain("server did not promote in time");
+    let _ = writeln!(io::stderr(), "Examine the log output.");
+    ExitCode::FAILURE
+}
+
+/// Leaves the file and sends the signal.
+fn ask_for_promotion(data_dir: &Path) -> Result<(), ExitCode> {
+    let server = server_to_signal(data_dir)?;
+    if server.status != Status::Standby {
+        complain("cannot promote server; server is not in standby mode");
+        return Err(ExitCode::FAILURE);
+    }
+    let file = data_dir.join(PROMOTE_FILE);
+    let about_file = |what, error: &io::Error| {
+        let error = os_error(error);
+        complain(format_args!(
+            "could not {what} promote signal file \"{}\": {error}",
+            file.display()
+        ));
+    };
+    if let Err(error) = fs::write(&file, "") {
+        about_file("create", &error);
+        return Err(ExitCode::FAILURE);
+    }
+    send(&server, Signal::USR1, "promote").inspect_err(|_| {
+        if let Err(error) = fs::remove_file(&file) {
+            about_file("remove", &error);
+        }
+    })
 }
 
 /// Stops the server, and waits for its end up to `wait` seconds.
@@ -244,6 +302,54 @@ mod tests {
         let (code, text) = run(|out| stop(dir.path(), ShutdownMode::Fast, None, out));
         assert_eq!((code, text.as_str()), (ExitCode::SUCCESS, "server shutting down\n"));
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn promote_leaves_the_file_signals_a_standby_and_waits_until_it_is_ready() {
+        let Server { root, dir, mut child } = server();
+        let path = dir.path().to_owned();
+        // It has not said yet what it is, and then is a primary.
+        for status in [None, Some(Status::Ready), Some(Status::Stopping)] {
+            status.into_iter().for_each(|status| dir.pid_file().set_status(status).unwrap());
+            assert_eq!(run(|out| promote(&path, None, out)), (ExitCode::FAILURE, String::new()));
+            assert!(!path.join(PROMOTE_FILE).exists());
+        }
+        dir.pid_file().set_status(Status::Standby).unwrap();
+        // This process ends of the signal, which a server does not.
+        let (code, text) = run(|out| promote(&path, None, out));
+        assert_eq!((code, text.as_str()), (ExitCode::SUCCESS, "server promoting\n"));
+        assert_eq!(child.wait().unwrap().signal(), Some(10));
+        assert!(dir.take_promote_file() && !dir.take_promote_file());
+        drop(dir);
+        let (code, text) = run(|out| promote(&path, Some(60), out));
+        assert_eq!((code, text.as_str()), (ExitCode::FAILURE, ""));
+        assert!(!path.join(PROMOTE_FILE).exists());
+        let none = root.path().join("none");
+        assert_eq!(run(|out| promote(&none, None, out)), (ExitCode::FAILURE, String::new()));
+    }
+
+    #[test]
+    fn promote_waits_for_the_server_to_be_ready_but_not_forever() {
+        let Server { root: _root, dir, mut child } = server();
+        dir.pid_file().set_status(Status::Standby).unwrap();
+        let (code, text) = run(|out| promote(dir.path(), Some(0), out));
+        assert_eq!(
+            (code, text.as_str()),
+            (ExitCode::FAILURE, "waiting for server to promote... stopped waiting\n")
+        );
+        child.wait().unwrap();
+        let Server { root: _root, dir, mut child } = server();
+        dir.pid_file().set_status(Status::Standby).unwrap();
+        let path = dir.path().to_owned();
+        let waiter = std::thread::spawn(move || {
+            child.wait().unwrap();
+            dir.pid_file().set_status(Status::Ready).unwrap();
+            dir
+        });
+        let (code, text) = run(|out| promote(&path, Some(60), out));
+        assert_eq!(code, ExitCode::SUCCESS);
+        assert!(text.ends_with(" done\nserver promoted\n"), "{text}");
+        waiter.join().unwrap();
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The command line: `walhub init | serve | status | stop | reload | demo | tune | doctor | settings`.
+//! The command line: `walhub init | serve | status | stop | reload | promote | demo | tune | doctor | settings`.
 //!
 //! Unlike PostgreSQL, walhub runs as root when told to: it executes nothing that a client sends. A
 //! service should name a user of its own all the same.
@@ -50,6 +50,8 @@ enum Command {
     Stop(StopArgs),
     /// Have the server that runs in a data directory read its configuration again.
     Reload(DataDirArgs),
+    /// Make the standby that runs in a data directory the primary of its WAL.
+    Promote(PromoteArgs),
     /// Ship WAL through a hub on this machine, and show how it went.
     Demo(DemoArgs),
     /// Check, apply and undo kernel settings that suit walhub.
@@ -114,6 +116,18 @@ struct StopArgs {
     no_wait: bool,
 }
 
+#[derive(Args, Debug)]
+struct PromoteArgs {
+    #[command(flatten)]
+    data_dir: DataDirArgs,
+    /// Seconds to wait.
+    #[arg(short, long, value_name = "SECS", default_value_t = 60)]
+    timeout: u32,
+    /// Do not wait until the server is a primary.
+    #[arg(short = 'W', long)]
+    no_wait: bool,
+}
+
 /// Runs the command that the process arguments name.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -126,6 +140,10 @@ pub fn main() -> ExitCode {
             ctl::stop(&args.data_dir.path(), args.mode, wait, &mut io::stdout())
         }
         Command::Reload(args) => ctl::reload(&args.path(), &mut io::stdout()),
+        Command::Promote(args) => {
+            let wait = (!args.no_wait).then_some(args.timeout);
+            ctl::promote(&args.data_dir.path(), wait, &mut io::stdout())
+        }
         Command::Demo(args) => demo::run(&args).unwrap_or_else(|error| {
             let _ = writeln!(io::stderr(), "walhub: {error:#}");
             ExitCode::FAILURE

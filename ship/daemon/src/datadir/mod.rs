@@ -30,6 +30,8 @@ pub const MARKER: &str = "WALHUB_VERSION";
 const LAYOUT_VERSION: &str = "1";
 /// The pid file.
 pub const PID_FILE: &str = "walhub.pid";
+/// The file that asks a standby to become a primary. PostgreSQL: `PROMOTE_SIGNAL_FILE`.
+pub const PROMOTE_FILE: &str = "promote";
 /// The configuration file that is read when no other is named.
 pub const CONFIG_FILE: &str = "walhub.toml";
 /// Directories inside.
@@ -81,6 +83,12 @@ impl DataDir {
     #[must_use]
     pub fn slots(&self) -> PathBuf {
         self.path.join("slots")
+    }
+
+    /// Removes the file that asks for a promotion; whether it was there.
+    #[must_use]
+    pub fn take_promote_file(&self) -> bool {
+        fs::remove_file(self.path.join(PROMOTE_FILE)).is_ok()
     }
 
     /// The pid file, for what the server has to tell there.

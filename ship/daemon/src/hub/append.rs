@@ -153,6 +153,14 @@ pub struct SyncWaitRow {
     pub standby: Option<String>,
 }
 
+/// The error of what can be done to a standby only. PostgreSQL: src/backend/access/transam/xlogfuncs.c.
+#[must_use]
+pub fn not_in_recovery() -> Report {
+    let state = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
+    let report = Report::error(state, "recovery is not in progress");
+    report.hint("Recovery control functions can only be executed during recovery.")
+}
+
 /// The error of everything that writes while there is an upstream. PostgreSQL:
 /// `PreventCommandDuringRecovery`.
 #[must_use]

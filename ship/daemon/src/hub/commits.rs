@@ -261,6 +261,14 @@ impl Commits {
         }
     }
 
+    /// Ends all waits that are nothing but that.
+    pub fn cancel_waits(&mut self) {
+        let is_wait = |waiter: &Waiter| matches!(waiter.reply, Reply::Wait(_));
+        let waits = self.waiters.iter().filter(|(_, _, waiter)| is_wait(waiter));
+        let owners: Vec<u32> = waits.filter_map(|(_, _, waiter)| waiter.owner).collect();
+        owners.into_iter().for_each(|owner| self.cancel(owner));
+    }
+
     /// Everyone who waits, and for what.
     pub fn waiters(&self) -> impl Iterator<Item = (WaitLevel, Lsn, &Waiter)> {
         self.waiters.iter()

@@ -168,6 +168,13 @@ impl Front {
         self.commits().look(|| self.wait_positions());
     }
 
+    /// The recovery has ended: who waits for a position of a standby waits in vain. Those that it has
+    /// reached were answered.
+    pub fn end_recovery(&self) {
+        self.look();
+        self.commits().cancel_waits();
+    }
+
     fn commits(&self) -> MutexGuard<'_, Commits> {
         self.commits.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -324,6 +331,14 @@ impl Hub<OwnedFd> for Front {
         let (identity, history) = (self.identity()?, self.history()?);
         let shared = Arc::clone(&self.shared);
         Some(WalReader::new(self.wal_dir.clone(), identity.segment_size, history, shared))
+    }
+
+    fn promote(&self) -> oneshot::Receiver<Result<(), Report>> {
+        let (reply, answer) = oneshot::channel();
+        if let Err(ToWal::Promote(reply)) = self.to_wal.send(ToWal::Promote(reply)) {
+            drop(reply.send(Err(busy())));
+        }
+        answer
     }
 
     fn wal(&self, request: WalRequest) -> oneshot::Receiver<Result<Lsn, Report>> {

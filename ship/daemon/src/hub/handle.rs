@@ -364,6 +364,11 @@ pub trait Hub<C>: Send + Sync + 'static {
         None
     }
 
+    /// Makes a standby the primary of its WAL; the answer comes when it is one.
+    fn promote(&self) -> oneshot::Receiver<Result<(), Report>> {
+        answered(Err(append::not_in_recovery()))
+    }
+
     /// Does something else with the own WAL.
     fn wal(&self, request: WalRequest) -> oneshot::Receiver<Result<Lsn, Report>> {
         answered(Err(append::in_recovery(request.command())))

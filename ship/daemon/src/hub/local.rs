@@ -12,6 +12,7 @@ use std::io;
 use walhub_engine::io::{Done, Io};
 use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use walhub_proto::record::{RecordReader, WalViolation};
+use walhub_proto::rmgr::counters::{CounterReader, Counters};
 use walhub_proto::segment::SegNo;
 
 use super::jobs::Jobs;
@@ -41,11 +42,22 @@ impl From<TailFull> for AppendError {
     }
 }
 
+/// The end of a record.
+#[derive(Clone, Copy, Debug)]
+struct RecordEnd {
+    lsn: Lsn,
+    /// The record's start, when it is known.
+    start: Option<Lsn>,
+    /// What the WAL up to there has given out.
+    counters: Option<Counters>,
+}
+
 /// WAL from the first position this hub holds to the last one it received.
 #[derive(Debug)]
 pub struct LocalWal {
     tail: Tail,
     reader: RecordReader,
+    counters: CounterReader,
     /// Segment files.
     pub segments: Segments,
     writer: Writer,
@@ -55,14 +67,15 @@ pub struct LocalWal {
     paused: bool,
     /// End of the record that was under way where the first reading began.
     unseen_end: Option<Lsn>,
-    /// Ends of records, with the records' starts, that writes were begun for: oldest first.
-    targets: VecDeque<(Lsn, Option<Lsn>)>,
+    /// Ends of records that writes were begun for: oldest first.
+    targets: VecDeque<RecordEnd>,
     /// The last of them that is durable.
-    durable: (Lsn, Option<Lsn>),
+    durable: RecordEnd,
 }
 
 impl LocalWal {
-    /// Joins the parts, all standing at the same position.
+    /// Joins the parts, all standing at the same position; `counters` is what the WAL before it has given
+    /// out.
     ///
     /// # Panics
     /// If they do not.
@@ -74,10 +87,12 @@ impl LocalWal {
         writer: Writer,
         system_identifier: SystemIdentifier,
         unverified_bytes_max: u64,
+        counters: Option<Counters>,
     ) -> Self {
         assert!(tail.end() == reader.next_lsn() && writer.write_lsn() == tail.end());
-        let durable = (writer.flush_lsn(), reader.last_record());
+        let durable = RecordEnd { lsn: writer.flush_lsn(), start: reader.last_record(), counters };
         Self {
+            counters: CounterReader::new(tail.end(), counters),
             tail,
             reader,
             segments,
@@ -118,13 +133,25 @@ impl LocalWal {
     /// End of what may be called durable: the end of a record, because a start-up goes back to one.
     #[must_use]
     pub fn flush_lsn(&self) -> Lsn {
-        self.durable.0
+        self.durable.lsn
     }
 
     /// Start of the record that ends at [`LocalWal::flush_lsn`].
     #[must_use]
     pub fn flushed_record(&self) -> Option<Lsn> {
-        self.durable.1
+        self.durable.start
+    }
+
+    /// What the WAL up to [`LocalWal::flush_lsn`] has given out, when that is known.
+    #[must_use]
+    pub fn flushed_counters(&self) -> Option<Counters> {
+        self.durable.counters
+    }
+
+    /// What the WAL up to [`LocalWal::verified_lsn`] has given out, when that is known.
+    #[must_use]
+    pub fn counters(&self) -> Option<Counters> {
+        self.counters.counters()
     }
 
     /// Bytes that could be written now and are not.
@@ -172,7 +199,7 @@ impl LocalWal {
             slab.into_iter().for_each(&mut *opened);
             rest = rest.get(count..).unwrap_or_default();
         }
-        let fed = self.reader.feed(bytes).map_err(AppendError::Violation);
+        let fed = self.reader.feed_to(bytes, &mut self.counters).map_err(AppendError::Violation);
         self.unseen_end = self.unseen_end.or(self.reader.unseen_end());
         fed
     }
@@ -257,9 +284,10 @@ impl LocalWal {
             return;
         };
         self.writer.start(io, file, size, target, self.tail.view());
-        let record = (self.verified_lsn(), self.last_record());
-        if self.targets.back().unwrap_or(&self.durable).0 < record.0 {
-            self.targets.push_back(record);
+        let lsn = self.verified_lsn();
+        if self.targets.back().unwrap_or(&self.durable).lsn < lsn {
+            let (start, counters) = (self.last_record(), self.counters());
+            self.targets.push_back(RecordEnd { lsn, start, counters });
         }
     }
 
@@ -281,7 +309,7 @@ impl LocalWal {
     fn note_durable(&mut self) {
         let flush_lsn = self.writer.flush_lsn();
         while let Some(&target) = self.targets.front()
-            && target.0 <= flush_lsn
+            && target.lsn <= flush_lsn
         {
             self.durable = target;
             self.targets.pop_front();

@@ -44,6 +44,9 @@ pub struct Upstream<C> {
 /// Answer to a [`SlotRequest`].
 pub type SlotReply = oneshot::Sender<Result<Option<SlotRow>, Report>>;
 
+/// Answer to a promotion: once the server is a primary.
+pub type PromoteReply = oneshot::Sender<Result<(), Report>>;
+
 /// Mail for the wal core.
 #[derive(Debug)]
 pub enum ToWal<C> {
@@ -73,6 +76,8 @@ pub enum ToWal<C> {
     },
     /// New settings.
     Settings(Arc<Settings>),
+    /// Become the primary of the WAL.
+    Promote(PromoteReply),
     /// Stop.
     Stop(StopMode),
     /// A ship core has sent everything and has no session left.
@@ -144,6 +149,8 @@ pub enum ToControl {
     Status,
     /// A position that sessions wait for has moved, or an answer to them is there.
     Commits,
+    /// This is a primary now.
+    Promoted,
     /// Everything is durable and sent: the process can end.
     Stopped,
     /// A core cannot go on: the process must end.

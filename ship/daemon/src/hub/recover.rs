@@ -16,7 +16,7 @@ use walhub_proto::recovery::{
     self, CONTROL_COPY_LEN, CheckpointSeen, ControlFile, ControlFileError, EndOfWal, FoundSegment,
     RecoveryError, RecoveryPlan, WalEnd,
 };
-use walhub_proto::rmgr::FIRST_NORMAL_XID;
+use walhub_proto::rmgr::counters::Counters;
 use walhub_proto::segment::{SegNo, SegmentSize};
 use walhub_proto::slot::{Slot, decode_slot};
 
@@ -59,7 +59,7 @@ pub fn create_cluster(fs: &dyn Fs, data_dir: &Path, new: &NewCluster) -> io::Res
         flush_lsn: start,
         last_record: None,
         own_wal: true,
-        next_xid: u64::from(FIRST_NORMAL_XID),
+        counters: Some(Counters::first()),
         checkpoint_lsn: None,
         redo_lsn: None,
         sequence: 0,
@@ -83,6 +83,13 @@ impl Recovered {
         let control = self.wal.as_ref().and_then(|wal| wal.control.as_ref());
         control.is_some_and(|control| control.own_wal)
     }
+
+    /// Whether it was a relay's before: WAL of its own begins on timeline 1 otherwise.
+    #[must_use]
+    pub fn is_promoted(&self) -> bool {
+        let control = self.wal.as_ref().and_then(|wal| wal.control.as_ref());
+        control.is_some_and(|control| control.own_wal && control.timeline > TimelineId::FIRST)
+    }
 }
 
 /// Local WAL, or the place where the first will be.
@@ -104,8 +111,10 @@ pub struct RecoveredWal {
     pub spare: Vec<String>,
     /// Version of its pages, when one is known.
     pub version: Option<WalVersion>,
-    /// The newest transaction id that was read.
-    pub newest_xid: Option<u32>,
+    /// Names of files that hold the end of a timeline that was left, by their segments.
+    pub partial: Vec<(SegNo, String)>,
+    /// What the WAL has given out, when that is known.
+    pub counters: Option<Counters>,
     /// The newest checkpoint record that was read.
     pub checkpoint: Option<CheckpointSeen>,
 }
@@ -129,7 +138,8 @@ impl RecoveredWal {
             held: BTreeMap::new(),
             spare: Vec::new(),
             version: None,
-            newest_xid: None,
+            partial: Vec::new(),
+            counters: None,
             checkpoint: None,
         }
     }
@@ -233,15 +243,21 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         zero_after(fs, &wal_dir, &control, found.end)?;
     }
     make_durable(fs, data_dir, &control, &found, &listing)?;
+    // A crash in the middle of a promotion may have left it. Not before the control file is durable:
+    // without that this is the relay, which goes on in that segment.
+    if control.own_wal && keep_partial(fs, &wal_dir, size, &found.history)?.is_some() {
+        listing = fs.list(&wal_dir)?;
+    }
     let (end, last_record) = (found.end, found.last_record);
     let mut block = vec![0; usize::try_from(end - end.align_down(BLOCK_BYTES)).unwrap_or(0)];
     if !block.is_empty() {
         let path = wal_dir.join(SegNo::of_start(end, size).file_name(control.timeline, size));
         fs.read_at(&path, size.offset(end.align_down(BLOCK_BYTES)), &mut block)?;
     }
+    let partial = partial_files(&listing, size);
     let (held, spare) = sort_segments(fs, &wal_dir, &control, &found, listing)?;
     let version = control.wal_version.or(found.version);
-    let (newest_xid, checkpoint) = (found.newest_xid, found.checkpoint);
+    let (counters, checkpoint) = (found.counters, found.checkpoint);
     let history = found.history;
     let timelines = Timelines {
         system_identifier: control.system_identifier,
@@ -258,7 +274,8 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         held,
         spare,
         version,
-        newest_xid,
+        partial,
+        counters,
         checkpoint,
     };
     Ok(Recovered { wal: Some(wal), slots: read_slots(fs, data_dir)? })
@@ -452,15 +469,15 @@ fn find_end(
                 oldest_lsn,
                 history,
                 version: None,
-                newest_xid: None,
+                counters: control.counters,
                 checkpoint: None,
             })
         }
         RecoveryPlan::Scan(plan) => {
             let oldest_lsn = plan.oldest_lsn;
             let end = scan(fs, wal_dir, EndOfWal::new(plan, control, crc32c), size)?;
-            let WalEnd { end, last_record, version, newest_xid, checkpoint, .. } = end;
-            Ok(Found { end, last_record, oldest_lsn, history, version, newest_xid, checkpoint })
+            let WalEnd { end, last_record, version, counters, checkpoint, .. } = end;
+            Ok(Found { end, last_record, oldest_lsn, history, version, counters, checkpoint })
         }
     }
 }
@@ -472,7 +489,7 @@ struct Found {
     oldest_lsn: Lsn,
     history: TimelineHistory,
     version: Option<WalVersion>,
-    newest_xid: Option<u32>,
+    counters: Option<Counters>,
     checkpoint: Option<CheckpointSeen>,
 }
 
@@ -507,6 +524,52 @@ fn scan(
         }
     }
     Ok(end)
+}
+
+/// What a file's name ends with that holds the end of a timeline that was left.
+const PARTIAL_SUFFIX: &str = ".partial";
+
+/// The name under which the end of the last timeline's WAL is kept, and its name before; `None` when the
+/// timeline was left between two segments.
+fn partial_name(size: SegmentSize, history: &TimelineHistory) -> Option<(SegNo, String, String)> {
+    let [.., parent, _] = history.entries() else { return None };
+    let switchpoint = parent.end.filter(|&end| size.offset(end) != 0)?;
+    let segno = SegNo::of_start(switchpoint, size);
+    let name = segno.file_name(parent.tli, size);
+    let partial = format!("{name}{PARTIAL_SUFFIX}");
+    Some((segno, name, partial))
+}
+
+/// Renames the segment in which a server's own timeline began, under the name of the timeline before:
+/// the server that wrote it may yet archive a complete one of that name. Does nothing when that is done.
+/// Returns the file's segment and name.
+///
+/// PostgreSQL: `CleanupAfterArchiveRecovery` (src/backend/access/transam/xlog.c).
+///
+/// # Errors
+/// As the operating system's.
+pub fn keep_partial(
+    fs: &dyn Fs,
+    wal_dir: &Path,
+    size: SegmentSize,
+    history: &TimelineHistory,
+) -> io::Result<Option<(SegNo, String)>> {
+    let Some((segno, name, partial)) = partial_name(size, history) else { return Ok(None) };
+    match fs.rename(&wal_dir.join(name), &wal_dir.join(&partial)) {
+        Ok(()) => fs.sync_dir(wal_dir)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    Ok(Some((segno, partial)))
+}
+
+fn partial_files(listing: &[DirEntry], size: SegmentSize) -> Vec<(SegNo, String)> {
+    let files = listing.iter().filter_map(|entry| {
+        let name = entry.name.strip_suffix(PARTIAL_SUFFIX)?;
+        let (_, segno) = SegNo::parse_file_name(name, size)?;
+        Some((segno, entry.name.clone()))
+    });
+    files.collect()
 }
 
 type Held = BTreeMap<SegNo, Vec<TimelineId>>;

@@ -73,6 +73,8 @@ pub struct Segments {
     /// Segments with WAL, and the timelines under whose names there is a file.
     held: BTreeMap<SegNo, Vec<TimelineId>>,
     spare: VecDeque<String>,
+    /// Files with the end of a timeline that was left, and their segments. Nobody reads them here.
+    partial: Vec<(SegNo, String)>,
     /// Names under which there will be spare files once they are durably renamed.
     recycling: Vec<String>,
     spare_max: usize,
@@ -110,6 +112,7 @@ impl Segments {
             next: Next::Unwanted,
             held,
             spare,
+            partial: Vec::new(),
             recycling: Vec::new(),
             spare_max: 2,
             zeros,
@@ -160,6 +163,15 @@ impl Segments {
         buffer.fill(&page);
         buffer.zero_pad_to(ZEROS_LEN);
         buffer.freeze()
+    }
+
+    /// Keeps a file with the end of a timeline that was left as long as the segment's WAL is kept.
+    pub fn hold_partial(&mut self, segno: SegNo, name: String) {
+        if let Some(timelines) = self.held.get_mut(&segno) {
+            timelines.retain(|&timeline| !name.starts_with(&segno.file_name(timeline, self.size)));
+        }
+        self.partial.retain(|(_, held)| *held != name);
+        self.partial.push((segno, name));
     }
 
     /// Timeline that new segments belong to.
@@ -353,7 +365,10 @@ impl Segments {
     ) -> usize {
         let kept = self.held.split_off(&keep);
         let old = std::mem::replace(&mut self.held, kept);
-        let mut removed = Vec::new();
+        let partial = self.partial.extract_if(.., |(segno, _)| *segno < keep);
+        let partial: Vec<String> = partial.map(|(_, name)| name).collect();
+        let mut removed: Vec<Step> =
+            partial.iter().map(|name| Step::Unlink(self.path(name))).collect();
         let mut count = 0;
         for (segno, timelines) in old {
             for timeline in timelines {

@@ -759,20 +759,63 @@ fn read_buffer(pool: &BufferPool, want: usize) -> Buffer {
     pooled.unwrap_or_else(|| Buffer::with_capacity(want))
 }
 
-/// The timeline under whose name a segment is kept: the newest one, up to `timeline`, that has WAL
-/// in it. PostgreSQL: `WalSndSegmentOpen` reads the segment of a switch from the next timeline.
+/// The timeline under whose name a segment is kept: the newest that has WAL in it. A segment in which
+/// timelines meet begins with a copy of the older one's, whose own file may be `.partial` by now.
+/// PostgreSQL: `WalSndSegmentOpen` reads the segment of a switch from the next timeline.
 fn file_timeline(timelines: &Timelines, timeline: TimelineId, segno: SegNo) -> TimelineId {
     let size = timelines.segment_size;
-    let mut found = timeline;
-    for entry in timelines.history.entries() {
-        let begins_by = SegNo::of_start(entry.begin, size) <= segno;
-        let asked = entry.tli <= timeline
-            || timelines.history.switchpoint(timeline).is_some_and(|(switchpoint, next)| {
-                next == entry.tli && SegNo::of_start(switchpoint, size) == segno
-            });
-        if begins_by && asked {
-            found = entry.tli;
-        }
+    let entries = timelines.history.entries().iter();
+    let begun = entries
+        .rev()
+        .find(|entry| entry.tli <= timeline && SegNo::of_start(entry.begin, size) <= segno);
+    let mut found = begun.map_or(timeline, |entry| entry.tli);
+    while let Some((switchpoint, next)) = timelines.history.switchpoint(found)
+        && SegNo::of_start(switchpoint, size) == segno
+    {
+        found = next;
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use walhub_proto::history::TimelineHistory;
+    use walhub_proto::lsn::SystemIdentifier;
+    use walhub_proto::segment::SegmentSize;
+
+    use super::*;
+
+    #[test]
+    fn a_segment_in_which_timelines_meet_has_the_name_of_the_newest() {
+        let tli = |number| TimelineId::new(number).unwrap();
+        let mut history = TimelineHistory::single(tli(1));
+        // Two switches in segment 5, one between 7 and 8, one in 9.
+        let switches = [(2, 0x50_1000), (3, 0x50_2000), (4, 0x80_0000), (6, 0x90_0008)];
+        for (next, switchpoint) in switches {
+            history = history.extend(tli(next), Lsn(switchpoint), "test");
+        }
+        let timelines = Timelines {
+            system_identifier: SystemIdentifier(1),
+            segment_size: SegmentSize::MIN,
+            current: tli(6),
+            history,
+        };
+        for (streamed, segno, want) in [
+            (1, 4, 1),
+            (1, 5, 3),
+            (2, 5, 3),
+            (3, 5, 3),
+            (3, 4, 1),
+            (3, 7, 3),
+            (4, 7, 3),
+            (4, 8, 4),
+            (4, 9, 6),
+            (6, 9, 6),
+            (6, 5, 3),
+            (6, 10, 6),
+        ] {
+            let got = file_timeline(&timelines, tli(streamed), SegNo(segno));
+            assert_eq!(got, tli(want), "timeline {streamed}, segment {segno}");
+        }
+    }
 }

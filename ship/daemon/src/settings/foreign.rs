@@ -256,7 +256,6 @@ static NAMES: &[&str] = &[
     "plan_cache_mode",
     "post_auth_delay",
     "pre_auth_delay",
-    "promote_trigger_file",
     "quote_all_identifiers",
     "random_page_cost",
     "recovery_end_command",

@@ -215,6 +215,8 @@ pub struct Settings {
     pub primary_conninfo: String,
     /// Slot to use on the upstream.
     pub primary_slot_name: Option<String>,
+    /// File that asks for a promotion; empty is none.
+    pub promote_trigger_file: String,
     /// Create that slot when it is missing.
     pub primary_slot_create: bool,
     /// Send the standbys' feedback upstream.
@@ -337,6 +339,7 @@ impl Settings {
             primary_conninfo: v.text("primary_conninfo").to_owned(),
             primary_slot_name: Some(v.text("primary_slot_name").to_owned())
                 .filter(|name| !name.is_empty()),
+            promote_trigger_file: v.text("promote_trigger_file").to_owned(),
             primary_slot_create: v.bool("primary_slot_create"),
             hot_standby_feedback: v.bool("hot_standby_feedback"),
             wal_receiver_timeout: v.duration_unless_zero("wal_receiver_timeout"),

@@ -176,6 +176,8 @@ table! {
         "Sets the name of the replication slot to use on the sending server.";
     "primary_slot_create", Kind::Bool, "off", Sighup, STANDBY,
         "Creates primary_slot_name on the sending server when it is missing (walhub only).";
+    "promote_trigger_file", text(check::any), "", Sighup, STANDBY,
+        "Specifies a file name whose presence ends recovery in the standby.";
     "hot_standby_feedback", Kind::Bool, "off", Sighup, STANDBY,
         "Allows feedback from downstream standbys to the sending server.";
     "wal_receiver_timeout", measured(Unit::Milliseconds, 0, INT_MAX), "1min", Sighup, STANDBY,

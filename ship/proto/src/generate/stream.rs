@@ -7,6 +7,7 @@ use super::{WalShape, WalWriter};
 use crate::lsn::{Lsn, LsnRange};
 use crate::record::RM_XLOG;
 use crate::rmgr::RM_LOGICALMSG;
+use crate::rmgr::counters::Counters;
 use crate::rmgr::message::{XLOG_LOGICAL_MESSAGE, logical_message_head};
 use crate::rmgr::xlog::{Checkpoint, WalLevel, XLOG_CHECKPOINT_SHUTDOWN};
 use crate::time::Timestamp;
@@ -111,8 +112,7 @@ impl WalGenerator {
             timeline: shape.timeline,
             prev_timeline: shape.timeline,
             wal_level: WalLevel::Replica,
-            next_xid: 750,
-            oldest_xid: 717,
+            counters: Counters { next_xid: 750, oldest_xid: 717, ..Counters::first() },
             time: Timestamp::from_unix_micros(0),
             oldest_active_xid: 0,
         };

@@ -12,11 +12,17 @@
 //!   28  4  timeline              72  8  next_xid
 //!   32  4  flags: 1 own_wal      80  8  checkpoint_lsn, zero when none
 //!   36  8  start_lsn             88  8  redo_lsn, zero when none
-//!                                96  .. server_version, then zeros
+//!   96  4  next_oid             100  4  next_multi
+//!  104  4  next_multi_offset    108  4  oldest_xid
+//!  112  4  oldest_xid_db        116  4  oldest_multi
+//!  120  4  oldest_multi_db      124  4  oldest_commit_ts_xid
+//!  128  4  newest_commit_ts_xid 132  4  full_page_writes: 0 or 1
+//!                               136  .. server_version, then zeros
 //!                              4092  4  CRC-32C of all before
 //! ```
 //!
-//! Format 1 is read too: it has no flags, and nothing between 72 and the version.
+//! `next_xid` is zero, and so is everything from 96 to 136, when the counters are not known. Formats 1 and
+//! 2 are read too: 2 has nothing between 96 and the version, and 1 nothing between 72 and it, and no flags.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -25,6 +31,7 @@ use core::fmt;
 use crate::lsn::{Lsn, SystemIdentifier, TimelineId};
 use crate::page::WalVersion;
 use crate::record::Crc32c;
+use crate::rmgr::counters::Counters;
 use crate::segment::SegmentSize;
 
 /// Bytes of a copy: one disk block.
@@ -35,10 +42,11 @@ pub const CONTROL_FILE_LEN: usize = 2 * CONTROL_COPY_LEN;
 pub const SERVER_VERSION_BYTES_MAX: usize = 256;
 
 const MAGIC: [u8; 8] = *b"walhubCF";
-const FORMAT: u32 = 2;
-/// The format before.
+const FORMAT: u32 = 3;
+/// The formats before.
 const FORMAT_1: u32 = 1;
-const FIXED_LEN: usize = 96;
+const FORMAT_2: u32 = 2;
+const FIXED_LEN: usize = 136;
 /// Flag: [`ControlFile::own_wal`].
 const OWN_WAL: u32 = 1;
 const CRC_AT: usize = CONTROL_COPY_LEN - 4;
@@ -67,8 +75,8 @@ pub struct ControlFile {
     pub last_record: Option<Lsn>,
     /// This directory writes WAL of its own: it has no upstream.
     pub own_wal: bool,
-    /// The next transaction id, with its epoch; zero where none are given out.
-    pub next_xid: u64,
+    /// What the WAL up to `flush_lsn` has given out, once that is known.
+    pub counters: Option<Counters>,
     /// Start of the last checkpoint record.
     pub checkpoint_lsn: Option<Lsn>,
     /// Where replay from that checkpoint begins.
@@ -184,9 +192,13 @@ impl ControlFile {
         block.extend_from_slice(&self.sequence.to_le_bytes());
         block.extend_from_slice(&self.wal_version.map_or(0, WalVersion::magic).to_le_bytes());
         block.extend_from_slice(&u16::try_from(version.len()).unwrap_or(0).to_le_bytes());
-        block.extend_from_slice(&self.next_xid.to_le_bytes());
+        let next_xid = self.counters.map_or(0, |counters| counters.next_xid);
+        block.extend_from_slice(&next_xid.to_le_bytes());
         block.extend_from_slice(&self.checkpoint_lsn.unwrap_or(Lsn::INVALID).0.to_le_bytes());
         block.extend_from_slice(&self.redo_lsn.unwrap_or(Lsn::INVALID).0.to_le_bytes());
+        for word in self.counters.map_or([0; COUNTER_WORDS], words_of) {
+            block.extend_from_slice(&word.to_le_bytes());
+        }
         assert_eq!(block.len(), FIXED_LEN);
         block.extend_from_slice(version.as_bytes());
         block.resize(CRC_AT, 0);
@@ -213,7 +225,7 @@ impl ControlFile {
             return Err(ControlFileError::Checksum { got, want });
         }
         let format = fields.u32();
-        if format != FORMAT && format != FORMAT_1 {
+        if ![FORMAT, FORMAT_1, FORMAT_2].contains(&format) {
             return Err(ControlFileError::Format { got: format, want: FORMAT });
         }
         Self::decode_fields(fields, format)
@@ -234,11 +246,17 @@ impl ControlFile {
             magic => Some(WalVersion::from_magic(magic).ok_or(invalid("WAL version"))?),
         };
         let version_len = usize::from(u16::from_le_bytes(fields.take()));
-        let (mut next_xid, mut checkpoint_lsn, mut redo_lsn) = (0, None, None);
+        let (mut counters, mut checkpoint_lsn, mut redo_lsn) = (None, None, None);
         if format != FORMAT_1 {
-            next_xid = fields.u64();
+            let next_xid = Some(fields.u64()).filter(|&next_xid| next_xid != 0);
             checkpoint_lsn = Lsn(fields.u64()).valid();
             redo_lsn = Lsn(fields.u64()).valid();
+            // Format 2 has them of WAL that never had any others.
+            counters = next_xid.map(|next_xid| Counters { next_xid, ..Counters::first() });
+        }
+        if format == FORMAT {
+            let words = core::array::from_fn(|_| fields.u32());
+            counters = counters.map(|counters| of_words(counters.next_xid, words));
         }
         let server_version = fields
             .0
@@ -262,7 +280,7 @@ impl ControlFile {
             flush_lsn,
             last_record,
             own_wal: flags & OWN_WAL != 0,
-            next_xid,
+            counters,
             checkpoint_lsn,
             redo_lsn,
             sequence,
@@ -308,6 +326,52 @@ impl ControlFile {
     }
 }
 
+const COUNTER_WORDS: usize = 10;
+
+/// The counters as they are stored, but for `next_xid`.
+fn words_of(counters: Counters) -> [u32; COUNTER_WORDS] {
+    [
+        counters.next_oid,
+        counters.next_multi,
+        counters.next_multi_offset,
+        counters.oldest_xid,
+        counters.oldest_xid_db,
+        counters.oldest_multi,
+        counters.oldest_multi_db,
+        counters.oldest_commit_ts_xid,
+        counters.newest_commit_ts_xid,
+        u32::from(counters.full_page_writes),
+    ]
+}
+
+fn of_words(next_xid: u64, words: [u32; COUNTER_WORDS]) -> Counters {
+    let [
+        next_oid,
+        next_multi,
+        next_multi_offset,
+        oldest_xid,
+        oldest_xid_db,
+        oldest_multi,
+        oldest_multi_db,
+        oldest_commit_ts_xid,
+        newest_commit_ts_xid,
+        full_page_writes,
+    ] = words;
+    Counters {
+        next_xid,
+        next_oid,
+        next_multi,
+        next_multi_offset,
+        oldest_xid,
+        oldest_xid_db,
+        oldest_multi,
+        oldest_multi_db,
+        oldest_commit_ts_xid,
+        newest_commit_ts_xid,
+        full_page_writes: full_page_writes != 0,
+    }
+}
+
 /// Cuts fields off the front of a block that is long enough for all of them.
 struct Fields<'a>(&'a [u8]);
 
@@ -343,6 +407,10 @@ mod tests {
     use super::*;
     use std::vec;
 
+    fn counters() -> Counters {
+        of_words((1 << 32) + 5, [1, 2, 3, 4, 5, 6, 7, 8, 9, 1])
+    }
+
     fn control(sequence: u64) -> ControlFile {
         ControlFile {
             system_identifier: SystemIdentifier(u64::MAX - 5),
@@ -355,7 +423,7 @@ mod tests {
             flush_lsn: Lsn(0x0300_0028),
             last_record: Some(Lsn(0x02FF_FF00)),
             own_wal: true,
-            next_xid: (1 << 32) + 5,
+            counters: Some(counters()),
             checkpoint_lsn: Some(Lsn(0x0200_0100)),
             redo_lsn: Some(Lsn(0x0200_0028)),
             sequence,
@@ -370,7 +438,7 @@ mod tests {
             wal_version: None,
             last_record: None,
             own_wal: false,
-            next_xid: 0,
+            counters: None,
             checkpoint_lsn: None,
             redo_lsn: None,
             ..control(1)
@@ -390,18 +458,38 @@ mod tests {
         let mut block = control(7).encode(CRC);
         block[8] = 1;
         block[32] = 0;
-        block.drain(72..96);
-        block.splice(CRC_AT - 24.., [0; 24]);
-        let crc = CRC(0, &block);
-        block.extend_from_slice(&crc.to_le_bytes());
+        without(&mut block, 72..136);
         let want = ControlFile {
             own_wal: false,
-            next_xid: 0,
+            counters: None,
             checkpoint_lsn: None,
             redo_lsn: None,
             ..control(7)
         };
         assert_eq!(ControlFile::decode(&block, CRC), Ok(want));
+    }
+
+    /// Takes bytes out, as an earlier format did not have them.
+    fn without(block: &mut Vec<u8>, bytes: core::ops::Range<usize>) {
+        block.truncate(CRC_AT);
+        block.drain(bytes);
+        block.resize(CRC_AT, 0);
+        let crc = CRC(0, block);
+        block.extend_from_slice(&crc.to_le_bytes());
+    }
+
+    #[test]
+    fn a_copy_of_format_2_has_the_counters_of_a_new_cluster_or_none() {
+        for known in [true, false] {
+            let counters = known.then(counters);
+            let mut block = ControlFile { counters, ..control(7) }.encode(CRC);
+            block[8] = 2;
+            without(&mut block, 96..136);
+            let counters =
+                counters.map(|of| Counters { next_xid: of.next_xid, ..Counters::first() });
+            let want = ControlFile { counters, ..control(7) };
+            assert_eq!(ControlFile::decode(&block, CRC), Ok(want));
+        }
     }
 
     #[test]
@@ -456,11 +544,11 @@ mod tests {
     #[test]
     fn a_copy_of_another_format_is_refused_even_beside_a_good_one() {
         let mut block = control(7).encode(CRC);
-        block[8] = 3;
+        block[8] = 4;
         let crc = CRC(0, &block[..CRC_AT]);
         block[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         let good = control(8).encode(CRC);
-        let want = Err(ControlFileError::Format { got: 3, want: FORMAT });
+        let want = Err(ControlFileError::Format { got: 4, want: FORMAT });
         assert_eq!(ControlFile::choose(&block, &good, CRC), want);
         assert_eq!(ControlFile::choose(&good, &block, CRC), want);
     }

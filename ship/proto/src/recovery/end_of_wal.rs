@@ -2,15 +2,11 @@
 
 use core::fmt;
 
-use alloc::vec::Vec;
-
 use super::{ControlFile, RecoveryError, ScanPlan, SegmentPart};
 use crate::lsn::{Lsn, LsnRange, TimelineId};
 use crate::page::WalVersion;
-use crate::record::{
-    Crc32c, RM_XLOG, RMGR_INFO_MASK, RecordHeader, RecordReader, RecordSink, WalViolation,
-};
-use crate::rmgr::{FIRST_NORMAL_XID, xid_of, xlog};
+use crate::record::{Crc32c, RecordReader, WalViolation};
+use crate::rmgr::counters::{CheckpointSeen, CounterReader, Counters};
 use crate::segment::{SegNo, SegmentSize};
 
 /// Where the next bytes to hand in are.
@@ -79,24 +75,12 @@ pub struct WalEnd {
     pub filling: Option<LsnRange>,
     /// Version of the pages, when one was read.
     pub version: Option<WalVersion>,
-    /// The newest transaction id in the records that were read, as seen from the control file's
-    /// next one. PostgreSQL: `AdvanceNextFullTransactionIdPastXid`.
-    pub newest_xid: Option<u32>,
+    /// What the WAL up to `end` has given out, when that is known.
+    pub counters: Option<Counters>,
     /// The newest checkpoint record that was read.
     pub checkpoint: Option<CheckpointSeen>,
     /// Why reading stopped.
     pub reason: StopReason,
-}
-
-/// A checkpoint record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CheckpointSeen {
-    /// Where it starts.
-    pub start: Lsn,
-    /// Where replay from it begins.
-    pub redo: Lsn,
-    /// Whether nothing was written after it in good order: the server had stopped.
-    pub is_shutdown: bool,
 }
 
 /// Reads the WAL of a [`ScanPlan`] to its end.
@@ -108,7 +92,9 @@ pub struct EndOfWal {
     plan: ScanPlan,
     size: SegmentSize,
     reader: RecordReader,
-    seen: Seen,
+    seen: CounterReader,
+    /// The control file's.
+    known: Option<Counters>,
     /// The part being read, an index into the plan's.
     part: usize,
     stopped: Option<StopReason>,
@@ -124,13 +110,9 @@ impl EndOfWal {
         if let Some(version) = control.wal_version {
             reader = reader.with_version(version);
         }
-        let seen = Seen {
-            next_xid: xid_of(control.next_xid),
-            newest_xid: None,
-            checkpoint: None,
-            body: Vec::new(),
-        };
-        let mut scan = Self { plan, size, reader, seen, part: 0, stopped: None };
+        let known = control.counters;
+        let seen = CounterReader::new(plan.start, known);
+        let mut scan = Self { plan, size, reader, seen, known, part: 0, stopped: None };
         scan.enter_part();
         scan
     }
@@ -227,8 +209,8 @@ impl EndOfWal {
             last_record,
             filling: filling.map(|start| LsnRange::new(start, end)),
             version: self.reader.version(),
-            newest_xid: seen.and_then(|seen| seen.newest_xid),
-            checkpoint: seen.and_then(|seen| seen.checkpoint),
+            counters: seen.map_or(self.known, CounterReader::counters),
+            checkpoint: seen.and_then(CounterReader::checkpoint),
             reason,
         })
     }
@@ -256,51 +238,6 @@ impl EndOfWal {
             end,
             bound: self.plan.bound,
             reason,
-        }
-    }
-}
-
-/// Of a checkpoint's body this much is kept: more than what stands before its redo position and
-/// that.
-const BODY_KEPT_LEN: usize = 128;
-
-/// What is learned from the records that are read.
-#[derive(Clone, Debug)]
-struct Seen {
-    next_xid: u32,
-    newest_xid: Option<u32>,
-    checkpoint: Option<CheckpointSeen>,
-    /// The beginning of a record's body, when the record may be a checkpoint.
-    body: Vec<u8>,
-}
-
-impl RecordSink for Seen {
-    fn begin(&mut self, _record: &RecordHeader) {
-        self.body.clear();
-    }
-
-    fn body(&mut self, record: &RecordHeader, piece: &[u8]) {
-        if record.rmid == RM_XLOG {
-            let room = BODY_KEPT_LEN.saturating_sub(self.body.len());
-            self.body.extend_from_slice(piece.get(..room).unwrap_or(piece));
-        }
-    }
-
-    fn record(&mut self, record: &RecordHeader) {
-        if record.rmid == RM_XLOG
-            && let Some(redo) = xlog::checkpoint_redo_lsn(record.info, &self.body)
-        {
-            let is_shutdown = record.info & RMGR_INFO_MASK == xlog::XLOG_CHECKPOINT_SHUTDOWN;
-            self.checkpoint = Some(CheckpointSeen { start: record.start, redo, is_shutdown });
-        }
-        if record.xid < FIRST_NORMAL_XID {
-            return;
-        }
-        // Ids wrap around: the newest is the one farthest ahead of the next one, within half the
-        // circle.
-        let ahead = |xid: u32| xid.wrapping_sub(self.next_xid).cast_signed();
-        if self.newest_xid.is_none_or(|newest| ahead(record.xid) > ahead(newest)) {
-            self.newest_xid = Some(record.xid);
         }
     }
 }

@@ -37,7 +37,7 @@ fn control(flush_lsn: Lsn, last_record: Option<Lsn>) -> ControlFile {
         flush_lsn,
         last_record,
         own_wal: false,
-        next_xid: 0,
+        counters: None,
         checkpoint_lsn: None,
         redo_lsn: None,
         sequence: 1,
@@ -335,14 +335,14 @@ fn what_is_served_begins_where_the_hub_began_or_after_the_last_gap() {
 
 #[test]
 fn the_newest_transaction_and_checkpoint_are_found() {
+    use crate::rmgr::counters::Counters;
     use crate::rmgr::xlog::{Checkpoint, WalLevel, XLOG_CHECKPOINT_ONLINE};
     let checkpoint = |redo| Checkpoint {
         redo,
         timeline: tli(1),
         prev_timeline: tli(1),
         wal_level: WalLevel::Replica,
-        next_xid: 3,
-        oldest_xid: 3,
+        counters: Counters::first(),
         time: crate::time::Timestamp(0),
         oldest_active_xid: 3,
     };
@@ -356,7 +356,8 @@ fn the_newest_transaction_and_checkpoint_are_found() {
             seen = Some(CheckpointSeen { start: at.start, redo, is_shutdown: false });
             writer.append_record(21, 0, xid, &[&[1; 5000]], &mut wal);
         }
-        let control = ControlFile { next_xid, ..control(START, None) };
+        let counters = Some(Counters { next_xid, ..Counters::first() });
+        let control = ControlFile { counters, ..control(START, None) };
         let files = Files::default().with(1, START, &wal);
         let Ok(RecoveryPlan::Scan(plan)) = files.plan(&control, &[]) else { panic!("no scan") };
         let mut scan = EndOfWal::new(plan, &control, crc32c::crc32c_append);
@@ -367,10 +368,10 @@ fn the_newest_transaction_and_checkpoint_are_found() {
         }
         let end = scan.finish().unwrap();
         assert_eq!(end.checkpoint, seen);
-        end.newest_xid
+        end.counters.unwrap().next_xid
     };
-    assert_eq!(find(3, &[3, 5, 4]), Some(5));
-    assert_eq!(find(3, &[0, 1, 2]), None);
-    assert_eq!(find((7 << 32) | 0xFFFF_FFF0, &[0xFFFF_FFF1, 4, 0xFFFF_FFFE]), Some(4));
-    assert_eq!(find(1 << 32 | 4, &[0xFFFF_FFF0, 3]), Some(3));
+    assert_eq!(find(3, &[3, 5, 4]), 6);
+    assert_eq!(find(3, &[0, 1, 2]), 3);
+    assert_eq!(find((7 << 32) | 0xFFFF_FFF0, &[0xFFFF_FFF1, 4, 0xFFFF_FFFE]), (8 << 32) | 5);
+    assert_eq!(find(1 << 32 | 4, &[0xFFFF_FFF0, 3]), 1 << 32 | 4);
 }

@@ -56,7 +56,16 @@ impl RunningXacts {
     }
 }
 
+/// The next transaction id, from the beginning of the main data of a record of `RM_STANDBY`; `None` when
+/// it does not say.
+pub(super) fn running_next_xid(info: u8, data: &[u8]) -> Option<u32> {
+    let is_running = info & 0xF0 == XLOG_RUNNING_XACTS;
+    let mut fields = Fields(data);
+    fields.bytes(12)?; // xcnt, subxcnt, subxid_overflow
+    fields.u32().filter(|_| is_running)
+}
+
 /// The id before `xid`. PostgreSQL: `TransactionIdRetreat`.
-fn xid_before(xid: u32) -> u32 {
+pub(super) fn xid_before(xid: u32) -> u32 {
     if xid <= FIRST_NORMAL_XID { u32::MAX } else { xid - 1 }
 }

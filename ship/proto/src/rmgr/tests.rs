@@ -124,6 +124,7 @@ fn running_transactions_are_decoded_and_the_id_before_the_first_is_the_last() {
 
 #[test]
 fn what_17_added_is_there_since_17() {
+    use super::counters::Counters;
     use super::xlog::{Checkpoint, WalLevel, checkpoint_redo, end_of_recovery};
     use crate::lsn::TimelineId;
     let (one, two) = (TimelineId::FIRST, TimelineId::new(2).unwrap());
@@ -132,8 +133,7 @@ fn what_17_added_is_there_since_17() {
         timeline: two,
         prev_timeline: one,
         wal_level: WalLevel::Logical,
-        next_xid: (1 << 32) + 9,
-        oldest_xid: 3,
+        counters: Counters { next_xid: (1 << 32) + 9, ..Counters::first() },
         time: Timestamp(1_999_999),
         oldest_active_xid: 8,
     };

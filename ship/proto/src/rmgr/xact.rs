@@ -127,6 +127,41 @@ impl XactEnd {
     }
 }
 
+/// The subtransactions that a record lists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Listed<'a> {
+    /// Their ids, four bytes each.
+    pub(super) xids: &'a [u8],
+    /// Whether they and the record's transaction committed.
+    pub(super) committed: bool,
+}
+
+/// The subtransactions that the main data of a record of `RM_XACT` lists, as far as it is there; `None`
+/// when it is of no kind that lists any. The part that lists them is the same in all majors.
+pub(super) fn listed_xids(info: u8, data: &[u8]) -> Option<Listed<'_>> {
+    let kind = info & XLOG_XACT_OPMASK;
+    let mut fields = Fields(data);
+    let committed = matches!(kind, XLOG_XACT_COMMIT | XLOG_XACT_COMMIT_PREPARED);
+    let ended = committed || matches!(kind, XLOG_XACT_ABORT | XLOG_XACT_ABORT_PREPARED);
+    let none = Some(Listed { xids: &[], committed });
+    if kind == XLOG_XACT_ASSIGNMENT {
+        fields.u32()?; // The top-level transaction.
+    } else if ended {
+        fields.i64()?; // When.
+        let xinfo = if info & XLOG_XACT_HAS_INFO == 0 { 0 } else { fields.u32()? };
+        if xinfo & HAS_SUBXACTS == 0 {
+            return none;
+        }
+        if xinfo & HAS_DBINFO != 0 {
+            fields.bytes(8)?;
+        }
+    } else {
+        return None;
+    }
+    let len = usize::try_from(fields.u32()?).ok()?.checked_mul(4)?;
+    Some(Listed { xids: fields.0.get(..len).unwrap_or(fields.0), committed })
+}
+
 /// Which subtransactions belong to which transaction, told when a backend has many.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct XactAssignment {

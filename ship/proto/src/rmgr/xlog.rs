@@ -6,6 +6,7 @@
 
 use alloc::vec::Vec;
 
+use super::counters::Counters;
 use super::{Fields, body_of, main_data};
 use crate::lsn::{Lsn, TimelineId};
 use crate::page::WalVersion;
@@ -18,17 +19,15 @@ pub const XLOG_CHECKPOINT_SHUTDOWN: u8 = 0x00;
 pub const XLOG_CHECKPOINT_ONLINE: u8 = 0x10;
 /// Nothing. PostgreSQL: `XLOG_NOOP`.
 pub const XLOG_NOOP: u8 = 0x20;
+/// Object ids were set aside. PostgreSQL: `XLOG_NEXTOID`.
+pub const XLOG_NEXTOID: u8 = 0x30;
 /// A new timeline begins. PostgreSQL: `XLOG_END_OF_RECOVERY`.
 pub const XLOG_END_OF_RECOVERY: u8 = 0x90;
+/// The setting `full_page_writes` was changed. PostgreSQL: `XLOG_FPW_CHANGE`.
+pub const XLOG_FPW_CHANGE: u8 = 0xA0;
 /// Where an online checkpoint began, since 17. PostgreSQL: `XLOG_CHECKPOINT_REDO`.
 pub const XLOG_CHECKPOINT_REDO: u8 = 0xE0;
 
-/// PostgreSQL: `FirstNormalObjectId`.
-const FIRST_NORMAL_OID: u32 = 16_384;
-/// PostgreSQL: `FirstMultiXactId`.
-const FIRST_MULTI: u32 = 1;
-/// The database that old transactions are said to be in. PostgreSQL: `Template1DbOid`.
-const TEMPLATE1: u32 = 1;
 /// PostgreSQL: `sizeof(CheckPoint)`, 13 to 18.
 const CHECKPOINT_LEN: usize = 88;
 
@@ -51,9 +50,17 @@ impl WalLevel {
             Self::Logical => 2,
         }
     }
+
+    const fn of_number(number: u32) -> Self {
+        match number {
+            0 => Self::Minimal,
+            1 => Self::Replica,
+            _ => Self::Logical,
+        }
+    }
 }
 
-/// What a checkpoint record says, as far as WAL without relations has something to say.
+/// What a checkpoint record says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Checkpoint {
     /// Where replay from this checkpoint begins. Of a shutdown checkpoint it is its own start.
@@ -64,10 +71,8 @@ pub struct Checkpoint {
     pub prev_timeline: TimelineId,
     /// What the WAL says; on record since 17.
     pub wal_level: WalLevel,
-    /// The next transaction id, with its epoch.
-    pub next_xid: u64,
-    /// The oldest transaction id that has a meaning.
-    pub oldest_xid: u32,
+    /// What was given out until then.
+    pub counters: Counters,
     /// When it was begun; to the second.
     pub time: Timestamp,
     /// The oldest transaction that runs; zero in a shutdown checkpoint.
@@ -84,27 +89,71 @@ impl Checkpoint {
         data.extend_from_slice(&self.redo.0.to_le_bytes());
         data.extend_from_slice(&self.timeline.to_u32().to_le_bytes());
         data.extend_from_slice(&self.prev_timeline.to_u32().to_le_bytes());
-        data.extend_from_slice(&1_u32.to_le_bytes()); // fullPageWrites and its padding
+        let Counters { full_page_writes, next_xid, .. } = self.counters;
+        // With its padding.
+        data.extend_from_slice(&u32::from(full_page_writes).to_le_bytes());
         data.extend_from_slice(&wal_level.to_le_bytes());
-        data.extend_from_slice(&self.next_xid.to_le_bytes());
+        data.extend_from_slice(&next_xid.to_le_bytes());
         for word in [
-            FIRST_NORMAL_OID, // nextOid
-            FIRST_MULTI,      // nextMulti
-            0,                // nextMultiOffset
-            self.oldest_xid,
-            TEMPLATE1,   // oldestXidDB
-            FIRST_MULTI, // oldestMulti
-            TEMPLATE1,   // oldestMultiDB
-            0,           // padding
+            self.counters.next_oid,
+            self.counters.next_multi,
+            self.counters.next_multi_offset,
+            self.counters.oldest_xid,
+            self.counters.oldest_xid_db,
+            self.counters.oldest_multi,
+            self.counters.oldest_multi_db,
+            0, // padding
         ] {
             data.extend_from_slice(&word.to_le_bytes());
         }
         data.extend_from_slice(&self.time.unix_micros().div_euclid(1_000_000).to_le_bytes());
-        data.extend_from_slice(&[0; 8]); // oldestCommitTsXid, newestCommitTsXid
+        data.extend_from_slice(&self.counters.oldest_commit_ts_xid.to_le_bytes());
+        data.extend_from_slice(&self.counters.newest_commit_ts_xid.to_le_bytes());
         data.extend_from_slice(&self.oldest_active_xid.to_le_bytes());
         data.extend_from_slice(&[0; 4]); // padding
         assert_eq!(data.len(), CHECKPOINT_LEN);
         body_of(&data)
+    }
+
+    /// Decodes the main data of a checkpoint record, shutdown or online.
+    #[must_use]
+    pub fn decode(data: &[u8]) -> Option<Self> {
+        let mut fields = Fields(data);
+        let redo = Lsn(fields.u64()?);
+        let (timeline, prev_timeline) = (fields.u32()?, fields.u32()?);
+        // One byte, and its padding.
+        let full_page_writes = fields.u32()? & 0xFF != 0;
+        let wal_level = WalLevel::of_number(fields.u32()?);
+        let next_xid = fields.u64()?;
+        let (next_oid, next_multi, next_multi_offset) =
+            (fields.u32()?, fields.u32()?, fields.u32()?);
+        let (oldest_xid, oldest_xid_db) = (fields.u32()?, fields.u32()?);
+        let (oldest_multi, oldest_multi_db) = (fields.u32()?, fields.u32()?);
+        fields.u32()?; // padding
+        let seconds = fields.i64()?;
+        let (oldest_commit_ts_xid, newest_commit_ts_xid) = (fields.u32()?, fields.u32()?);
+        let oldest_active_xid = fields.u32()?;
+        Some(Self {
+            redo,
+            timeline: TimelineId::new(timeline)?,
+            prev_timeline: TimelineId::new(prev_timeline)?,
+            wal_level,
+            counters: Counters {
+                next_xid,
+                next_oid,
+                next_multi,
+                next_multi_offset,
+                oldest_xid,
+                oldest_xid_db,
+                oldest_multi,
+                oldest_multi_db,
+                oldest_commit_ts_xid,
+                newest_commit_ts_xid,
+                full_page_writes,
+            },
+            time: Timestamp::from_unix_micros(seconds.saturating_mul(1_000_000)),
+            oldest_active_xid,
+        })
     }
 }
 

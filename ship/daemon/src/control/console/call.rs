@@ -122,7 +122,10 @@ impl Binder<'_> {
             ast::FunctionArguments::Subquery(_) => {
                 return Err(unsupported("a query as an argument"));
             }
-            ast::FunctionArguments::List(list) => (function_args(list)?, Some(list)),
+            ast::FunctionArguments::List(list) => match named_args(name, list)? {
+                Some(args) => (args, Some(list)),
+                None => (function_args(list)?, Some(list)),
+            },
         };
         let located = |binder: &Self, failure| match first {
             Some(ident) => binder.at(failure, ident),
@@ -253,6 +256,47 @@ impl Binder<'_> {
         };
         Ok(AggregateCall { aggregate, argument, delimiter, distinct, order, filter, ty })
     }
+}
+
+/// The arguments of a call that names some of them, each in its place; `None` when none is named.
+/// PostgreSQL: `MatchNamedCall` (src/backend/catalog/namespace.c).
+fn named_args<'a>(
+    name: &str,
+    list: &'a ast::FunctionArgumentList,
+) -> Result<Option<Vec<Option<&'a ast::Expr>>>> {
+    static TRUE: ast::Expr = ast::Expr::Value(ast::ValueWithSpan {
+        value: ast::Value::Boolean(true),
+        span: sqlparser::tokenizer::Span::empty(),
+    });
+    let is_named = |arg: &ast::FunctionArg| !matches!(arg, ast::FunctionArg::Unnamed(_));
+    if name != "pg_promote" || !list.args.iter().any(is_named) {
+        return Ok(None);
+    }
+    // The first has a default, which is needed when only the second is given.
+    let mut given = [None; 2];
+    for (position, arg) in list.args.iter().enumerate() {
+        let (position, expr) = match arg {
+            ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(expr)) => (Some(position), expr),
+            ast::FunctionArg::Named { arg: ast::FunctionArgExpr::Expr(expr), .. }
+            | ast::FunctionArg::ExprNamed { arg: ast::FunctionArgExpr::Expr(expr), .. } => {
+                let name = match arg {
+                    ast::FunctionArg::Named { name, .. } => name.to_string(),
+                    ast::FunctionArg::ExprNamed { name, .. } => name.to_string(),
+                    ast::FunctionArg::Unnamed(_) => String::new(),
+                };
+                let name = name.to_ascii_lowercase();
+                (["wait", "wait_seconds"].iter().position(|known| *known == name), expr)
+            }
+            _ => return Err(unsupported("a named argument")),
+        };
+        let place = position.and_then(|position| given.get_mut(position));
+        let Some(place) = place.filter(|place| place.is_none()) else {
+            return Err(fail(SqlState::UNDEFINED_FUNCTION, "function pg_promote does not exist"));
+        };
+        *place = Some(expr);
+    }
+    let [wait, seconds] = given;
+    Ok(Some([Some(wait.unwrap_or(&TRUE)), seconds].into_iter().flatten().map(Some).collect()))
 }
 
 /// The arguments; `None` is `*`.

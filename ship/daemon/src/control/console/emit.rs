@@ -17,6 +17,7 @@ use walhub_proto::wire::backend::Report;
 use super::binary::text_parameter;
 use super::context::Context;
 use super::failure::{Failure, PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted};
+use super::promote::PromoteCall;
 use super::slot_calls::SlotCall;
 use super::value::Value;
 use crate::hub::append::{self, NewRecord};
@@ -76,6 +77,7 @@ pub(super) enum Call {
     },
     SwitchSegment,
     Slot(SlotCall),
+    Promote(PromoteCall),
 }
 
 /// Where the functions of a statement leave what is to be appended, and find where it lies.

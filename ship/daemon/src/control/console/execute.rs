@@ -155,6 +155,11 @@ impl<V: SettingsView> Session<V> {
                     switched = true;
                     Slot::Known(self.call_slot(wire, call).await?)
                 }
+                Call::Promote(_) if rows.is_err() => continue,
+                Call::Promote(call) => {
+                    switched = true;
+                    Slot::Known(self.promote(wire, call).await?)
+                }
                 Call::SwitchSegment => {
                     switched = true;
                     Slot::Known(self.wal(wire, WalRequest::SwitchSegment).await?)

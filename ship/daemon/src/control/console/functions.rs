@@ -21,9 +21,14 @@ use super::failure::{
 };
 use super::interrupts::Sessions;
 use super::numeric::Numeric;
+use super::promote::promote;
 use super::slot_calls::{self, SlotCall};
 use super::types::Type;
 use super::value::{Value, float_to_i64};
+use crate::hub::append;
+
+/// The default of pg_promote's `wait_seconds`.
+const PROMOTE_SECONDS: i64 = 60;
 
 type Eval = fn(&Context<'_>, &[Value]) -> Result<Value>;
 
@@ -386,12 +391,21 @@ pub(super) static FUNCTIONS: &[Function] = &[
         if ctx.snapshot().in_recovery {
             return Ok(Value::Bool(false));
         }
-        let state = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
-        Err(hinted(
-            fail(state, "recovery is not in progress"),
-            "Recovery control functions can only be executed during recovery.",
-        ))
+        Err(Box::new(append::not_in_recovery()))
     }),
+    function("pg_promote", &[], Bool, |ctx, _| promote(ctx, true, PROMOTE_SECONDS)),
+    function(
+        "pg_promote",
+        &[Bool],
+        Bool,
+        eval!(ctx, [Value::Bool(wait)] => promote(ctx, *wait, PROMOTE_SECONDS)),
+    ),
+    function(
+        "pg_promote",
+        &[Bool, Int4],
+        Bool,
+        eval!(ctx, [Value::Bool(wait), I(seconds)] => promote(ctx, *wait, *seconds)),
+    ),
     function("pg_current_wal_lsn", &[], PgLsn, |ctx, _| current_lsn(ctx, |at| at.write_lsn)),
     function("pg_current_wal_flush_lsn", &[], PgLsn, |ctx, _| current_lsn(ctx, |at| at.flush_lsn)),
     function("pg_current_wal_insert_lsn", &[], PgLsn, |ctx, _| {

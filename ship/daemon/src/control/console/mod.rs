@@ -38,6 +38,7 @@ mod numeric;
 mod parameters;
 mod parse;
 mod plan;
+mod promote;
 mod rows;
 mod select;
 mod server_settings;

@@ -32,6 +32,7 @@ use super::transaction::Transaction;
 use super::wire::Wire;
 use super::{ConsoleParams, Served, SettingsView};
 use crate::clock;
+use crate::hub::handle::Identity;
 
 /// Bytes of one message from the client that carries no data.
 pub(super) const MESSAGE_LEN_MAX: usize = 1 << 20;
@@ -86,6 +87,8 @@ pub(super) struct Session<V> {
     pub(super) fetched: Option<Fetched>,
     cached: Vec<Cached>,
     cached_next: usize,
+    /// The client believes that the server is a standby.
+    told_in_recovery: bool,
     pub(super) out: Encoder,
 }
 
@@ -134,6 +137,7 @@ impl<V: SettingsView> Session<V> {
         options.insert("application_name".to_owned(), params.client.application_name.clone());
         Self {
             parameters: Parameters::new(&options),
+            told_in_recovery: params.hub.in_recovery(),
             params,
             transaction: Transaction::default(),
             transaction_start: clock::now(),
@@ -352,6 +356,7 @@ impl<V: SettingsView> Session<V> {
     }
 
     fn ready(&mut self) {
+        self.tell_end_of_recovery();
         let status = self.transaction.status();
         self.out.ready_for_query(status);
         let now = clock::now();
@@ -362,6 +367,17 @@ impl<V: SettingsView> Session<V> {
                 activity.xact_start = None;
             }
         });
+    }
+
+    /// Tells the client once that the server has become a primary. PostgreSQL: `ReportChangedGUCOptions`.
+    fn tell_end_of_recovery(&mut self) {
+        if self.told_in_recovery && !self.params.hub.in_recovery() {
+            self.told_in_recovery = false;
+            let has_parameter = |identity: &Identity| identity.server_version_num >= 140_000;
+            if self.params.hub.identity().as_ref().is_some_and(has_parameter) {
+                self.out.parameter_status("in_hot_standby", "off");
+            }
+        }
     }
 
     /// Shows what is being done. PostgreSQL: `pgstat_report_activity` with `STATE_RUNNING`.

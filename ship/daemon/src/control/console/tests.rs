@@ -24,6 +24,7 @@ mod append;
 mod copy;
 mod live;
 mod own;
+mod promote;
 mod protocol;
 mod sql;
 

@@ -101,6 +101,10 @@ impl Words<'_> {
 }
 
 impl WaitFor {
+    fn is_of_standby(&self) -> bool {
+        self.mode != Mode::PrimaryFlush
+    }
+
     fn set(&mut self, name: &str, value: Option<&str>) -> Result<()> {
         let needed = || {
             value
@@ -206,6 +210,25 @@ impl<V: SettingsView> Session<V> {
         }
     }
 
+    fn is_promoted(&self) -> bool {
+        !self.params.hub.in_recovery()
+    }
+
+    /// The server was promoted before the position was reached.
+    fn recovery_ended(&self, wait: &WaitFor) -> Result<&'static str> {
+        if !wait.throws {
+            return Ok("not in recovery");
+        }
+        let state = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
+        Err(Box::new(Report::error(state, "recovery is not in progress").detail(format!(
+            "Recovery ended before target LSN {} was {}; last {} LSN {}.",
+            wait.lsn,
+            wait.mode.done(),
+            wait.mode.name(),
+            self.flush_lsn()
+        ))))
+    }
+
     fn flush_lsn(&self) -> Lsn {
         self.params.hub.positions().map_or(Lsn::INVALID, |positions| positions.flush_lsn)
     }
@@ -228,6 +251,9 @@ impl<V: SettingsView> Session<V> {
             Attended::Answered(Waited::Reached) => return Ok("success"),
             Attended::Answered(Waited::Canceled) if self.flush_lsn() >= wait.lsn => {
                 return Ok("success");
+            }
+            Attended::Answered(Waited::Canceled) if wait.is_of_standby() && self.is_promoted() => {
+                return self.recovery_ended(wait);
             }
             Attended::Answered(Waited::Canceled) | Attended::Lost => return Err(self.lost()),
             Attended::TimedOut | Attended::Interrupted(_) => {}

@@ -72,6 +72,7 @@ impl Bench {
                 writer,
                 SystemIdentifier(7),
                 1 << 20,
+                None,
             ),
             dir,
             slabs: vec![first],

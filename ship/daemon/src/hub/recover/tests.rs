@@ -91,7 +91,7 @@ fn what_recovery_ends_with_is_made_durable() {
         flush_lsn: start,
         last_record: None,
         own_wal: false,
-        next_xid: 0,
+        counters: None,
         checkpoint_lsn: None,
         redo_lsn: None,
         sequence: 1,

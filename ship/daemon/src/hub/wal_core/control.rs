@@ -26,9 +26,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let (Some(control), Some(local)) = (&mut self.control, &self.local) else { return };
         control.flush_lsn = local.flush_lsn();
         control.last_record = local.flushed_record();
-        if let Some(own) = &self.own {
-            control.next_xid = own.next_xid();
-        }
+        control.counters = local.flushed_counters();
     }
 
     /// A record that began before the first WAL here cannot be verified after a crash, unless the
@@ -39,11 +37,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if unseen.is_none_or(|end| end > local.flush_lsn()) {
             return Ok(());
         }
-        let before = (control.flush_lsn, control.last_record);
+        let before = (control.flush_lsn, control.last_record, control.counters);
         self.move_control_bound();
         let saved = self.save_control_now(io);
         if let (Err(_), Some(control)) = (&saved, &mut self.control) {
-            (control.flush_lsn, control.last_record) = before;
+            (control.flush_lsn, control.last_record, control.counters) = before;
         }
         saved
     }

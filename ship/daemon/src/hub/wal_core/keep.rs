@@ -33,6 +33,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
         self.finish_drops(io);
         self.check_archive_timeout(now);
+        self.keep_partial(io);
         // A slot that has come to keep WAL for the first time keeps it after a crash, too.
         self.slots.save(io, &mut self.jobs, Lsn::INVALID);
         self.slots.save_confirmed(io, &mut self.jobs, now.instant);

@@ -3,7 +3,7 @@
 //! It alone writes segments, the control file, slots and every published position.
 //!
 //! Not here: what the upstream says (`upstream`), WAL of its own (`own`), first WAL and timelines
-//! (`timeline`), the control file (`control`), who may stream (`sessions`), slots (`slots`), which
+//! (`timeline`), becoming a primary (`promotion`), the control file (`control`), who may stream (`sessions`), slots (`slots`), which
 //! standbys commits wait for (`sync`), when an upstream waits in vain (`requests`), which segments may
 //! go (`keep`),
 //! what a start-up finds (`super::recover`).
@@ -11,6 +11,7 @@
 mod control;
 mod keep;
 mod own;
+mod promotion;
 mod requests;
 mod sessions;
 mod slots;
@@ -50,6 +51,7 @@ use super::tail::{SLAB_LEN, TailSlab};
 use super::writer::{FlushMethod, Flushed};
 use crate::settings::{Forward, Settings};
 use own::Own;
+use promotion::Promotion;
 use slots::SlotTable;
 use sync::SyncRep;
 use upstream::Link;
@@ -150,6 +152,9 @@ pub struct WalCore<C: Send, W> {
     link: Link<C>,
     /// When there is no upstream.
     own: Option<Own>,
+    promotion: Option<Promotion>,
+    /// After a promotion: the old timeline's last segment has its old name.
+    must_keep_partial: bool,
     attached: BTreeMap<usize, Attached>,
     sync: SyncRep,
     followed: Followed,
@@ -193,6 +198,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             slots: SlotTable::new(config.data_dir.join("slots"), recovered.slots),
             link: Link::new(),
             own: None,
+            promotion: None,
+            must_keep_partial: false,
             attached: BTreeMap::new(),
             sync: SyncRep::new(config.settings.synchronous_standby_names.clone()),
             followed: Followed::default(),
@@ -212,10 +219,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         core.restart_sync();
         if let Some(wal) = recovered.wal {
             let is_own = wal.control.as_ref().is_some_and(|control| control.own_wal);
-            let (newest_xid, checkpoint) = (wal.newest_xid, wal.checkpoint);
+            let checkpoint = wal.checkpoint;
             core.adopt_recovered(wal);
             if is_own {
-                core.begin_own(now, newest_xid, checkpoint);
+                core.begin_own(now, checkpoint);
             }
         }
         core
@@ -260,6 +267,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.housekeep(io, now);
         }
         self.turn_link(io, now);
+        self.turn_promotion(io, now);
         self.turn_own(now);
         self.follow(now);
         // What else has arrived goes with the same write, as long as it is little: one look costs far
@@ -303,6 +311,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             ToWal::Ended { standby, reply, end } => self.handle_ended(io, standby, reply, end),
             ToWal::EndStream { pid, report } => self.end_stream(pid, &report),
             ToWal::Settings(settings) => self.handle_settings(io, now, settings),
+            ToWal::Promote(reply) => self.handle_promote(io, now, reply),
             ToWal::Stop(mode) => self.handle_stop(io, now, mode),
             ToWal::Drained => {
                 if let Stopping::Draining { ships } = &mut self.stopping {
@@ -544,6 +553,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
         self.config.shared.stopping.store(true, Ordering::Release);
         self.stopping = Stopping::Flushing;
+        self.give_up_promotion();
         self.link.stop(io, now);
     }
 

@@ -20,15 +20,16 @@ use bytes::Bytes;
 use walhub_engine::crc::crc32c;
 use walhub_engine::io::{Io, Waker};
 use walhub_proto::generate::{OpenRecord, RecordKind, WalShape, WalWriter};
-use walhub_proto::lsn::Lsn;
+use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::page::WalVersion;
 use walhub_proto::record::{RM_XLOG, XLOG_SWITCH};
 use walhub_proto::recovery::CheckpointSeen;
+use walhub_proto::rmgr::counters::Counters;
 use walhub_proto::rmgr::xlog::{
     Checkpoint, WalLevel, XLOG_CHECKPOINT_ONLINE, XLOG_CHECKPOINT_REDO, XLOG_CHECKPOINT_SHUTDOWN,
-    checkpoint_redo,
+    XLOG_END_OF_RECOVERY, checkpoint_redo, end_of_recovery,
 };
-use walhub_proto::rmgr::{FIRST_NORMAL_XID, RM_STANDBY, RM_XACT, standby, xact, xid_of};
+use walhub_proto::rmgr::{RM_STANDBY, RM_XACT, slru, standby, xact, xid_of};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::{Instant, Now, Timestamp};
 use walhub_proto::wire::backend::Report;
@@ -49,7 +50,7 @@ const PIECE_LEN: usize = 256 << 10;
 const PIECE_BYTES: u64 = 256 << 10;
 
 /// More than the records take up that are laid out without asking again: those of a checkpoint.
-const SMALL_LEN: usize = 1024;
+pub(super) const SMALL_LEN: usize = 1024;
 
 /// The end of the own WAL, and what is being appended to it.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ pub(super) struct Own {
     batch: Vec<u8>,
     /// The tail takes a batch of at least so many bytes.
     room: usize,
-    next_xid: u64,
+    counters: Counters,
     work: Option<Work>,
     /// The last checkpoint record, while the control file does not know it.
     unsaved: Option<CheckpointAt>,
@@ -113,13 +114,13 @@ enum Step {
 
 impl Own {
     /// Goes on where `local` ends.
-    pub(super) fn new(local: &LocalWal, shape: WalShape, next_xid: u64, now: Instant) -> Self {
+    pub(super) fn new(local: &LocalWal, shape: WalShape, counters: Counters, now: Instant) -> Self {
         let end = local.verified_lsn();
         Self {
             writer: WalWriter::new(shape, end, local.last_record()),
             batch: Vec::with_capacity(2 * BATCH_LEN),
             room: 0,
-            next_xid,
+            counters,
             work: None,
             unsaved: None,
             idle_end: end,
@@ -129,17 +130,14 @@ impl Own {
         }
     }
 
-    pub(super) fn next_xid(&self) -> u64 {
-        self.next_xid
-    }
-
+    /// The next transaction id. The pages that standbys keep its state in come first.
+    /// PostgreSQL: `GetNewTransactionId`.
     fn take_xid(&mut self) -> u32 {
-        while xid_of(self.next_xid) < FIRST_NORMAL_XID {
-            self.next_xid += 1;
+        let pages = slru::pages_before(&self.counters, self.version());
+        for (rmid, body) in pages.into_iter().flatten() {
+            self.put(rmid, slru::ZEROPAGE, 0, &body);
         }
-        let xid = xid_of(self.next_xid);
-        self.next_xid += 1;
-        xid
+        self.counters.take_xid()
     }
 
     fn version(&self) -> WalVersion {
@@ -168,14 +166,20 @@ impl Own {
 
     /// Says that no transaction is under way. PostgreSQL: `LogStandbySnapshot`.
     fn put_running_xacts(&mut self) {
-        let body = standby::running_xacts(xid_of(self.next_xid));
+        let body = standby::running_xacts(xid_of(self.counters.next_xid));
         self.put(RM_STANDBY, standby::XLOG_RUNNING_XACTS, 0, &body);
+    }
+
+    /// Begins the timeline that left `parent`. PostgreSQL: `CreateEndOfRecoveryRecord`.
+    fn put_end_of_recovery(&mut self, parent: TimelineId, now: Timestamp) {
+        let (version, timeline) = (self.version(), self.writer.shape().timeline);
+        let body = end_of_recovery(now, timeline, parent, WalLevel::Logical, version);
+        self.put(RM_XLOG, XLOG_END_OF_RECOVERY, 0, &body);
     }
 
     /// Lays out a checkpoint. PostgreSQL: `CreateCheckPoint`.
     fn put_checkpoint(&mut self, is_shutdown: bool, now: Timestamp) -> Lsn {
         let version = self.version();
-        let next_xid = self.next_xid;
         let is_idle = self.writer.lsn() == self.idle_end;
         let mut redo = self.writer.next_record();
         if !is_shutdown {
@@ -190,10 +194,9 @@ impl Own {
             timeline,
             prev_timeline: timeline,
             wal_level: WalLevel::Logical,
-            next_xid,
-            oldest_xid: FIRST_NORMAL_XID,
+            counters: self.counters,
             time: now,
-            oldest_active_xid: if is_shutdown { 0 } else { xid_of(next_xid) },
+            oldest_active_xid: if is_shutdown { 0 } else { xid_of(self.counters.next_xid) },
         }
         .body(version);
         let info = if is_shutdown { XLOG_CHECKPOINT_SHUTDOWN } else { XLOG_CHECKPOINT_ONLINE };
@@ -272,8 +275,10 @@ impl Own {
                 return Step::NoRoom;
             }
             let (info, body) = xact::commit(time, apply_feedback);
+            let xid = appending.xid.unwrap_or(0);
             appending.commit = None;
-            appending.place.end = self.put(RM_XACT, info, appending.xid.unwrap_or(0), &body).1;
+            appending.place.end = self.put(RM_XACT, info, xid, &body).1;
+            self.counters.note_commit(xid);
         }
         Step::Done
     }
@@ -313,12 +318,6 @@ impl Own {
     }
 }
 
-/// The full id after `xid`, which lies within half the circle of `near`.
-/// PostgreSQL: `AdvanceNextFullTransactionIdPastXid`.
-fn after(xid: u32, near: u64) -> u64 {
-    near.saturating_add_signed(i64::from(xid.wrapping_sub(xid_of(near)).cast_signed())) + 1
-}
-
 /// Bytes that so many may take up with the page headers and the filling between them.
 fn with_headers(bytes: usize) -> usize {
     bytes + bytes / 128 + 256
@@ -326,18 +325,11 @@ fn with_headers(bytes: usize) -> usize {
 
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// From now on this hub writes WAL of its own.
-    pub(super) fn begin_own(
-        &mut self,
-        now: Now,
-        newest_xid: Option<u32>,
-        checkpoint: Option<CheckpointSeen>,
-    ) {
+    pub(super) fn begin_own(&mut self, now: Now, checkpoint: Option<CheckpointSeen>) {
+        let parent = self.unused_timeline();
         let (Some(control), Some(local)) = (&mut self.control, &self.local) else { return };
         if let Some(seen) = checkpoint {
             (control.checkpoint_lsn, control.redo_lsn) = (Some(seen.start), Some(seen.redo));
-        }
-        if let Some(newest) = newest_xid {
-            control.next_xid = control.next_xid.max(after(newest, control.next_xid));
         }
         let shape = WalShape {
             system_identifier: control.system_identifier,
@@ -346,10 +338,15 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             version: control.wal_version.unwrap_or(WalVersion::PG15),
             crc: crc32c,
         };
-        let mut own = Own::new(local, shape, control.next_xid, now.instant);
+        let counters = local.counters().unwrap_or_else(Counters::first);
+        let mut own = Own::new(local, shape, counters, now.instant);
         // PostgreSQL ends its recovery with one, too; a clean stop has left one.
         let clean = checkpoint.filter(|seen| seen.is_shutdown).map(|seen| seen.start);
-        if clean.is_none() || local.last_record() != clean {
+        if let Some(parent) = parent {
+            own.put_end_of_recovery(parent, now.wall);
+            // Standbys learn from it which transactions of the old primary will never end.
+            own.put_checkpoint(false, now.wall);
+        } else if clean.is_none() || local.last_record() != clean {
             if local.last_record().is_some() {
                 // Who decodes need not wait for the transaction that a crash has cut off.
                 // PostgreSQL: BackgroundWriterMain logs one soon after a recovery.
@@ -361,6 +358,14 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let shared = &self.config.shared;
         shared.is_primary.store(true, Ordering::Release);
         shared.forward_flushed.store(true, Ordering::Relaxed);
+    }
+
+    /// The timeline before the current one, while nothing was written on the current one. Its first
+    /// record must say where it comes from: standbys go over to it there.
+    fn unused_timeline(&self) -> Option<TimelineId> {
+        let (timelines, local) = (self.timelines.as_ref()?, self.local.as_ref()?);
+        let [.., parent, current] = timelines.history.entries() else { return None };
+        (local.verified_lsn() == current.begin).then_some(parent.tli)
     }
 
     /// Takes the sessions' jobs.

@@ -102,7 +102,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             flush_lsn: start,
             last_record: None,
             own_wal: false,
-            next_xid: 0,
+            counters: None,
             checkpoint_lsn: None,
             redo_lsn: None,
             sequence: 0,
@@ -128,7 +128,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.control_saved = Some(control.clone());
             self.control = Some(control);
         }
-        let Some(control) = &self.control else { return };
+        let Some(control) = &mut self.control else { return };
+        control.wal_version = control.wal_version.or(wal.version);
         let identity = Identity {
             system_identifier: control.system_identifier,
             segment_size: control.segment_size,
@@ -150,6 +151,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             wal.spare,
             zeros.freeze(),
         );
+        wal.partial.into_iter().for_each(|(segno, name)| segments.hold_partial(segno, name));
         // The next segment may be made ready before a page header was read.
         if let Some(version) = wal.version {
             segments.set_format(wal.timelines.system_identifier, version);
@@ -166,6 +168,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             writer,
             wal.timelines.system_identifier,
             unverified_bytes_max,
+            wal.counters,
         );
         let shared = &self.config.shared;
         let _ = shared.identity.set(identity);
@@ -225,20 +228,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             );
             return Err(Drop::Reason { text, detail: None, hint: None });
         }
-        let size = local.segments.size();
-        let mut copied = None;
-        if size.offset(start) > 0 {
-            let segno = SegNo::of_start(start, size);
-            let from = local.segments.segment_path(segno);
-            let to = self.config.data_dir.join("pg_wal").join(segno.file_name(timeline, size));
-            super::super::recover::copy_segment_start(io.fs().as_ref(), &from, &to, size, start)
-                .map_err(|error| Drop::Reason {
-                    text: error.to_string(),
-                    detail: None,
-                    hint: None,
-                })?;
-            copied = Some(segno);
-        }
+        let copied = self.copy_segment_to(io, timeline, start).map_err(|error| Drop::Reason {
+            text: error.to_string(),
+            detail: None,
+            hint: None,
+        })?;
         let before = self.control.clone();
         if let Some(control) = &mut self.control {
             control.timeline = timeline;
@@ -248,7 +242,20 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.control = before;
             return Err(no_room_for_control(&error));
         }
-        let Some(local) = &mut self.local else { return Ok(()) };
+        self.adopt_timeline(io, timeline, history, copied);
+        tracing::info!("new target timeline is {timeline}");
+        Ok(())
+    }
+
+    /// Goes on on a timeline that the control file knows, in the segment that was `copied`, if any.
+    pub(super) fn adopt_timeline<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        timeline: TimelineId,
+        history: TimelineHistory,
+        copied: Option<SegNo>,
+    ) {
+        let Some(local) = &mut self.local else { return };
         local.segments.switch_timeline(io, &mut self.jobs, timeline, copied);
         local.set_timeline(timeline);
         if let Some(old) = &self.timelines {
@@ -259,8 +266,26 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
         self.config.shared.timeline.store(timeline.to_u32(), Ordering::Release);
         self.forget_replies();
-        tracing::info!("new target timeline is {timeline}");
-        Ok(())
+    }
+
+    /// Makes the segment in which `timeline` begins at `start`, from that of the current one; none when it
+    /// begins with a segment.
+    pub(super) fn copy_segment_to<I: Io<Conn = C>>(
+        &self,
+        io: &I,
+        timeline: TimelineId,
+        start: Lsn,
+    ) -> std::io::Result<Option<SegNo>> {
+        let Some(local) = &self.local else { return Ok(None) };
+        let size = local.segments.size();
+        if size.offset(start) == 0 {
+            return Ok(None);
+        }
+        let segno = SegNo::of_start(start, size);
+        let from = local.segments.segment_path(segno);
+        let to = self.wal_dir().join(segno.file_name(timeline, size));
+        super::super::recover::copy_segment_start(io.fs().as_ref(), &from, &to, size, start)?;
+        Ok(Some(segno))
     }
 
     pub(super) fn note_server_version(&mut self) {

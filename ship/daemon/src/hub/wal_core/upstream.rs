@@ -256,7 +256,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 let conninfo = self.config.settings.primary_conninfo.clone();
                 // A primary keeps to its own WAL, whatever a reload says. PostgreSQL: primary_conninfo is
                 // of no effect on a server that is no standby.
-                if conninfo.is_empty() || self.own.is_some() {
+                if conninfo.is_empty() || self.own.is_some() || self.promotion.is_some() {
                     self.link.state = State::Off;
                 } else {
                     self.link.state = State::Connecting;
@@ -550,7 +550,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
-    fn publish_receiver(&self) {
+    pub(super) fn publish_receiver(&self) {
         let state = match &self.link.state {
             State::Live(live) => live.receiver.state(),
             State::Connecting => WalReceiverState::Starting,

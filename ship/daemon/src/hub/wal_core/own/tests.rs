@@ -13,7 +13,7 @@ use walhub_engine::uring::{Uring, UringConfig};
 use walhub_proto::lsn::{SystemIdentifier, TimelineId};
 use walhub_proto::record::{RecordHeader, RecordReader, RecordSink};
 use walhub_proto::recovery::ControlFile;
-use walhub_proto::rmgr::RM_LOGICALMSG;
+use walhub_proto::rmgr::{FIRST_NORMAL_XID, RM_LOGICALMSG};
 use walhub_proto::segment::{SegNo, SegmentSize};
 use walhub_proto::syncrep::{Synced, WaitLevel};
 
@@ -28,6 +28,8 @@ use super::super::super::writer::FlushMethod;
 use super::super::WalConfig;
 use super::*;
 use crate::settings::Settings;
+
+mod promotion;
 
 const SIZE: SegmentSize = SegmentSize::MIN;
 const START: Lsn = Lsn(1 << 20);
@@ -440,7 +442,7 @@ fn transaction_ids_wrap_around_the_special_ones() {
     let bench = Bench::new("wrap", settings());
     let dir = bench.kill();
     let mut file = control(&dir);
-    file.next_xid = 0xFFFF_FFFE;
+    file.counters.as_mut().unwrap().next_xid = 0xFFFF_FFFE;
     file.sequence += 1;
     recover::write_control(&OsFs, &dir, &file).unwrap();
     let mut bench = Bench::start(dir, settings());
@@ -450,7 +452,7 @@ fn transaction_ids_wrap_around_the_special_ones() {
     // A crash right after: the epoch is known again.
     let mut bench = bench.restart();
     assert_eq!(bench.append(&[vec![1]], true, LOCAL).xid, Some(5));
-    assert_eq!(bench.core.own.as_ref().unwrap().next_xid(), (1 << 32) + 6);
+    assert_eq!(bench.core.own.as_ref().unwrap().counters.next_xid, (1 << 32) + 6);
 }
 
 #[test]
@@ -461,7 +463,7 @@ fn a_checkpoint_is_in_the_control_file_before_it_is_answered() {
         let end = bench.ask(WalRequest::Checkpoint).unwrap();
         let saved = control(&bench.dir);
         assert!(saved.flush_lsn >= end && end > before.end);
-        assert_eq!(u64::from(before.xid.unwrap()) + 1, saved.next_xid);
+        assert_eq!(u64::from(before.xid.unwrap()) + 1, saved.counters.unwrap().next_xid);
         let found = bench.records();
         let last = found.last().unwrap();
         assert!(last.is(RM_XLOG, XLOG_CHECKPOINT_ONLINE));

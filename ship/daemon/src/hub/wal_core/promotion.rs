@@ -1,0 +1,265 @@
+//! Promotion: a relay becomes the primary of its WAL.
+//!
+//! Step by step, and a crash between any two of them leaves either the relay or the primary:
+//!
+//! 1. The stream from the upstream ends, and what is not whole and valid is forgotten.
+//! 2. What is left becomes durable. Its end is where the new timeline begins.
+//! 3. The new timeline's history file, then the segment in which it begins: nobody looks at either yet.
+//! 4. The control file. This is the moment; who starts from it is the primary.
+//! 5. Standbys are told, and own WAL begins (`own`). The old timeline's last segment is renamed.
+//!
+//! Not here: what the first records are (`own`), what a timeline's change does (`timeline`).
+//!
+//! PostgreSQL: `FinishWalRecovery`, `StartupXLOG` (src/backend/access/transam/xlog.c).
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use walhub_engine::io::{Io, Waker};
+use walhub_proto::history;
+use walhub_proto::lsn::{Lsn, TimelineId};
+use walhub_proto::segment::SegNo;
+use walhub_proto::sqlstate::SqlState;
+use walhub_proto::time::Now;
+use walhub_proto::wire::backend::Report;
+
+use super::super::append::not_in_recovery;
+use super::super::messages::{PromoteReply, ToControl};
+use super::super::recover;
+use super::super::writer::is_disk_full;
+use super::own::SMALL_LEN;
+use super::{Stopping, WalCore};
+
+/// Zeros that are appended at a time.
+const ZEROS_LEN: usize = 256 << 10;
+/// What the history file says. PostgreSQL: `getRecoveryStopReason`.
+const REASON: &str = "no recovery target specified";
+
+/// A promotion that is under way.
+#[derive(Debug, Default)]
+pub(super) struct Promotion {
+    waiters: Vec<PromoteReply>,
+    /// The timeline that was chosen, when it has come that far.
+    timeline: Option<TimelineId>,
+}
+
+impl Promotion {
+    fn answer(self, answer: &Result<(), Report>) {
+        for waiter in self.waiters {
+            drop(waiter.send(answer.clone()));
+        }
+    }
+}
+
+impl<C: Send + 'static, W: Waker> WalCore<C, W> {
+    /// Begins, unless that is not possible.
+    pub(super) fn handle_promote<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        now: Now,
+        reply: PromoteReply,
+    ) {
+        if let Err(report) = self.may_promote() {
+            if report.sqlstate != SqlState::CANNOT_CONNECT_NOW && self.own.is_none() {
+                crate::logging::report_as_log(&report);
+            }
+            drop(reply.send(Err(report)));
+            return;
+        }
+        if self.promotion.is_none() {
+            tracing::info!("received promote request");
+            self.link.stop(io, now);
+            self.link.rewind = true;
+        }
+        self.promotion.get_or_insert_default().waiters.push(reply);
+    }
+
+    fn may_promote(&self) -> Result<(), Report> {
+        if self.own.is_some() {
+            return Err(not_in_recovery());
+        }
+        if self.stopping != Stopping::No {
+            let message = "the database system is shutting down";
+            return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message));
+        }
+        let state = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
+        let Some(local) = &self.local else {
+            let message = "cannot promote a server that has never received WAL";
+            let report = Report::error(state, message);
+            return Err(report.hint("Set primary_conninfo, and promote once WAL has streamed."));
+        };
+        if local.counters().is_none() {
+            let report = Report::error(state, "cannot promote before a checkpoint was received");
+            return Err(report
+                .detail(
+                    "Only a checkpoint record says which transaction and object ids come next, and the WAL \
+                     here has had none since it began.",
+                )
+                .hint(
+                    "Run CHECKPOINT on the primary and promote then. If it is lost, promote a standby that \
+                     has replayed the WAL.",
+                ));
+        }
+        Ok(())
+    }
+
+    /// Nobody is promoted while the server stops.
+    pub(super) fn give_up_promotion(&mut self) {
+        if let Some(promotion) = self.promotion.take() {
+            let message = "the database system is shutting down";
+            promotion.answer(&Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message)));
+        }
+    }
+
+    /// Goes on with a promotion, as far as it can now.
+    pub(super) fn turn_promotion<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
+        let is_ready = self.promotion.is_some()
+            && self.link.is_closed()
+            && !self.link.rewind
+            && self.retry_disk_at.is_none()
+            && self.fill_after_switch();
+        if !is_ready || !self.is_settled() {
+            return;
+        }
+        match self.begin_timeline(io) {
+            Ok(()) => self.finish_promotion(now),
+            Err(error) => {
+                let what = format!("could not begin a new timeline: {error}");
+                self.wait_for_disk(now, is_disk_full(&error), &what);
+            }
+        }
+    }
+
+    /// Whether everything is durable, no file is being worked on that a switch concerns, and there is
+    /// room for the first records.
+    fn is_settled(&self) -> bool {
+        let Some(local) = &self.local else { return false };
+        local.is_flushed()
+            && local.segments.is_settled()
+            && self.control_saving.is_none()
+            && local.has_room(SMALL_LEN)
+    }
+
+    /// A record that ends its segment counts to the end of it: what has not come of the filling, which is
+    /// zeros, is made. Whether it is whole.
+    fn fill_after_switch(&mut self) -> bool {
+        let mut opened = Vec::new();
+        let Some(local) = &mut self.local else { return true };
+        let size = local.segments.size();
+        let zeros = vec![0; ZEROS_LEN];
+        while local.reader().filling().is_some() {
+            let end = local.received_lsn();
+            let left = usize::try_from(size.start_of(end) + size.bytes() - end);
+            let left = left.unwrap_or(ZEROS_LEN).min(ZEROS_LEN);
+            if size.offset(end) == 0 || !local.has_room(left) {
+                break;
+            }
+            let appended = local
+                .append(end, zeros.get(..left).unwrap_or_default(), &mut |slab| opened.push(slab));
+            assert!(appended.is_ok(), "filling at {end}: {appended:?}");
+        }
+        let end = local.received_lsn();
+        let is_whole = local.reader().filling().is_none() || size.offset(end) == 0;
+        self.announce_slabs(opened);
+        self.publish_received();
+        is_whole
+    }
+
+    /// Everything up to and with the control file. Done again after an error, it does the same.
+    fn begin_timeline<I: Io<Conn = C>>(&mut self, io: &mut I) -> io::Result<()> {
+        let (Some(local), Some(timelines)) = (&self.local, &self.timelines) else {
+            return Ok(());
+        };
+        let switchpoint = local.flush_lsn();
+        let version = local.reader().version();
+        let parent = timelines.history.clone();
+        let timeline = match self.promotion.as_ref().and_then(|promotion| promotion.timeline) {
+            Some(timeline) => timeline,
+            None => self.choose_timeline(io)?,
+        };
+        let history = parent.extend(timeline, switchpoint, REASON);
+        let path = self.wal_dir().join(history::file_name(timeline));
+        io.fs().replace(&path, history.content())?;
+        let copied = self.copy_segment_to(io, timeline, switchpoint)?;
+        let before = self.control.clone();
+        self.move_control_bound();
+        if let Some(control) = &mut self.control {
+            control.timeline = timeline;
+            control.own_wal = true;
+            control.wal_version = version.or(control.wal_version);
+        }
+        if let Err(error) = self.save_control_now(io) {
+            self.control = before;
+            return Err(error);
+        }
+        self.name_those_ahead(switchpoint, timeline);
+        self.adopt_timeline(io, timeline, history, copied);
+        self.must_keep_partial = true;
+        Ok(())
+    }
+
+    /// The timeline after the greatest that is known here. PostgreSQL: `findNewestTimeLine`.
+    fn choose_timeline<I: Io<Conn = C>>(&mut self, io: &I) -> io::Result<TimelineId> {
+        let files = io.fs().list(&self.wal_dir())?;
+        let known = files.iter().filter_map(|file| history::parse_file_name(&file.name));
+        let current = self.timelines.as_ref().map(|timelines| timelines.current);
+        let newest = known.chain(current).max().unwrap_or(TimelineId::FIRST);
+        let next = newest.to_u32().checked_add(1).and_then(TimelineId::new);
+        let timeline = next.ok_or_else(|| io::Error::other("there is no timeline left"))?;
+        tracing::info!("selected new timeline ID: {timeline}");
+        if let Some(promotion) = &mut self.promotion {
+            promotion.timeline = Some(timeline);
+        }
+        Ok(timeline)
+    }
+
+    /// Says which standbys have WAL that the new timeline has not: a crash here has lost it.
+    fn name_those_ahead(&self, switchpoint: Lsn, timeline: TimelineId) {
+        for (&standby, attached) in &self.attached {
+            let entry = self.config.standbys.standby(standby);
+            let ahead = Lsn(entry.write_lsn.load(Ordering::Relaxed));
+            if ahead > switchpoint {
+                tracing::warn!(
+                    detail = format!(
+                        "Timeline {timeline} begins at {switchpoint}, and the standby has written up to {ahead}."
+                    ),
+                    hint = "Rebuild it, or use pg_rewind.",
+                    "standby with PID {} has {} bytes of WAL that are not part of timeline {timeline}",
+                    attached.pid,
+                    ahead - switchpoint
+                );
+            }
+        }
+    }
+
+    /// The control file says that this is the primary: so it is.
+    fn finish_promotion(&mut self, now: Now) {
+        self.begin_own(now, None);
+        self.publish_receiver();
+        tracing::info!("archive recovery complete");
+        (self.config.control)(ToControl::Promoted);
+        if let Some(promotion) = self.promotion.take() {
+            promotion.answer(&Ok(()));
+        }
+    }
+
+    /// Renames the old timeline's last segment, a moment after the ship cores have heard that its WAL is
+    /// in the new timeline's.
+    pub(super) fn keep_partial<I: Io<Conn = C>>(&mut self, io: &I) {
+        if !std::mem::take(&mut self.must_keep_partial) {
+            return;
+        }
+        let wal_dir = self.wal_dir();
+        let (Some(timelines), Some(local)) = (&self.timelines, &mut self.local) else { return };
+        let size = local.segments.size();
+        match recover::keep_partial(io.fs().as_ref(), &wal_dir, size, &timelines.history) {
+            Ok(Some((segno, name))) => local.segments.hold_partial(segno, name),
+            Ok(None) => {}
+            // The next start does it.
+            Err(error) => {
+                let segno = SegNo::of_end(local.flush_lsn(), size);
+                tracing::warn!("could not rename the old timeline's segment {}: {error}", segno.0);
+            }
+        }
+    }
+}
