@@ -205,11 +205,14 @@ fn commit_latency_counts_each_commit_once_in_each_stage_until_it_is_reset() {
 
     let _receive = ReceiveWal::start(&hub, "a", &["--synchronous"], &scratch);
     hub.wait_streaming("a");
-    // Once this one is released, the standby has what was written before it came as well.
+    // Once this one is released, the standby has what was written before it came as well: that was not
+    // sent late, but it became durable there late.
     commit("on");
     let caught_up = "select count(distinct count) from walhub.commit_latency where stage in \
-                     ('send', 'downstream write', 'downstream flush')";
+                     ('downstream write', 'downstream flush')";
     hub.wait_sql(caught_up, "1");
+    let of_send = "select count between 1 and 2 from walhub.commit_latency where stage = 'send'";
+    assert_eq!(hub.psql(of_send), "t");
     reset(&hub);
     (0..COMMITS).for_each(|_| drop(commit("on")));
     let stages = ["append", "write", "flush", "send", "downstream write", "downstream flush"];
