@@ -144,6 +144,16 @@ impl HubMachine {
         self.moves + ships.map(moved_in).sum::<u64>()
     }
 
+    /// Connections that stream as `name`. Each counts, as in PostgreSQL: one of them may be of a standby
+    /// that has gone and come again.
+    pub(crate) fn connections(&self, name: &str) -> usize {
+        let downstream = self.life.iter().flat_map(|life| life.downstream.values());
+        let streams = |of: &&Downstream| {
+            matches!(of.phase, Phase::Streaming(_)) && of.client.application_name == name
+        };
+        downstream.filter(streams).count()
+    }
+
     pub(crate) fn wal_dir(&self) -> PathBuf {
         Path::new(DATA_DIR).join("pg_wal")
     }

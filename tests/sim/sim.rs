@@ -518,10 +518,13 @@ impl Sim {
         let Some(clients) = &mut self.clients else { return Ok(()) };
         let named = clients.plan.sync().map(|sync| sync.members).unwrap_or_default();
         let standbys = &self.standbys;
+        let hub = &self.hubs[0];
         let reached = |mode, lsn| {
-            let is_named = |number: usize| named.contains(&format!("standby_{number}"));
             let direct = standbys.iter().filter(|standby| standby.plan.hub == 0);
-            direct.filter(|s| is_named(s.number) && s.reached(mode) >= lsn).count()
+            let there = direct.filter(|standby| standby.reached(mode) >= lsn);
+            let names = there.map(|standby| format!("standby_{}", standby.number));
+            let named = names.filter(|name| named.contains(name));
+            named.map(|name| hub.connections(&name).max(1)).sum()
         };
         let life = self.hubs[0].life.as_ref().map(|life| life.number);
         let durable = self.primary.source.current().end();

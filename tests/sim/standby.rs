@@ -279,12 +279,12 @@ impl Standby {
                         {
                             self.flushed = Some((timeline, start));
                             self.confirmed = self.confirmed.max(self.flushed);
-                            session.receiver.handle_progress(
-                                now(world),
-                                start,
-                                start,
-                                Lsn::INVALID,
-                            );
+                            if self.plan.apply_ns.is_some() {
+                                // As a base backup is that was taken here.
+                                self.applied = start;
+                            }
+                            let applied = self.applied;
+                            session.receiver.handle_progress(now(world), start, start, applied);
                         }
                         if let ReceiverEvent::Wal { bytes: wal, .. } = event {
                             self.bytes += bytes(wal.len());
