@@ -136,10 +136,15 @@ impl Clients {
         Self { reader, ..Self::new(plan, seed, segment_size) }
     }
 
-    /// The session that still waits, if any does.
-    pub(crate) fn waiting(&self) -> Option<String> {
+    /// The session that still waits, if any does. One that waits for a position beyond the `end` of
+    /// the WAL, which was lost before it was durable, waits rightly.
+    pub(crate) fn waiting(&self, end: Lsn) -> Option<String> {
+        let is_due = |client: &Client| match &client.busy {
+            Some((_, Busy::Wait { lsn, .. })) => *lsn <= end,
+            busy => busy.is_some(),
+        };
         let (number, client) =
-            self.clients.iter().enumerate().find(|(_, client)| client.busy.is_some())?;
+            self.clients.iter().enumerate().find(|(_, client)| is_due(client))?;
         Some(format!("client {number} waits: {:?}", client.busy))
     }
 

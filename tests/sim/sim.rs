@@ -803,7 +803,8 @@ impl Sim {
         if self.plan.promoted.is_some() && self.promotion != Promotion::Done {
             return Some(format!("the hub is not promoted: {:?}", self.promotion));
         }
-        if let Some(waiting) = self.clients.as_ref().and_then(Clients::waiting) {
+        let end = self.primary.source.current().end();
+        if let Some(waiting) = self.clients.as_ref().and_then(|clients| clients.waiting(end)) {
             return Some(waiting);
         }
         let current = self.primary.source.current();
