@@ -31,7 +31,7 @@ use core::fmt;
 use crate::lsn::{Lsn, SystemIdentifier, TimelineId};
 use crate::page::WalVersion;
 use crate::record::Crc32c;
-use crate::rmgr::counters::Counters;
+use crate::rmgr::counters::{COUNTER_WORDS, Counters};
 use crate::segment::SegmentSize;
 
 /// Bytes of a copy: one disk block.
@@ -196,7 +196,9 @@ impl ControlFile {
         block.extend_from_slice(&next_xid.to_le_bytes());
         block.extend_from_slice(&self.checkpoint_lsn.unwrap_or(Lsn::INVALID).0.to_le_bytes());
         block.extend_from_slice(&self.redo_lsn.unwrap_or(Lsn::INVALID).0.to_le_bytes());
-        for word in self.counters.map_or([0; COUNTER_WORDS], words_of) {
+        let words = self.counters.map_or([0; COUNTER_WORDS], |counters| counters.words());
+        let full_page_writes = self.counters.is_some_and(|counters| counters.full_page_writes);
+        for word in words.into_iter().chain([u32::from(full_page_writes)]) {
             block.extend_from_slice(&word.to_le_bytes());
         }
         assert_eq!(block.len(), FIXED_LEN);
@@ -256,7 +258,9 @@ impl ControlFile {
         }
         if format == FORMAT {
             let words = core::array::from_fn(|_| fields.u32());
-            counters = counters.map(|counters| of_words(counters.next_xid, words));
+            let full_page_writes = fields.u32() != 0;
+            counters = counters
+                .map(|counters| Counters::of_words(counters.next_xid, words, full_page_writes));
         }
         let server_version = fields
             .0
@@ -326,52 +330,6 @@ impl ControlFile {
     }
 }
 
-const COUNTER_WORDS: usize = 10;
-
-/// The counters as they are stored, but for `next_xid`.
-fn words_of(counters: Counters) -> [u32; COUNTER_WORDS] {
-    [
-        counters.next_oid,
-        counters.next_multi,
-        counters.next_multi_offset,
-        counters.oldest_xid,
-        counters.oldest_xid_db,
-        counters.oldest_multi,
-        counters.oldest_multi_db,
-        counters.oldest_commit_ts_xid,
-        counters.newest_commit_ts_xid,
-        u32::from(counters.full_page_writes),
-    ]
-}
-
-fn of_words(next_xid: u64, words: [u32; COUNTER_WORDS]) -> Counters {
-    let [
-        next_oid,
-        next_multi,
-        next_multi_offset,
-        oldest_xid,
-        oldest_xid_db,
-        oldest_multi,
-        oldest_multi_db,
-        oldest_commit_ts_xid,
-        newest_commit_ts_xid,
-        full_page_writes,
-    ] = words;
-    Counters {
-        next_xid,
-        next_oid,
-        next_multi,
-        next_multi_offset,
-        oldest_xid,
-        oldest_xid_db,
-        oldest_multi,
-        oldest_multi_db,
-        oldest_commit_ts_xid,
-        newest_commit_ts_xid,
-        full_page_writes: full_page_writes != 0,
-    }
-}
-
 /// Cuts fields off the front of a block that is long enough for all of them.
 struct Fields<'a>(&'a [u8]);
 
@@ -408,7 +366,7 @@ mod tests {
     use std::vec;
 
     fn counters() -> Counters {
-        of_words((1 << 32) + 5, [1, 2, 3, 4, 5, 6, 7, 8, 9, 1])
+        Counters::of_words((1 << 32) + 5, [1, 2, 3, 4, 5, 6, 7, 8, 9], true)
     }
 
     fn control(sequence: u64) -> ControlFile {

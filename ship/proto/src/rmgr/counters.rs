@@ -37,6 +37,9 @@ const LIST_KEPT_LEN: usize = 1 << 20;
 /// The same for the other records that are looked into.
 const BODY_KEPT_LEN: usize = 128;
 
+/// Numbers of 32 bits in [`Counters`].
+pub const COUNTER_WORDS: usize = 9;
+
 /// The numbers that a checkpoint passes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Counters {
@@ -80,6 +83,55 @@ impl Counters {
             oldest_commit_ts_xid: 0,
             newest_commit_ts_xid: 0,
             full_page_writes: true,
+        }
+    }
+
+    /// All but `next_xid` and `full_page_writes`, in the order in which a checkpoint record has them.
+    #[must_use]
+    pub const fn words(&self) -> [u32; COUNTER_WORDS] {
+        [
+            self.next_oid,
+            self.next_multi,
+            self.next_multi_offset,
+            self.oldest_xid,
+            self.oldest_xid_db,
+            self.oldest_multi,
+            self.oldest_multi_db,
+            self.oldest_commit_ts_xid,
+            self.newest_commit_ts_xid,
+        ]
+    }
+
+    /// The reverse of [`Counters::words`].
+    #[must_use]
+    pub const fn of_words(
+        next_xid: u64,
+        words: [u32; COUNTER_WORDS],
+        full_page_writes: bool,
+    ) -> Self {
+        let [
+            next_oid,
+            next_multi,
+            next_multi_offset,
+            oldest_xid,
+            oldest_xid_db,
+            oldest_multi,
+            oldest_multi_db,
+            oldest_commit_ts_xid,
+            newest_commit_ts_xid,
+        ] = words;
+        Self {
+            next_xid,
+            next_oid,
+            next_multi,
+            next_multi_offset,
+            oldest_xid,
+            oldest_xid_db,
+            oldest_multi,
+            oldest_multi_db,
+            oldest_commit_ts_xid,
+            newest_commit_ts_xid,
+            full_page_writes,
         }
     }
 

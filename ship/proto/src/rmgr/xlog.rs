@@ -6,11 +6,10 @@
 
 use alloc::vec::Vec;
 
-use super::counters::Counters;
-use super::{Fields, body_of, main_data};
+use super::counters::{COUNTER_WORDS, Counters};
+use super::{Fields, body_of};
 use crate::lsn::{Lsn, TimelineId};
 use crate::page::WalVersion;
-use crate::record::RMGR_INFO_MASK;
 use crate::time::Timestamp;
 
 /// Nothing was written while it was made. PostgreSQL: `XLOG_CHECKPOINT_SHUTDOWN`.
@@ -28,6 +27,8 @@ pub const XLOG_FPW_CHANGE: u8 = 0xA0;
 /// Where an online checkpoint began, since 17. PostgreSQL: `XLOG_CHECKPOINT_REDO`.
 pub const XLOG_CHECKPOINT_REDO: u8 = 0xE0;
 
+/// How many of the counters stand before the time; the others are those of commit times.
+const WORDS_BEFORE_TIME: usize = COUNTER_WORDS - 2;
 /// PostgreSQL: `sizeof(CheckPoint)`, 13 to 18.
 const CHECKPOINT_LEN: usize = 88;
 
@@ -94,21 +95,12 @@ impl Checkpoint {
         data.extend_from_slice(&u32::from(full_page_writes).to_le_bytes());
         data.extend_from_slice(&wal_level.to_le_bytes());
         data.extend_from_slice(&next_xid.to_le_bytes());
-        for word in [
-            self.counters.next_oid,
-            self.counters.next_multi,
-            self.counters.next_multi_offset,
-            self.counters.oldest_xid,
-            self.counters.oldest_xid_db,
-            self.counters.oldest_multi,
-            self.counters.oldest_multi_db,
-            0, // padding
-        ] {
-            data.extend_from_slice(&word.to_le_bytes());
-        }
+        let words = self.counters.words().map(u32::to_le_bytes);
+        let (before_time, after_time) = words.split_at(WORDS_BEFORE_TIME);
+        data.extend_from_slice(before_time.as_flattened());
+        data.extend_from_slice(&[0; 4]); // padding
         data.extend_from_slice(&self.time.unix_micros().div_euclid(1_000_000).to_le_bytes());
-        data.extend_from_slice(&self.counters.oldest_commit_ts_xid.to_le_bytes());
-        data.extend_from_slice(&self.counters.newest_commit_ts_xid.to_le_bytes());
+        data.extend_from_slice(after_time.as_flattened());
         data.extend_from_slice(&self.oldest_active_xid.to_le_bytes());
         data.extend_from_slice(&[0; 4]); // padding
         assert_eq!(data.len(), CHECKPOINT_LEN);
@@ -125,46 +117,22 @@ impl Checkpoint {
         let full_page_writes = fields.u32()? & 0xFF != 0;
         let wal_level = WalLevel::of_number(fields.u32()?);
         let next_xid = fields.u64()?;
-        let (next_oid, next_multi, next_multi_offset) =
-            (fields.u32()?, fields.u32()?, fields.u32()?);
-        let (oldest_xid, oldest_xid_db) = (fields.u32()?, fields.u32()?);
-        let (oldest_multi, oldest_multi_db) = (fields.u32()?, fields.u32()?);
+        let mut words = [0; COUNTER_WORDS];
+        let (before_time, after_time) = words.split_at_mut(WORDS_BEFORE_TIME);
+        before_time.iter_mut().try_for_each(|word| fields.u32().map(|value| *word = value))?;
         fields.u32()?; // padding
         let seconds = fields.i64()?;
-        let (oldest_commit_ts_xid, newest_commit_ts_xid) = (fields.u32()?, fields.u32()?);
+        after_time.iter_mut().try_for_each(|word| fields.u32().map(|value| *word = value))?;
         let oldest_active_xid = fields.u32()?;
         Some(Self {
             redo,
             timeline: TimelineId::new(timeline)?,
             prev_timeline: TimelineId::new(prev_timeline)?,
             wal_level,
-            counters: Counters {
-                next_xid,
-                next_oid,
-                next_multi,
-                next_multi_offset,
-                oldest_xid,
-                oldest_xid_db,
-                oldest_multi,
-                oldest_multi_db,
-                oldest_commit_ts_xid,
-                newest_commit_ts_xid,
-                full_page_writes,
-            },
+            counters: Counters::of_words(next_xid, words, full_page_writes),
             time: Timestamp::from_unix_micros(seconds.saturating_mul(1_000_000)),
             oldest_active_xid,
         })
-    }
-}
-
-/// The redo position of a checkpoint record, shutdown or online; `None` when it is neither.
-#[must_use]
-pub fn checkpoint_redo_lsn(info: u8, body: &[u8]) -> Option<Lsn> {
-    match info & RMGR_INFO_MASK {
-        XLOG_CHECKPOINT_SHUTDOWN | XLOG_CHECKPOINT_ONLINE => {
-            Fields(main_data(body)?.data).u64().map(Lsn)
-        }
-        _ => None,
     }
 }
 

@@ -5,7 +5,7 @@ use super::*;
 use crate::lsn::TimelineId;
 use crate::page::WalVersion;
 use crate::rmgr::body_of;
-use crate::rmgr::xlog::WalLevel;
+use crate::rmgr::xlog::{WalLevel, XLOG_NOOP};
 use crate::time::Timestamp;
 
 const RM_OTHER: u8 = 10;
@@ -30,16 +30,7 @@ impl Shown {
     }
 
     fn checkpoint(&mut self, is_shutdown: bool, redo: u64, counters: Counters) -> Lsn {
-        let body = Checkpoint {
-            redo: Lsn(redo),
-            timeline: TimelineId::FIRST,
-            prev_timeline: TimelineId::FIRST,
-            wal_level: WalLevel::Replica,
-            counters,
-            time: Timestamp(0),
-            oldest_active_xid: 3,
-        }
-        .body(WalVersion::PG15);
+        let body = checkpoint_body(redo, counters);
         let info = if is_shutdown { XLOG_CHECKPOINT_SHUTDOWN } else { XLOG_CHECKPOINT_ONLINE };
         self.show(RM_XLOG, info, 0, &body)
     }
@@ -47,6 +38,19 @@ impl Shown {
     fn known(&self) -> Counters {
         self.0.counters().expect("a checkpoint was seen")
     }
+}
+
+fn checkpoint_body(redo: u64, counters: Counters) -> Vec<u8> {
+    Checkpoint {
+        redo: Lsn(redo),
+        timeline: TimelineId::FIRST,
+        prev_timeline: TimelineId::FIRST,
+        wal_level: WalLevel::Replica,
+        counters,
+        time: Timestamp(0),
+        oldest_active_xid: 3,
+    }
+    .body(WalVersion::PG15)
 }
 
 fn words(words: &[u32]) -> Vec<u8> {
@@ -85,6 +89,15 @@ fn a_checkpoint_round_trips() {
     for len in 0..84 {
         assert_eq!(Checkpoint::decode(&body[2..2 + len]), None);
     }
+}
+
+#[test]
+fn what_only_looks_like_a_checkpoint_is_none() {
+    let mut shown = Shown::new(0, None);
+    shown.show(RM_XLOG, XLOG_NOOP, 0, &checkpoint_body(0, some()));
+    assert_eq!((shown.0.checkpoint(), shown.0.counters()), (None, None));
+    shown.checkpoint(true, 0, some());
+    assert!(shown.0.checkpoint().is_some());
 }
 
 #[test]
