@@ -13,7 +13,6 @@
 
 mod bundle;
 mod linked;
-mod send_zc;
 #[cfg(test)]
 mod tests;
 
@@ -22,26 +21,22 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 
-use io_uring::{Builder, IoUring, cqueue, squeue};
+use io_uring::{Builder, IoUring, cqueue, opcode, squeue, types};
 
-use crate::uring::io_uring_check;
+use crate::uring::{SEND_ZC_REPORT_USAGE, io_uring_check, zero_copy_send_is_there};
 
 pub use bundle::{BundleSender, PIECES_MAX};
 pub use linked::{Linked, LinkedWriter};
-pub use send_zc::{Usage, ZeroCopySender};
 
 /// Submission queue entries: no interface here submits more than a few at once.
 const ENTRIES: u32 = 8;
-
-/// Completion queue entries: every zero-copy send may notify at once.
-const CQES: u32 = 512;
 
 /// Operations that a kernel may lack on which everything else of walhub runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Trial {
     /// One SEND of all buffers in a provided buffer ring: [`BundleSender`].
     Bundle,
-    /// SEND_ZC that reports whether the kernel copied after all: [`ZeroCopySender`].
+    /// [`Op::SendZeroCopy`](crate::io::Op::SendZeroCopy) that reports whether the kernel copied after all.
     SendZc,
 }
 
@@ -55,7 +50,7 @@ impl Trial {
     pub fn name(self) -> &'static str {
         match self {
             Self::Bundle => "SEND with IORING_RECVSEND_BUNDLE",
-            Self::SendZc => "SEND_ZC with IORING_SEND_ZC_REPORT_USAGE",
+            Self::SendZc => "SENDMSG_ZC with IORING_SEND_ZC_REPORT_USAGE",
         }
     }
 
@@ -75,7 +70,7 @@ impl Trial {
     pub fn check(self) -> io::Result<()> {
         let has = match self {
             Self::Bundle => bundle::is_supported()?,
-            Self::SendZc => send_zc::is_supported()?,
+            Self::SendZc => reports_copies()?,
         };
         if has { Ok(()) } else { Err(io::Error::new(io::ErrorKind::Unsupported, Missing(self))) }
     }
@@ -198,7 +193,7 @@ impl<M: Default> Drop for Ring<M> {
 
 fn build(choose: fn(&mut Builder) -> &mut Builder) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
-    builder.dontfork().setup_cqsize(CQES);
+    builder.dontfork();
     choose(&mut builder).build(ENTRIES)
 }
 
@@ -214,4 +209,25 @@ fn count(result: i32) -> io::Result<usize> {
 
 fn len_u32(len: usize) -> u32 {
     u32::try_from(len).expect("one operation moves less than 4 GiB")
+}
+
+/// Whether the kernel has sends without a copy, and their report: flags are looked at before the
+/// descriptor, and those of SEND_ZC are those of SENDMSG_ZC.
+fn reports_copies() -> io::Result<bool> {
+    if !zero_copy_send_is_there()? {
+        return Ok(false);
+    }
+    let mut ring: Ring<()> = Ring::new()?;
+    let entry = opcode::SendZc::new(types::Fd(-1), std::ptr::null(), 0);
+    // SAFETY: the entry points to no memory.
+    unsafe { ring.push(&entry.zc_flags(SEND_ZC_REPORT_USAGE).build()) };
+    let mut refused = 0;
+    while ring.under_way > 0 {
+        ring.wait(1, |(), cqe| {
+            if !cqueue::notif(cqe.flags) {
+                refused = cqe.result;
+            }
+        })?;
+    }
+    Ok(refused == -libc::EBADF)
 }

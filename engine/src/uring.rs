@@ -49,6 +49,7 @@ pub use setup::{
     zero_copy_send_is_there,
 };
 pub use slots::OPS_MAX;
+pub(crate) use slots::SEND_ZC_REPORT_USAGE;
 use slots::{FirstCqe, Slots, Work};
 use table::Table;
 pub use wake::UringWaker;

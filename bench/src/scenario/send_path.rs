@@ -17,9 +17,9 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::Args;
 use rustix::time::{ClockId, clock_gettime};
-use walhub_engine::trial::{Trial, Usage};
+use walhub_engine::trial::Trial;
 
-use self::ways::{HEADER, Job, Source, Way};
+use self::ways::{HEADER, Job, Source, Usage, Way};
 use super::{Context, Scenario, Watch, join, parse_size, put, value};
 use crate::method::pairs::{Experiment, Figure, Leg};
 use crate::peer::iperf;
@@ -140,7 +140,7 @@ impl SendPath {
         }
         figures(&mut leg, (wanted * receivers) as f64, seconds, cpu);
         if let Some(usage) = usage {
-            let share = usage.copied as f64 / usage.notified as f64;
+            let share = usage.copied as f64 / usage.released as f64;
             put(&mut leg, "copied_percent", share * 100.0);
         }
         Ok(leg)
@@ -229,8 +229,8 @@ mod tests {
                 for receiving in receiving {
                     assert!(receiving.join().unwrap().unwrap() == wanted, "{}", way.name());
                 }
-                let notified = usage.map(|usage| usage.notified);
-                assert_eq!(notified, (way == Way::SendZc).then_some(count as u64));
+                let released = usage.map(|usage| usage.released);
+                assert_eq!(released, (way == Way::SendZc).then_some(count as u64));
             }
         }
     }

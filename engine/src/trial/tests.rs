@@ -9,7 +9,6 @@ use bytes::Bytes;
 use socket2::SockRef;
 
 use super::*;
-use crate::buffer::BufferPool;
 
 /// More than the send buffer of a connection holds, so that sends are interrupted.
 const LONG: usize = 3 << 20;
@@ -108,55 +107,6 @@ fn a_bundle_to_a_peer_that_is_gone_is_an_error() {
     });
     let errno = result.unwrap_err().raw_os_error();
     assert!(matches!(errno, Some(libc::EPIPE | libc::ECONNRESET)), "{errno:?}");
-}
-
-#[test]
-fn zero_copy_sends_arrive_and_every_one_is_notified() {
-    let (stream, peer) = short_connection();
-    let received = receive(peer);
-    let mut sender = ZeroCopySender::new(stream.into()).unwrap();
-    let mut wanted = Vec::new();
-    let sends = 300;
-    for send in 0..sends {
-        let head = pattern(send, 30);
-        let body = pattern(send + 7, if send == 100 { LONG } else { send * 50 + 1 });
-        wanted.extend_from_slice(&head);
-        wanted.extend_from_slice(&body);
-        sender.send(&head, body).unwrap();
-    }
-    let usage = sender.finish().unwrap();
-    assert_eq!(usage.notified, u64::try_from(sends).unwrap());
-    // Over loopback there is always a copy.
-    assert_eq!(usage.copied, usage.notified);
-    assert!(received.join().unwrap() == wanted);
-}
-
-#[test]
-fn memory_on_its_way_is_not_given_back() {
-    let (stream, peer) = connection(4 << 20, 8 << 10);
-    let body = pattern(3, 512 << 10);
-    let pool = BufferPool::new(body.len(), 1);
-    let mut buffer = pool.take().unwrap();
-    buffer.fill(&body);
-    let mut sender = ZeroCopySender::new(stream.into()).unwrap();
-    sender.send(&pattern(4, 30), buffer.freeze()).unwrap();
-    // The socket has taken all of it, and the peer nothing: most of it waits where it is.
-    assert!(pool.take().is_none());
-    let received = receive(peer);
-    assert_eq!(sender.finish().unwrap().notified, 1);
-    assert!(pool.take().is_some());
-    assert!(received.join().unwrap() == [pattern(4, 30), body].concat());
-}
-
-#[test]
-fn a_zero_copy_send_to_a_peer_that_is_gone_is_an_error() {
-    let (stream, peer) = short_connection();
-    drop(peer);
-    let mut sender = ZeroCopySender::new(stream.into()).unwrap();
-    let result = (0..100).try_for_each(|_| sender.send(&pattern(1, 30), pattern(1, LONG)));
-    let errno = result.unwrap_err().raw_os_error();
-    assert!(matches!(errno, Some(libc::EPIPE | libc::ECONNRESET)), "{errno:?}");
-    sender.finish().unwrap();
 }
 
 #[test]

@@ -29,7 +29,7 @@ type Iovecs = SmallVec<[libc::iovec; 6]>;
 const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
 
 /// IORING_SEND_ZC_REPORT_USAGE: the second CQE says whether the kernel copied. Linux 6.2.
-const SEND_ZC_REPORT_USAGE: u16 = 1 << 3;
+pub(crate) const SEND_ZC_REPORT_USAGE: u16 = 1 << 3;
 
 /// What an operation does, and all memory it does it with.
 #[derive(Debug)]

@@ -13,13 +13,11 @@ use rustix::fs::sendfile;
 use rustix::net::{SendFlags, send};
 use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, pipe, splice, tee};
 use walhub_engine::buffer::Buffer;
-use walhub_engine::io::{Done, Gather, Head, Io as _, Op};
-use walhub_engine::trial::{BundleSender, PIECES_MAX, Trial, Usage, ZeroCopySender};
+use walhub_engine::io::{Done, Gather, Head, Io as _, Op, Token};
+use walhub_engine::trial::{BundleSender, PIECES_MAX, Trial};
 use walhub_engine::uring::{Uring, UringConfig};
 use walhub_proto::wire::copy::XLOGDATA_FIELDS_LEN;
 use walhub_proto::wire::reader::FRAME_HEADER_LEN;
-
-use crate::scenario::disk::one;
 
 /// Before every payload: what a message of WAL begins with.
 pub(super) const HEADER: [u8; FRAME_HEADER_LEN + XLOGDATA_FIELDS_LEN] =
@@ -40,7 +38,7 @@ pub(super) enum Way {
     Writev,
     /// Many messages in one operation, from a ring of buffers.
     Bundle,
-    /// Without a copy, as far as the kernel can.
+    /// The engine's send without a copy, as far as the kernel can.
     SendZc,
     /// From the page cache.
     Sendfile,
@@ -125,6 +123,35 @@ impl Source {
     }
 }
 
+/// What became of sends without a copy.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Usage {
+    /// Those whose memory is free again.
+    pub(super) released: u64,
+    /// Those of them that the kernel copied after all, in part at least.
+    pub(super) copied: u64,
+}
+
+impl Usage {
+    /// Waits for completions, and returns how many bytes a send among them has sent.
+    fn wait(&mut self, ring: &mut Uring) -> Result<Option<usize>> {
+        let mut completions = Vec::new();
+        ring.wait(None, &mut completions)?;
+        let mut sent = None;
+        for completion in completions {
+            match completion.result? {
+                Done::Sent(count) => sent = Some(count),
+                Done::Released(released) => {
+                    self.released += 1;
+                    self.copied += u64::from(released.copied);
+                }
+                done => bail!("the ring did {done:?}"),
+            }
+        }
+        Ok(sent)
+    }
+}
+
 /// What one run sends.
 pub(super) struct Job {
     pub(super) source: Source,
@@ -142,12 +169,12 @@ impl Job {
         let mut streams = streams.into_iter();
         let stream = streams.next().context("nobody to send to")?;
         match way {
-            Way::Ring => self.by_ring(stream)?,
+            Way::Ring => drop(self.by_ring(stream, false)?),
             Way::PreadSend => self.by_pread(stream)?,
             Way::Send => self.by_send(stream)?,
             Way::Writev => self.by_writev(stream)?,
             Way::Bundle => self.by_bundle(stream)?,
-            Way::SendZc => return self.by_send_zc(stream).map(Some),
+            Way::SendZc => return self.by_ring(stream, true).map(Some),
             Way::Sendfile => self.by_sendfile(&stream)?,
             Way::Splice => self.by_splice(&stream)?,
             Way::Tee => self.by_tee(&stream, &streams.next().context("one receiver")?)?,
@@ -173,27 +200,45 @@ impl Job {
         self.offsets().map(|offset| self.source.memory.slice(offset..offset + self.message))
     }
 
-    fn by_ring(&self, stream: TcpStream) -> Result<()> {
+    /// Header and payload in one operation of the engine's.
+    fn by_ring(&self, stream: TcpStream, zero_copy: bool) -> Result<Usage> {
         let mut ring = Uring::new(UringConfig::default())?;
         let socket = ring.adopt(OwnedFd::from(stream));
+        let (mut usage, mut to_release) = (Usage::default(), 0);
         for payload in self.payloads() {
             let mut head = Head::new(&HEADER);
-            let mut body = payload;
+            let mut rest = payload;
             loop {
-                let whole = head.as_slice().len() + body.len();
-                let gather = Gather::from_iter([body.clone()]);
-                let done = one(&mut ring, Op::Send { socket, head, body: gather })?;
-                let Done::Sent(count) = done else { bail!("the ring did {done:?}") };
+                let whole = head.as_slice().len() + rest.len();
+                let body = Gather::from_iter([rest.clone()]);
+                let op = if zero_copy {
+                    Op::SendZeroCopy { socket, head, body }
+                } else {
+                    Op::Send { socket, head, body }
+                };
+                ring.submit(Token(0), op);
+                to_release += u64::from(zero_copy);
+                let count = loop {
+                    if let Some(count) = usage.wait(&mut ring)? {
+                        break count;
+                    }
+                };
                 if count == whole {
                     break;
                 }
+                if count == 0 {
+                    bail!("the socket took nothing: raise RLIMIT_MEMLOCK (ulimit -l)");
+                }
                 let of_head = count.min(head.as_slice().len());
-                body = body.slice(count - of_head..);
+                rest = rest.slice(count - of_head..);
                 head = Head::new(head.as_slice().get(of_head..).unwrap_or_default());
             }
         }
         ring.close_socket(socket);
-        Ok(())
+        while usage.released < to_release {
+            usage.wait(&mut ring)?;
+        }
+        Ok(usage)
     }
 
     /// As a walsender: from the file into a buffer behind the header, and off.
@@ -247,16 +292,6 @@ impl Job {
             }
         }
         Ok(sender.send()?)
-    }
-
-    /// The header by copy and the payload without, as two linked operations.
-    fn by_send_zc(&self, stream: TcpStream) -> Result<Usage> {
-        let mut sender = ZeroCopySender::new(OwnedFd::from(stream))?;
-        let header = Bytes::from_static(&HEADER);
-        for payload in self.payloads() {
-            sender.send(&header, payload)?;
-        }
-        Ok(sender.finish()?)
     }
 
     fn by_sendfile(&self, stream: &TcpStream) -> Result<()> {
