@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
-use walhub_proto::page::{PAGE_BYTES, SHORT_HEADER_LEN, WalVersion};
+use walhub_proto::page::WalVersion;
+use walhub_proto::record::RecordReader;
 use walhub_proto::segment::{SegNo, SegmentSize};
 
 use super::client::Client;
@@ -100,22 +101,22 @@ impl Cluster {
         let segno = SegNo::of_start(last_record, segment_size);
         let file = self.data.join("pg_wal").join(segno.file_name(TimelineId::FIRST, segment_size));
         let mut segment = std::fs::read(&file).with_context(|| file.display().to_string())?;
-        let word = |at: usize| segment.get(at..)?.first_chunk::<4>().copied();
-        let version = segment
-            .first_chunk()
-            .and_then(|magic| WalVersion::from_magic(u16::from_le_bytes(*magic)));
-        let at = usize::try_from(segment_size.offset(last_record))?;
-        let length = word(at).map(u32::from_le_bytes).context("no record in the segment")?;
-        let mut end = at + usize::try_from(length)?;
-        if u64::try_from(end - 1)? / PAGE_BYTES > u64::try_from(at)? / PAGE_BYTES {
-            end += SHORT_HEADER_LEN;
-        }
-        segment.truncate(end.next_multiple_of(8));
+        let start = segno.start(segment_size);
+        let mut reader = RecordReader::new(start, segment_size, crc32c::crc32c_append);
+        // It ends with zeros, which are no record.
+        let _end = reader.feed(&segment);
+        ensure!(
+            reader.last_record() == Some(last_record),
+            "the last record of {} is at {:?}, and not at {last_record}",
+            file.display(),
+            reader.last_record()
+        );
+        segment.truncate(usize::try_from(reader.verified_lsn() - start)?);
         Ok(EndOfWal {
             system_identifier: SystemIdentifier(value("Database system identifier")?.parse()?),
             segment_size,
-            version: version.context("no page of WAL in the segment")?,
-            start: segno.start(segment_size),
+            version: reader.version().context("no page of WAL in the segment")?,
+            start,
             last_record,
             segment,
         })
