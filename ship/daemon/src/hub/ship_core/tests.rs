@@ -322,6 +322,15 @@ fn take_wal(bytes: &mut Vec<u8>, wal: &mut Vec<u8>) {
     }
 }
 
+/// Reads what has come, if anything has, and takes WAL out of it.
+fn read_wal(socket: &mut UnixStream, bytes: &mut Vec<u8>, wal: &mut Vec<u8>) {
+    let mut piece = [0; 1 << 16];
+    if let Ok(count) = socket.read(&mut piece) {
+        bytes.extend_from_slice(&piece[..count]);
+    }
+    take_wal(bytes, wal);
+}
+
 #[test]
 fn a_standby_that_is_behind_is_served_elsewhere_and_comes_back_once_it_has_everything() {
     let (mut pair, mut tail) = Pair::new("moves");
@@ -332,11 +341,7 @@ fn a_standby_that_is_behind_is_served_elsewhere_and_comes_back_once_it_has_every
     let (mut bytes, mut wal) = (Vec::new(), Vec::new());
     let want = 3 * SLAB_LEN - 100;
     pair.run(|_| {
-        let mut piece = [0; 1 << 16];
-        if let Ok(count) = socket.read(&mut piece) {
-            bytes.extend_from_slice(&piece[..count]);
-        }
-        take_wal(&mut bytes, &mut wal);
+        read_wal(&mut socket, &mut bytes, &mut wal);
         (wal.len() >= want).then_some(())
     });
     pair.run(|pair| (pair.moved_in() == [1, 1]).then_some(()));
@@ -356,11 +361,7 @@ fn a_standby_that_is_behind_is_served_elsewhere_and_comes_back_once_it_has_every
     tail.append(b"new").unwrap();
     pair.live.shared.received_lsn.store(tail.end());
     pair.run(|_| {
-        let mut piece = [0; 1 << 16];
-        if let Ok(count) = socket.read(&mut piece) {
-            bytes.extend_from_slice(&piece[..count]);
-        }
-        take_wal(&mut bytes, &mut wal);
+        read_wal(&mut socket, &mut bytes, &mut wal);
         wal.ends_with(b"new").then_some(())
     });
     assert_eq!(pair.moved_in(), [1, 1]);
@@ -394,11 +395,7 @@ fn a_live_session_goes_to_the_core_that_it_belongs_to_once_there_is_something_to
         }
         pair.live.shared.received_lsn.store(tail.end());
         pair.run(|_| {
-            let mut piece = [0; 1 << 16];
-            if let Ok(count) = socket.read(&mut piece) {
-                bytes.extend_from_slice(&piece[..count]);
-            }
-            take_wal(&mut bytes, &mut wal);
+            read_wal(&mut socket, &mut bytes, &mut wal);
             wal.ends_with(word).then_some(())
         });
     }
@@ -435,11 +432,7 @@ fn a_core_that_stops_serves_the_session_in_its_mail_to_its_end() {
     let (mut bytes, mut wal) = (Vec::new(), Vec::new());
     pair.run(|pair| {
         assert!(!pair.catchup.ship.is_drained());
-        let mut piece = [0; 1 << 16];
-        if let Ok(count) = socket.read(&mut piece) {
-            bytes.extend_from_slice(&piece[..count]);
-        }
-        take_wal(&mut bytes, &mut wal);
+        read_wal(&mut socket, &mut bytes, &mut wal);
         (wal.len() == 3 * SLAB_LEN).then_some(())
     });
     let flush = tail.end();
