@@ -803,12 +803,11 @@ impl Sim {
         if self.plan.promoted.is_some() && self.promotion != Promotion::Done {
             return Some(format!("the hub is not promoted: {:?}", self.promotion));
         }
-        let end = self.primary.source.current().end();
+        let current = self.primary.source.current();
+        let (tli, end) = (current.tli, current.end());
         if let Some(waiting) = self.clients.as_ref().and_then(|clients| clients.waiting(end)) {
             return Some(waiting);
         }
-        let current = self.primary.source.current();
-        let (tli, end) = (current.tli, current.end());
         if current.flush_lsn != end {
             return Some("the primary has not flushed".to_owned());
         }

@@ -3,10 +3,9 @@
 //! It alone writes segments, the control file, slots and every published position.
 //!
 //! Not here: what the upstream says (`upstream`), WAL of its own (`own`), first WAL and timelines
-//! (`timeline`), becoming a primary (`promotion`), the control file (`control`), who may stream (`sessions`), slots (`slots`), which
-//! standbys commits wait for (`sync`), when an upstream waits in vain (`requests`), which segments may
-//! go (`keep`),
-//! what a start-up finds (`super::recover`).
+//! (`timeline`), becoming a primary (`promotion`), the control file (`control`), who may stream
+//! (`sessions`), slots (`slots`), which standbys commits wait for (`sync`), when an upstream waits in
+//! vain (`requests`), which segments may go (`keep`), what a start-up finds (`super::recover`).
 
 mod control;
 mod keep;
@@ -369,12 +368,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let reached = Reached {
             write: shared.write_lsn.load(),
             flush: shared.flush_lsn.load(),
-            sent: self
-                .config
-                .ships
-                .iter()
-                .any(|ship| ship.sessions > 0)
-                .then(|| Lsn(shared.sent_lsn.load(Ordering::Relaxed))),
+            sent: (!self.attached.is_empty()).then(|| Lsn(shared.sent_lsn.load(Ordering::Relaxed))),
             downstream: match shared.synced() {
                 Synced::Reached(lsns) => lsns,
                 Synced::Undefined | Synced::TooFew => ModeLsns::default(),
