@@ -661,6 +661,9 @@ impl Sim {
             // A promotion keeps it under another name, and its WAL in the new timeline's.
             let partial = self.hubs[hub].wal_dir().join(format!("{name}.partial"));
             if self.hubs[hub].fs.disk().content(&partial).is_some() {
+            if !source.history.contains(tli) {
+                continue;
+            }
                 continue;
             }
             self.stats.segments_gone += 1;
