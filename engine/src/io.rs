@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, SlabRoom};
 
 /// Names an operation: handed in with it, handed back with its completion.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -57,6 +57,89 @@ impl Head {
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// Where the bytes of one receive go that continue a slab, but for a header among them.
+#[derive(Debug)]
+pub struct Landing {
+    /// For all bytes but the header.
+    room: SlabRoom,
+    /// Bytes of the room that come before the header.
+    before: usize,
+    header: [u8; Self::HEADER_LEN_MAX],
+    header_len: usize,
+}
+
+impl Landing {
+    /// The most bytes the header may have.
+    pub const HEADER_LEN_MAX: usize = 32;
+
+    /// # Panics
+    /// If the room has no `before` bytes, or the header is longer than [`Landing::HEADER_LEN_MAX`].
+    #[must_use]
+    pub fn new(room: SlabRoom, before: usize, header_len: usize) -> Self {
+        assert!(before <= room.len(), "{before} bytes before the header, room for {}", room.len());
+        let header = [0; Self::HEADER_LEN_MAX];
+        assert!(header_len <= header.len(), "a header of {header_len} bytes");
+        Self { room, before, header, header_len }
+    }
+
+    /// Its memory in the order in which it is filled.
+    pub fn pieces(&mut self) -> [&mut [u8]; 3] {
+        let (before, after) = self.room.split_at_mut(self.before);
+        [before, &mut self.header[..self.header_len], after]
+    }
+
+    /// Fills its memory from the front with `bytes`, as a receive does.
+    ///
+    /// # Panics
+    /// If they are more than it takes.
+    pub fn fill(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        for piece in self.pieces() {
+            let (now, later) = rest.split_at(rest.len().min(piece.len()));
+            piece[..now.len()].copy_from_slice(now);
+            rest = later;
+        }
+        assert!(rest.is_empty(), "{} bytes too many", rest.len());
+    }
+
+    /// The most bytes it takes.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.room.len() + self.header_len
+    }
+
+    /// Of `count` received bytes: the room, how many of them lie in it before the header, the header as
+    /// far as it came, and how many lie in the room after it.
+    #[must_use]
+    pub fn into_parts(self, count: usize) -> Landed {
+        let before = self.before.min(count);
+        let header_len = self.header_len.min(count - before);
+        let after = count - before - header_len;
+        Landed { room: self.room, before, header: Head::new(&self.header[..header_len]), after }
+    }
+}
+
+/// What a [`Landing`] received.
+#[derive(Debug)]
+pub struct Landed {
+    /// The room: [`Landed::before`] bytes, and behind them [`Landed::after`].
+    pub room: SlabRoom,
+    /// How many came before the header.
+    pub before: usize,
+    /// The header, as far as it came.
+    pub header: Head,
+    /// How many came after it.
+    pub after: usize,
+}
+
+impl Landed {
+    /// Whether nothing was received.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.before == 0 && self.header.as_slice().is_empty() && self.after == 0
     }
 }
 
@@ -147,6 +230,13 @@ pub enum Op {
     },
     /// Sends the head and then the body. Completes with [`Done::Sent`], the count possibly short.
     Send {
+    /// Receives into a slab. Completes with [`Done::Landed`], without any byte at the end.
+    RecvLanding {
+        /// From which socket.
+        socket: SocketId,
+        /// Into what.
+        landing: Landing,
+    },
         /// To which socket.
         socket: SocketId,
         /// First bytes.
@@ -213,6 +303,8 @@ pub enum Done {
 
 /// What came of an [`Op::SendZeroCopy`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    /// Bytes received into a slab; none means that the peer will send no more.
+    Landed(Landed),
 pub struct Released {
     /// How many bytes were sent.
     pub bytes: usize,

@@ -188,6 +188,9 @@ impl Uring {
                 (self.sockets.begin(socket.0), Work::Recv { socket, buf })
             }
             Op::CancelRecv { socket } => {
+            Op::RecvLanding { socket, landing } => {
+                (self.sockets.begin(socket.0), Work::RecvLanding { socket, landing })
+            }
                 (self.sockets.begin(socket.0), Work::CancelRecv { socket })
             }
             Op::Send { socket, head, body } => {
@@ -367,6 +370,7 @@ impl Uring {
             | Work::Send { socket, .. }
             | Work::SendZeroCopy { socket, .. } => {
                 self.sockets.end(socket.0);
+            | Work::RecvLanding { socket, .. }
             }
             Work::SendFile { file, transfer } => {
                 self.files.end(file.0);
@@ -410,6 +414,7 @@ impl Uring {
         })
     }
 
+            Work::RecvLanding { landing, .. } => Done::Landed(landing.into_parts(count)),
     /// Goes on after an enter that the kernel refused for a while.
     fn get_over(&mut self, entered: io::Result<()>) -> io::Result<()> {
         match entered {

@@ -10,7 +10,7 @@ use walhub_engine::io::{
 };
 
 use crate::disk::{SECTOR, SimFs};
-use crate::net::{Owner, SendOp, SimConn};
+use crate::net::{Owner, RecvInto, SendOp, SimConn};
 use crate::world::{CoreKey, CoreState, DiskOp, Event, Shared, World};
 
 /// Microseconds since the Unix epoch at virtual time zero.
@@ -61,6 +61,14 @@ impl SimIo {
 
     fn file(&self, file: FileId) -> (u64, bool) {
         self.state(|state| *state.files.get(&file.0).expect("the file is open"))
+    }
+
+    fn submit_recv(&mut self, token: Token, socket: SocketId, into: RecvInto) {
+        let end = self.state(|state| state.sockets[&socket.0]);
+        let mut world = self.world.borrow_mut();
+        let now = world.now;
+        world.net.submit_recv(now, self.key, end, token, into);
+        world.settle();
     }
 
     fn submit_send(
@@ -126,12 +134,9 @@ impl Io for SimIo {
             return;
         }
         match op {
-            Op::Recv { socket, buf } => {
-                let end = self.state(|state| state.sockets[&socket.0]);
-                let mut world = self.world.borrow_mut();
-                let now = world.now;
-                world.net.submit_recv(now, self.key, end, token, buf);
-                world.settle();
+            Op::Recv { socket, buf } => self.submit_recv(token, socket, RecvInto::Buffer(buf)),
+            Op::RecvLanding { socket, landing } => {
+                self.submit_recv(token, socket, RecvInto::Slab(landing));
             }
             Op::Send { socket, head, body } => self.submit_send(token, socket, head, body, false),
             Op::SendZeroCopy { socket, head, body } => {
@@ -301,6 +306,7 @@ pub(crate) fn finish_disk(world: &mut World, key: CoreKey, token: Token, op: Dis
             | Op::Send { .. }
             | Op::SendZeroCopy { .. }
             | Op::SendFile { .. } => {
+            | Op::RecvLanding { .. }
                 unreachable!("begun elsewhere")
             }
         },

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use walhub_engine::buffer::Buffer;
-use walhub_engine::io::{Done, Token, ZeroCopy};
+use walhub_engine::io::{Done, Landing, Token, ZeroCopy};
 
 use crate::rng::{Rng, bytes};
 use crate::unacked::Unreleased;
@@ -73,6 +73,35 @@ pub(crate) struct SendOp {
     pub(crate) memory: Option<Vec<Bytes>>,
 }
 
+/// Where received bytes go.
+#[derive(Debug)]
+pub(crate) enum RecvInto {
+    Buffer(Buffer),
+    Slab(Landing),
+}
+
+impl RecvInto {
+    fn capacity(&self) -> usize {
+        match self {
+            Self::Buffer(buf) => buf.capacity(),
+            Self::Slab(landing) => landing.capacity(),
+        }
+    }
+
+    fn fill(self, data: &[u8]) -> Done {
+        match self {
+            Self::Buffer(mut buf) => {
+                buf.fill(data);
+                Done::Received(buf)
+            }
+            Self::Slab(mut landing) => {
+                landing.fill(data);
+                Done::Landed(landing.into_parts(data.len()))
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Endpoint {
     owner: Owner,
@@ -87,7 +116,7 @@ struct Endpoint {
     reset: bool,
     /// This end is closed.
     closed: bool,
-    recv: Option<(Token, Buffer)>,
+    recv: Option<(Token, RecvInto)>,
     send: Option<SendOp>,
     stalled_until: u64,
     unreleased: Unreleased,
@@ -142,6 +171,8 @@ pub(crate) struct Net {
     zero_copy: Rng,
     /// How many of those have ended.
     pub(crate) released: u64,
+    /// Bytes received into slabs, headers apart.
+    pub(crate) landed: u64,
 }
 
 fn pair(a: usize, b: usize) -> (usize, usize) {
@@ -154,6 +185,7 @@ impl Net {
         Self {
             zero_copy,
             released: 0,
+            landed: 0,
             rng,
             shape,
             conns: BTreeMap::new(),
@@ -398,30 +430,29 @@ impl Net {
         key: CoreKey,
         end: End,
         token: Token,
-        buf: Buffer,
+        into: RecvInto,
     ) {
         let Some(endpoint) = self.endpoint(end) else { return };
         assert!(endpoint.recv.is_none(), "two receives on one socket");
-        endpoint.recv = Some((token, buf));
+        endpoint.recv = Some((token, into));
         self.try_recv(now, key, end);
     }
 
     fn try_recv(&mut self, now: u64, key: CoreKey, end: End) {
         let Some(endpoint) = self.endpoint(end) else { return };
-        let Some((token, mut buf)) = endpoint.recv.take() else { return };
-        let result = match self.take(now, end, buf.capacity()) {
+        let Some((token, into)) = endpoint.recv.take() else { return };
+        let result = match self.take(now, end, into.capacity()) {
             None => {
                 if let Some(endpoint) = self.endpoint(end) {
-                    endpoint.recv = Some((token, buf));
+                    endpoint.recv = Some((token, into));
                 }
                 return;
             }
-            Some(Ok(data)) => {
-                buf.fill(&data);
-                Ok(Done::Received(buf))
-            }
-            Some(Err(error)) => Err(error),
+            Some(data) => data.map(|data| into.fill(&data)),
         };
+        if let Ok(Done::Landed(landed)) = &result {
+            self.landed += bytes(landed.before + landed.after);
+        }
         self.effects.push(Effect::Complete(key, token, result));
     }
 

@@ -201,7 +201,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "standbys_that_do_not_acknowledge_what_is_sent_from_the_tail_stop_nobody",
         plan: || {
-            let mut plan = behind_now_and_then(21);
+            let mut plan = behind_now_and_then(29);
             plan.faults = vec![
                 (Fault::Stall, 5),
                 (Fault::StandbyDies, 2),
@@ -215,7 +215,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             settings.wal_sender_message_size = 256 << 10;
             plan
         },
-        expect: Expect::Well(|stats| stats.released > 200 && stats.moves > 10),
+        expect: Expect::Well(|stats| {
+            stats.released > 200 && stats.moves > 10 && stats.landed > 10 << 20
+        }),
     },
     Scenario {
         name: "a_promise_that_is_not_kept_is_noticed",

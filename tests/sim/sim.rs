@@ -61,11 +61,13 @@ pub(crate) struct Stats {
     pub(crate) moves: u64,
     /// Sends from memory of the tail that ended.
     pub(crate) released: u64,
+    /// WAL that was received where it belongs, in bytes.
+    pub(crate) landed: u64,
 }
 
 impl Stats {
     /// Its numbers, in the order of the fields.
-    pub(crate) fn numbers(&self) -> [u64; 15] {
+    pub(crate) fn numbers(&self) -> [u64; 16] {
         [
             self.events,
             self.virtual_ns,
@@ -82,6 +84,7 @@ impl Stats {
             self.commits,
             self.moves,
             self.released,
+            self.landed,
         ]
     }
 
@@ -105,6 +108,7 @@ impl Stats {
             commits: next(),
             moves: next(),
             released: next(),
+            landed: next(),
         }
     }
 
@@ -117,9 +121,10 @@ impl Stats {
     /// For people.
     pub(crate) fn describe(&self) -> String {
         format!(
-            "{} MB of WAL made, {} MB received by standbys, {:.1} hours of virtual time, {} events: {} power losses, {} kills, \
+            "{} MB of WAL made, {} MB received in place, {} MB received by standbys, {:.1} hours of virtual time, {} events: {} power losses, {} kills, \
              {} stops, {} timelines, {} segments gone, {} fresh starts, {} replies with a policy, {} commits, {} sends without a copy",
             self.wal_bytes >> 20,
+            self.landed >> 20,
             self.standby_bytes >> 20,
             seconds(self.virtual_ns) / 3600.0,
             self.events,
@@ -254,6 +259,7 @@ impl Sim {
         self.stats.flipped = self.primary.flipped;
         self.stats.commits = self.clients.as_ref().map_or(0, |clients| clients.answered);
         self.stats.released = self.world.borrow().net.released;
+        self.stats.landed = self.world.borrow().net.landed;
         self.stats.moves = self.hubs.iter().map(HubMachine::moves).sum();
         Ok(self.stats)
     }
@@ -652,8 +658,12 @@ impl Sim {
                 .map(|name| name.to_string_lossy().into_owned())
                 .unwrap_or_default();
             let Some((tli, segno)) = SegNo::parse_file_name(&name, size) else { continue };
-            // A spare file has a name in which its timeline has no WAL.
+            // A spare file has a name in which its timeline has no WAL, and a promotion that a crash broke
+            // off has left the first segment of a timeline that never was.
             let source = &self.primary.source;
+            if !source.history.contains(tli) {
+                continue;
+            }
             let end = source.history.switchpoint(tli).map_or(flush, |(lsn, _)| lsn.min(flush));
             if segno.start(size) >= end {
                 continue;
@@ -661,9 +671,6 @@ impl Sim {
             // A promotion keeps it under another name, and its WAL in the new timeline's.
             let partial = self.hubs[hub].wal_dir().join(format!("{name}.partial"));
             if self.hubs[hub].fs.disk().content(&partial).is_some() {
-            if !source.history.contains(tli) {
-                continue;
-            }
                 continue;
             }
             self.stats.segments_gone += 1;

@@ -1,15 +1,16 @@
 //! Append-only memory with one writer and any number of readers.
 //!
 //! The writer touches only bytes at and after `filled`, readers only bytes before it, and `filled`
-//! only grows. So no byte is ever written while it can be read, and nobody needs a lock.
+//! only grows. So no byte is ever written while it can be read, and nobody needs a lock. What the
+//! writer lends to somebody else ([`SlabRoom`]) it does not touch itself until it has it back.
 //!
 //! Not here: which slab holds which stretch of a stream.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
@@ -38,6 +39,7 @@ impl SlabPool {
         let shared = Arc::new(Shared {
             memory: ManuallyDrop::new(self.recycler.take()?),
             filled: AtomicUsize::new(0),
+            is_lent: AtomicBool::new(false),
             recycler: Arc::clone(&self.recycler),
         });
         Some(SlabWriter { slab: Slab { shared }, filled: 0 })
@@ -62,10 +64,12 @@ impl SlabPool {
 /// - Bytes before `filled` are never written; bytes from `filled` on are never read: they are zeros
 ///   or what an earlier use left, but always initialized.
 /// - `filled` is stored by the one [`SlabWriter`] only, and never decreases.
+/// - While `is_lent`, bytes from `filled` on are touched by the one [`SlabRoom`] only.
 struct Shared {
     /// Taken out by drop alone.
     memory: ManuallyDrop<Memory>,
     filled: AtomicUsize,
+    is_lent: AtomicBool,
     recycler: Arc<Recycler>,
 }
 
@@ -92,7 +96,7 @@ impl SlabWriter {
     /// If something was appended already, or the offset is beyond the slab.
     #[must_use]
     pub fn with_prefix(mut self, start_offset: usize) -> Self {
-        assert_eq!(self.filled, 0, "a prefix comes before everything else");
+        assert!(self.filled == 0 && !self.is_lent(), "a prefix comes before everything else");
         assert!(start_offset <= self.len(), "prefix {start_offset} of a slab of {}", self.len());
         // SAFETY: the range is inside the memory, and nobody reads it before it is published below.
         unsafe { self.slab.shared.memory.ptr().as_ptr().write_bytes(0, start_offset) };
@@ -101,17 +105,53 @@ impl SlabWriter {
     }
 
     /// Appends as much of `bytes` as fits, shows it to the readers, and returns how much that was.
+    ///
+    /// # Panics
+    /// If a [`SlabRoom`] of this slab is not back yet.
     pub fn append(&mut self, bytes: &[u8]) -> usize {
+        assert!(!self.is_lent(), "an append to what is lent");
         let count = bytes.len().min(self.remaining());
         // SAFETY: the target range is `filled..filled + count`, inside the memory. Readers only see
         // bytes before `filled`, this is the only writer, and `bytes` cannot overlap the range since
-        // no reference into it was ever handed out.
+        // no reference into it is handed out: no room is lent.
         unsafe {
             let target = self.slab.shared.memory.ptr().as_ptr().add(self.filled);
             target.copy_from_nonoverlapping(bytes.as_ptr(), count);
         }
         self.publish(self.filled + count);
         count
+    }
+
+    /// Lends the next `len` bytes, or all that are left, to whom they are filled by. It comes back when
+    /// it is dropped.
+    ///
+    /// # Panics
+    /// If what was lent before is not back yet.
+    #[must_use]
+    pub fn lend(&mut self, len: usize) -> SlabRoom {
+        // Acquire: what the last borrower wrote comes before what the next one writes.
+        let was_lent = self.slab.shared.is_lent.swap(true, Ordering::Acquire);
+        assert!(!was_lent, "a slab is lent once at a time");
+        let end = self.filled + len.min(self.remaining());
+        SlabRoom { slab: self.slab(), range: self.filled..end }
+    }
+
+    /// Appends the first `count` bytes of `room` where they are: readers see them, and the room
+    /// begins behind them.
+    ///
+    /// # Panics
+    /// If it is no room of this slab, or shorter.
+    pub fn keep(&mut self, room: &mut SlabRoom, count: usize) {
+        assert!(Arc::ptr_eq(&self.slab.shared, &room.slab.shared), "a room of another slab");
+        assert!(count <= room.len(), "{count} bytes of a room of {}", room.len());
+        room.range.start += count;
+        self.publish(room.range.start);
+    }
+
+    /// Whether a [`SlabRoom`] is not back yet.
+    #[must_use]
+    pub fn is_lent(&self) -> bool {
+        self.slab.shared.is_lent.load(Ordering::Acquire)
     }
 
     /// Offset behind the last byte.
@@ -188,6 +228,52 @@ impl fmt::Debug for Slab {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (filled, len) = (self.filled(), self.len());
         f.debug_struct("Slab").field("filled", &filled).field("len", &len).finish()
+    }
+}
+
+/// Bytes of a slab that nobody has read yet, lent to whom they are filled by: a receive.
+///
+/// Its bytes are initialized, with values that mean nothing until they are written.
+pub struct SlabRoom {
+    slab: Slab,
+    /// At and after `filled`.
+    range: Range<usize>,
+}
+
+impl Deref for SlabRoom {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: as in `deref_mut`; writing needs `&mut self`.
+        unsafe {
+            let start = self.slab.shared.memory.ptr().as_ptr().add(self.range.start);
+            std::slice::from_raw_parts(start, self.range.len())
+        }
+    }
+}
+
+impl DerefMut for SlabRoom {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the range is inside the memory, whose bytes are all initialized, and at or after
+        // `filled`: readers never look there, the writer does not while `is_lent`, and there is one
+        // room at a time, which is borrowed mutably for as long as the slice lives.
+        unsafe {
+            let start = self.slab.shared.memory.ptr().as_ptr().add(self.range.start);
+            std::slice::from_raw_parts_mut(start, self.range.len())
+        }
+    }
+}
+
+impl Drop for SlabRoom {
+    fn drop(&mut self) {
+        // Release: what was written through it comes before what the writer does next.
+        self.slab.shared.is_lent.store(false, Ordering::Release);
+    }
+}
+
+impl fmt::Debug for SlabRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SlabRoom").field("range", &self.range).finish_non_exhaustive()
     }
 }
 
@@ -284,6 +370,72 @@ mod tests {
         let mut writer = SlabPool::new(8, 1).take().unwrap();
         writer.append(b"a");
         let _ = writer.with_prefix(4);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_room_is_seen_and_the_rest_is_written_again() {
+        let mut writer = SlabPool::new(8, 1).take().unwrap();
+        writer.append(b"ab");
+        let mut room = writer.lend(4);
+        room.copy_from_slice(b"cdxx");
+        writer.keep(&mut room, 1);
+        assert_eq!(&room[..], b"dxx");
+        writer.keep(&mut room, 1);
+        assert!(writer.is_lent());
+        drop(room);
+        assert_eq!(writer.append(b"efghi"), 4);
+        assert_eq!(&writer.slab().slice(0..8)[..], b"abcdefgh");
+        assert!(writer.lend(1).is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "an append to what is lent")]
+    fn what_is_lent_is_not_appended_to() {
+        let mut writer = SlabPool::new(8, 1).take().unwrap();
+        let _room = writer.lend(1);
+        writer.append(b"a");
+    }
+
+    #[test]
+    #[should_panic(expected = "lent once at a time")]
+    fn nothing_is_lent_twice() {
+        let mut writer = SlabPool::new(8, 1).take().unwrap();
+        let _room = writer.lend(1);
+        let _ = writer.lend(1);
+    }
+
+    #[test]
+    #[should_panic(expected = "a room of another slab")]
+    fn a_room_of_another_slab_is_not_kept() {
+        let pool = SlabPool::new(8, 2);
+        let mut writers = [pool.take().unwrap(), pool.take().unwrap()];
+        let mut room = writers[0].lend(1);
+        writers[1].keep(&mut room, 1);
+    }
+
+    #[test]
+    fn a_room_is_filled_by_another_thread_while_what_is_before_it_is_read() {
+        let pool = SlabPool::new(64, 1);
+        let mut writer = pool.take().unwrap();
+        thread::scope(|scope| {
+            let slab = writer.slab();
+            scope.spawn(move || {
+                while slab.filled() < 64 {
+                    let filled = slab.filled();
+                    assert!((0_u8..).zip(&slab.slice(0..filled)).all(|(at, &byte)| byte == at));
+                    thread::yield_now();
+                }
+            });
+            for start in (0..64_u8).step_by(4) {
+                let mut room = writer.lend(4);
+                let filler = scope.spawn(move || {
+                    room.iter_mut().zip(start..).for_each(|(byte, value)| *byte = value);
+                    room
+                });
+                let mut room = filler.join().unwrap();
+                writer.keep(&mut room, 4);
+            }
+        });
     }
 
     #[test]

@@ -106,7 +106,7 @@ pub fn io_uring_check() -> Result<(), UringUnavailable> {
 }
 
 /// The operations that [`super::Uring`] cannot do without, by name and code.
-const OPERATIONS: [(&str, u8); 12] = [
+const OPERATIONS: [(&str, u8); 13] = [
     ("OPENAT", opcode::OpenAt::CODE),
     ("CLOSE", opcode::Close::CODE),
     ("RENAMEAT", opcode::RenameAt::CODE),
@@ -116,6 +116,7 @@ const OPERATIONS: [(&str, u8); 12] = [
     ("FSYNC", opcode::Fsync::CODE),
     ("RECV", opcode::Recv::CODE),
     ("SENDMSG", opcode::SendMsg::CODE),
+    ("RECVMSG", opcode::RecvMsg::CODE),
     ("POLL_ADD", opcode::PollAdd::CODE),
     ("TIMEOUT", opcode::Timeout::CODE),
     ("ASYNC_CANCEL", opcode::AsyncCancel2::CODE),

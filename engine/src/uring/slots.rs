@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use super::sendfile::Transfer;
 use crate::buffer::Buffer;
-use crate::io::{FileId, Gather, Head, SocketId, Token};
+use crate::io::{FileId, Gather, Head, Landing, SocketId, Token};
 
 /// The most operations that may be under way in one ring.
 pub const OPS_MAX: usize = 1 << 17;
@@ -22,7 +22,7 @@ pub const OPS_MAX: usize = 1 << 17;
 /// Mode of every file made: the owner's alone. PostgreSQL: `PG_FILE_MODE_OWNER`.
 const FILE_MODE: libc::mode_t = 0o600;
 
-/// Head and pieces of one send. Most have few, and each receive that waits has a slot, too.
+/// Head and pieces of one send, or of one receive into a slab. Most have few, and each receive that waits has a slot, too.
 type Iovecs = SmallVec<[libc::iovec; 6]>;
 
 /// MSG_WAITALL: the kernel goes on after a short send as long as the peer takes.
@@ -74,6 +74,10 @@ pub(super) enum Work {
         socket: SocketId,
     },
     Send {
+    RecvLanding {
+        socket: SocketId,
+        landing: Landing,
+    },
         socket: SocketId,
         head: Head,
         body: Gather,
@@ -164,6 +168,17 @@ impl Slot {
                 opcode::AsyncCancel2::new(of_socket).build()
             }
             Work::Send { head, body, .. } => {
+            Work::RecvLanding { landing, .. } => {
+                self.iovecs.clear();
+                self.iovecs.extend(
+                    landing.pieces().into_iter().filter(|piece| !piece.is_empty()).map(|piece| {
+                        libc::iovec { iov_base: piece.as_mut_ptr().cast(), iov_len: piece.len() }
+                    }),
+                );
+                self.message.msg_iovlen = self.iovecs.len();
+                self.message.msg_iov = self.iovecs.as_mut_ptr();
+                opcode::RecvMsg::new(fd, &raw mut self.message).build()
+            }
                 let message = fill_message(&mut self.message, &mut self.iovecs, head, body);
                 opcode::SendMsg::new(fd, message).flags(SEND_FLAGS.cast_unsigned()).build()
             }

@@ -12,7 +12,7 @@ use smallvec::smallvec;
 
 use super::*;
 use crate::buffer::{Buffer, BufferPool, SlabPool};
-use crate::io::{BLOCK_LEN, Gather, Head, OpenMode, Waker};
+use crate::io::{BLOCK_LEN, Gather, Head, Landed, Landing, OpenMode, Waker};
 use crate::mailbox::mailbox;
 
 const RW: OpenMode = OpenMode { create: true, direct: false };
@@ -75,6 +75,59 @@ fn recv(ring: &mut Uring, socket: SocketId, capacity: usize) -> Buffer {
 }
 
 #[test]
+fn land(ring: &mut Uring, socket: SocketId, landing: Landing) -> Landed {
+    match run(ring, Op::RecvLanding { socket, landing }).unwrap() {
+        Done::Landed(landed) => landed,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_receive_into_a_slab_puts_the_header_aside() {
+    let ring = &mut ring();
+    let (socket, mut far) = connect(ring);
+    let mut writer = SlabPool::new(16, 1).take().unwrap();
+    writer.append(b"ab");
+    far.write_all(b"cdHEADefgh").unwrap();
+    let landed = land(ring, socket, Landing::new(writer.lend(6), 2, 4));
+    assert_eq!((landed.before, landed.header.as_slice(), landed.after), (2, &b"HEAD"[..], 4));
+    let mut room = landed.room;
+    writer.keep(&mut room, 6);
+    drop(room);
+    // Shorter than foreseen, ending in each of the three.
+    for (sent, before, header, after) in
+        [(&b"i"[..], 1, &b""[..], 0), (b"jkHE", 2, b"HE", 0), (b"lmHEADn", 2, b"HEAD", 1)]
+    {
+        far.write_all(sent).unwrap();
+        let landed = land(ring, socket, Landing::new(writer.lend(4), 2, 4));
+        assert_eq!(
+            (landed.before, landed.header.as_slice(), landed.after),
+            (before, header, after)
+        );
+        let mut room = landed.room;
+        writer.keep(&mut room, before + after);
+    }
+    assert_eq!(&writer.slab().slice(0..14)[..], b"abcdefghijklmn");
+    drop(far);
+    assert!(land(ring, socket, Landing::new(writer.lend(2), 0, 4)).is_empty());
+    assert!(!writer.is_lent());
+    ring.close_socket(socket);
+}
+
+#[test]
+fn a_ring_that_is_dropped_gives_back_what_a_receive_was_to_fill() {
+    let mut writer = SlabPool::new(16, 1).take().unwrap();
+    let mut ring = ring();
+    let (socket, far) = connect(&mut ring);
+    let landing = Landing::new(writer.lend(6), 2, 4);
+    ring.submit(Token(1), Op::RecvLanding { socket, landing });
+    ring.wait(Some(ring.now_ns()), &mut Vec::new()).unwrap();
+    assert!(writer.is_lent());
+    drop(ring);
+    assert!(!writer.is_lent());
+    drop(far);
+}
+
 fn writes_and_reads_a_file() {
     let dir = tempfile::tempdir().unwrap();
     let ring = &mut ring();

@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::io;
 
+use walhub_engine::buffer::SlabRoom;
 use walhub_engine::io::{Done, Io};
 use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use walhub_proto::record::{RecordReader, WalViolation};
@@ -189,16 +190,51 @@ impl LocalWal {
         bytes: &[u8],
         opened: &mut impl FnMut(TailSlab),
     ) -> Result<(), AppendError> {
-        let want = self.received_lsn();
-        if start != want {
-            return Err(AppendError::Gap { got: start, want });
-        }
+        self.check_continues(start)?;
         let mut rest = bytes;
         while !rest.is_empty() {
             let (count, slab) = self.tail.append(rest)?;
             slab.into_iter().for_each(&mut *opened);
             rest = rest.get(count..).unwrap_or_default();
         }
+        self.verify(bytes)
+    }
+
+    /// Lends memory where the next WAL belongs, for `len` bytes or fewer, and hands the slab to `opened`
+    /// if one was opened. `None` while there is no room.
+    pub fn lend(&mut self, len: usize, opened: &mut impl FnMut(TailSlab)) -> Option<SlabRoom> {
+        if !self.has_room(1) {
+            return None;
+        }
+        let (room, slab) = self.tail.lend(len).ok()?;
+        slab.into_iter().for_each(opened);
+        Some(room)
+    }
+
+    /// As [`LocalWal::append`], with the first `count` bytes of `room`, which stay where they are.
+    ///
+    /// # Errors
+    /// As [`LocalWal::append`].
+    ///
+    /// # Panics
+    /// If [`LocalWal::rewind`] came between.
+    pub fn append_lent(
+        &mut self,
+        start: Lsn,
+        room: &mut SlabRoom,
+        count: usize,
+    ) -> Result<(), AppendError> {
+        self.check_continues(start)?;
+        let bytes = self.tail.keep(room, count);
+        self.verify(&bytes)
+    }
+
+    fn check_continues(&self, got: Lsn) -> Result<(), AppendError> {
+        let want = self.received_lsn();
+        if got == want { Ok(()) } else { Err(AppendError::Gap { got, want }) }
+    }
+
+    fn verify(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
         let fed = self.reader.feed_to(bytes, &mut self.counters).map_err(AppendError::Violation);
         self.unseen_end = self.unseen_end.or(self.reader.unseen_end());
         fed

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use bytes::Bytes;
-use walhub_engine::buffer::{Slab, SlabPool, SlabWriter};
+use walhub_engine::buffer::{Slab, SlabPool, SlabRoom, SlabWriter};
 use walhub_engine::io::{BLOCK_LEN, Gather};
 use walhub_proto::lsn::{Lsn, LsnRange};
 
@@ -204,17 +204,46 @@ impl Tail {
     /// # Errors
     /// [`TailFull`] when no slab can be had.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(usize, Option<TailSlab>), TailFull> {
-        let mut opened = None;
-        if self.current.remaining() == 0 {
-            let (current, slab) = open_slab(&self.pool, self.end, &[]).ok_or(TailFull)?;
-            self.current = current;
-            self.current_base = slab.base;
-            self.view.push(slab.clone(), self.slabs_max);
-            opened = Some(slab);
-        }
+        let opened = self.open_when_full()?;
         let count = self.current.append(bytes);
         self.end = self.end + u64::try_from(count).unwrap_or(0);
         Ok((count, opened))
+    }
+
+    /// Lends memory behind the end for `len` bytes, or as many as its slab has, to be filled by a
+    /// receive. Until it is back nothing can be appended. Also the slab when one was opened.
+    ///
+    /// # Errors
+    /// [`TailFull`] when no slab can be had.
+    pub fn lend(&mut self, len: usize) -> Result<(SlabRoom, Option<TailSlab>), TailFull> {
+        let opened = self.open_when_full()?;
+        Ok((self.current.lend(len), opened))
+    }
+
+    /// Appends the first `count` bytes of what was lent where they are, and returns them.
+    ///
+    /// # Panics
+    /// If they were lent before the tail was cut.
+    pub fn keep(&mut self, room: &mut SlabRoom, count: usize) -> Bytes {
+        self.current.keep(room, count);
+        self.end = self.end + u64::try_from(count).unwrap_or(0);
+        let filled = self.current.filled();
+        self.current.slab().slice(filled - count..filled)
+    }
+
+    fn open_when_full(&mut self) -> Result<Option<TailSlab>, TailFull> {
+        if self.current.remaining() > 0 {
+            return Ok(None);
+        }
+        let (current, slab) = open_slab(&self.pool, self.end, &[]).ok_or(TailFull)?;
+        self.set_current(current, &slab);
+        Ok(Some(slab))
+    }
+
+    fn set_current(&mut self, current: SlabWriter, slab: &TailSlab) {
+        self.current = current;
+        self.current_base = slab.base;
+        self.view.push(slab.clone(), self.slabs_max);
     }
 
     /// Forgets everything at and after `end`. Slabs are immutable, so the block that `end` lies in
@@ -237,9 +266,7 @@ impl Tail {
             if self.view.gather(block, &mut gather) { gather.concat() } else { read(block)? };
         assert!(u64::try_from(bytes.len()) == Ok(block.len()), "a part of a block was read");
         let (current, slab) = open_slab(&self.pool, block.start, &bytes).ok_or(TailFull)?;
-        self.current = current;
-        self.current_base = slab.base;
-        self.view.push(slab.clone(), self.slabs_max);
+        self.set_current(current, &slab);
         self.end = end;
         Ok(slab)
     }
@@ -294,6 +321,36 @@ mod tests {
         append_all(&mut tail, &vec![9; SLAB_LEN]);
         assert_eq!(bytes(&tail, 0x10_0000 - 3, 0x10_0002), None);
         assert_eq!(bytes(&tail, 0x10_0000, 0x10_0002).unwrap(), [3, 4]);
+    }
+
+    #[test]
+    fn what_is_received_in_place_is_what_an_append_would_be() {
+        let mut tail = tail(0x10_0000 - 3, &[7; 4093], 4);
+        let (mut room, opened) = tail.lend(100).unwrap();
+        assert!(room.len() == 3 && opened.is_none());
+        room.copy_from_slice(b"abc");
+        assert_eq!(&tail.keep(&mut room, 3)[..], b"abc");
+        drop(room);
+        let (mut room, opened) = tail.lend(4).unwrap();
+        assert_eq!(opened.unwrap().base, Lsn(0x10_0000));
+        room.copy_from_slice(b"de??");
+        assert_eq!(&tail.keep(&mut room, 2)[..], b"de");
+        drop(room);
+        append_all(&mut tail, b"fg");
+        assert_eq!(bytes(&tail, 0x10_0000 - 4, 0x10_0004).unwrap(), b"\x07abcdefg");
+    }
+
+    #[test]
+    fn a_cut_does_not_wait_for_what_is_lent() {
+        let mut tail = tail(8192, &[], 4);
+        append_all(&mut tail, &[1; 5000]);
+        let (mut room, _) = tail.lend(4).unwrap();
+        tail.truncate(Lsn(8192 + 10), |_| unreachable!("it is in memory")).unwrap();
+        append_all(&mut tail, &[2; 2]);
+        room.fill(9);
+        drop(room);
+        append_all(&mut tail, &[3; 2]);
+        assert_eq!(bytes(&tail, 8192 + 9, 8192 + 14).unwrap(), [1, 2, 2, 3, 3]);
     }
 
     #[test]

@@ -110,6 +110,20 @@ impl FrameSplitter {
         }
     }
 
+    /// How many bytes of WAL come next, and how many after them, or before the next ones, would be a WAL
+    /// message's header. `None` inside another message.
+    pub(super) fn ahead(&self) -> Option<(usize, usize)> {
+        let of_header = |len: usize| len.saturating_sub(self.kept.len());
+        match self.expect {
+            Expect::Header => Some((0, of_header(FRAME_HEADER_LEN + XLOGDATA_FIELDS_LEN))),
+            Expect::CopyKind { .. } | Expect::WalFields { .. } => {
+                Some((0, of_header(XLOGDATA_FIELDS_LEN)))
+            }
+            Expect::Wal { left } => Some((left, FRAME_HEADER_LEN + XLOGDATA_FIELDS_LEN)),
+            Expect::Body { .. } => None,
+        }
+    }
+
     const fn wal_or_header(left: usize) -> Expect {
         if left == 0 { Expect::Header } else { Expect::Wal { left } }
     }

@@ -163,6 +163,17 @@ pub enum ReceiverEvent<'a> {
     },
 }
 
+/// How the stream goes on, if WAL follows WAL.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WalAhead {
+    /// Bytes that are still to come of the message that has begun: the next ones are WAL.
+    pub left: usize,
+    /// Bytes before the first one of the next message's WAL, if it is one with WAL: 30 at most.
+    pub header_len: usize,
+    /// How much WAL the last message had.
+    pub message_len: usize,
+}
+
 /// Which command is running, and what comes after all of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
@@ -213,6 +224,8 @@ pub struct WalReceiver {
     replies: Replies,
     /// How often a reply was requested.
     requests: u64,
+    /// Length of the WAL in the last message with WAL.
+    message_len: usize,
     last_recv: Instant,
 }
 
@@ -245,6 +258,7 @@ impl WalReceiver {
             out: Vec::new(),
             replies: Replies::new(),
             requests: 0,
+            message_len: 0,
             last_recv: now.instant,
         };
         receiver.begin_next_step();
@@ -267,6 +281,13 @@ impl WalReceiver {
     #[must_use]
     pub const fn next_lsn(&self) -> Lsn {
         self.next_lsn
+    }
+
+    /// What comes next, for a receive that puts WAL where it belongs; `None` while no WAL streams.
+    #[must_use]
+    pub fn wal_ahead(&self) -> Option<WalAhead> {
+        let (left, header_len) = self.frames.ahead().filter(|_| self.step == Step::Streaming)?;
+        Some(WalAhead { left, header_len, message_len: self.message_len })
     }
 
     /// How often the upstream has requested a reply.
@@ -316,6 +337,7 @@ impl WalReceiver {
             let event = match part {
                 Part::WalHeader { data, len } => {
                     self.expect_streaming(COPY_DATA)?;
+                    self.message_len = len;
                     if len > 0 && data.start != self.next_lsn {
                         let (got, want) = (data.start, self.next_lsn);
                         return Err(UpstreamViolation::Discontinuity { got, want });

@@ -8,7 +8,8 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use walhub_engine::io::{Done, Gather, Head, Io, Op, SocketId, Waker};
+use walhub_engine::buffer::SlabRoom;
+use walhub_engine::io::{Done, Gather, Head, Io, Landed, Landing, Op, SocketId, Waker};
 use walhub_proto::feedback::Horizons;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
@@ -28,6 +29,12 @@ use super::requests::Requests;
 use super::{LINK_RECV, LINK_SEND, Stopping, WalCore};
 use crate::settings::Settings;
 
+/// WAL of messages that are at least so long is received where it belongs. Of shorter ones several come
+/// with one receive, and what is between them has to be taken out.
+const LANDING_MESSAGE_LEN_MIN: usize = 16 << 10;
+/// WAL that is received in place after the next header, at most: a walsender's whole message.
+/// PostgreSQL: `MAX_SEND_SIZE`.
+const LANDING_LEN: usize = 128 << 10;
 /// Bad WAL at one position before it is no longer asked for again.
 const VIOLATIONS_MAX: u32 = 3;
 
@@ -401,6 +408,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                         self.received = true;
                         self.resume_receiving(io, now);
                     }
+                    Ok(Done::Landed(landed)) if !landed.is_empty() => {
+                        self.received = true;
+                        match self.take_landed(io, now, landed) {
+                            Ok(()) => self.resume_receiving(io, now),
+                            Err(why) => self.drop_link(io, now, why),
+                        }
+                    }
                     other => {
                         let text = match other {
                             Err(error) => format!("could not receive data from WAL stream: {error}"),
@@ -431,8 +445,79 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if !live.receiving && live.held.is_empty() {
             live.receiving = true;
             let socket = live.socket;
-            io.submit(LINK_RECV, Op::Recv { socket, buf: self.receive_buffer() });
+            let op = match self.landing() {
+                Some(landing) => Op::RecvLanding { socket, landing },
+                None => Op::Recv { socket, buf: self.receive_buffer() },
+            };
+            io.submit(LINK_RECV, op);
         }
+    }
+
+    /// Where the next bytes belong, when they are a large message's WAL.
+    fn landing(&mut self) -> Option<Landing> {
+        let (State::Live(live), Some(local)) = (&self.link.state, &mut self.local) else {
+            return None;
+        };
+        let ahead = live.receiver.wal_ahead()?;
+        if ahead.left.max(ahead.message_len) < LANDING_MESSAGE_LEN_MIN
+            || live.receiver.next_lsn() != local.received_lsn()
+        {
+            return None;
+        }
+        let mut opened = None;
+        let room = local.lend(ahead.left + LANDING_LEN, &mut |slab| opened = Some(slab))?;
+        self.announce_slabs(opened);
+        let before = ahead.left.min(room.len());
+        let header_len = if before == ahead.left { ahead.header_len } else { 0 };
+        Some(Landing::new(room, before, header_len))
+    }
+
+    /// Takes what was received in place, as far as it turns out to be WAL; what is not is held.
+    fn take_landed<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        now: Now,
+        landed: Landed,
+    ) -> Result<(), Drop> {
+        let Landed { mut room, before, header, after } = landed;
+        self.take_in_place(now, &mut room, before)?;
+        // A header of WAL is as long as was foreseen, and other messages are too short to be followed by
+        // WAL before its end: no event here is WAL.
+        let mut rest = header.as_slice();
+        while let State::Live(live) = &mut self.link.state
+            && live.switchpoint.is_none()
+            && let Some(event) = live.receiver.handle_bytes(now, &mut rest)?
+        {
+            self.handle_receiver_event(io, now, event)?;
+        }
+        let State::Live(live) = &self.link.state else { return Ok(()) };
+        let left = live.receiver.wal_ahead().map_or(0, |ahead| ahead.left);
+        let in_place = if rest.is_empty() { left.min(after) } else { 0 };
+        self.take_in_place(now, &mut room, in_place)?;
+        let State::Live(live) = &mut self.link.state else { return Ok(()) };
+        let misplaced = room.get(..after - in_place).unwrap_or_default();
+        if !rest.is_empty() || !misplaced.is_empty() {
+            live.held = Bytes::from([rest, misplaced].concat());
+        }
+        Ok(())
+    }
+
+    /// Takes the first `count` bytes of `room`, all of which are WAL of one message.
+    fn take_in_place(&mut self, now: Now, room: &mut SlabRoom, count: usize) -> Result<(), Drop> {
+        let (State::Live(live), Some(local)) = (&mut self.link.state, &mut self.local) else {
+            return Ok(());
+        };
+        if count == 0 {
+            return Ok(());
+        }
+        let mut bytes = room.get(..count).unwrap_or_default();
+        let Some(event) = live.receiver.handle_bytes(now, &mut bytes)? else { return Ok(()) };
+        let ReceiverEvent::Wal { start, bytes } = event else {
+            unreachable!("{count} bytes of WAL were to come")
+        };
+        assert!(bytes.len() == count, "{count} bytes of WAL were to come, got {}", bytes.len());
+        let appended = local.append_lent(start, room, count);
+        self.note_appended(appended)
     }
 
     fn take_held<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) -> Result<(), Drop> {
@@ -521,8 +606,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let Some(local) = &mut self.local else { return Ok(()) };
         let mut opened = Vec::new();
         let appended = local.append(start, bytes, &mut |slab| opened.push(slab));
-        let verified = local.verified_lsn();
         self.announce_slabs(opened);
+        self.note_appended(appended)
+    }
+
+    fn note_appended(&mut self, appended: Result<(), AppendError>) -> Result<(), Drop> {
+        let Some(local) = &self.local else { return Ok(()) };
+        let verified = local.verified_lsn();
         match appended {
             Ok(()) => {
                 if verified > self.link.violations.0 {
