@@ -50,9 +50,25 @@ impl Recycler {
         if let Some(memory) = self.free.pop() {
             return Some(memory);
         }
-        let under_max = |made| (made < self.count_max).then_some(made + 1);
-        self.made.fetch_update(Ordering::Relaxed, Ordering::Relaxed, under_max).ok()?;
-        Some(Memory::new(self.capacity_each))
+        let count = if self.makes_stretches() { STRETCH_LEN / self.capacity_each } else { 1 };
+        let more = |made: usize| Some(count.min(self.count_max - made)).filter(|&more| more > 0);
+        let made = |made| more(made).map(|more| made + more);
+        let before = self.made.fetch_update(Ordering::Relaxed, Ordering::Relaxed, made).ok()?;
+        let mut pieces = if count > 1 { Memory::stretch(self.capacity_each) } else { None }
+            .unwrap_or_else(|| (0..count).map(|_| Memory::new(self.capacity_each)).collect());
+        pieces.truncate(more(before)?);
+        let first = pieces.pop();
+        pieces.into_iter().for_each(|memory| self.give_back(memory));
+        first
+    }
+
+    /// Whether memory is made several pieces at a time.
+    fn makes_stretches(&self) -> bool {
+        let len = self.capacity_each;
+        // Miri has no mappings whose parts go back.
+        !cfg!(miri)
+            && (STRETCHED_LEN_MIN..STRETCH_LEN).contains(&len)
+            && STRETCH_LEN.is_multiple_of(len)
     }
 
     /// How many takes are sure to succeed, as long as nobody else takes.
@@ -282,6 +298,24 @@ mod tests {
         assert_eq!(third.as_ptr(), address);
         assert!(third.is_empty());
         drop(second);
+    }
+
+    #[test]
+    fn large_pieces_share_a_stretch_and_outlive_their_pool() {
+        let pool = BufferPool::new(512 << 10, 6);
+        let mut buffers: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
+        assert_eq!(buffers.len(), 6);
+        for (buffer, byte) in buffers.iter_mut().zip(1..) {
+            assert!(buffer.as_ptr().addr().is_multiple_of(BLOCK_LEN));
+            buffer.zero_pad_to(512 << 10);
+            buffer.fill(&[byte; 512 << 10]);
+        }
+        buffers.truncate(5);
+        assert!(pool.take().is_some_and(|buffer| buffer.is_empty()));
+        drop(pool);
+        for (buffer, byte) in buffers.iter().zip(1..) {
+            assert!(buffer.iter().all(|&content| content == byte));
+        }
     }
 
     #[test]
