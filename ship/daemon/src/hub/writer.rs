@@ -22,7 +22,7 @@ use super::tail::TailView;
 /// Bytes of one write at most.
 pub const WRITE_BYTES_MAX: u64 = 4 << 20;
 /// Bytes of a small write at most.
-const SMALL_BYTES_MAX: u64 = 64 << 10;
+const SMALL_BYTES_MAX: u64 = 256 << 10;
 const _: () = assert!(WRITE_BYTES_MAX / (1 << 20) + 2 <= GATHER_PIECES_MAX as u64);
 const BLOCK_BYTES: u64 = 4096;
 
