@@ -193,6 +193,14 @@ pub enum Op {
         /// Whether the completion also means that the data is durable (RWF_DSYNC).
         durable: bool,
     },
+    /// Takes room for the first `len` bytes of a file, which read as zeros where nothing was written
+    /// (fallocate). Completes with [`Done::Allocated`].
+    Allocate {
+        /// For which file.
+        file: FileId,
+        /// How much.
+        len: u64,
+    },
     /// Makes earlier completed writes to a file durable (fdatasync).
     Sync {
         /// Which.
@@ -222,6 +230,13 @@ pub enum Op {
         /// Into what; its length is set to what was received.
         buf: Buffer,
     },
+    /// Receives into a slab. Completes with [`Done::Landed`], without any byte at the end.
+    RecvLanding {
+        /// From which socket.
+        socket: SocketId,
+        /// Into what.
+        landing: Landing,
+    },
     /// Ends a receive that waits: it completes too, with ECANCELED or with what came before. Nothing
     /// but the receive may be under way on the socket. Completes with [`Done::Cancelled`].
     CancelRecv {
@@ -230,13 +245,6 @@ pub enum Op {
     },
     /// Sends the head and then the body. Completes with [`Done::Sent`], the count possibly short.
     Send {
-    /// Receives into a slab. Completes with [`Done::Landed`], without any byte at the end.
-    RecvLanding {
-        /// From which socket.
-        socket: SocketId,
-        /// Into what.
-        landing: Landing,
-    },
         /// To which socket.
         socket: SocketId,
         /// First bytes.
@@ -285,6 +293,8 @@ pub enum Done {
     Read(Buffer),
     /// Number of bytes written.
     Wrote(usize),
+    /// The file has the room.
+    Allocated,
     /// The file's or directory's earlier changes are durable.
     Synced,
     /// The file has its new name.
@@ -293,6 +303,8 @@ pub enum Done {
     Unlinked,
     /// Bytes received; none means that the peer will send no more.
     Received(Buffer),
+    /// Bytes received into a slab; none means that the peer will send no more.
+    Landed(Landed),
     /// No receive waits any more.
     Cancelled,
     /// Number of bytes sent.
@@ -303,8 +315,6 @@ pub enum Done {
 
 /// What came of an [`Op::SendZeroCopy`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    /// Bytes received into a slab; none means that the peer will send no more.
-    Landed(Landed),
 pub struct Released {
     /// How many bytes were sent.
     pub bytes: usize,

@@ -177,6 +177,7 @@ impl Uring {
                 assert!(data.len() <= GATHER_PIECES_MAX, "{} pieces in a write", data.len());
                 (self.files.begin(file.0), Work::Write { file, offset, data, durable })
             }
+            Op::Allocate { file, len } => (self.files.begin(file.0), Work::Allocate { file, len }),
             Op::Sync { file } => (self.files.begin(file.0), Work::Sync { file }),
             Op::SyncDir { path } => (-1, Work::SyncDir { path: c_path(&path)?, dir: None }),
             Op::Rename { from, to } => {
@@ -187,10 +188,10 @@ impl Uring {
                 buf.clear();
                 (self.sockets.begin(socket.0), Work::Recv { socket, buf })
             }
-            Op::CancelRecv { socket } => {
             Op::RecvLanding { socket, landing } => {
                 (self.sockets.begin(socket.0), Work::RecvLanding { socket, landing })
             }
+            Op::CancelRecv { socket } => {
                 (self.sockets.begin(socket.0), Work::CancelRecv { socket })
             }
             Op::Send { socket, head, body } => {
@@ -362,15 +363,18 @@ impl Uring {
 
     fn done(&mut self, work: Work, result: i32) -> io::Result<Done> {
         match &work {
-            Work::Read { file, .. } | Work::Write { file, .. } | Work::Sync { file } => {
+            Work::Read { file, .. }
+            | Work::Write { file, .. }
+            | Work::Allocate { file, .. }
+            | Work::Sync { file } => {
                 self.files.end(file.0);
             }
             Work::Recv { socket, .. }
+            | Work::RecvLanding { socket, .. }
             | Work::CancelRecv { socket }
             | Work::Send { socket, .. }
             | Work::SendZeroCopy { socket, .. } => {
                 self.sockets.end(socket.0);
-            | Work::RecvLanding { socket, .. }
             }
             Work::SendFile { file, transfer } => {
                 self.files.end(file.0);
@@ -402,6 +406,7 @@ impl Uring {
                 Done::Read(buf)
             }
             Work::Write { .. } => Done::Wrote(count),
+            Work::Allocate { .. } => Done::Allocated,
             Work::Sync { .. } | Work::SyncDir { .. } => Done::Synced,
             Work::Rename { .. } => Done::Renamed,
             Work::Unlink { .. } => Done::Unlinked,
@@ -409,12 +414,12 @@ impl Uring {
                 buf.set_len(count);
                 Done::Received(buf)
             }
+            Work::RecvLanding { landing, .. } => Done::Landed(landing.into_parts(count)),
             Work::Send { .. } | Work::SendZeroCopy { .. } => Done::Sent(count),
             Work::SendFile { transfer, .. } => Done::Sent(transfer.sent()),
         })
     }
 
-            Work::RecvLanding { landing, .. } => Done::Landed(landing.into_parts(count)),
     /// Goes on after an enter that the kernel refused for a while.
     fn get_over(&mut self, entered: io::Result<()>) -> io::Result<()> {
         match entered {

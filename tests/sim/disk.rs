@@ -263,6 +263,24 @@ impl Disk {
         Ok(len)
     }
 
+    /// Takes room for a file, as far as this file system can.
+    pub(crate) fn allocate(&mut self, file: u64, len: u64) -> io::Result<()> {
+        if self.rng.chance(100) {
+            return Err(io::Error::from_raw_os_error(95));
+        }
+        let number = self.next_number();
+        let (full, file) = (self.full, self.files.get_mut(&file).expect("an open file"));
+        let (start, end) = (file.data.len(), size(len));
+        if start < end {
+            if full {
+                return Err(no_space());
+            }
+            file.data.resize(end, 0);
+            file.dirty.push(Dirty { start, end, number });
+        }
+        Ok(())
+    }
+
     pub(crate) fn read(&mut self, file: u64, offset: u64, len: usize, unit: usize) -> Vec<u8> {
         let data = &self.files.get(&file).expect("an open file").data;
         let start = size(offset).min(data.len());

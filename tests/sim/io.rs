@@ -296,17 +296,21 @@ pub(crate) fn finish_disk(world: &mut World, key: CoreKey, token: Token, op: Dis
                     Ok(Done::Read(buf))
                 }
             }
+            Op::Allocate { file, len } => {
+                let (file, _) = core.files[&file.0];
+                done(disk.allocate(file, len), Done::Allocated)
+            }
             Op::Rename { from, to } => done(disk.rename(&from, &to), Done::Renamed),
             Op::Unlink { path } => done(disk.unlink(&path), Done::Unlinked),
             Op::Write { .. }
             | Op::Sync { .. }
             | Op::SyncDir { .. }
             | Op::Recv { .. }
+            | Op::RecvLanding { .. }
             | Op::CancelRecv { .. }
             | Op::Send { .. }
             | Op::SendZeroCopy { .. }
             | Op::SendFile { .. } => {
-            | Op::RecvLanding { .. }
                 unreachable!("begun elsewhere")
             }
         },

@@ -106,17 +106,18 @@ pub fn io_uring_check() -> Result<(), UringUnavailable> {
 }
 
 /// The operations that [`super::Uring`] cannot do without, by name and code.
-const OPERATIONS: [(&str, u8); 13] = [
+const OPERATIONS: [(&str, u8); 14] = [
     ("OPENAT", opcode::OpenAt::CODE),
     ("CLOSE", opcode::Close::CODE),
     ("RENAMEAT", opcode::RenameAt::CODE),
     ("UNLINKAT", opcode::UnlinkAt::CODE),
     ("READ", opcode::Read::CODE),
     ("WRITEV", opcode::Writev::CODE),
+    ("FALLOCATE", opcode::Fallocate::CODE),
     ("FSYNC", opcode::Fsync::CODE),
     ("RECV", opcode::Recv::CODE),
-    ("SENDMSG", opcode::SendMsg::CODE),
     ("RECVMSG", opcode::RecvMsg::CODE),
+    ("SENDMSG", opcode::SendMsg::CODE),
     ("POLL_ADD", opcode::PollAdd::CODE),
     ("TIMEOUT", opcode::Timeout::CODE),
     ("ASYNC_CANCEL", opcode::AsyncCancel2::CODE),

@@ -51,6 +51,10 @@ pub(super) enum Work {
         data: Gather,
         durable: bool,
     },
+    Allocate {
+        file: FileId,
+        len: u64,
+    },
     Sync {
         file: FileId,
     },
@@ -70,14 +74,14 @@ pub(super) enum Work {
         socket: SocketId,
         buf: Buffer,
     },
-    CancelRecv {
-        socket: SocketId,
-    },
-    Send {
     RecvLanding {
         socket: SocketId,
         landing: Landing,
     },
+    CancelRecv {
+        socket: SocketId,
+    },
+    Send {
         socket: SocketId,
         head: Head,
         body: Gather,
@@ -149,6 +153,7 @@ impl Slot {
                     .rw_flags(if *durable { libc::RWF_DSYNC } else { 0 })
                     .build()
             }
+            Work::Allocate { len, .. } => opcode::Fallocate::new(fd, *len).build(),
             Work::Sync { .. } => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
             Work::SyncDir { path, dir: None } => opcode::OpenAt::new(cwd, path.as_ptr())
                 .flags(libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC)
@@ -163,11 +168,6 @@ impl Slot {
                 let len = u32::try_from(whole.len()).unwrap_or(u32::MAX);
                 opcode::Recv::new(fd, whole.as_mut_ptr(), len).build()
             }
-            Work::CancelRecv { .. } => {
-                let of_socket = CancelBuilder::fd(fd).all();
-                opcode::AsyncCancel2::new(of_socket).build()
-            }
-            Work::Send { head, body, .. } => {
             Work::RecvLanding { landing, .. } => {
                 self.iovecs.clear();
                 self.iovecs.extend(
@@ -179,6 +179,11 @@ impl Slot {
                 self.message.msg_iov = self.iovecs.as_mut_ptr();
                 opcode::RecvMsg::new(fd, &raw mut self.message).build()
             }
+            Work::CancelRecv { .. } => {
+                let of_socket = CancelBuilder::fd(fd).all();
+                opcode::AsyncCancel2::new(of_socket).build()
+            }
+            Work::Send { head, body, .. } => {
                 let message = fill_message(&mut self.message, &mut self.iovecs, head, body);
                 opcode::SendMsg::new(fd, message).flags(SEND_FLAGS.cast_unsigned()).build()
             }

@@ -1,6 +1,7 @@
 //! Real files, real sockets, the real ring.
 
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -74,7 +75,6 @@ fn recv(ring: &mut Uring, socket: SocketId, capacity: usize) -> Buffer {
     }
 }
 
-#[test]
 fn land(ring: &mut Uring, socket: SocketId, landing: Landing) -> Landed {
     match run(ring, Op::RecvLanding { socket, landing }).unwrap() {
         Done::Landed(landed) => landed,
@@ -128,6 +128,7 @@ fn a_ring_that_is_dropped_gives_back_what_a_receive_was_to_fill() {
     drop(far);
 }
 
+#[test]
 fn writes_and_reads_a_file() {
     let dir = tempfile::tempdir().unwrap();
     let ring = &mut ring();
@@ -140,6 +141,18 @@ fn writes_and_reads_a_file() {
     assert!(read(ring, file, 50, 4).is_empty());
     assert!(matches!(run(ring, Op::Close { file }), Ok(Done::Closed)));
     assert_eq!(std::fs::read(dir.path().join("file")).unwrap(), b"\0\0\0hello world");
+}
+
+#[test]
+fn what_is_allocated_reads_as_zeros_and_takes_room() {
+    // A tmpfs allocates, too.
+    let dir = tempfile::tempdir().unwrap();
+    let ring = &mut ring();
+    let file = open(ring, dir.path().join("file"), RW).unwrap();
+    assert!(matches!(run(ring, Op::Allocate { file, len: 64 << 10 }), Ok(Done::Allocated)));
+    assert_eq!(&*read(ring, file, 0, 100 << 10), [0; 64 << 10]);
+    let metadata = std::fs::metadata(dir.path().join("file")).unwrap();
+    assert!(metadata.blocks() * 512 >= 64 << 10);
 }
 
 #[test]

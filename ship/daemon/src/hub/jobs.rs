@@ -25,6 +25,14 @@ pub enum Step {
         /// Whether to wait until it is durable.
         durable: bool,
     },
+    /// Takes room for the job's file, whose first byte is still to be written. Where the file system
+    /// cannot, the file is filled with zeros.
+    Allocate {
+        /// Its length.
+        len: u64,
+        /// The zeros of one write.
+        zeros: Bytes,
+    },
     /// Makes the job's file durable.
     Sync,
     /// Closes the job's file.
@@ -35,6 +43,17 @@ pub enum Step {
     SyncDir(PathBuf),
     /// Removes a file; one that is not there is as good.
     Unlink(PathBuf),
+}
+
+/// The steps that fill a file from `offset` to `len` with `zeros`.
+pub fn fill_steps(offset: u64, len: u64, zeros: &Bytes) -> impl DoubleEndedIterator<Item = Step> {
+    let stride = zeros.len().max(1);
+    let whole = usize::try_from(len.saturating_sub(offset)).unwrap_or(usize::MAX);
+    (0..whole.div_ceil(stride)).map(move |number| {
+        let from = number * stride;
+        let data = zeros.slice(..stride.min(whole - from));
+        Step::Write { offset: offset + u64::try_from(from).unwrap_or(0), data, durable: false }
+    })
 }
 
 /// The steps that replace a file durably. PostgreSQL: `durable_rename`.
@@ -177,6 +196,7 @@ impl<K> Jobs<K> {
             Step::Write { offset, data, durable } => {
                 Op::Write { file, offset, data: Gather::from_iter([data]), durable }
             }
+            Step::Allocate { len, .. } => Op::Allocate { file, len },
             Step::Sync => Op::Sync { file },
             Step::Close => Op::Close { file },
             Step::Rename(from, to) => Op::Rename { from, to },
@@ -213,6 +233,10 @@ fn fail<K>(job: &mut Job<K>, step: Option<Step>, error: io::Error) {
     let (name, path) = match step {
         // Removing what is not there is no failure.
         Some(Step::Unlink(_)) if error.kind() == io::ErrorKind::NotFound => return,
+        Some(Step::Allocate { len, zeros }) if error.kind() == io::ErrorKind::Unsupported => {
+            return fill_steps(0, len, &zeros).rev().for_each(|step| job.steps.push_front(step));
+        }
+        Some(Step::Allocate { .. }) => ("allocate", job.path.clone()),
         Some(Step::Unlink(path)) => ("remove", path),
         Some(Step::Open(path, _)) => ("open", path),
         Some(Step::Write { .. }) => ("write to", job.path.clone()),

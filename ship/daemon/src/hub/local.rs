@@ -316,7 +316,8 @@ impl LocalWal {
         if let Some(version) = self.reader.version() {
             self.segments.set_format(self.system_identifier, version);
         }
-        let Some(file) = self.segments.file_of(io, jobs, SegNo::of_start(written, size)) else {
+        let segno = SegNo::of_start(written, size);
+        let Some(file) = self.segments.file_of(io, jobs, segno, self.verified_lsn()) else {
             return;
         };
         self.writer.start(io, file, size, target, self.tail.view());

@@ -2,7 +2,8 @@
 //! need, spare ones to rename, old ones to let go.
 //!
 //! A segment is zero-filled once and then renamed for ever: overwriting written blocks is the only
-//! durable write that needs no journal commit.
+//! durable write that needs no journal commit. One whose WAL is here before it is only allocated: that WAL
+//! is written over all of it at once, and zeros would take half of what the disk can do.
 //!
 //! Not here: what is in them (`local`), which may go (`walhub_proto::retention`).
 //!
@@ -14,12 +15,12 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use walhub_engine::buffer::Buffer;
-use walhub_engine::io::{FileId, Io, OpenMode};
+use walhub_engine::io::{BLOCK_LEN, FileId, Io, OpenMode};
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::page::{LONG_HEADER, LongHeader, PAGE_LEN, PageHeader, WalVersion};
 use walhub_proto::segment::{SegNo, SegmentSize};
 
-use super::jobs::{Finished, Jobs, Step};
+use super::jobs::{Finished, Jobs, Step, fill_steps};
 
 /// Bytes of zeros in one write of a new segment.
 pub const ZEROS_LEN: usize = 1 << 20;
@@ -149,19 +150,19 @@ impl Segments {
         }
     }
 
-    /// The first bytes of a new segment.
-    fn first_zeros(&self, segno: SegNo) -> Bytes {
-        let Some(header) = &self.first_page else { return self.zeros.clone() };
+    /// The first block of a new segment.
+    fn first_block(&self, segno: SegNo) -> Bytes {
+        let Some(header) = &self.first_page else { return self.zeros.slice(..BLOCK_LEN) };
         let header = PageHeader {
             tli: self.timeline.to_u32(),
             page_addr: segno.start(self.size),
             ..*header
         };
-        let mut page = Vec::with_capacity(PAGE_LEN);
+        let mut page = Vec::with_capacity(BLOCK_LEN);
         header.encode(&mut page);
-        let mut buffer = Buffer::with_capacity(ZEROS_LEN);
+        let mut buffer = Buffer::with_capacity(BLOCK_LEN);
         buffer.fill(&page);
-        buffer.zero_pad_to(ZEROS_LEN);
+        buffer.zero_pad_to(BLOCK_LEN);
         buffer.freeze()
     }
 
@@ -186,12 +187,14 @@ impl Segments {
         self.held.keys().next().copied()
     }
 
-    /// The open file of `segno`, moving on to it when it is the next one.
+    /// The open file of `segno`, moving on to it when it is the next one. `end` is where the WAL ends that
+    /// is here and will be written.
     pub fn file_of<I: Io>(
         &mut self,
         io: &mut I,
         jobs: &mut Jobs<FileJob>,
         segno: SegNo,
+        end: Lsn,
     ) -> Option<FileId> {
         if let Some((current, file)) = self.current
             && current == segno
@@ -204,11 +207,11 @@ impl Segments {
                 self.current = Some((segno, file));
                 self.hold(segno);
                 self.next = Next::Unwanted;
-                self.prepare(io, jobs, segno.next());
+                self.prepare(io, jobs, segno.next(), end);
                 Some(file)
             }
             Next::Unwanted => {
-                self.prepare(io, jobs, segno);
+                self.prepare(io, jobs, segno, end);
                 None
             }
             Next::Ready(..) | Next::Preparing(_) => None,
@@ -258,7 +261,7 @@ impl Segments {
     }
 
     /// Starts to make `segno` ready.
-    fn prepare<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>, segno: SegNo) {
+    fn prepare<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>, segno: SegNo, end: Lsn) {
         if self.blocked {
             return;
         }
@@ -280,24 +283,25 @@ impl Segments {
                 vec![rename, Step::SyncDir(self.dir.clone()), open]
             }
         } else {
-            self.create_steps(segno, &path)
+            self.create_steps(segno, &path, end)
         };
         self.next = Next::Preparing(segno);
         jobs.start(io, FileJob::Prepare(segno), steps);
     }
 
-    fn create_steps(&self, segno: SegNo, path: &Path) -> Vec<Step> {
+    fn create_steps(&self, segno: SegNo, path: &Path, end: Lsn) -> Vec<Step> {
         let temporary = self.path("xlogtemp");
         let mut steps = vec![
             Step::Unlink(temporary.clone()),
             Step::Open(temporary.clone(), OpenMode { create: true, direct: self.direct }),
         ];
-        steps.push(Step::Write { offset: 0, data: self.first_zeros(segno), durable: false });
-        let mut offset = u64::try_from(ZEROS_LEN).unwrap_or(u64::MAX);
-        while offset < self.size.bytes() {
-            steps.push(Step::Write { offset, data: self.zeros.clone(), durable: false });
-            offset += u64::try_from(ZEROS_LEN).unwrap_or(u64::MAX);
+        let (len, block) = (self.size.bytes(), u64::try_from(BLOCK_LEN).unwrap_or(0));
+        if segno.next().start(self.size) <= end {
+            steps.push(Step::Allocate { len, zeros: self.zeros.clone() });
+        } else {
+            steps.extend(fill_steps(block, len, &self.zeros));
         }
+        steps.push(Step::Write { offset: 0, data: self.first_block(segno), durable: false });
         steps.push(Step::Sync);
         steps.push(Step::Rename(temporary, path.to_path_buf()));
         steps.push(Step::SyncDir(self.dir.clone()));
@@ -330,7 +334,7 @@ impl Segments {
 
     fn prepare_ahead<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>) {
         if let (Next::Unwanted, Some((current, _))) = (&self.next, self.current) {
-            self.prepare(io, jobs, current.next());
+            self.prepare(io, jobs, current.next(), Lsn::INVALID);
         }
     }
 
