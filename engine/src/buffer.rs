@@ -23,7 +23,7 @@ use memory::{Memory, STRETCH_LEN};
 pub use slab::{Slab, SlabPool, SlabRoom, SlabWriter};
 
 /// Pieces that are at least so long are made several at a time, in one stretch of large pages.
-const STRETCHED_LEN_MIN: usize = 256 << 10;
+const STRETCHED_LEN_MIN: usize = 512 << 10;
 
 /// Memory that is lent and comes back; shared by all handles of one pool.
 #[derive(Debug)]
