@@ -421,7 +421,20 @@ pub struct TcpTuning {
     /// TCP_NOTSENT_LOWAT in bytes: how much may wait unsent in the socket.
     pub notsent_lowat: Option<u64>,
     /// TCP_CONGESTION.
-    pub congestion_control: Option<String>,
+    pub congestion_control: CongestionControl,
+}
+
+/// Which congestion control a TCP socket has.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub enum CongestionControl {
+    /// The system's.
+    #[default]
+    System,
+    /// The system's, but to a peer on this machine none that paces: between two processes there is
+    /// nothing to be careful with, and each packet that waits for a timer costs both of them a wake.
+    UnpacedIfLocal,
+    /// The one of this name.
+    Named(String),
 }
 
 /// An entry of a directory.

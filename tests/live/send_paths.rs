@@ -215,6 +215,10 @@ fn tcp_settings_are_those_of_the_walsenders_socket() {
         send_signal(hub.pid(), Signal::HUP);
         hub.wait_sql(&format!("show {show}"), want);
     };
+    let _auto = connect("auto");
+    let unpaced = if system.starts_with("bbr") { "reno" } else { &system };
+    assert!(has_word(&socket(&hub, "auto"), unpaced), "{}", socket(&hub, "auto"));
+    set("tcp_congestion_control = \"\"\n", "tcp_congestion_control", "");
     let _system = connect("system");
     assert!(has_word(&socket(&hub, "system"), &system), "{}", socket(&hub, "system"));
 

@@ -7,7 +7,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use socket2::{Domain, SockRef};
 
-use crate::io::TcpTuning;
+use crate::io::{CongestionControl, TcpTuning};
+
+/// A congestion control that does not pace, which every kernel has and everybody may use.
+const UNPACED: &str = "reno";
+/// What the names of those that pace begin with: bbr, and those after it.
+const PACED_PREFIX: &str = "bbr";
 
 /// Sets what `tuning` asks for.
 pub(super) fn tune(socket: &OwnedFd, tuning: &TcpTuning) -> io::Result<()> {
@@ -23,11 +28,48 @@ pub(super) fn tune(socket: &OwnedFd, tuning: &TcpTuning) -> io::Result<()> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         set(socket, libc::TCP_NOTSENT_LOWAT, &bytes.to_ne_bytes(), "TCP_NOTSENT_LOWAT")?;
     }
-    if let Some(name) = &tuning.congestion_control {
-        let shown = format!("TCP_CONGESTION \"{name}\"");
-        set(socket, libc::TCP_CONGESTION, name.as_bytes(), &shown)?;
+    match &tuning.congestion_control {
+        CongestionControl::System => Ok(()),
+        CongestionControl::Named(name) => set_congestion_control(socket, name),
+        CongestionControl::UnpacedIfLocal => {
+            let paces = congestion_control(socket)?.starts_with(PACED_PREFIX);
+            if paces && peer_is_here(&socket_ref) == Some(true) {
+                set_congestion_control(socket, UNPACED)
+            } else {
+                Ok(())
+            }
+        }
     }
-    Ok(())
+}
+
+/// Whether what is sent does not leave this machine; `None` for a socket that is not of TCP, or whose
+/// peer is gone.
+pub(super) fn peer_is_here(socket: &SockRef<'_>) -> Option<bool> {
+    let local = socket.local_addr().ok()?.as_socket()?;
+    let peer_ip = socket.peer_addr().ok()?.as_socket()?.ip().to_canonical();
+    Some(peer_ip.is_loopback() || peer_ip == local.ip().to_canonical())
+}
+
+fn set_congestion_control(socket: &OwnedFd, name: &str) -> io::Result<()> {
+    let shown = format!("TCP_CONGESTION \"{name}\"");
+    set(socket, libc::TCP_CONGESTION, name.as_bytes(), &shown)
+}
+
+fn congestion_control(socket: &OwnedFd) -> io::Result<String> {
+    // TCP_CA_NAME_MAX of the kernel.
+    let mut name = [0_u8; 16];
+    let mut len = libc::socklen_t::try_from(name.len()).expect("a name is short");
+    // SAFETY: the kernel writes at most `len` bytes, into locals that outlive the call.
+    let result = unsafe {
+        let value = name.as_mut_ptr().cast();
+        let fd = socket.as_raw_fd();
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_CONGESTION, value, &raw mut len)
+    };
+    if result < 0 {
+        return Err(named(io::Error::last_os_error(), "TCP_CONGESTION"));
+    }
+    let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
 }
 
 fn set(socket: &OwnedFd, option: libc::c_int, value: &[u8], name: &str) -> io::Result<()> {
@@ -61,7 +103,7 @@ mod tests {
         TcpTuning {
             send_buffer: Some(32 << 10),
             notsent_lowat: Some(16 << 10),
-            congestion_control: Some(congestion_control.to_owned()),
+            congestion_control: CongestionControl::Named(congestion_control.to_owned()),
         }
     }
 
@@ -71,15 +113,28 @@ mod tests {
         tune(&socket, &tuning("reno")).unwrap();
         // The kernel doubles it for its own needs.
         assert_eq!(SockRef::from(&socket).send_buffer_size().unwrap(), 64 << 10);
-        let mut name = [0_u8; 16];
-        let mut len: libc::socklen_t = 16;
-        // SAFETY: the kernel writes at most `len` bytes, into locals that outlive the call.
-        let result = unsafe {
-            let value = name.as_mut_ptr().cast();
-            let fd = socket.as_raw_fd();
-            libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_CONGESTION, value, &raw mut len)
+        assert_eq!(congestion_control(&socket).unwrap(), "reno");
+    }
+
+    #[test]
+    fn nothing_is_paced_on_its_way_to_the_same_machine() {
+        let unpaced = TcpTuning {
+            congestion_control: CongestionControl::UnpacedIfLocal,
+            ..TcpTuning::default()
         };
-        assert_eq!((result, &name[..5]), (0, &b"reno\0"[..]));
+        let available =
+            std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control").unwrap();
+        for name in available.split_ascii_whitespace() {
+            let (socket, _far) = tcp();
+            set_congestion_control(&socket, name).unwrap();
+            tune(&socket, &TcpTuning::default()).unwrap();
+            assert_eq!(congestion_control(&socket).unwrap(), name);
+            tune(&socket, &unpaced).unwrap();
+            let want = if name.starts_with("bbr") { "reno" } else { name };
+            assert_eq!(congestion_control(&socket).unwrap(), want);
+        }
+        let (near, _far) = UnixStream::pair().unwrap();
+        tune(&near.into(), &unpaced).unwrap();
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use super::slots::{FirstCqe, Work};
+use super::tune::peer_is_here;
 use super::{Uring, check, is_passing, is_room};
 use crate::io::{Completion, Done, Released, SocketId, ZeroCopy};
 
@@ -26,15 +27,10 @@ impl Uring {
             return ZeroCopy::Unsupported;
         }
         let socket = SockRef::from(self.sockets.peek(socket.0));
-        let addresses = socket.local_addr().and_then(|local| Ok((local, socket.peer_addr()?)));
-        match addresses.map(|(local, peer)| (local.as_socket(), peer.as_socket())) {
-            Ok((Some(local), Some(peer))) => {
-                let peer_ip = peer.ip().to_canonical();
-                let is_local = peer_ip.is_loopback() || peer_ip == local.ip().to_canonical();
-                if is_local { ZeroCopy::Local } else { ZeroCopy::Remote }
-            }
-            // A Unix-domain socket, or one whose peer is gone.
-            Ok(_) | Err(_) => ZeroCopy::Unsupported,
+        match peer_is_here(&socket) {
+            Some(true) => ZeroCopy::Local,
+            Some(false) => ZeroCopy::Remote,
+            None => ZeroCopy::Unsupported,
         }
     }
 

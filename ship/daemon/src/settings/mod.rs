@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use walhub_engine::io::TcpTuning;
+use walhub_engine::io::{CongestionControl, TcpTuning};
 use walhub_proto::page::WalVersion;
 use walhub_proto::syncrep::{SyncRepConfig, SynchronousCommit};
 
@@ -319,8 +319,11 @@ impl Settings {
             tcp_tuning: TcpTuning {
                 send_buffer: v.bytes("wal_sender_sndbuf").filter(|&bytes| bytes > 0),
                 notsent_lowat: v.bytes("tcp_notsent_lowat").filter(|&bytes| bytes > 0),
-                congestion_control: Some(v.text("tcp_congestion_control").to_owned())
-                    .filter(|name| !name.is_empty()),
+                congestion_control: match v.text("tcp_congestion_control") {
+                    "auto" => CongestionControl::UnpacedIfLocal,
+                    "" => CongestionControl::System,
+                    name => CongestionControl::Named(name.to_owned()),
+                },
             },
             coalesce: Duration::from_micros(v.number("coalesce_us")),
             catchup_path: match v.text("catchup_path") {

@@ -156,8 +156,8 @@ table! {
         "Number of synchronous standbys and list of names of potential synchronous ones.";
     "wal_sender_message_size", measured(Unit::Kilobytes, 8, 16384), "128kB", Postmaster, SENDING,
         "Sets the most WAL that one message to a standby carries (walhub only).";
-    "tcp_congestion_control", text(check::any), "", Sighup, SENDING,
-        "Sets the congestion control of standbys' connections; empty is the system's default (walhub only).";
+    "tcp_congestion_control", text(check::any), "auto", Sighup, SENDING,
+        "Sets the congestion control of standbys' connections; empty is the system's default, and auto, too, but does not pace on this machine (walhub only).";
     "wal_sender_sndbuf", measured(Unit::Kilobytes, 0, 1 << 20), "0", Sighup, SENDING,
         "Sets the send buffer of standbys' connections; 0 lets the kernel size it (walhub only).";
     "tcp_notsent_lowat", measured(Unit::Kilobytes, 0, 1 << 20), "0", Sighup, SENDING,
