@@ -3,6 +3,7 @@
 use walhub::embed::{Log, Message, Options, SynchronousCommit};
 use walhub_tests::client::SqlServer;
 use walhub_tests::hub::Hub;
+use walhub_tests::postgres::wal_page_magic;
 use walhub_tests::scratch::Scratch;
 use walhub_tests::waldump::waldump;
 
@@ -10,7 +11,8 @@ use walhub_tests::waldump::waldump;
 fn a_message_that_cannot_be_in_the_wal_is_an_error_and_the_log_goes_on() {
     let scratch = Scratch::new();
     let dir = scratch.path("log");
-    let log = Log::open(Options::new(&dir)).expect("a log");
+    let options = Options::new(&dir).set("wal_page_magic", &wal_page_magic());
+    let log = Log::open(options).expect("a log");
     let append = |messages: &[Message<'_>]| log.append(messages, SynchronousCommit::Local);
     let good = Message { prefix: "p", content: b"with a \0 in it" };
     append(&[good]).expect("content may be anything");
