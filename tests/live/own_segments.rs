@@ -11,7 +11,7 @@ use walhub_tests::scratch::Scratch;
 
 const EMIT: &str = "select pg_logical_emit_message(true, 'p', 'c')";
 /// The segment that the next byte goes to.
-const SEGMENT: &str = "select pg_walfile_name(pg_current_wal_insert_lsn() + 1)";
+const SEGMENT: &str = "select pg_walfile_name(pg_current_wal_insert_lsn())";
 /// PostgreSQL: `XLOG_BLCKSZ`.
 const PAGE_LEN: usize = 8192;
 
