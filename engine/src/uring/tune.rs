@@ -1,9 +1,9 @@
-//! TCP options that socket2 has no call for, and those that go with them.
+//! Options of TCP sockets, and where a connection leads.
 //!
 //! Not here: which value is good.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use socket2::{Domain, SockRef};
 
@@ -26,15 +26,17 @@ pub(super) fn tune(socket: &OwnedFd, tuning: &TcpTuning) -> io::Result<()> {
     }
     if let Some(bytes) = tuning.notsent_lowat {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        set(socket, libc::TCP_NOTSENT_LOWAT, &bytes.to_ne_bytes(), "TCP_NOTSENT_LOWAT")?;
+        socket_ref
+            .set_tcp_notsent_lowat(bytes)
+            .map_err(|error| named(error, "TCP_NOTSENT_LOWAT"))?;
     }
     match &tuning.congestion_control {
         CongestionControl::System => Ok(()),
-        CongestionControl::Named(name) => set_congestion_control(socket, name),
+        CongestionControl::Named(name) => set_congestion_control(&socket_ref, name),
         CongestionControl::UnpacedIfLocal => {
-            let paces = congestion_control(socket)?.starts_with(PACED_PREFIX);
+            let paces = congestion_control(&socket_ref)?.starts_with(PACED_PREFIX);
             if paces && peer_is_here(&socket_ref) == Some(true) {
-                set_congestion_control(socket, UNPACED)
+                set_congestion_control(&socket_ref, UNPACED)
             } else {
                 Ok(())
             }
@@ -50,36 +52,15 @@ pub(super) fn peer_is_here(socket: &SockRef<'_>) -> Option<bool> {
     Some(peer_ip.is_loopback() || peer_ip == local.ip().to_canonical())
 }
 
-fn set_congestion_control(socket: &OwnedFd, name: &str) -> io::Result<()> {
-    let shown = format!("TCP_CONGESTION \"{name}\"");
-    set(socket, libc::TCP_CONGESTION, name.as_bytes(), &shown)
+fn set_congestion_control(socket: &SockRef<'_>, name: &str) -> io::Result<()> {
+    let refused = |error| named(error, &format!("TCP_CONGESTION \"{name}\""));
+    socket.set_tcp_congestion(name.as_bytes()).map_err(refused)
 }
 
-fn congestion_control(socket: &OwnedFd) -> io::Result<String> {
-    // TCP_CA_NAME_MAX of the kernel.
-    let mut name = [0_u8; 16];
-    let mut len = libc::socklen_t::try_from(name.len()).expect("a name is short");
-    // SAFETY: the kernel writes at most `len` bytes, into locals that outlive the call.
-    let result = unsafe {
-        let value = name.as_mut_ptr().cast();
-        let fd = socket.as_raw_fd();
-        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_CONGESTION, value, &raw mut len)
-    };
-    if result < 0 {
-        return Err(named(io::Error::last_os_error(), "TCP_CONGESTION"));
-    }
+fn congestion_control(socket: &SockRef<'_>) -> io::Result<String> {
+    let name = socket.tcp_congestion().map_err(|error| named(error, "TCP_CONGESTION"))?;
     let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
     Ok(String::from_utf8_lossy(name).into_owned())
-}
-
-fn set(socket: &OwnedFd, option: libc::c_int, value: &[u8], name: &str) -> io::Result<()> {
-    let len = libc::socklen_t::try_from(value.len()).expect("an option is short");
-    // SAFETY: the kernel reads `value`, which outlives the call.
-    let result = unsafe {
-        let value = value.as_ptr().cast();
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, value, len)
-    };
-    if result < 0 { Err(named(io::Error::last_os_error(), name)) } else { Ok(()) }
 }
 
 fn named(error: io::Error, name: &str) -> io::Error {
@@ -113,7 +94,7 @@ mod tests {
         tune(&socket, &tuning("reno")).unwrap();
         // The kernel doubles it for its own needs.
         assert_eq!(SockRef::from(&socket).send_buffer_size().unwrap(), 64 << 10);
-        assert_eq!(congestion_control(&socket).unwrap(), "reno");
+        assert_eq!(congestion_control(&SockRef::from(&socket)).unwrap(), "reno");
     }
 
     #[test]
@@ -126,12 +107,12 @@ mod tests {
             std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control").unwrap();
         for name in available.split_ascii_whitespace() {
             let (socket, _far) = tcp();
-            set_congestion_control(&socket, name).unwrap();
+            set_congestion_control(&SockRef::from(&socket), name).unwrap();
             tune(&socket, &TcpTuning::default()).unwrap();
-            assert_eq!(congestion_control(&socket).unwrap(), name);
+            assert_eq!(congestion_control(&SockRef::from(&socket)).unwrap(), name);
             tune(&socket, &unpaced).unwrap();
             let want = if name.starts_with("bbr") { "reno" } else { name };
-            assert_eq!(congestion_control(&socket).unwrap(), want);
+            assert_eq!(congestion_control(&SockRef::from(&socket)).unwrap(), want);
         }
         let (near, _far) = UnixStream::pair().unwrap();
         tune(&near.into(), &unpaced).unwrap();
