@@ -10,7 +10,7 @@ use walhub_engine::io::{
 };
 
 use crate::disk::{SECTOR, SimFs};
-use crate::net::{Owner, RecvInto, SendOp, SimConn};
+use crate::net::{Net, Owner, RecvInto, SendOp, SimConn};
 use crate::world::{CoreKey, CoreState, DiskOp, Event, Shared, World};
 
 /// Microseconds since the Unix epoch at virtual time zero.
@@ -63,12 +63,17 @@ impl SimIo {
         self.state(|state| *state.files.get(&file.0).expect("the file is open"))
     }
 
-    fn submit_recv(&mut self, token: Token, socket: SocketId, into: RecvInto) {
-        let end = self.state(|state| state.sockets[&socket.0]);
+    /// Has the network do something, and what follows from it.
+    fn on_net(&self, act: impl FnOnce(&mut Net, u64)) {
         let mut world = self.world.borrow_mut();
         let now = world.now;
-        world.net.submit_recv(now, self.key, end, token, into);
+        act(&mut world.net, now);
         world.settle();
+    }
+
+    fn submit_recv(&mut self, token: Token, socket: SocketId, into: RecvInto) {
+        let end = self.state(|state| state.sockets[&socket.0]);
+        self.on_net(|net, now| net.submit_recv(now, self.key, end, token, into));
     }
 
     fn submit_send(
@@ -83,10 +88,8 @@ impl SimIo {
         let memory = zero_copy.then(|| body.to_vec());
         let head = bytes::Bytes::copy_from_slice(head.as_slice());
         let data = std::iter::once(head).chain(body).filter(|piece| !piece.is_empty()).collect();
-        let mut world = self.world.borrow_mut();
-        let now = world.now;
-        world.net.submit_send(now, self.key, end, SendOp { token, data, memory });
-        world.settle();
+        let op = SendOp { token, data, memory };
+        self.on_net(|net, now| net.submit_send(now, self.key, end, op));
     }
 
     fn submit_disk(&mut self, token: Token, op: Op) {
@@ -143,19 +146,14 @@ impl Io for SimIo {
                 self.submit_send(token, socket, head, body, true);
             }
             Op::SendFile { socket, head, file, offset, len } => {
-                let end = self.state(|state| state.sockets[&socket.0]);
                 let (file, _) = self.file(file);
                 let cached = self.fs.disk().read_cached(file, offset, len);
-                let mut world = self.world.borrow_mut();
                 if cached.is_empty() {
                     let result = Ok(Done::Sent(0));
+                    let mut world = self.world.borrow_mut();
                     return world.complete(self.key, Completion { token, result });
                 }
-                let pieces = [bytes::Bytes::copy_from_slice(head.as_slice()), cached.into()];
-                let data = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
-                let now = world.now;
-                world.net.submit_send(now, self.key, end, SendOp { token, data, memory: None });
-                world.settle();
+                self.submit_send(token, socket, head, Gather::from_iter([cached.into()]), false);
             }
             Op::CancelRecv { socket } => {
                 let end = self.state(|state| state.sockets[&socket.0]);
@@ -204,26 +202,17 @@ impl Io for SimIo {
             return;
         }
         let end = self.state(|state| state.sockets[&socket.0]);
-        let mut world = self.world.borrow_mut();
-        let now = world.now;
-        world.net.shutdown(now, end);
-        world.settle();
+        self.on_net(|net, now| net.shutdown(now, end));
     }
 
     fn close_socket(&mut self, socket: SocketId) {
         let end = self.state(|state| state.sockets.remove(&socket.0).expect("the socket is open"));
-        let mut world = self.world.borrow_mut();
-        let now = world.now;
-        world.net.close(now, end);
-        world.settle();
+        self.on_net(|net, now| net.close(now, end));
     }
 
     fn abort_socket(&mut self, socket: SocketId) {
         let end = self.state(|state| state.sockets.remove(&socket.0).expect("the socket is open"));
-        let mut world = self.world.borrow_mut();
-        let now = world.now;
-        world.net.abort(now, end);
-        world.settle();
+        self.on_net(|net, now| net.abort(now, end));
     }
 
     fn zero_copy(&mut self, socket: SocketId) -> ZeroCopy {
