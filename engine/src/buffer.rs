@@ -51,12 +51,12 @@ impl Recycler {
             return Some(memory);
         }
         let count = if self.makes_stretches() { STRETCH_LEN / self.capacity_each } else { 1 };
-        let more = |made: usize| Some(count.min(self.count_max - made)).filter(|&more| more > 0);
-        let made = |made| more(made).map(|more| made + more);
-        let before = self.made.fetch_update(Ordering::Relaxed, Ordering::Relaxed, made).ok()?;
+        let after = |made: usize| (made + count).min(self.count_max);
+        let more = |made| (made < self.count_max).then(|| after(made));
+        let before = self.made.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         let mut pieces = if count > 1 { Memory::stretch(self.capacity_each) } else { None }
             .unwrap_or_else(|| (0..count).map(|_| Memory::new(self.capacity_each)).collect());
-        pieces.truncate(more(before)?);
+        pieces.truncate(after(before) - before);
         let first = pieces.pop();
         pieces.into_iter().for_each(|memory| self.give_back(memory));
         first

@@ -22,7 +22,8 @@ pub const OPS_MAX: usize = 1 << 17;
 /// Mode of every file made: the owner's alone. PostgreSQL: `PG_FILE_MODE_OWNER`.
 const FILE_MODE: libc::mode_t = 0o600;
 
-/// Head and pieces of one send, or of one receive into a slab. Most have few, and each receive that waits has a slot, too.
+/// Head and pieces of one send, or of one receive into a slab. Most have few, and each receive that
+/// waits has a slot, too.
 type Iovecs = SmallVec<[libc::iovec; 6]>;
 
 /// MSG_WAITALL: the kernel goes on after a short send as long as the peer takes.
@@ -147,7 +148,7 @@ impl Slot {
                 opcode::Read::new(fd, whole.as_mut_ptr(), len).offset(*offset).build()
             }
             Work::Write { offset, data, durable, .. } => {
-                let count = fill(&mut self.iovecs, data.iter().map(|piece| &piece[..]));
+                let count = fill(&mut self.iovecs, data.iter().map(|piece| to_read(piece)));
                 opcode::Writev::new(fd, self.iovecs.as_ptr(), to_u32(count))
                     .offset(*offset)
                     .rw_flags(if *durable { libc::RWF_DSYNC } else { 0 })
@@ -169,14 +170,11 @@ impl Slot {
                 opcode::Recv::new(fd, whole.as_mut_ptr(), len).build()
             }
             Work::RecvLanding { landing, .. } => {
-                self.iovecs.clear();
-                self.iovecs.extend(
-                    landing.pieces().into_iter().filter(|piece| !piece.is_empty()).map(|piece| {
-                        libc::iovec { iov_base: piece.as_mut_ptr().cast(), iov_len: piece.len() }
-                    }),
-                );
-                self.message.msg_iovlen = self.iovecs.len();
-                self.message.msg_iov = self.iovecs.as_mut_ptr();
+                let pieces = landing.pieces().map(|piece| libc::iovec {
+                    iov_base: piece.as_mut_ptr().cast(),
+                    iov_len: piece.len(),
+                });
+                fill_message(&mut self.message, &mut self.iovecs, pieces.into_iter());
                 opcode::RecvMsg::new(fd, &raw mut self.message).build()
             }
             Work::CancelRecv { .. } => {
@@ -184,12 +182,14 @@ impl Slot {
                 opcode::AsyncCancel2::new(of_socket).build()
             }
             Work::Send { head, body, .. } => {
-                let message = fill_message(&mut self.message, &mut self.iovecs, head, body);
-                opcode::SendMsg::new(fd, message).flags(SEND_FLAGS.cast_unsigned()).build()
+                fill_message(&mut self.message, &mut self.iovecs, to_send(head, body));
+                opcode::SendMsg::new(fd, &raw const self.message)
+                    .flags(SEND_FLAGS.cast_unsigned())
+                    .build()
             }
             Work::SendZeroCopy { head, body, .. } => {
-                let message = fill_message(&mut self.message, &mut self.iovecs, head, body);
-                opcode::SendMsgZc::new(fd, message)
+                fill_message(&mut self.message, &mut self.iovecs, to_send(head, body));
+                opcode::SendMsgZc::new(fd, &raw const self.message)
                     .flags(SEND_FLAGS.cast_unsigned())
                     .ioprio(SEND_ZC_REPORT_USAGE)
                     .build()
@@ -201,28 +201,30 @@ impl Slot {
     }
 }
 
-/// Points `message` to `iovecs`, and those to head and body.
+/// Points `message` to `iovecs`, and those to `pieces`.
 fn fill_message(
     message: &mut libc::msghdr,
     iovecs: &mut Iovecs,
-    head: &Head,
-    body: &Gather,
-) -> *const libc::msghdr {
-    let pieces = body.iter().map(|piece| &piece[..]);
-    message.msg_iovlen = fill(iovecs, std::iter::once(head.as_slice()).chain(pieces));
+    pieces: impl Iterator<Item = libc::iovec>,
+) {
+    message.msg_iovlen = fill(iovecs, pieces);
     message.msg_iov = iovecs.as_mut_ptr();
-    message
 }
 
 /// Points `iovecs` to all pieces that have bytes, and counts them.
-fn fill<'a>(iovecs: &mut Iovecs, pieces: impl Iterator<Item = &'a [u8]>) -> usize {
+fn fill(iovecs: &mut Iovecs, pieces: impl Iterator<Item = libc::iovec>) -> usize {
     iovecs.clear();
-    iovecs.extend(pieces.filter(|piece| !piece.is_empty()).map(|piece| {
-        // The kernel only reads through it.
-        let iov_base = piece.as_ptr().cast_mut().cast();
-        libc::iovec { iov_base, iov_len: piece.len() }
-    }));
+    iovecs.extend(pieces.filter(|piece| piece.iov_len > 0));
     iovecs.len()
+}
+
+fn to_send<'a>(head: &'a Head, body: &'a Gather) -> impl Iterator<Item = libc::iovec> + 'a {
+    std::iter::once(head.as_slice()).chain(body.iter().map(|piece| &piece[..])).map(to_read)
+}
+
+/// A piece that the kernel only reads through.
+fn to_read(piece: &[u8]) -> libc::iovec {
+    libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() }
 }
 
 fn to_u32(count: usize) -> u32 {
