@@ -25,12 +25,12 @@ pub enum Step {
         /// Whether to wait until it is durable.
         durable: bool,
     },
-    /// Takes room for the job's file, whose first byte is still to be written. Where the file system
-    /// cannot, the file is filled with zeros.
+    /// Takes room for the job's file, in which nothing is written yet. Where the file system cannot, the
+    /// file is filled with zeros.
     Allocate {
         /// Its length.
         len: u64,
-        /// The zeros of one write.
+        /// The zeros of one write, whose length divides that of the file.
         zeros: Bytes,
     },
     /// Makes the job's file durable.
@@ -45,15 +45,12 @@ pub enum Step {
     Unlink(PathBuf),
 }
 
-/// The steps that fill a file from `offset` to `len` with `zeros`.
-pub fn fill_steps(offset: u64, len: u64, zeros: &Bytes) -> impl DoubleEndedIterator<Item = Step> {
-    let stride = zeros.len().max(1);
-    let whole = usize::try_from(len.saturating_sub(offset)).unwrap_or(usize::MAX);
-    (0..whole.div_ceil(stride)).map(move |number| {
-        let from = number * stride;
-        let data = zeros.slice(..stride.min(whole - from));
-        Step::Write { offset: offset + u64::try_from(from).unwrap_or(0), data, durable: false }
-    })
+/// The steps that fill a file with `zeros`, whose length divides `len`.
+pub fn fill_steps(len: u64, zeros: &Bytes) -> impl DoubleEndedIterator<Item = Step> {
+    let stride = u64::try_from(zeros.len()).unwrap_or(u64::MAX);
+    let step =
+        move |number| Step::Write { offset: number * stride, data: zeros.clone(), durable: false };
+    (0..len / stride).map(step)
 }
 
 /// The steps that replace a file durably. PostgreSQL: `durable_rename`.
@@ -234,7 +231,7 @@ fn fail<K>(job: &mut Job<K>, step: Option<Step>, error: io::Error) {
         // Removing what is not there is no failure.
         Some(Step::Unlink(_)) if error.kind() == io::ErrorKind::NotFound => return,
         Some(Step::Allocate { len, zeros }) if error.kind() == io::ErrorKind::Unsupported => {
-            return fill_steps(0, len, &zeros).rev().for_each(|step| job.steps.push_front(step));
+            return fill_steps(len, &zeros).rev().for_each(|step| job.steps.push_front(step));
         }
         Some(Step::Allocate { .. }) => ("allocate", job.path.clone()),
         Some(Step::Unlink(path)) => ("remove", path),

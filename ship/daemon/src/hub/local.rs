@@ -200,15 +200,10 @@ impl LocalWal {
         self.verify(bytes)
     }
 
-    /// Lends memory where the next WAL belongs, for `len` bytes or fewer, and hands the slab to `opened`
-    /// if one was opened. `None` while there is no room.
-    pub fn lend(&mut self, len: usize, opened: &mut impl FnMut(TailSlab)) -> Option<SlabRoom> {
-        if !self.has_room(1) {
-            return None;
-        }
-        let (room, slab) = self.tail.lend(len).ok()?;
-        slab.into_iter().for_each(opened);
-        Some(room)
+    /// Lends memory where the next WAL belongs, for `len` bytes or fewer, and gives the slab if one was
+    /// opened. `None` while there is no room.
+    pub fn lend(&mut self, len: usize) -> Option<(SlabRoom, Option<TailSlab>)> {
+        if self.has_room(1) { self.tail.lend(len).ok() } else { None }
     }
 
     /// As [`LocalWal::append`], with the first `count` bytes of `room`, which stay where they are.

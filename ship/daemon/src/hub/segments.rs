@@ -295,11 +295,11 @@ impl Segments {
             Step::Unlink(temporary.clone()),
             Step::Open(temporary.clone(), OpenMode { create: true, direct: self.direct }),
         ];
-        let (len, block) = (self.size.bytes(), u64::try_from(BLOCK_LEN).unwrap_or(0));
+        let len = self.size.bytes();
         if segno.next().start(self.size) <= end {
             steps.push(Step::Allocate { len, zeros: self.zeros.clone() });
         } else {
-            steps.extend(fill_steps(block, len, &self.zeros));
+            steps.extend(fill_steps(len, &self.zeros));
         }
         steps.push(Step::Write { offset: 0, data: self.first_block(segno), durable: false });
         steps.push(Step::Sync);

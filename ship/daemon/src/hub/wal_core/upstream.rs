@@ -464,8 +464,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         {
             return None;
         }
-        let mut opened = None;
-        let room = local.lend(ahead.left + LANDING_LEN, &mut |slab| opened = Some(slab))?;
+        let (room, opened) = local.lend(ahead.left + LANDING_LEN)?;
         self.announce_slabs(opened);
         let before = ahead.left.min(room.len());
         let header_len = if before == ahead.left { ahead.header_len } else { 0 };
