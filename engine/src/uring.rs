@@ -40,7 +40,7 @@ use crate::io::{
     Completion, Done, FileId, Fs, GATHER_PIECES_MAX, Io, Op, SocketId, TcpTuning, Token, ZeroCopy,
 };
 
-use busy::register_napi;
+use busy::{Spinner, register_napi};
 use polled::{TIMER_DATA, Timers};
 pub use sendfile::page_cache_is_visible;
 use sendfile::{Progress, Transfer};
@@ -76,14 +76,16 @@ pub struct UringConfig {
     pub file_workers_max: u32,
     /// Most kernel workers for everything else; sockets are polled and need none.
     pub other_workers_max: u32,
-    /// Microseconds for which a wait looks for completions before it sleeps, and for which the kernel
-    /// then polls network cards; zero is neither. A ring made by [`Uring::polled`] does neither.
-    pub busy_poll_us: u32,
+    /// Microseconds for which a wait looks for completions before it sleeps, at most. A ring made by
+    /// [`Uring::polled`] does not look.
+    pub spin_us: u32,
+    /// Microseconds for which the kernel then polls network cards. Zero is not at all.
+    pub napi_us: u32,
 }
 
 impl Default for UringConfig {
     fn default() -> Self {
-        Self { entries: 256, file_workers_max: 8, other_workers_max: 4, busy_poll_us: 0 }
+        Self { entries: 256, file_workers_max: 8, other_workers_max: 4, spin_us: 0, napi_us: 0 }
     }
 }
 
@@ -112,7 +114,7 @@ pub struct Uring {
     completed: Option<OwnedFd>,
     closing: bool,
     has_zero_copy_send: bool,
-    busy_poll_ns: u64,
+    spinner: Spinner,
     napi_refusal: Option<io::Error>,
     fs: Arc<OsFs>,
     /// The kernel takes submissions from the thread that made the ring only.
@@ -129,15 +131,15 @@ impl Uring {
     }
 
     fn with_waker(config: UringConfig, waker: UringWaker) -> io::Result<Self> {
-        let ring = setup::build(config.entries, config.busy_poll_us > 0)?;
+        let ring = setup::build(config.entries, config.spin_us > 0)?;
         let mut workers = [config.file_workers_max, config.other_workers_max];
         ring.submitter().register_iowq_max_workers(&mut workers)?;
-        let napi = match config.busy_poll_us {
+        let napi = match config.napi_us {
             0 => Ok(()),
-            busy_poll_us => register_napi(&ring, busy_poll_us),
+            napi_us => register_napi(&ring, napi_us),
         };
         Ok(Self {
-            busy_poll_ns: u64::from(config.busy_poll_us) * 1000,
+            spinner: Spinner::new(config.spin_us),
             napi_refusal: napi.err(),
             has_zero_copy_send: setup::has_zero_copy_send(&ring)?,
             enter_fd: enter_fd(&ring),
@@ -514,11 +516,15 @@ impl Io for Uring {
             self.push_backlog();
             let idle =
                 self.backlog.is_empty() && self.sendfiles.is_empty() && self.ready.is_empty();
+            let begin_ns = clock::monotonic_ns();
             let may_sleep = idle && !self.spin(deadline_ns)?;
             let left = deadline_ns.map(|deadline| deadline.saturating_sub(clock::monotonic_ns()));
             let asleep = may_sleep && left != Some(0) && self.waker.fall_asleep();
             let entered = self.enter(u32::from(asleep), if asleep { left } else { None });
             let woken = self.waker.awake();
+            if idle {
+                self.spinner.waited(begin_ns);
+            }
             self.reap();
             self.get_over(entered)?;
             if woken || !self.ready.is_empty() || left == Some(0) {

@@ -101,8 +101,11 @@ fn polling_hub(dedicated_wal_core: &str, busy_poll_us: &str) -> Vec<String> {
 }
 
 #[test]
-fn busy_polling_is_off_by_default_and_has_an_effect_on_cores_with_a_thread_of_their_own() {
-    assert_eq!(polling_hub("on", "0"), <[&str; 0]>::default());
+fn busy_polling_has_an_effect_on_cores_with_a_thread_of_their_own() {
+    for busy_poll_us in ["auto", "0"] {
+        assert_eq!(polling_hub("on", busy_poll_us), <[&str; 0]>::default());
+        assert_eq!(polling_hub("off", busy_poll_us), <[&str; 0]>::default());
+    }
     assert_eq!(polling_hub("on", "200"), <[&str; 0]>::default());
     let shared = polling_hub("off", "200").join("\n");
     assert!(shared.contains("WARNING:  busy_poll_us has no effect on core 0"), "{shared}");

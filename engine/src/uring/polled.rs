@@ -50,7 +50,7 @@ impl Uring {
     /// # Errors
     /// As [`Uring::new`].
     pub fn polled(config: UringConfig, waker: UringWaker) -> io::Result<Self> {
-        let mut ring = Self::with_waker(UringConfig { busy_poll_us: 0, ..config }, waker)?;
+        let mut ring = Self::with_waker(UringConfig { spin_us: 0, napi_us: 0, ..config }, waker)?;
         let completed = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         // The ring's own descriptor does not become readable by work that the kernel has deferred.
         ring.ring.submitter().register_eventfd(completed.as_raw_fd())?;

@@ -45,6 +45,10 @@ const CLEARLY_CHEAPER_PERCENT: u64 = 70;
 /// the overlap, even where the device takes somewhat longer for it.
 const NOT_DEARER_PERCENT: u64 = 130;
 
+/// For how many microseconds core 0 looks for work where `busy_poll_us = auto`: what a client that
+/// commits again and again leaves between two pieces of work, and a flush.
+const AUTO_SPIN_US: u32 = 400;
+
 /// How segments are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Disk {
@@ -134,6 +138,26 @@ fn catchup_core_count(settings: &Settings, cpus: usize) -> usize {
     }
 }
 
+/// For how many microseconds a core looks for work before it sleeps.
+#[derive(Clone, Copy, Default)]
+struct Polls {
+    /// It itself.
+    spin_us: u32,
+    /// Then the kernel, into the queues of network cards.
+    napi_us: u32,
+}
+
+/// What `busy_poll_us` is for core `index`.
+fn polls(settings: &Settings, index: usize) -> Polls {
+    match settings.busy_poll_us {
+        Some(us) => Polls { spin_us: us, napi_us: us },
+        // Every commit of a primary that waits for this server waits for its wal core's wakes. The
+        // kernel's polling does not adapt.
+        None if index == 0 => Polls { spin_us: AUTO_SPIN_US, napi_us: 0 },
+        None => Polls::default(),
+    }
+}
+
 /// A core's thread that has its ring and waits for its work.
 struct Started {
     waker: UringWaker,
@@ -163,9 +187,9 @@ impl Cores {
         let mut threads = Vec::new();
         for index in usize::from(shared_wakeup.is_some())..count {
             let cpu = pinned.then(|| cpus.get(index % cpus.len()).copied()).flatten();
-            threads.push(start_thread(index, cpu, settings.busy_poll_us, to_control.clone())?);
+            threads.push(start_thread(index, cpu, polls(settings, index), to_control.clone())?);
         }
-        if is_shared && settings.busy_poll_us > 0 {
+        if is_shared && settings.busy_poll_us > Some(0) {
             tracing::warn!(
                 hint = "Set dedicated_wal_core = on.",
                 "busy_poll_us has no effect on core 0, which shares the thread of the SQL sessions"
@@ -173,7 +197,7 @@ impl Cores {
         }
         // Not pinned, and never looking for work: they take what the others leave.
         for index in count..count + catchup_core_count(settings, cpus.len()) {
-            threads.push(start_thread(index, None, 0, to_control.clone())?);
+            threads.push(start_thread(index, None, Polls::default(), to_control.clone())?);
         }
         let mut wakers: Vec<UringWaker> =
             threads.iter().map(|thread| thread.waker.clone()).collect();
@@ -259,7 +283,7 @@ fn hand_over(thread: &Started, work: Work) -> anyhow::Result<()> {
 fn start_thread(
     index: usize,
     cpu: Option<usize>,
-    busy_poll_us: u32,
+    polls: Polls,
     to_control: mpsc::UnboundedSender<ToControl>,
 ) -> anyhow::Result<Started> {
     let (ready, is_ready) = channel::channel();
@@ -270,7 +294,8 @@ fn start_thread(
         {
             tracing::warn!("could not pin core {index} to CPU {cpu}: {error}");
         }
-        let mut io = match Uring::new(UringConfig { busy_poll_us, ..UringConfig::default() }) {
+        let Polls { spin_us, napi_us } = polls;
+        let mut io = match Uring::new(UringConfig { spin_us, napi_us, ..UringConfig::default() }) {
             Ok(io) => io,
             Err(error) => return drop(ready.send(Err(error))),
         };

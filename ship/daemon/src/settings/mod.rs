@@ -173,8 +173,9 @@ pub struct Settings {
     pub dedicated_wal_core: DedicatedWalCore,
     /// `catchup_cores`; `None` lets walhub choose.
     pub catchup_cores: Option<u16>,
-    /// Microseconds for which a core looks for work before it sleeps.
-    pub busy_poll_us: u32,
+    /// Microseconds for which a core looks for work before it sleeps, at most; `None` lets walhub
+    /// choose.
+    pub busy_poll_us: Option<u32>,
     /// Memory for the newest WAL.
     pub tail_cache_size: u64,
     /// How WAL is forced to disk.
@@ -293,7 +294,7 @@ impl Settings {
                 _ => DedicatedWalCore::Auto,
             },
             catchup_cores: u16::try_from(v.number::<i64>("catchup_cores")).ok(),
-            busy_poll_us: v.number("busy_poll_us"),
+            busy_poll_us: u32::try_from(v.number::<i64>("busy_poll_us")).ok(),
             tail_cache_size: v.bytes("tail_cache_size").unwrap_or(0),
             wal_sync_method: match v.text("wal_sync_method") {
                 "open_datasync" => WalSyncMethod::OpenDatasync,

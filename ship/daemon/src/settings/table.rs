@@ -128,8 +128,8 @@ table! {
         "Sets whether writing WAL has a thread of its own or shares that of the SQL sessions, which commits faster on few CPUs (walhub only).";
     "catchup_cores", Kind::Int { unit: None, min: -1, max: 64, words: &[("auto", -1)] }, "auto", Postmaster, RESOURCES,
         "Sets the number of further cores that send old WAL; auto lets walhub choose (walhub only).";
-    "busy_poll_us", int(0, 10_000), "0", Postmaster, RESOURCES,
-        "Sets for how many microseconds a core that has nothing to do looks for work before it sleeps; 0 is not at all (walhub only).";
+    "busy_poll_us", Kind::Int { unit: None, min: -1, max: 10_000, words: &[("auto", -1)] }, "auto", Postmaster, RESOURCES,
+        "Sets for how many microseconds at most a core that has nothing to do looks for work before it sleeps; auto has core 0 alone do it (walhub only).";
     "tail_cache_size", measured(Unit::Megabytes, 16, 65536), "64MB", Postmaster, RESOURCES,
         "Sets the memory that keeps the newest WAL for live standbys (walhub only).";
     "wal_sync_method", Kind::Enum { options: WAL_SYNC_METHODS }, "auto", Postmaster, WAL_SETTINGS,
