@@ -215,7 +215,7 @@ impl Postgres {
         server.configure(&format!(
             "listen_addresses = '{}'\nport = {}\nunix_socket_directories = '{}'\nfsync = on\n\
              cluster_name = '{name}'\nlog_line_prefix = '%m [%p] %q%a '\nlogging_collector = off\n\
-             log_destination = stderr\nlc_messages = 'C'\nshared_buffers = 32MB\n\
+             dynamic_shared_memory_type = mmap\nlog_destination = stderr\nlc_messages = 'C'\nshared_buffers = 32MB\n\
              max_connections = 50\nhot_standby = on\nwal_receiver_status_interval = 1s\n\
              wal_retrieve_retry_interval = 100ms",
             endpoint.host,
@@ -422,8 +422,22 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         self.process = None;
+        release_shared_memory(&self.data);
         if std::thread::panicking() {
             self.log.show();
         }
+    }
+}
+
+/// Removes the System V segment of a server that was killed: only its next start would, and a system
+/// has 4096. Dynamic shared memory lies in the data directory.
+fn release_shared_memory(data: &Path) {
+    // A server that ended in order has removed both.
+    let Ok(text) = fs::read_to_string(data.join("postmaster.pid")) else { return };
+    // LOCK_FILE_LINE_SHMEM_KEY of miscadmin.h is 7: the key, and the id.
+    let id = text.lines().nth(6).and_then(|line| line.split_whitespace().nth(1));
+    if let Some(id) = id {
+        // It is gone if the server was killed between the two.
+        let _ = Command::new("ipcrm").args(["--shmem-id", id]).output();
     }
 }

@@ -75,7 +75,7 @@ impl Cluster {
     pub fn duplicate(&self, dir: &Path, name: &str) -> Result<Self> {
         let copy = Self::empty(dir, name)?;
         program::copy_files(&self.data, &copy.data)?;
-        // Left by the server that was killed, whose number may be another's now.
+        // A server that was killed left it, whose number may be another's now.
         let _ = std::fs::remove_file(copy.data.join("postmaster.pid"));
         Ok(copy)
     }
@@ -243,8 +243,9 @@ impl Postgres {
         self.running.check().context("postgres")
     }
 
-    /// Ends it as a crash would.
-    pub fn kill(self) {
-        self.running.kill();
+    /// Ends it at once, without a checkpoint (pg_ctl stop -m immediate): its next start recovers as
+    /// after a crash, but no shared memory is left behind.
+    pub fn crash(self) {
+        self.running.end_by(Signal::QUIT);
     }
 }

@@ -176,6 +176,11 @@ impl Running {
         drop(self.child.wait());
     }
 
+    /// Ends it by `stop`, and waits until it is gone.
+    pub fn end_by(mut self, stop: Signal) {
+        self.stop = stop;
+    }
+
     /// # Errors
     /// When it has ended, with what it said.
     pub fn check(&mut self) -> Result<()> {

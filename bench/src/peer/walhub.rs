@@ -1,5 +1,6 @@
 //! walhub itself, started as a user would start it.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,8 +16,9 @@ use super::program::{self, Running};
 /// # Errors
 /// When it is not there or does not build.
 pub fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("WALHUB_BIN") {
-        return Ok(path.into());
+    if let Some(path) = std::env::var_os("WALHUB_BIN").map(PathBuf::from) {
+        // Programs are started in other directories.
+        return fs::canonicalize(&path).with_context(|| format!("WALHUB_BIN: {}", path.display()));
     }
     let own = std::env::current_exe()?;
     // A test's executable lies one directory deeper.

@@ -75,7 +75,7 @@ impl Scenario for Recovery {
             let servers = Servers::start(context, scratch.path(), size, 4)?;
             let Servers { hub, primary, cluster, .. } = servers;
             hub.kill();
-            primary.kill();
+            primary.crash();
             let hub_dir = scratch.path().join("hub");
             let name = format!("recovery {} MB", size >> 20);
             let run = |run| one_leg(context, &hub_dir, &cluster, run);
@@ -117,7 +117,7 @@ fn one_leg(context: &Context, hub_dir: &Path, crashed: &Cluster, run: Run) -> Re
             let began = Instant::now();
             let server = copy.start(&super::live::primary_settings(4))?;
             let leg = finish(watch, began, Some(server.pid()))?;
-            server.kill();
+            server.crash();
             Ok(leg)
         }
         _ => {
@@ -159,7 +159,7 @@ fn promoted_leg(context: &Context, hub_dir: &Path, crashed: &Cluster, run: Run) 
             thread::sleep(STANDSTILL);
         }
         let leg = promote(server.port(), scratch.path())?;
-        server.kill();
+        server.crash();
         Ok(leg)
     }
 }

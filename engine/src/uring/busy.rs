@@ -208,9 +208,9 @@ mod tests {
 
     #[test]
     fn a_wait_spins_only_where_it_was_asked_for() {
-        assert!(cpu_of_a_wait(&mut ring(0)) < BUSY_NS / 50);
-        // It ends when others want this CPU, as other tests do.
-        assert!((0..200).any(|_| cpu_of_a_wait(&mut ring(BUSY_US)) > BUSY_NS / 25));
+        assert!(cpu_of_a_wait(&mut ring(0)) < BUSY_NS / 100);
+        // It ends when others want this CPU, as other tests do: after a slice of the scheduler's.
+        assert!((0..200).any(|_| cpu_of_a_wait(&mut ring(BUSY_US)) > BUSY_NS / 100));
     }
 
     #[test]
