@@ -1,8 +1,8 @@
 //! Local WAL on a ring and a directory of its own.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
+use tempfile::TempDir;
 use walhub_engine::buffer::{Buffer, SlabPool};
 use walhub_engine::crc::crc32c;
 use walhub_engine::io::{Completion, Token};
@@ -27,8 +27,9 @@ struct Bench {
     io: Uring,
     jobs: Jobs<FileJob>,
     local: LocalWal,
-    dir: PathBuf,
     slabs: Vec<TailSlab>,
+    /// Goes last: what is under way writes there.
+    dir: TempDir,
 }
 
 fn reader(lsn: Lsn) -> RecordReader {
@@ -48,14 +49,21 @@ fn writer() -> WalWriter {
 
 impl Bench {
     fn new(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("walhub-local-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let prefix = format!("walhub-local-{name}-");
+        let dir = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
         let (tail, first) = Tail::new(SlabPool::new(SLAB_LEN, 16), 4, START, &[]);
         let mut zeros = Buffer::with_capacity(ZEROS_LEN);
         zeros.zero_pad_to(ZEROS_LEN);
         let (held, zeros) = (BTreeMap::new(), zeros.freeze());
-        let segments =
-            Segments::new(dir.clone(), SIZE, TimelineId::FIRST, false, held, Vec::new(), zeros);
+        let segments = Segments::new(
+            dir.path().to_owned(),
+            SIZE,
+            TimelineId::FIRST,
+            false,
+            held,
+            Vec::new(),
+            zeros,
+        );
         let writer = Writer::new(
             WriterTokens { write: WRITE, sync: SYNC },
             FlushMethod::WriteThenSync,
@@ -152,12 +160,6 @@ impl Bench {
     }
 }
 
-impl Drop for Bench {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
-}
-
 #[test]
 fn a_record_larger_than_the_tail_may_break_off_and_come_again() {
     let (mut wal, mut out) = (writer(), Vec::new());
@@ -194,7 +196,7 @@ fn segments_are_recycled_while_the_next_ones_are_made_ready() {
     let offset = usize::try_from(last.start(SIZE) - START).unwrap();
     assert!(bench.on_disk(last, wal.lsn() - last.start(SIZE)) == out[offset..]);
     // Two spare files, the current segment and the next.
-    assert!(std::fs::read_dir(&bench.dir).unwrap().count() <= 4);
+    assert!(std::fs::read_dir(bench.dir.path()).unwrap().count() <= 4);
 }
 
 #[test]

@@ -60,7 +60,8 @@ impl Fs for Watched {
 
 #[test]
 fn what_recovery_ends_with_is_made_durable() {
-    let dir = std::env::temp_dir().join(format!("walhub-recover-{}", std::process::id()));
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path();
     let wal_dir = dir.join("pg_wal");
     std::fs::create_dir_all(&wal_dir).unwrap();
     std::fs::create_dir_all(dir.join("slots")).unwrap();
@@ -96,12 +97,11 @@ fn what_recovery_ends_with_is_made_durable() {
         redo_lsn: None,
         sequence: 1,
     };
-    write_control(&OsFs, &dir, &control).unwrap();
+    write_control(&OsFs, dir, &control).unwrap();
     let fs = Watched::default();
-    let recovered = recover(&fs, &dir).unwrap().wal.unwrap();
-    std::fs::remove_dir_all(&dir).unwrap();
+    let recovered = recover(&fs, dir).unwrap().wal.unwrap();
     assert_eq!((recovered.end, recovered.last_record), (wal.lsn(), wal.last_record()));
     let slots = dir.join("slots");
-    let want = [path(1), path(2), dir.join(CONTROL_FILE), wal_dir, slots, dir];
+    let want = [path(1), path(2), dir.join(CONTROL_FILE), wal_dir, slots, dir.to_owned()];
     assert_eq!(fs.0.into_inner().unwrap(), want);
 }

@@ -3,9 +3,9 @@
 use std::io::{Read, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use tempfile::TempDir;
 use tokio::sync::oneshot;
 use walhub_engine::buffer::SlabPool;
 use walhub_engine::mailbox::{Receiver, mailbox};
@@ -32,17 +32,18 @@ struct Bench {
     to_ship: Sender<ToShip<OwnedFd>>,
     from_ship: Receiver<ToWal<OwnedFd>>,
     shared: Arc<Shared>,
-    dir: PathBuf,
+    /// Goes last: what is under way reads there.
+    dir: TempDir,
 }
 
 impl Bench {
     /// With segments 1 to 3 on disk, each filled with its number, and a tail that begins after them.
     fn new(name: &str, settings: Settings) -> (Self, Tail) {
-        let dir = std::env::temp_dir().join(format!("walhub-ship-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let prefix = format!("walhub-ship-{name}-");
+        let dir = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
         for segno in 1..=3_u8 {
             let file = SegNo(u64::from(segno)).file_name(TimelineId::FIRST, SIZE);
-            std::fs::write(dir.join(file), vec![segno; SLAB_LEN]).unwrap();
+            std::fs::write(dir.path().join(file), vec![segno; SLAB_LEN]).unwrap();
         }
         let io = Uring::new(UringConfig::default()).unwrap();
         let (to_ship, place) = places(&[io.waker()], 1).remove(0);
@@ -53,7 +54,7 @@ impl Bench {
             standbys,
             place,
             to_wal,
-            wal_dir: dir.clone(),
+            wal_dir: dir.path().to_owned(),
             slabs_max: 8,
             settings: Arc::new(settings),
             direct: true,
@@ -150,12 +151,6 @@ impl Bench {
             }
             None
         });
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 

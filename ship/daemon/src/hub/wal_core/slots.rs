@@ -439,11 +439,10 @@ mod tests {
 
     #[test]
     fn a_slot_is_not_dropped_while_its_file_is_being_written() {
-        let dir = std::env::temp_dir().join(format!("walhub-slots-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let dir = tempfile::tempdir().unwrap();
         let mut io = Uring::new(UringConfig::default()).unwrap();
         let (mut jobs, slot) = (Jobs::new(1 << 60), Slot::new("a".into(), false));
-        let mut table = SlotTable::new(dir.clone(), vec![slot]);
+        let mut table = SlotTable::new(dir.path().to_owned(), vec![slot]);
         assert!(table.entries["a"].may_go());
         table.get_mut("a").unwrap().restart_lsn = Some(Lsn(100));
         table.save(&mut io, &mut jobs, Lsn::MAX);
@@ -452,11 +451,10 @@ mod tests {
         let (waiter, _) = tokio::sync::oneshot::channel();
         table.entries.get_mut("a").unwrap().drop_waiters.push(waiter);
         run(&mut io, &mut jobs, &mut table);
-        assert!(table.entries["a"].may_go() && dir.join("a").exists());
+        assert!(table.entries["a"].may_go() && dir.path().join("a").exists());
         table.get_mut("a").unwrap().restart_lsn = Some(Lsn(200));
         table.save(&mut io, &mut jobs, Lsn::MAX);
         assert!(jobs.is_idle());
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn a_standby_that_reads_nothing_pins_a_few_slabs_and_gets_every_byte() {
     let (mut bench, mut tail, pool) = bench("stalled", ZerocopySend::On);
     for segno in 4..40_u64 {
         let file = SegNo(segno).file_name(TimelineId::FIRST, SIZE);
-        std::fs::write(bench.dir.join(file), vec![7; SLAB_LEN]).unwrap();
+        std::fs::write(bench.dir.path().join(file), vec![7; SLAB_LEN]).unwrap();
     }
     let mut far = connect(&bench, tail.end());
     // Far more than its socket holds: it is behind the tail by now, and appending never stopped.

@@ -1,10 +1,10 @@
 //! A wal core with WAL of its own, on a ring and a directory of its own.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tempfile::TempDir;
 use tokio::sync::oneshot::error::TryRecvError;
 use walhub_engine::files::OsFs;
 use walhub_engine::io::Completion;
@@ -46,7 +46,8 @@ struct Bench {
     told: Told,
     /// What is added to the clock.
     later: Duration,
-    dir: PathBuf,
+    /// Goes last: what is under way writes there.
+    dir: TempDir,
 }
 
 fn settings() -> Settings {
@@ -58,28 +59,29 @@ fn settings() -> Settings {
 impl Bench {
     /// On a new directory.
     fn new(name: &str, settings: Settings) -> Self {
-        let dir = std::env::temp_dir().join(format!("walhub-own-{name}-{}", std::process::id()));
-        for dir in [dir.join("pg_wal"), dir.join("slots")] {
-            std::fs::create_dir_all(dir).unwrap();
+        let prefix = format!("walhub-own-{name}-");
+        let dir = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
+        for name in ["pg_wal", "slots"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
         }
         let new = NewCluster {
             system_identifier: SystemIdentifier(7),
             segment_size: SIZE,
             version: WalVersion::PG15,
         };
-        recover::create_cluster(&OsFs, &dir, &new).unwrap();
+        recover::create_cluster(&OsFs, dir.path(), &new).unwrap();
         Self::start(dir, settings)
     }
 
-    fn start(dir: PathBuf, settings: Settings) -> Self {
-        let recovered = recover(&OsFs, &dir).unwrap();
+    fn start(dir: TempDir, settings: Settings) -> Self {
+        let recovered = recover(&OsFs, dir.path()).unwrap();
         let io = Uring::new(UringConfig::default()).unwrap();
         let (mail, receiver) = mailbox(64, io.waker());
         let (commits, link) = commits(io.waker());
         let (shared, told) = (Arc::<Shared>::default(), Told::default());
         let tells = Arc::clone(&told);
         let config = WalConfig {
-            data_dir: dir.clone(),
+            data_dir: dir.path().to_owned(),
             shared: Arc::clone(&shared),
             standbys: Arc::new(StandbyTable::new(4)),
             mail: receiver,
@@ -185,12 +187,12 @@ impl Bench {
     }
 
     /// The process is gone; what it has written is there.
-    fn kill(mut self) -> PathBuf {
-        std::mem::take(&mut self.dir)
+    fn kill(self) -> TempDir {
+        self.dir
     }
 
     /// Stops in good order.
-    fn stop(mut self) -> PathBuf {
+    fn stop(mut self) -> TempDir {
         assert!(self.mail.send(ToWal::Stop(StopMode::Fast)).is_ok());
         self.run(|bench| bench.core.is_stopped().then_some(()));
         self.kill()
@@ -204,14 +206,6 @@ impl Bench {
     /// All records on disk.
     fn records(&self) -> Vec<Found> {
         records(&self.dir)
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        if !self.dir.as_os_str().is_empty() {
-            let _ = std::fs::remove_dir_all(&self.dir);
-        }
     }
 }
 
@@ -258,12 +252,12 @@ impl RecordSink for Collect {
     }
 }
 
-fn records(dir: &Path) -> Vec<Found> {
+fn records(dir: &TempDir) -> Vec<Found> {
     let mut collect = Collect::default();
     let mut reader = RecordReader::new(START, SIZE, crc32c).with_timeline(TimelineId::FIRST);
     let mut segno = SegNo(1);
     while let Ok(bytes) =
-        std::fs::read(dir.join("pg_wal").join(segno.file_name(TimelineId::FIRST, SIZE)))
+        std::fs::read(dir.path().join("pg_wal").join(segno.file_name(TimelineId::FIRST, SIZE)))
     {
         if reader.feed_to(&bytes, &mut collect).is_err() {
             break;
@@ -273,8 +267,8 @@ fn records(dir: &Path) -> Vec<Found> {
     collect.found
 }
 
-fn control(dir: &Path) -> ControlFile {
-    let bytes = std::fs::read(dir.join(recover::CONTROL_FILE)).unwrap();
+fn control(dir: &TempDir) -> ControlFile {
+    let bytes = std::fs::read(dir.path().join(recover::CONTROL_FILE)).unwrap();
     let (a, b) = bytes.split_at(walhub_proto::recovery::CONTROL_COPY_LEN);
     ControlFile::choose(a, b, crc32c).unwrap().unwrap().0
 }
@@ -444,7 +438,7 @@ fn transaction_ids_wrap_around_the_special_ones() {
     let mut file = control(&dir);
     file.counters.as_mut().unwrap().next_xid = 0xFFFF_FFFE;
     file.sequence += 1;
-    recover::write_control(&OsFs, &dir, &file).unwrap();
+    recover::write_control(&OsFs, dir.path(), &file).unwrap();
     let mut bench = Bench::start(dir, settings());
     let xids: Vec<u32> =
         (0..4).map(|_| bench.append(&[vec![1]], true, LOCAL).xid.unwrap()).collect();
@@ -478,7 +472,7 @@ fn a_checkpoint_is_in_the_control_file_before_it_is_answered() {
 #[test]
 fn every_life_begins_and_ends_with_one_shutdown_checkpoint() {
     let mut bench = Bench::new("shutdown", settings());
-    let count = |dir: &Path| {
+    let count = |dir: &TempDir| {
         records(dir).iter().filter(|found| found.is(RM_XLOG, XLOG_CHECKPOINT_SHUTDOWN)).count()
     };
     bench.settle();
@@ -587,13 +581,13 @@ fn what_a_crash_left_after_the_end_is_never_read_as_wal() {
     bench.settle();
     // The next life begins with a checkpoint, and its second record ends in the next segment.
     let mut bench = bench.restart();
-    let control_path = bench.dir.join(recover::CONTROL_FILE);
+    let control_path = bench.dir.path().join(recover::CONTROL_FILE);
     let control_before = std::fs::read(&control_path).unwrap();
     let second = bench.append(&[noise(20_000, 2)], false, LOCAL);
     let third = bench.append(&[noise(100, 3)], true, LOCAL);
     assert_eq!(SIZE.start_of(second.end), START + SIZE.bytes());
     // A crash loses the block of the checkpoint, and nobody was told that it was durable.
-    let path = bench.dir.join("pg_wal").join(SegNo(1).file_name(TimelineId::FIRST, SIZE));
+    let path = bench.dir.path().join("pg_wal").join(SegNo(1).file_name(TimelineId::FIRST, SIZE));
     let dir = bench.kill();
     let fs: &dyn walhub_engine::io::Fs = &OsFs;
     fs.write_at(&path, SIZE.offset(near_end), &[0; 808]).unwrap();
@@ -616,7 +610,7 @@ fn a_segment_made_ready_after_a_start_has_its_header() {
     bench.append(&[noise(10, 1)], true, LOCAL);
     let mut bench = bench.restart();
     bench.append(&[noise(10, 1)], true, LOCAL);
-    let path = bench.dir.join("pg_wal").join(SegNo(2).file_name(TimelineId::FIRST, SIZE));
+    let path = bench.dir.path().join("pg_wal").join(SegNo(2).file_name(TimelineId::FIRST, SIZE));
     // pg_waldump takes the segment size from whichever file it finds first.
     let bytes = bench.run(|_| std::fs::read(&path).ok());
     let header = walhub_proto::page::PageHeader::decode(&bytes).expect("a page header");

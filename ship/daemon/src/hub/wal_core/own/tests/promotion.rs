@@ -1,5 +1,7 @@
 //! A relay is promoted, at every kind of position and with crashes between the steps.
 
+use std::path::PathBuf;
+
 use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::rmgr::counters::Counters;
 use walhub_proto::rmgr::{RM_CLOG, RM_STANDBY};
@@ -14,23 +16,23 @@ fn tli(number: u32) -> TimelineId {
 }
 
 /// Changes the control file of a hub that does not run.
-fn change_control(dir: &Path, change: impl FnOnce(&mut ControlFile)) {
+fn change_control(dir: &TempDir, change: impl FnOnce(&mut ControlFile)) {
     let mut file = control(dir);
     change(&mut file);
     // Both copies: an older one must not come back.
     for _ in 0..2 {
         file.sequence += 1;
-        recover::write_control(&OsFs, dir, &file).unwrap();
+        recover::write_control(&OsFs, dir.path(), &file).unwrap();
     }
 }
 
 /// All records, of the newest timeline that has a segment.
-fn all_records(dir: &Path) -> Vec<Found> {
+fn all_records(dir: &TempDir) -> Vec<Found> {
     let mut collect = Collect::default();
     let mut reader = RecordReader::new(START, SIZE, crc32c);
     let mut segno = SegNo(1);
     let read = |segno: SegNo, timeline| {
-        std::fs::read(dir.join("pg_wal").join(segno.file_name(tli(timeline), SIZE)))
+        std::fs::read(dir.path().join("pg_wal").join(segno.file_name(tli(timeline), SIZE)))
     };
     while let Some(bytes) = (1..=9).rev().find_map(|timeline| read(segno, timeline).ok()) {
         if reader.feed_to(&bytes, &mut collect).is_err() {
@@ -69,7 +71,7 @@ impl Bench {
     }
 
     fn file(&self, name: &str) -> PathBuf {
-        self.dir.join("pg_wal").join(name)
+        self.dir.path().join("pg_wal").join(name)
     }
 
     /// Takes bytes as from an upstream.
@@ -208,11 +210,11 @@ fn a_crash_before_the_control_file_leaves_a_relay_and_its_next_timeline_is_anoth
     bench.append(&[noise(500, 1)], true, LOCAL);
     let mut bench = bench.into_relay();
     let (switchpoint, settings) = (bench.shared.flush_lsn.load(), settings());
-    let before = std::fs::read(bench.dir.join(recover::CONTROL_FILE)).unwrap();
+    let before = std::fs::read(bench.dir.path().join(recover::CONTROL_FILE)).unwrap();
     assert_eq!(bench.promote(), Ok(()));
     bench.settle();
     let dir = bench.kill();
-    std::fs::write(dir.join(recover::CONTROL_FILE), before).unwrap();
+    std::fs::write(dir.path().join(recover::CONTROL_FILE), before).unwrap();
     let mut bench = Bench::start(dir, settings);
     assert!(!bench.shared.is_primary.load(Ordering::Acquire));
     assert_eq!((bench.timeline(), bench.shared.flush_lsn.load()), (1, switchpoint));
@@ -242,7 +244,8 @@ fn a_crash_after_the_control_file_leaves_a_primary_that_says_where_it_begins() {
         bench.run(|bench| (control(&bench.dir).timeline == tli(2)).then_some(()));
         drop(answer);
         let dir = bench.kill();
-        let segment = dir.join("pg_wal").join(SegNo::of_start(end, SIZE).file_name(tli(2), SIZE));
+        let segment =
+            dir.path().join("pg_wal").join(SegNo::of_start(end, SIZE).file_name(tli(2), SIZE));
         if SIZE.offset(end) == 0 {
             let _ = std::fs::remove_file(segment);
         } else {
@@ -278,7 +281,7 @@ fn a_promoted_hub_is_a_relay_of_nobody_and_can_be_promoted_once() {
     let refused = bench.promote().unwrap_err();
     assert_eq!(refused.sqlstate, SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
     assert!(bench.file("00000002.history").exists() && !bench.file("00000003.history").exists());
-    let names = std::fs::read_dir(bench.dir.join("pg_wal")).unwrap();
+    let names = std::fs::read_dir(bench.dir.path().join("pg_wal")).unwrap();
     let of_two = names.filter(|entry| {
         entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with(TWO))
     });
@@ -352,8 +355,8 @@ fn a_lost_history_file_is_named_at_the_start() {
     assert_eq!(bench.promote(), Ok(()));
     bench.settle();
     let dir = bench.kill();
-    std::fs::remove_file(dir.join("pg_wal").join(history::file_name(tli(2)))).unwrap();
-    let error = recover(&OsFs, &dir).unwrap_err();
+    std::fs::remove_file(dir.path().join("pg_wal").join(history::file_name(tli(2)))).unwrap();
+    let error = recover(&OsFs, dir.path()).unwrap_err();
     assert!(matches!(&error, RecoverError::History { name, .. } if name == "00000002.history"));
     std::fs::remove_dir_all(dir).unwrap();
 }
