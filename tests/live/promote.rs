@@ -546,3 +546,43 @@ fn a_promotion_beside_a_living_primary_ends_its_stream_between_two_records() {
     let running = new.records.iter().rev().find(|record| record.contains("RUNNING_XACTS"));
     assert!(running.is_some_and(|record| !record.contains("xacts:")), "{running:?}");
 }
+
+#[test]
+fn the_end_of_the_old_timeline_goes_with_the_wal_around_it() {
+    let mut relay = Relay::with(
+        |primary| primary.segment_size_mb(1),
+        |hub| hub.set("wal_keep_size", "0").set("min_wal_size", "2MB"),
+    );
+    relay.hub.replication("CREATE_REPLICATION_SLOT away PHYSICAL RESERVE_WAL");
+    relay.primary.psql("checkpoint");
+    relay.primary.psql("select pg_logical_emit_message(true, 'p', 'last')");
+    relay.hub.wait_received(&relay.primary.flush_lsn());
+    relay.primary.kill9();
+    promote(&relay.hub);
+    let partial = fs::read_dir(relay.hub.pg_wal()).expect("pg_wal").flatten().find_map(|file| {
+        let name = file.file_name().into_string().ok()?;
+        name.ends_with(".partial").then(|| file.path())
+    });
+    let partial = partial.expect("the segment in which the timelines meet");
+    let switch = |hub: &Hub, count: u32| {
+        for _ in 0..count {
+            hub.psql("select pg_logical_emit_message(true, 'p', '.')");
+            hub.psql("select pg_switch_wal()");
+        }
+        hub.psql("checkpoint");
+    };
+    let oldest = relay.hub.segments().expect("pg_wal")[0].clone();
+    switch(&relay.hub, 30);
+    relay.hub.kill9();
+    relay.hub.start();
+    switch(&relay.hub, 30);
+    // The slot still needs what is around it.
+    assert!(partial.exists() && relay.hub.segments().expect("pg_wal").contains(&oldest));
+    relay.hub.psql("select pg_drop_replication_slot('away')");
+    wait_until("the partial segment is let go", || {
+        switch(&relay.hub, 1);
+        !partial.exists()
+    });
+    assert!(!relay.hub.segments().expect("pg_wal").contains(&oldest));
+    assert!(relay.hub.pg_wal().join("00000002.history").exists());
+}
