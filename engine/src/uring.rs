@@ -516,14 +516,13 @@ impl Io for Uring {
             self.push_backlog();
             let idle =
                 self.backlog.is_empty() && self.sendfiles.is_empty() && self.ready.is_empty();
-            let begin_ns = clock::monotonic_ns();
             let may_sleep = idle && !self.spin(deadline_ns)?;
             let left = deadline_ns.map(|deadline| deadline.saturating_sub(clock::monotonic_ns()));
             let asleep = may_sleep && left != Some(0) && self.waker.fall_asleep();
             let entered = self.enter(u32::from(asleep), if asleep { left } else { None });
             let woken = self.waker.awake();
             if idle {
-                self.spinner.waited(begin_ns);
+                self.spinner.waited();
             }
             self.reap();
             self.get_over(entered)?;

@@ -380,22 +380,15 @@ fn a_slot_holds_the_wal_that_its_client_needs() {
     create_slot(&hub, "s");
     hub.psql("select pg_logical_emit_message(true, 'p', 'first')");
     let needed = hub.segments().expect("pg_wal")[0].clone();
-    let switch = |hub: &Hub, count: u32| {
-        for _ in 0..count {
-            hub.psql("select pg_logical_emit_message(true, 'p', '.')");
-            hub.psql("select pg_switch_wal()");
-        }
-        hub.psql("checkpoint");
-    };
-    switch(&hub, 50);
+    hub.switch_wal(50);
     hub.kill9();
     hub.start();
-    switch(&hub, 50);
+    hub.switch_wal(50);
     assert!(hub.segments().expect("pg_wal").contains(&needed));
     let text = Receiver::up_to(&hub, &scratch, "s", &end(&hub));
     assert_eq!(text, format!("(first ){}", "(. )".repeat(100)));
     wait_until("what is confirmed is let go", || {
-        switch(&hub, 1);
+        hub.switch_wal(1);
         !hub.segments().expect("pg_wal").contains(&needed)
     });
 }

@@ -564,23 +564,16 @@ fn the_end_of_the_old_timeline_goes_with_the_wal_around_it() {
         name.ends_with(".partial").then(|| file.path())
     });
     let partial = partial.expect("the segment in which the timelines meet");
-    let switch = |hub: &Hub, count: u32| {
-        for _ in 0..count {
-            hub.psql("select pg_logical_emit_message(true, 'p', '.')");
-            hub.psql("select pg_switch_wal()");
-        }
-        hub.psql("checkpoint");
-    };
     let oldest = relay.hub.segments().expect("pg_wal")[0].clone();
-    switch(&relay.hub, 30);
+    relay.hub.switch_wal(30);
     relay.hub.kill9();
     relay.hub.start();
-    switch(&relay.hub, 30);
+    relay.hub.switch_wal(30);
     // The slot still needs what is around it.
     assert!(partial.exists() && relay.hub.segments().expect("pg_wal").contains(&oldest));
     relay.hub.psql("select pg_drop_replication_slot('away')");
     wait_until("the partial segment is let go", || {
-        switch(&relay.hub, 1);
+        relay.hub.switch_wal(1);
         !partial.exists()
     });
     assert!(!relay.hub.segments().expect("pg_wal").contains(&oldest));

@@ -298,6 +298,16 @@ impl Hub {
         self.settings.push((name.to_owned(), value.to_owned()));
     }
 
+    /// Ends `count` segments early, each with a message in it, and has a checkpoint follow.
+    #[track_caller]
+    pub fn switch_wal(&self, count: u32) {
+        for _ in 0..count {
+            self.psql("select pg_logical_emit_message(true, 'p', '.')");
+            self.psql("select pg_switch_wal()");
+        }
+        self.psql("checkpoint");
+    }
+
     /// Waits until `application_name` streams from this hub.
     #[track_caller]
     pub fn wait_streaming(&self, application_name: &str) {

@@ -215,7 +215,8 @@ impl Postgres {
         server.configure(&format!(
             "listen_addresses = '{}'\nport = {}\nunix_socket_directories = '{}'\nfsync = on\n\
              cluster_name = '{name}'\nlog_line_prefix = '%m [%p] %q%a '\nlogging_collector = off\n\
-             dynamic_shared_memory_type = mmap\nlog_destination = stderr\nlc_messages = 'C'\nshared_buffers = 32MB\n\
+             log_destination = stderr\nlc_messages = 'C'\nshared_buffers = 32MB\n\
+             dynamic_shared_memory_type = mmap\n\
              max_connections = 50\nhot_standby = on\nwal_receiver_status_interval = 1s\n\
              wal_retrieve_retry_interval = 100ms",
             endpoint.host,

@@ -27,8 +27,8 @@ const WINDOW_MIN_NS: u64 = 20_000;
 /// Between two looks this long lies something else that had the CPU: two take less than 100 ns.
 const PREEMPTED_NS: u64 = 20_000;
 
-/// A share of preempted looks, in 1024ths, from which on the CPU is wanted by others. Measured: 30 with
-/// a CPU for everybody, 300 where eight clients and a primary share two.
+/// A share of preempted looks, in 1024ths, from which on the CPU is wanted by others. Measured: 20 to 110
+/// with a CPU for everybody, 250 to 450 where eight clients and a primary share two.
 const CROWDED_MAX: u32 = 128;
 
 /// For how long a thread then does not look.
@@ -69,6 +69,8 @@ pub(super) fn register_napi(ring: &IoUring, busy_poll_us: u32) -> io::Result<()>
 #[derive(Debug)]
 pub(super) struct Spinner {
     longest_ns: u64,
+    /// When the wait that is going on began.
+    began_ns: u64,
     /// As long as the next look may be.
     window_ns: u64,
     /// Share of the last looks during which something else had the CPU, in 1024ths.
@@ -80,18 +82,19 @@ impl Spinner {
     /// One that looks for `longest_us` at most.
     pub(super) fn new(longest_us: u32) -> Self {
         let longest_ns = u64::from(longest_us) * 1000;
-        Self { longest_ns, window_ns: 0, crowded: 0, rests_until_ns: 0 }
+        Self { longest_ns, began_ns: 0, window_ns: 0, crowded: 0, rests_until_ns: 0 }
     }
 
-    /// How long a look that begins now may be.
-    fn window_ns(&self, now_ns: u64) -> u64 {
+    /// A wait begins: how long its look may be.
+    fn begin(&mut self, now_ns: u64) -> u64 {
+        self.began_ns = now_ns;
         if now_ns < self.rests_until_ns { 0 } else { self.window_ns }
     }
 
-    /// A wait that began at `begin_ns` is over: the next one is likely to be as long.
-    pub(super) fn waited(&mut self, begin_ns: u64) {
+    /// The wait is over: the next one is likely to be as long.
+    pub(super) fn waited(&mut self) {
         if self.longest_ns > 0 {
-            self.adapt(clock::monotonic_ns() - begin_ns);
+            self.adapt(clock::monotonic_ns() - self.began_ns);
         }
     }
 
@@ -103,12 +106,12 @@ impl Spinner {
         }
     }
 
-    /// A look is over, because there was something or because something else had the CPU.
-    fn looked(&mut self, was_preempted: bool, now_ns: u64) {
+    /// A look is over, because there was something or because, at `preempted_ns`, something else had
+    /// had the CPU.
+    fn looked(&mut self, preempted_ns: Option<u64>) {
         self.crowded -= self.crowded / 32;
-        if was_preempted {
-            self.crowded += 1024 / 32;
-        }
+        let Some(now_ns) = preempted_ns else { return };
+        self.crowded += 1024 / 32;
         if self.crowded > CROWDED_MAX {
             self.crowded = CROWDED_MAX / 2;
             self.rests_until_ns = now_ns + REST_NS;
@@ -126,8 +129,11 @@ impl Uring {
     /// Submits everything, and looks for what ends a sleep until `deadline_ns` or for as long as has
     /// been paying lately. True when there is something.
     pub(super) fn spin(&mut self, deadline_ns: Option<u64>) -> io::Result<bool> {
+        if self.spinner.longest_ns == 0 {
+            return Ok(false);
+        }
         let begin_ns = clock::monotonic_ns();
-        let window_ns = self.spinner.window_ns(begin_ns);
+        let window_ns = self.spinner.begin(begin_ns);
         if window_ns == 0 {
             return Ok(false);
         }
@@ -138,7 +144,7 @@ impl Uring {
         let mut looked_ns = clock::monotonic_ns();
         loop {
             if self.waker.is_notified() || self.has_completed() {
-                self.spinner.looked(false, looked_ns);
+                self.spinner.looked(None);
                 return Ok(true);
             }
             let now_ns = clock::monotonic_ns();
@@ -146,7 +152,7 @@ impl Uring {
                 return Ok(true);
             }
             if now_ns - looked_ns > PREEMPTED_NS {
-                self.spinner.looked(true, now_ns);
+                self.spinner.looked(Some(now_ns));
                 return Ok(false);
             }
             if now_ns - begin_ns >= window_ns {
@@ -216,17 +222,17 @@ mod tests {
     #[test]
     fn looks_grow_with_short_waits_and_end_with_a_long_one() {
         let mut spinner = Spinner::new(400);
-        assert_eq!(spinner.window_ns(0), 0);
+        assert_eq!(spinner.begin(0), 0);
         let windows = [1, 90_000, 10_000, 90_000, 90_000, 399_000, 400_000, 1].map(|waited_ns| {
             spinner.adapt(waited_ns);
-            spinner.window_ns(0)
+            spinner.begin(0)
         });
         assert_eq!(windows, [20_000, 40_000, 40_000, 80_000, 160_000, 320_000, 400_000, 400_000]);
         spinner.adapt(400_001);
-        assert_eq!(spinner.window_ns(0), 0);
+        assert_eq!(spinner.begin(0), 0);
         let mut off = Spinner::new(0);
-        off.waited(0);
-        assert_eq!(off.window_ns(0), 0);
+        off.waited();
+        assert_eq!(off.begin(0), 0);
     }
 
     #[test]
@@ -235,17 +241,17 @@ mod tests {
         spinner.adapt(1);
         // One in 16 is what a quiet machine does.
         for look in 0..1000 {
-            spinner.looked(look % 16 == 0, 0);
-            assert_eq!(spinner.window_ns(0), 20_000, "look {look}");
+            spinner.looked((look % 16 == 0).then_some(0));
+            assert_eq!(spinner.begin(0), 20_000, "look {look}");
         }
         let looks = (0..100).take_while(|look| {
-            spinner.looked(look % 4 == 0, 7);
-            spinner.window_ns(7) > 0
+            spinner.looked((look % 4 == 0).then_some(7));
+            spinner.begin(7) > 0
         });
         let looks = looks.count();
         assert!((1..50).contains(&looks), "{looks}");
-        assert_eq!(spinner.window_ns(7 + REST_NS - 1), 0);
-        assert_eq!(spinner.window_ns(7 + REST_NS), 20_000);
+        assert_eq!(spinner.begin(7 + REST_NS - 1), 0);
+        assert_eq!(spinner.begin(7 + REST_NS), 20_000);
     }
 
     #[test]

@@ -138,24 +138,16 @@ fn catchup_core_count(settings: &Settings, cpus: usize) -> usize {
     }
 }
 
-/// For how many microseconds a core looks for work before it sleeps.
-#[derive(Clone, Copy, Default)]
-struct Polls {
-    /// It itself.
-    spin_us: u32,
-    /// Then the kernel, into the queues of network cards.
-    napi_us: u32,
-}
-
-/// What `busy_poll_us` is for core `index`.
-fn polls(settings: &Settings, index: usize) -> Polls {
-    match settings.busy_poll_us {
-        Some(us) => Polls { spin_us: us, napi_us: us },
+/// The ring of core `index`, by `busy_poll_us`.
+fn ring_config(settings: &Settings, index: usize) -> UringConfig {
+    let (spin_us, napi_us) = match settings.busy_poll_us {
+        Some(us) => (us, us),
         // Every commit of a primary that waits for this server waits for its wal core's wakes. The
         // kernel's polling does not adapt.
-        None if index == 0 => Polls { spin_us: AUTO_SPIN_US, napi_us: 0 },
-        None => Polls::default(),
-    }
+        None if index == 0 => (AUTO_SPIN_US, 0),
+        None => (0, 0),
+    };
+    UringConfig { spin_us, napi_us, ..UringConfig::default() }
 }
 
 /// A core's thread that has its ring and waits for its work.
@@ -187,9 +179,14 @@ impl Cores {
         let mut threads = Vec::new();
         for index in usize::from(shared_wakeup.is_some())..count {
             let cpu = pinned.then(|| cpus.get(index % cpus.len()).copied()).flatten();
-            threads.push(start_thread(index, cpu, polls(settings, index), to_control.clone())?);
+            threads.push(start_thread(
+                index,
+                cpu,
+                ring_config(settings, index),
+                to_control.clone(),
+            )?);
         }
-        if is_shared && settings.busy_poll_us > Some(0) {
+        if is_shared && settings.busy_poll_us.is_some_and(|us| us > 0) {
             tracing::warn!(
                 hint = "Set dedicated_wal_core = on.",
                 "busy_poll_us has no effect on core 0, which shares the thread of the SQL sessions"
@@ -197,7 +194,7 @@ impl Cores {
         }
         // Not pinned, and never looking for work: they take what the others leave.
         for index in count..count + catchup_core_count(settings, cpus.len()) {
-            threads.push(start_thread(index, None, Polls::default(), to_control.clone())?);
+            threads.push(start_thread(index, None, UringConfig::default(), to_control.clone())?);
         }
         let mut wakers: Vec<UringWaker> =
             threads.iter().map(|thread| thread.waker.clone()).collect();
@@ -283,7 +280,7 @@ fn hand_over(thread: &Started, work: Work) -> anyhow::Result<()> {
 fn start_thread(
     index: usize,
     cpu: Option<usize>,
-    polls: Polls,
+    config: UringConfig,
     to_control: mpsc::UnboundedSender<ToControl>,
 ) -> anyhow::Result<Started> {
     let (ready, is_ready) = channel::channel();
@@ -294,8 +291,7 @@ fn start_thread(
         {
             tracing::warn!("could not pin core {index} to CPU {cpu}: {error}");
         }
-        let Polls { spin_us, napi_us } = polls;
-        let mut io = match Uring::new(UringConfig { spin_us, napi_us, ..UringConfig::default() }) {
+        let mut io = match Uring::new(config) {
             Ok(io) => io,
             Err(error) => return drop(ready.send(Err(error))),
         };

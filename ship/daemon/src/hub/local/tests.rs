@@ -48,9 +48,8 @@ fn writer() -> WalWriter {
 }
 
 impl Bench {
-    fn new(name: &str) -> Self {
-        let prefix = format!("walhub-local-{name}-");
-        let dir = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
         let (tail, first) = Tail::new(SlabPool::new(SLAB_LEN, 16), 4, START, &[]);
         let mut zeros = Buffer::with_capacity(ZEROS_LEN);
         zeros.zero_pad_to(ZEROS_LEN);
@@ -166,7 +165,7 @@ fn a_record_larger_than_the_tail_may_break_off_and_come_again() {
     wal.append_record(10, 0, 1, &[&[1; 1000]], &mut out);
     let verified = START + u64::try_from(out.len()).unwrap();
     wal.append_record(10, 0, 1, &[&vec![2; 8 << 20]], &mut out);
-    let mut bench = Bench::new("large");
+    let mut bench = Bench::new();
     bench.feed(&out[..7 << 20], |_| ());
     assert_eq!((bench.local.verified_lsn(), bench.local.flush_lsn()), (verified, verified));
     let last = bench.local.last_record().unwrap();
@@ -185,7 +184,7 @@ fn segments_are_recycled_while_the_next_ones_are_made_ready() {
     for record in 0..600_u32 {
         wal.append_record(10, 0, record, &[&vec![7; 50_000]], &mut out);
     }
-    let mut bench = Bench::new("recycle");
+    let mut bench = Bench::new();
     bench.feed(&out, |bench| {
         let keep = SegNo::of_start(bench.local.flush_lsn(), SIZE);
         let local = &mut bench.local;
@@ -203,7 +202,7 @@ fn segments_are_recycled_while_the_next_ones_are_made_ready() {
 fn with_wal_always_coming_in_some_record_is_known_to_be_durable() {
     let (mut wal, mut out) = (writer(), Vec::new());
     wal.append_record(10, 0, 1, &[&[1; 1000]], &mut out);
-    let mut bench = Bench::new("bound");
+    let mut bench = Bench::new();
     bench.feed(&out, |_| ());
     let first = (bench.local.flush_lsn(), bench.local.flushed_record());
     assert_eq!(first, (wal.lsn(), wal.last_record()));

@@ -38,9 +38,8 @@ struct Bench {
 
 impl Bench {
     /// With segments 1 to 3 on disk, each filled with its number, and a tail that begins after them.
-    fn new(name: &str, settings: Settings) -> (Self, Tail) {
-        let prefix = format!("walhub-ship-{name}-");
-        let dir = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
+    fn new(settings: Settings) -> (Self, Tail) {
+        let dir = tempfile::tempdir().unwrap();
         for segno in 1..=3_u8 {
             let file = SegNo(u64::from(segno)).file_name(TimelineId::FIRST, SIZE);
             std::fs::write(dir.path().join(file), vec![segno; SLAB_LEN]).unwrap();
@@ -156,7 +155,7 @@ impl Bench {
 
 #[test]
 fn catch_up_goes_on_from_segment_to_segment() {
-    let (mut bench, tail) = Bench::new("segments", Settings::default());
+    let (mut bench, tail) = Bench::new(Settings::default());
     let mut socket = bench.start(SegNo(1).start(SIZE) + 100);
     let mut got = Vec::new();
     let want = usize::try_from(tail.end() - SegNo(1).start(SIZE) - 100).unwrap();
@@ -173,7 +172,7 @@ fn catch_up_goes_on_from_segment_to_segment() {
 
 #[test]
 fn a_client_that_ends_the_stream_gets_its_connection_back() {
-    let (mut bench, tail) = Bench::new("copydone", Settings::default());
+    let (mut bench, tail) = Bench::new(Settings::default());
     let mut socket = bench.start(tail.end());
     bench.read_until(&mut socket, |kind, _| kind == b'W');
     socket.write_all(&COPY_DONE_MESSAGE).unwrap();
@@ -187,7 +186,7 @@ fn a_client_that_ends_the_stream_gets_its_connection_back() {
 
 #[test]
 fn a_position_is_not_used_before_the_mail_with_its_slabs_is_read() {
-    let (mut bench, mut tail) = Bench::new("slabs", Settings::default());
+    let (mut bench, mut tail) = Bench::new(Settings::default());
     let mut socket = bench.start(tail.end());
     bench.read_until(&mut socket, |kind, _| kind == b'W');
     socket.write_all(&StandbyStatusUpdate::default().encode()).unwrap();
@@ -215,7 +214,7 @@ fn a_position_is_not_used_before_the_mail_with_its_slabs_is_read() {
 
 #[test]
 fn a_reply_is_one_mark_and_news_only_while_somebody_waits_for_standbys() {
-    let (mut bench, tail) = Bench::new("news", Settings::default());
+    let (mut bench, tail) = Bench::new(Settings::default());
     let standbys = Arc::clone(&bench.ship.config.standbys);
     let marked = || {
         let mut marked = Vec::new();
@@ -254,9 +253,9 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(name: &str) -> (Self, Tail) {
-        let (mut live, tail) = Bench::new(&format!("{name}-live"), Settings::default());
-        let (mut catchup, other) = Bench::new(&format!("{name}-catchup"), Settings::default());
+    fn new() -> (Self, Tail) {
+        let (mut live, tail) = Bench::new(Settings::default());
+        let (mut catchup, other) = Bench::new(Settings::default());
         drop(other);
         // Both are cores of one hub.
         catchup.ship.config.shared = Arc::clone(&live.shared);
@@ -328,7 +327,7 @@ fn read_wal(socket: &mut UnixStream, bytes: &mut Vec<u8>, wal: &mut Vec<u8>) {
 
 #[test]
 fn a_standby_that_is_behind_is_served_elsewhere_and_comes_back_once_it_has_everything() {
-    let (mut pair, mut tail) = Pair::new("moves");
+    let (mut pair, mut tail) = Pair::new();
     let mut socket = pair.live.start(SegNo(1).start(SIZE) + 100);
     // Half a reply: the rest is read on another core.
     let reply = StandbyStatusUpdate { flush: Lsn(7), ..StandbyStatusUpdate::default() }.encode();
@@ -364,7 +363,7 @@ fn a_standby_that_is_behind_is_served_elsewhere_and_comes_back_once_it_has_every
 
 #[test]
 fn a_live_session_goes_to_the_core_that_it_belongs_to_once_there_is_something_to_send() {
-    let (mut pair, mut tail) = Pair::new("belongs");
+    let (mut pair, mut tail) = Pair::new();
     // Both serve live standbys.
     let place = &pair.live.ship.config.place;
     let (first, second) = (place.lives[0].clone(), place.lates[0].clone());
@@ -400,7 +399,7 @@ fn a_live_session_goes_to_the_core_that_it_belongs_to_once_there_is_something_to
 
 #[test]
 fn a_session_on_its_way_is_ended_where_it_arrives() {
-    let (mut pair, _tail) = Pair::new("ends");
+    let (mut pair, _tail) = Pair::new();
     // Knows what may be sent before the session comes.
     pair.live.turn();
     let _socket = pair.live.start(SegNo(1).start(SIZE));
@@ -415,7 +414,7 @@ fn a_session_on_its_way_is_ended_where_it_arrives() {
 
 #[test]
 fn a_core_that_stops_serves_the_session_in_its_mail_to_its_end() {
-    let (mut pair, tail) = Pair::new("stops");
+    let (mut pair, tail) = Pair::new();
     // Knows what may be sent before the session comes.
     pair.live.turn();
     let mut socket = pair.live.start(SegNo(1).start(SIZE));

@@ -15,10 +15,10 @@ const BEHIND: usize = 24 * SLAB_LEN;
 const SLABS: usize = 8 + 2 + 3;
 const _: () = assert!(ZEROCOPY_UNACKED_BYTES_MAX == 1 << 20);
 
-fn bench(name: &str, zerocopy_send: ZerocopySend) -> (Bench, Tail, SlabPool) {
+fn bench(zerocopy_send: ZerocopySend) -> (Bench, Tail, SlabPool) {
     let mut settings = Settings::default();
     settings.zerocopy_send = zerocopy_send;
-    let (bench, _) = Bench::new(name, settings);
+    let (bench, _) = Bench::new(settings);
     let pool = SlabPool::new(SLAB_LEN, SLABS);
     let (tail, slab) = Tail::new(pool.clone(), 8, SegNo(4).start(SIZE), &[]);
     bench.to_ship.send(ToShip::Slab(slab)).unwrap();
@@ -83,7 +83,7 @@ impl Bench {
 
 #[test]
 fn a_standby_that_reads_nothing_pins_a_few_slabs_and_gets_every_byte() {
-    let (mut bench, mut tail, pool) = bench("stalled", ZerocopySend::On);
+    let (mut bench, mut tail, pool) = bench(ZerocopySend::On);
     for segno in 4..40_u64 {
         let file = SegNo(segno).file_name(TimelineId::FIRST, SIZE);
         std::fs::write(bench.dir.path().join(file), vec![7; SLAB_LEN]).unwrap();
@@ -106,7 +106,7 @@ fn a_standby_that_reads_nothing_pins_a_few_slabs_and_gets_every_byte() {
 
 #[test]
 fn a_standby_that_is_ended_before_it_acknowledges_lets_go_of_the_tail() {
-    let (mut bench, mut tail, _pool) = bench("ended", ZerocopySend::On);
+    let (mut bench, mut tail, _pool) = bench(ZerocopySend::On);
     let far = connect(&bench, tail.end());
     append(&mut bench, &mut tail, 2 * SLAB_LEN);
     assert!(!bench.ship.sessions.values().next().unwrap().is_released());
@@ -124,7 +124,7 @@ fn a_standby_that_is_ended_before_it_acknowledges_lets_go_of_the_tail() {
 #[test]
 fn on_this_machine_nothing_is_tried_unless_it_is_forced() {
     for setting in [ZerocopySend::Auto, ZerocopySend::Off] {
-        let (mut bench, mut tail, _pool) = bench("local", setting);
+        let (mut bench, mut tail, _pool) = bench(setting);
         let mut far = connect(&bench, tail.end());
         append(&mut bench, &mut tail, SLAB_LEN);
         bench.wal_until(&mut far, SLAB_LEN);

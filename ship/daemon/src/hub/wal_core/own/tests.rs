@@ -58,9 +58,8 @@ fn settings() -> Settings {
 
 impl Bench {
     /// On a new directory.
-    fn new(name: &str, settings: Settings) -> Self {
-        let prefix = format!("walhub-own-{name}-");
-        let dir = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
+    fn new(settings: Settings) -> Self {
+        let dir = tempfile::tempdir().unwrap();
         for name in ["pg_wal", "slots"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
@@ -289,7 +288,7 @@ fn noise(len: usize, seed: usize) -> Vec<u8> {
 
 #[test]
 fn a_record_larger_than_the_tail_waits_for_room_and_goes_on() {
-    let mut bench = Bench::new("large", settings());
+    let mut bench = Bench::new(settings());
     let large = noise(11 << 20, 1);
     let small = noise(100, 2);
     let appended = bench.append(&[small.clone(), large.clone(), small.clone()], true, LOCAL);
@@ -300,7 +299,7 @@ fn a_record_larger_than_the_tail_waits_for_room_and_goes_on() {
 
 #[test]
 fn many_large_appends_at_once_all_come_through() {
-    let mut bench = Bench::new("pressure", settings());
+    let mut bench = Bench::new(settings());
     let contents: Vec<Vec<u8>> = (0..20).map(|seed| noise(900_000 + 7 * seed, seed)).collect();
     let mut answers: Vec<_> = contents
         .iter()
@@ -322,7 +321,7 @@ fn many_large_appends_at_once_all_come_through() {
 #[test]
 fn an_answer_that_comes_after_the_flush_is_told_all_the_same() {
     // Of all lengths some end where the tail has no room left for another record.
-    let mut bench = Bench::new("told", settings());
+    let mut bench = Bench::new(settings());
     for len in (0..600).map(|step| (3 << 20) + 500 + step * 40) {
         let content = vec![1; len];
         let appended = bench.append(&[content], false, LOCAL);
@@ -338,7 +337,7 @@ fn an_answer_that_comes_after_the_flush_is_told_all_the_same() {
 
 #[test]
 fn records_of_all_lengths_span_pages_and_segments() {
-    let mut bench = Bench::new("lengths", settings());
+    let mut bench = Bench::new(settings());
     let lens = (0..60).chain((8100..8300).step_by(3)).chain([20_000, 70_000, 300_000, 1 << 20]);
     let contents: Vec<Vec<u8>> = lens.enumerate().map(|(seed, len)| noise(len, seed)).collect();
     let mut last = Lsn::INVALID;
@@ -361,7 +360,7 @@ fn a_switch_ends_the_segment_wherever_it_is() {
     // Before the end of a page and of a segment, at their starts, and right after.
     let page = START + 8192;
     let segment = START + SIZE.bytes();
-    let mut bench = Bench::new("switch", settings());
+    let mut bench = Bench::new(settings());
     for target in [8, 16, 24, 32, 40].map(|left| Lsn(page.0 - left)).into_iter().chain([page]) {
         let base = SIZE.start_of(bench.core.own.as_ref().unwrap().writer.lsn());
         switch_at(&mut bench, base + (target - START));
@@ -394,7 +393,7 @@ fn switch_at(bench: &mut Bench, target: Lsn) {
 
 #[test]
 fn a_second_switch_and_one_of_an_empty_segment_do_nothing() {
-    let mut bench = Bench::new("empty-switch", settings());
+    let mut bench = Bench::new(settings());
     let first = bench.ask(WalRequest::SwitchSegment).unwrap();
     let end = first.align_up(SIZE.bytes());
     assert_eq!(bench.ask(WalRequest::SwitchSegment).unwrap(), end);
@@ -405,7 +404,7 @@ fn a_second_switch_and_one_of_an_empty_segment_do_nothing() {
 
 #[test]
 fn transaction_ids_are_never_given_twice() {
-    let mut bench = Bench::new("xids", settings());
+    let mut bench = Bench::new(settings());
     let mut xids = Vec::new();
     for life in 0..6 {
         for _ in 0..3 {
@@ -433,7 +432,7 @@ fn transaction_ids_are_never_given_twice() {
 
 #[test]
 fn transaction_ids_wrap_around_the_special_ones() {
-    let bench = Bench::new("wrap", settings());
+    let bench = Bench::new(settings());
     let dir = bench.kill();
     let mut file = control(&dir);
     file.counters.as_mut().unwrap().next_xid = 0xFFFF_FFFE;
@@ -451,7 +450,7 @@ fn transaction_ids_wrap_around_the_special_ones() {
 
 #[test]
 fn a_checkpoint_is_in_the_control_file_before_it_is_answered() {
-    let mut bench = Bench::new("checkpoint", settings());
+    let mut bench = Bench::new(settings());
     for round in 0..3 {
         let before = bench.append(&[noise(9000, round)], true, LOCAL);
         let end = bench.ask(WalRequest::Checkpoint).unwrap();
@@ -471,7 +470,7 @@ fn a_checkpoint_is_in_the_control_file_before_it_is_answered() {
 
 #[test]
 fn every_life_begins_and_ends_with_one_shutdown_checkpoint() {
-    let mut bench = Bench::new("shutdown", settings());
+    let mut bench = Bench::new(settings());
     let count = |dir: &TempDir| {
         records(dir).iter().filter(|found| found.is(RM_XLOG, XLOG_CHECKPOINT_SHUTDOWN)).count()
     };
@@ -511,7 +510,7 @@ fn every_life_begins_and_ends_with_one_shutdown_checkpoint() {
 
 #[test]
 fn what_is_asked_after_the_stop_is_refused() {
-    let mut bench = Bench::new("refused", settings());
+    let mut bench = Bench::new(settings());
     let before = bench.append(&[noise(10, 1)], true, LOCAL);
     assert!(bench.mail.send(ToWal::Stop(StopMode::Fast)).is_ok());
     let now = bench.now();
@@ -542,7 +541,7 @@ fn archive_timeout_ends_a_segment_with_something_in_it() {
     let minute = Duration::from_secs(60);
     let mut settings = settings();
     settings.archive_timeout = minute;
-    let mut bench = Bench::new("timeout", settings);
+    let mut bench = Bench::new(settings);
     let switches = |bench: &mut Bench| {
         for _ in 0..3 {
             bench.turn();
@@ -576,7 +575,7 @@ fn archive_timeout_ends_a_segment_with_something_in_it() {
 #[test]
 fn what_a_crash_left_after_the_end_is_never_read_as_wal() {
     let near_end = Lsn(START.0 + SIZE.bytes() - 9000);
-    let mut bench = Bench::new("leftover", settings());
+    let mut bench = Bench::new(settings());
     bench.fill_to(near_end);
     bench.settle();
     // The next life begins with a checkpoint, and its second record ends in the next segment.
@@ -606,7 +605,7 @@ fn what_a_crash_left_after_the_end_is_never_read_as_wal() {
 
 #[test]
 fn a_segment_made_ready_after_a_start_has_its_header() {
-    let mut bench = Bench::new("header", settings());
+    let mut bench = Bench::new(settings());
     bench.append(&[noise(10, 1)], true, LOCAL);
     let mut bench = bench.restart();
     bench.append(&[noise(10, 1)], true, LOCAL);

@@ -122,7 +122,7 @@ fn a_promoted_relay_goes_on_where_the_wal_ends() {
         ("in the next segment", START + SIZE.bytes() + 1000),
     ];
     for (what, end) in ends {
-        let mut bench = Bench::new("promoted", settings());
+        let mut bench = Bench::new(settings());
         let before = bench.append(&[vec![1]], true, LOCAL);
         if end > before.end {
             bench.fill_to(end);
@@ -162,7 +162,7 @@ fn a_promoted_relay_goes_on_where_the_wal_ends() {
 #[test]
 fn what_is_not_whole_is_dropped() {
     for written in [100, 3 << 20] {
-        let mut bench = Bench::new("torn", settings());
+        let mut bench = Bench::new(settings());
         bench.append(&[noise(500, 1)], true, LOCAL);
         let mut bench = bench.into_relay();
         let switchpoint = bench.shared.flush_lsn.load();
@@ -187,7 +187,7 @@ fn what_is_not_whole_is_dropped() {
 #[test]
 fn what_is_missing_of_a_switched_segment_is_filled() {
     for received in [0, 8, 9000, 1 << 20] {
-        let mut bench = Bench::new("switched", settings());
+        let mut bench = Bench::new(settings());
         bench.append(&[noise(500, 1)], true, LOCAL);
         let mut bench = bench.into_relay();
         let (mut bytes, mut writer) = (Vec::new(), bench.upstream());
@@ -206,7 +206,7 @@ fn what_is_missing_of_a_switched_segment_is_filled() {
 
 #[test]
 fn a_crash_before_the_control_file_leaves_a_relay_and_its_next_timeline_is_another() {
-    let mut bench = Bench::new("before", settings());
+    let mut bench = Bench::new(settings());
     bench.append(&[noise(500, 1)], true, LOCAL);
     let mut bench = bench.into_relay();
     let (switchpoint, settings) = (bench.shared.flush_lsn.load(), settings());
@@ -235,7 +235,7 @@ fn a_crash_before_the_control_file_leaves_a_relay_and_its_next_timeline_is_anoth
 #[test]
 fn a_crash_after_the_control_file_leaves_a_primary_that_says_where_it_begins() {
     for end in [START + 20_000, START + SIZE.bytes()] {
-        let mut bench = Bench::new("after", settings());
+        let mut bench = Bench::new(settings());
         bench.append(&[noise(500, 1)], true, LOCAL);
         bench.fill_to(end);
         let mut bench = bench.into_relay();
@@ -269,7 +269,7 @@ fn a_crash_after_the_control_file_leaves_a_primary_that_says_where_it_begins() {
 
 #[test]
 fn a_promoted_hub_is_a_relay_of_nobody_and_can_be_promoted_once() {
-    let mut bench = Bench::new("once", settings());
+    let mut bench = Bench::new(settings());
     bench.append(&[noise(500, 1)], true, LOCAL);
     let refused = bench.promote().unwrap_err();
     assert_eq!(refused.message, "recovery is not in progress");
@@ -290,7 +290,7 @@ fn a_promoted_hub_is_a_relay_of_nobody_and_can_be_promoted_once() {
 
 #[test]
 fn without_a_checkpoint_there_is_no_promotion() {
-    let mut bench = Bench::new("unknown", settings());
+    let mut bench = Bench::new(settings());
     bench.append(&[noise(500, 1)], true, LOCAL);
     bench.settle();
     let dir = bench.stop();
@@ -349,7 +349,7 @@ fn without_a_checkpoint_there_is_no_promotion() {
 
 #[test]
 fn a_lost_history_file_is_named_at_the_start() {
-    let mut bench = Bench::new("history", settings());
+    let mut bench = Bench::new(settings());
     bench.append(&[noise(500, 1)], true, LOCAL);
     let mut bench = bench.into_relay();
     assert_eq!(bench.promote(), Ok(()));
