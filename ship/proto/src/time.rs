@@ -32,16 +32,16 @@ impl Timestamp {
     /// Seconds from the Unix epoch to PostgreSQL's.
     pub const UNIX_TO_POSTGRES_SECONDS: i64 = 946_684_800;
 
-    /// Microseconds since the Unix epoch.
+    /// Microseconds since the Unix epoch; what a peer or a record says may lie outside, and is held there.
     #[must_use]
     pub const fn unix_micros(self) -> i64 {
-        self.0 + Self::UNIX_TO_POSTGRES_SECONDS * 1_000_000
+        self.0.saturating_add(Self::UNIX_TO_POSTGRES_SECONDS * 1_000_000)
     }
 
-    /// From microseconds since the Unix epoch.
+    /// From microseconds since the Unix epoch, held as [`Timestamp::unix_micros`] is.
     #[must_use]
     pub const fn from_unix_micros(micros: i64) -> Self {
-        Self(micros - Self::UNIX_TO_POSTGRES_SECONDS * 1_000_000)
+        Self(micros.saturating_sub(Self::UNIX_TO_POSTGRES_SECONDS * 1_000_000))
     }
 }
 
@@ -52,4 +52,16 @@ pub struct Now {
     pub instant: Instant,
     /// For what is sent and shown.
     pub wall: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_outside_of_what_can_be_said_is_held_and_does_not_overflow() {
+        assert_eq!(Timestamp::from_unix_micros(i64::MIN).0, i64::MIN);
+        assert_eq!(Timestamp(i64::MAX).unix_micros(), i64::MAX);
+        assert_eq!(Timestamp::from_unix_micros(0).unix_micros(), 0);
+    }
 }

@@ -1,0 +1,74 @@
+//! What an operator writes.
+
+use std::cell::RefCell;
+
+use walhub::settings::Sources;
+use walhub_proto::conninfo::{ConnInfo, Surroundings, find_password};
+use walhub_proto::syncrep::SyncRepConfig;
+
+/// A connection string or URI, with a service file around it.
+pub(crate) fn conninfo(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (text, services) = text.split_once('\u{1}').unwrap_or((text, ""));
+    let surroundings = Surroundings {
+        variable: &|name| (name == "PGSERVICEFILE").then(|| "services".to_owned()),
+        read_file: &|name| (name == "services").then(|| services.to_owned()),
+        os_user: Some("postgres"),
+        home: None,
+    };
+    match ConnInfo::parse(text, &surroundings) {
+        Ok(parsed) => {
+            for host in &parsed.hosts {
+                drop((host.passfile_host(), host.socket_path()));
+            }
+            if let Some(password) = parsed.password.as_deref().filter(|text| text.len() > 8) {
+                assert!(!parsed.redacted().contains(&format!("password={password}")));
+            }
+        }
+        Err(error) => drop(error.to_string()),
+    }
+}
+
+/// A password file.
+pub(crate) fn passfile(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Some(password) = find_password(&text, "localhost", "5432", "walhub") {
+        assert!(!password.contains('\n'));
+    }
+}
+
+/// `synchronous_standby_names`.
+pub(crate) fn standby_names(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match SyncRepConfig::parse(text) {
+        Ok(Some(config)) => {
+            assert!(config.num_sync > 0);
+            for name in ["a", "*", "standby 1", ""] {
+                let _ = config.priority(name);
+            }
+        }
+        Ok(None) => {}
+        Err(error) => drop(error.to_string()),
+    }
+}
+
+thread_local! {
+    static FILE: RefCell<Option<tempfile::NamedTempFile>> = const { RefCell::new(None) };
+}
+
+/// walhub.toml.
+pub(crate) fn settings(bytes: &[u8]) {
+    FILE.with(|file| {
+        let mut file = file.borrow_mut();
+        let file = file.get_or_insert_with(|| tempfile::NamedTempFile::new().expect("a file"));
+        std::fs::write(file.path(), bytes).expect("a file is written");
+        let sources = Sources { file: Some(file.path().to_path_buf()), ..Sources::default() };
+        match sources.load() {
+            Ok(settings) => drop(settings.all()),
+            Err(errors) => {
+                assert!(!errors.is_empty(), "refused without a reason");
+                errors.iter().for_each(|error| drop(format!("{:?}", error.report())));
+            }
+        }
+    });
+}
