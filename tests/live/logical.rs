@@ -466,3 +466,17 @@ fn a_relay_says_that_it_cannot_decode() {
     let error = relay.hub.psql_error("select * from walhub.messages");
     assert!(error.contains("0A000"), "{error}");
 }
+
+#[test]
+fn a_database_name_of_a_hundred_bytes_ends_nobody() {
+    let scratch = Scratch::new();
+    let mut hub = Hub::named("hub").start(&scratch);
+    let name = "d".repeat(100);
+    let connection = format!("{} replication=database dbname={name}", hub.endpoint().database());
+    run_psql_ok(&connection, &["-c", "create_replication_slot s logical pgoutput"]);
+    // PostgreSQL: ProcessStartupPacket.
+    assert_eq!(hub.psql("select database from pg_replication_slots"), "d".repeat(63));
+    hub.kill9();
+    hub.start();
+    assert_eq!(hub.psql("select database from pg_replication_slots"), "d".repeat(63));
+}

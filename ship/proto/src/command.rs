@@ -28,6 +28,19 @@ use scan::{Scanner, Token};
 /// Bytes of a name, its terminating zero included. PostgreSQL: `NAMEDATALEN`.
 pub const NAME_DATA_LEN: usize = 64;
 
+/// A name of any length, cut to what a name can have. PostgreSQL: `truncate_identifier`.
+#[must_use]
+pub fn truncate_name(mut name: String) -> String {
+    if name.len() >= NAME_DATA_LEN {
+        let mut end = NAME_DATA_LEN - 1;
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        name.truncate(end);
+    }
+    name
+}
+
 /// A command that was understood.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {

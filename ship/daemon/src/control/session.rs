@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
+use walhub_proto::command::truncate_name;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
 use walhub_proto::wire::startup::{
@@ -293,7 +294,9 @@ fn admit(
     peer: Option<SocketAddr>,
 ) -> Result<(Session, Place), Report> {
     let mode = replication_mode(&message)?;
-    let Some(user) = message.parameter("user").map(str::to_owned) else {
+    // Names have a length, here as everywhere. PostgreSQL: `ProcessStartupPacket`.
+    let name = |name: &str| message.parameter(name).map(|name| truncate_name(name.to_owned()));
+    let Some(user) = name("user") else {
         return Err(Report::fatal(
             SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             "no PostgreSQL user name specified in startup packet",
@@ -304,7 +307,7 @@ fn admit(
     let database = match mode {
         ReplicationMode::Physical => String::new(),
         ReplicationMode::Off | ReplicationMode::Database => {
-            message.parameter("database").unwrap_or(&user).to_owned()
+            name("database").unwrap_or_else(|| user.clone())
         }
     };
     if services.hub.is_stopping() {

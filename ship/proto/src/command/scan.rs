@@ -4,7 +4,7 @@
 
 use alloc::string::String;
 
-use super::{CommandError, NAME_DATA_LEN};
+use super::{CommandError, truncate_name};
 use crate::lsn::Lsn;
 
 /// One token.
@@ -41,7 +41,7 @@ impl<'a> Scanner<'a> {
         }
         Ok(Some(match first {
             '\'' => Token::Text(self.quoted('\'')?),
-            '"' => Token::QuotedName(truncate(self.quoted('"')?)),
+            '"' => Token::QuotedName(truncate_name(self.quoted('"')?)),
             _ if first.is_ascii_digit() => {
                 let digits = self.take_while(|c| c.is_ascii_digit());
                 Token::Number(wrapping_u32(digits, 10))
@@ -106,17 +106,5 @@ fn wrapping_u32(digits: &str, radix: u32) -> u32 {
 
 /// Folds an unquoted name. PostgreSQL: `downcase_truncate_identifier`.
 pub(super) fn fold(word: &str) -> String {
-    truncate(word.to_ascii_lowercase())
-}
-
-/// PostgreSQL: `truncate_identifier`.
-fn truncate(mut name: String) -> String {
-    if name.len() >= NAME_DATA_LEN {
-        let mut end = NAME_DATA_LEN - 1;
-        while !name.is_char_boundary(end) {
-            end -= 1;
-        }
-        name.truncate(end);
-    }
-    name
+    truncate_name(word.to_ascii_lowercase())
 }

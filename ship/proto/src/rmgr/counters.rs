@@ -141,7 +141,8 @@ impl Counters {
         if let Ok(ahead) = ahead
             && xid >= FIRST_NORMAL_XID
         {
-            self.next_xid += ahead + 1;
+            // Only a record that nobody's server wrote comes near the end of the 64 bits.
+            self.next_xid = self.next_xid.saturating_add(ahead + 1);
             self.skip_special_xids();
         }
     }
@@ -150,7 +151,7 @@ impl Counters {
     pub fn take_xid(&mut self) -> u32 {
         self.skip_special_xids();
         let xid = xid_of(self.next_xid);
-        self.next_xid += 1;
+        self.next_xid = self.next_xid.saturating_add(1);
         self.skip_special_xids();
         xid
     }

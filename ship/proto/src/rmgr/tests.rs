@@ -1,3 +1,4 @@
+use super::counters::Counters;
 use super::message::*;
 use super::xact::*;
 use super::*;
@@ -153,4 +154,13 @@ fn what_17_added_is_there_since_17() {
         let decoded = main_data(&body).and_then(|main| Checkpoint::decode(main.data));
         assert_eq!(decoded.map(|checkpoint| checkpoint.redo), Some(checkpoint.redo));
     }
+}
+
+#[test]
+fn transaction_ids_at_the_end_of_all_numbers_do_not_overflow() {
+    let mut counters = Counters { next_xid: u64::MAX, ..Counters::first() };
+    counters.advance_past(2_000_000_000);
+    assert_eq!(counters.next_xid, u64::MAX);
+    counters.take_xid();
+    assert_eq!(counters.next_xid, u64::MAX);
 }

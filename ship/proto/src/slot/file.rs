@@ -202,7 +202,11 @@ fn decode_logical(reader: &mut Reader<'_>) -> Result<LogicalSlot, Malformed> {
 }
 
 fn take_name(reader: &mut Reader<'_>) -> Result<String, Malformed> {
-    let len = usize::from(reader.u8()?);
+    let got = reader.u8()?;
+    let len = usize::from(got);
+    if len > SLOT_NAME_BYTES_MAX {
+        return Err(Malformed::Length { got: got.into() });
+    }
     let name = core::str::from_utf8(reader.take(len)?).map_err(|_| Malformed::InvalidUtf8)?;
     Ok(String::from(name))
 }
