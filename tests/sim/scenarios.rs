@@ -117,6 +117,37 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         expect: Expect::Well(|stats| stats.timelines == 2),
     },
     Scenario {
+        name: "wal_of_another_version_is_promoted_after_clean_stops",
+        plan: || Plan {
+            major: 16,
+            faults: vec![(Fault::HubStop, 1)],
+            fault_pause_ns: (5_000_000, 300_000_000),
+            ..Plan::calm_promotion(74)
+        },
+        expect: Expect::Well(|stats| stats.timelines == 2 && stats.commits > 50),
+    },
+    Scenario {
+        name: "wal_of_another_version_is_promoted_after_broken_connections",
+        plan: || Plan {
+            major: 18,
+            record_len_max: 3 << 20,
+            faults: vec![(Fault::Reset, 4), (Fault::Partition, 1)],
+            fault_pause_ns: (5_000_000, 100_000_000),
+            ..Plan::calm_promotion(75)
+        },
+        expect: Expect::Well(|stats| stats.timelines == 2 && stats.commits > 50),
+    },
+    Scenario {
+        name: "seed_615ef62796e7343_wrote_pages_of_15_after_those_of_14",
+        plan: || Plan::of_seed(0x615_ef62_796e_7343),
+        expect: Expect::Well(|stats| stats.timelines > 1),
+    },
+    Scenario {
+        name: "seed_615ef9589fa34cb_wrote_pages_of_15_after_those_of_another",
+        plan: || Plan::of_seed(0x615_ef95_89fa_34cb),
+        expect: Expect::Well(|stats| stats.timelines > 1),
+    },
+    Scenario {
         name: "cascade_of_three_hubs_with_resets_and_kills",
         plan: cascade,
         expect: Expect::Well(|stats| stats.kills + stats.power_losses > 2),

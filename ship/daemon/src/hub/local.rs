@@ -12,6 +12,7 @@ use std::io;
 use walhub_engine::buffer::SlabRoom;
 use walhub_engine::io::{Done, Io};
 use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
+use walhub_proto::page::WalVersion;
 use walhub_proto::record::{RecordReader, WalViolation};
 use walhub_proto::rmgr::counters::{CounterReader, Counters};
 use walhub_proto::segment::SegNo;
@@ -58,6 +59,8 @@ struct RecordEnd {
 pub struct LocalWal {
     tail: Tail,
     reader: RecordReader,
+    /// The version of the pages, once a record of them was verified.
+    version: Option<WalVersion>,
     counters: CounterReader,
     /// Segment files.
     pub segments: Segments,
@@ -95,6 +98,7 @@ impl LocalWal {
         Self {
             counters: CounterReader::new(tail.end(), counters),
             tail,
+            version: reader.version(),
             reader,
             segments,
             writer,
@@ -232,7 +236,17 @@ impl LocalWal {
     fn verify(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
         let fed = self.reader.feed_to(bytes, &mut self.counters).map_err(AppendError::Violation);
         self.unseen_end = self.unseen_end.or(self.reader.unseen_end());
+        if self.version.is_none() && self.reader.last_record().is_some() {
+            self.version = self.reader.version();
+        }
         fed
+    }
+
+    /// Version of the WAL, once a record of it was verified or when it was known before. A server's WAL
+    /// never changes it: who upgrades makes another cluster.
+    #[must_use]
+    pub fn version(&self) -> Option<WalVersion> {
+        self.version
     }
 
     /// Goes back to the end of the last valid record: what came after it will come again.
@@ -267,7 +281,11 @@ impl LocalWal {
             self.writer.truncate(end);
             self.segments.rewind(io, jobs, segno);
         }
-        self.reader = reader;
+        // What begins in the middle of a page has seen no page header.
+        self.reader = match self.version {
+            Some(version) => reader.with_version(version),
+            None => reader,
+        };
         Ok(slab)
     }
 

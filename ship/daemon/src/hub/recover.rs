@@ -11,7 +11,7 @@ use walhub_engine::crc::crc32c;
 use walhub_engine::io::{DirEntry, Fs};
 use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
-use walhub_proto::page::{PAGE_BYTES, SHORT_HEADER_LEN, WalVersion};
+use walhub_proto::page::{LONG_HEADER_LEN, PAGE_BYTES, PageHeader, SHORT_HEADER_LEN, WalVersion};
 use walhub_proto::recovery::{
     self, CONTROL_COPY_LEN, CheckpointSeen, ControlFile, ControlFileError, EndOfWal, FoundSegment,
     RecoveryError, RecoveryPlan, WalEnd,
@@ -47,7 +47,10 @@ pub struct NewCluster {
 pub fn create_cluster(fs: &dyn Fs, data_dir: &Path, new: &NewCluster) -> io::Result<()> {
     // Segment 0 stays unused, so that 0/0 is never a record. PostgreSQL does the same.
     let start = Lsn(new.segment_size.bytes());
-    let major = new.version.major().unwrap_or(15);
+    let major = new.version.major().ok_or_else(|| {
+        let text = format!("no PostgreSQL release has the page magic {:?}", new.version);
+        io::Error::new(io::ErrorKind::InvalidInput, text)
+    })?;
     let control = ControlFile {
         system_identifier: new.system_identifier,
         segment_size: new.segment_size,
@@ -178,6 +181,11 @@ pub enum RecoverError {
     },
     /// The WAL cannot be gone on with.
     Wal(RecoveryError),
+    /// This is a primary, and what its next record must say is not known.
+    OwnWal {
+        /// What is not known.
+        unknown: &'static str,
+    },
 }
 
 impl From<RecoveryError> for RecoverError {
@@ -211,6 +219,9 @@ impl fmt::Display for RecoverError {
                 write!(f, "{reason} (replication slot file \"{}\")", path.display())
             }
             Self::Wal(error) => write!(f, "{error}"),
+            Self::OwnWal { unknown } => {
+                write!(f, "neither control file \"{CONTROL_FILE}\" nor the WAL says {unknown}")
+            }
         }
     }
 }
@@ -256,8 +267,16 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
     }
     let partial = partial_files(&listing, size);
     let (held, spare) = sort_segments(fs, &wal_dir, &control, &found, listing)?;
-    let version = control.wal_version.or(found.version);
+    let version = version_of(fs, &wal_dir, &control, &found)?;
     let (counters, checkpoint) = (found.counters, found.checkpoint);
+    let unknown = |unknown| Err(RecoverError::OwnWal { unknown });
+    match (version, counters) {
+        (None, _) if control.own_wal => {
+            return unknown("which version of PostgreSQL the WAL is of");
+        }
+        (_, None) if control.own_wal => return unknown("which transaction ids were given out"),
+        _ => {}
+    }
     let history = found.history;
     let timelines = Timelines {
         system_identifier: control.system_identifier,
@@ -279,6 +298,40 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         checkpoint,
     };
     Ok(Recovered { wal: Some(wal), slots: read_slots(fs, data_dir)? })
+}
+
+/// The version of the WAL, when a whole record of it is there.
+///
+/// A control file of before it was kept does not say, and after a clean stop there is nothing to scan that
+/// has a page header: then the page says on which the last record begins.
+fn version_of(
+    fs: &dyn Fs,
+    wal_dir: &Path,
+    control: &ControlFile,
+    found: &Found,
+) -> io::Result<Option<WalVersion>> {
+    let (size, Some(last_record)) = (control.segment_size, found.last_record) else {
+        return Ok(control.wal_version);
+    };
+    if let Some(version) = control.wal_version.or(found.version) {
+        return Ok(Some(version));
+    }
+    let page_addr = last_record.align_down(PAGE_BYTES);
+    // The segment in which a timeline begins has the newest one's name, or the one's before.
+    for entry in found.history.entries().iter().rev() {
+        let path = wal_dir.join(SegNo::of_start(page_addr, size).file_name(entry.tli, size));
+        let mut bytes = [0; LONG_HEADER_LEN];
+        match fs.read_at(&path, size.offset(page_addr), &mut bytes) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        }
+        let header = PageHeader::decode(&bytes).filter(|header| header.page_addr == page_addr);
+        if let Some(header) = header {
+            return Ok(WalVersion::from_magic(header.magic));
+        }
+    }
+    Ok(None)
 }
 
 fn read_control(fs: &dyn Fs, data_dir: &Path) -> Result<Option<ControlFile>, RecoverError> {

@@ -133,7 +133,7 @@ impl Segments {
     /// pg_waldump learns the segment size from whichever file it finds first in a directory; one
     /// without a header would make it give up.
     pub fn set_format(&mut self, system_identifier: SystemIdentifier, version: WalVersion) {
-        if self.first_page.is_none() {
+        if self.first_page.is_none_or(|page| page.magic != version.magic()) {
             let long = LongHeader {
                 system_identifier,
                 segment_size: u32::try_from(self.size.bytes()).unwrap_or(0),

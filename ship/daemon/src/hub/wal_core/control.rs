@@ -27,6 +27,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         control.flush_lsn = local.flush_lsn();
         control.last_record = local.flushed_record();
         control.counters = local.flushed_counters();
+        // Without a whole record that is durable, another start may find other pages there.
+        if control.last_record.is_some() {
+            control.wal_version = control.wal_version.or(local.version());
+        }
     }
 
     /// A record that began before the first WAL here cannot be verified after a crash, unless the

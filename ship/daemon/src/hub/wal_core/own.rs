@@ -328,6 +328,14 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     pub(super) fn begin_own(&mut self, now: Now, checkpoint: Option<CheckpointSeen>) {
         let parent = self.unused_timeline();
         let (Some(control), Some(local)) = (&mut self.control, &self.local) else { return };
+        // Whoever has WAL of its own knows both: `recover` and `may_promote` see to that.
+        let (Some(version), Some(counters)) = (control.wal_version, local.counters()) else {
+            unreachable!(
+                "own WAL of version {:?} after {:?}",
+                control.wal_version,
+                local.counters()
+            )
+        };
         if let Some(seen) = checkpoint {
             (control.checkpoint_lsn, control.redo_lsn) = (Some(seen.start), Some(seen.redo));
         }
@@ -335,10 +343,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             system_identifier: control.system_identifier,
             segment_size: control.segment_size,
             timeline: control.timeline,
-            version: control.wal_version.unwrap_or(WalVersion::PG15),
+            version,
             crc: crc32c,
         };
-        let counters = local.counters().unwrap_or_else(Counters::first);
         let mut own = Own::new(local, shape, counters, now.instant);
         // PostgreSQL ends its recovery with one, too; a clean stop has left one.
         let clean = checkpoint.filter(|seen| seen.is_shutdown).map(|seen| seen.start);

@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering;
 use walhub_engine::io::{Io, Waker};
 use walhub_proto::history;
 use walhub_proto::lsn::{Lsn, TimelineId};
+use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Now;
@@ -48,6 +49,21 @@ impl Promotion {
         for waiter in self.waiters {
             drop(waiter.send(answer.clone()));
         }
+    }
+}
+
+fn unknown_version(version: Option<WalVersion>) -> Report {
+    let state = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
+    match version {
+        None => Report::error(state, "cannot promote before a whole WAL record was received")
+            .detail("Only the WAL says which version of PostgreSQL it is of.")
+            .hint("Set primary_conninfo, and promote once WAL has streamed."),
+        Some(version) => Report::error(state, "cannot promote a server whose WAL is of an unknown version")
+            .detail(format!(
+                "Pages with the magic number {:04X} are of no PostgreSQL release that this walhub knows.",
+                version.magic()
+            ))
+            .hint("Promote a standby, or use a walhub that knows the version."),
     }
 }
 
@@ -88,6 +104,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             let report = Report::error(state, message);
             return Err(report.hint("Set primary_conninfo, and promote once WAL has streamed."));
         };
+        // The layouts of its first records and the number on their pages are the version's.
+        if local.version().is_none_or(|version| version.major().is_none()) {
+            return Err(unknown_version(local.version()));
+        }
         if local.counters().is_none() {
             let report = Report::error(state, "cannot promote before a checkpoint was received");
             return Err(report
@@ -171,7 +191,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             return Ok(());
         };
         let switchpoint = local.flush_lsn();
-        let version = local.reader().version();
+        let version = local.version();
         let parent = timelines.history.clone();
         let timeline = match self.promotion.as_ref().and_then(|promotion| promotion.timeline) {
             Some(timeline) => timeline,
@@ -186,7 +206,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if let Some(control) = &mut self.control {
             control.timeline = timeline;
             control.own_wal = true;
-            control.wal_version = version.or(control.wal_version);
+            control.wal_version = control.wal_version.or(version);
         }
         if let Err(error) = self.save_control_now(io) {
             self.control = before;

@@ -13,7 +13,7 @@ use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::record::RecordReader;
 use walhub_proto::recovery::ControlFile;
-use walhub_proto::segment::{SegNo, SegmentSize};
+use walhub_proto::segment::SegNo;
 
 use super::super::handle::Identity;
 use super::super::local::LocalWal;
@@ -24,6 +24,25 @@ use super::super::tail::Tail;
 use super::super::writer::{Writer, WriterTokens};
 use super::upstream::{Drop, State, no_room_for_control};
 use super::{SYNC_TOKEN, WRITE_TOKEN, WalCore};
+
+/// Reads the WAL of the cluster that `control` names, from `lsn` on.
+pub(super) fn reader_at(
+    control: &ControlFile,
+    lsn: Lsn,
+    last_record: Option<Lsn>,
+    timeline: TimelineId,
+) -> RecordReader {
+    let mut reader = RecordReader::new(lsn, control.segment_size, walhub_engine::crc::crc32c)
+        .with_timeline(timeline)
+        .with_system_identifier(control.system_identifier);
+    if let Some(version) = control.wal_version {
+        reader = reader.with_version(version);
+    }
+    if let Some(last_record) = last_record {
+        reader = reader.with_prev(last_record);
+    }
+    reader
+}
 
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Keeps a history file, before any WAL of its timeline. PostgreSQL: `WalRcvFetchTimeLineHistoryFiles`.
@@ -137,7 +156,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             server_version_num: control.server_version_num,
         };
         let size = control.segment_size;
-        let reader = self.reader_at(wal.end, wal.last_record, wal.timelines.current);
+        let reader = reader_at(control, wal.end, wal.last_record, wal.timelines.current);
         let (tail, first) = Tail::new(self.slabs.clone(), self.slabs_max, wal.end, &wal.block);
         let mut zeros =
             walhub_engine::buffer::Buffer::with_capacity(super::super::segments::ZEROS_LEN);
@@ -184,25 +203,6 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         shared.flush_lsn.store(wal.end);
         shared.received_lsn.store(wal.end);
         self.wake_ships();
-    }
-
-    pub(super) fn reader_at(
-        &self,
-        lsn: Lsn,
-        last_record: Option<Lsn>,
-        timeline: TimelineId,
-    ) -> RecordReader {
-        let size =
-            self.control.as_ref().map_or(SegmentSize::DEFAULT, |control| control.segment_size);
-        let mut reader =
-            RecordReader::new(lsn, size, walhub_engine::crc::crc32c).with_timeline(timeline);
-        if let Some(control) = &self.control {
-            reader = reader.with_system_identifier(control.system_identifier);
-        }
-        if let Some(last_record) = last_record {
-            reader = reader.with_prev(last_record);
-        }
-        reader
     }
 
     /// Goes over to the next timeline. Everything before `start` is durable on the old one.

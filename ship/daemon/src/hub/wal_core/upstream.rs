@@ -26,6 +26,7 @@ use super::super::local::{AppendError, LocalWal};
 use super::super::messages::{ToControl, Upstream};
 use super::super::tail::TruncateError;
 use super::requests::Requests;
+use super::timeline::reader_at;
 use super::{LINK_RECV, LINK_SEND, Stopping, WalCore};
 use crate::settings::Settings;
 
@@ -703,7 +704,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if !self.link.rewind {
             return;
         }
-        let Some(local) = &mut self.local else {
+        let (Some(local), Some(control)) = (&mut self.local, &self.control) else {
             self.link.rewind = false;
             return;
         };
@@ -716,8 +717,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
         let (verified, last, timeline) =
             (local.verified_lsn(), local.last_record(), local.segments.timeline());
-        let reader = self.reader_at(verified, last, timeline);
-        let Some(local) = &mut self.local else { return };
+        let reader = reader_at(control, verified, last, timeline);
         match local.rewind(io, &mut self.jobs, reader) {
             Ok(slab) => {
                 self.link.rewind = false;

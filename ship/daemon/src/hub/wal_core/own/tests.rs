@@ -59,15 +59,16 @@ fn settings() -> Settings {
 impl Bench {
     /// On a new directory.
     fn new(settings: Settings) -> Self {
+        Self::of_version(settings, WalVersion::PG15)
+    }
+
+    fn of_version(settings: Settings, version: WalVersion) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for name in ["pg_wal", "slots"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
-        let new = NewCluster {
-            system_identifier: SystemIdentifier(7),
-            segment_size: SIZE,
-            version: WalVersion::PG15,
-        };
+        let new =
+            NewCluster { system_identifier: SystemIdentifier(7), segment_size: SIZE, version };
         recover::create_cluster(&OsFs, dir.path(), &new).unwrap();
         Self::start(dir, settings)
     }

@@ -159,6 +159,122 @@ fn a_promoted_relay_goes_on_where_the_wal_ends() {
     }
 }
 
+/// The magic numbers of all pages on the newest timeline, from the first segment on.
+fn magics(dir: &TempDir, end: Lsn) -> Vec<u16> {
+    let magic = |page: u64| {
+        let segno = SegNo::of_start(Lsn(page), SIZE);
+        let read = |timeline| {
+            let name = segno.file_name(tli(timeline), SIZE);
+            std::fs::read(dir.path().join("pg_wal").join(name)).ok()
+        };
+        let segment = (1..=9).rev().find_map(read).unwrap();
+        let at = usize::try_from(SIZE.offset(Lsn(page))).unwrap();
+        u16::from_le_bytes([segment[at], segment[at + 1]])
+    };
+    (START.0..end.0).step_by(8192).map(magic).collect()
+}
+
+#[test]
+fn pages_of_15_do_not_follow_those_of_another_version_after_a_clean_stop_and_a_promotion() {
+    for version in [WalVersion::PG13, WalVersion::PG16, WalVersion::PG18] {
+        // What stopped the relay, and whether a control file of before says nothing about the version.
+        for (is_clean, is_old) in [(true, true), (true, false), (false, true), (false, false)] {
+            let mut bench = Bench::of_version(settings(), version);
+            bench.append(&[noise(20_000, 1)], true, LOCAL);
+            bench.settle();
+            let dir = if is_clean { bench.stop() } else { bench.kill() };
+            change_control(&dir, |control| {
+                control.own_wal = false;
+                control.wal_version = control.wal_version.filter(|_| !is_old);
+            });
+            // A start and a stop in which nothing comes.
+            let mut bench = Bench::start(Bench::start(dir, settings()).stop(), settings());
+            assert_eq!(control(&bench.dir).wal_version, Some(version));
+            assert_eq!(bench.promote(), Ok(()));
+            let end = bench.append(&[noise(50_000, 2)], true, LOCAL).end;
+            let mut magics = magics(&bench.dir, end);
+            magics.dedup();
+            assert_eq!(magics, [version.magic()], "clean {is_clean}, old {is_old}");
+        }
+    }
+}
+
+#[test]
+fn the_version_is_kept_when_bytes_of_a_record_that_never_ended_are_dropped() {
+    let mut bench = Bench::of_version(settings(), WalVersion::PG17);
+    bench.append(&[noise(500, 1)], true, LOCAL);
+    bench.settle();
+    let dir = bench.stop();
+    // No page header is read again, here and when the unfinished record goes.
+    change_control(&dir, |control| {
+        (control.own_wal, control.wal_version) = (false, None);
+    });
+    let mut bench = Bench::start(dir, settings());
+    let local = bench.core.local.as_ref().unwrap();
+    let shape = WalShape { version: WalVersion::PG17, ..*bench.upstream().shape() };
+    let mut writer = WalWriter::new(shape, local.received_lsn(), local.last_record());
+    let mut bytes = Vec::new();
+    let body = walhub_proto::rmgr::message::logical_message(5, false, "", &noise(30_000, 2));
+    writer.append_record(RM_LOGICALMSG, 0, 0, &[&body.unwrap()], &mut bytes);
+    bench.receive(&bytes[..20_000]);
+    assert_eq!(bench.promote(), Ok(()));
+    let end = bench.append(&[noise(50_000, 2)], true, LOCAL).end;
+    assert!(magics(&bench.dir, end).iter().all(|&magic| magic == WalVersion::PG17.magic()));
+}
+
+#[test]
+fn wal_of_a_version_that_nobody_knows_is_not_promoted() {
+    let unknown = WalVersion::from_magic(0xD1FE).unwrap();
+    let mut bench = Bench::new(settings());
+    bench.append(&[noise(500, 1)], true, LOCAL);
+    bench.settle();
+    let dir = bench.stop();
+    let name = SegNo(1).file_name(TimelineId::FIRST, SIZE);
+    let path = dir.path().join("pg_wal").join(name);
+    let mut segment = std::fs::read(&path).unwrap();
+    segment[..2].copy_from_slice(&unknown.magic().to_le_bytes());
+    std::fs::write(&path, segment).unwrap();
+    change_control(&dir, |control| (control.own_wal, control.wal_version) = (false, None));
+    let mut bench = Bench::start(dir, settings());
+    let refused = bench.promote().unwrap_err();
+    assert_eq!(refused.sqlstate, SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
+    assert_eq!(refused.message, "cannot promote a server whose WAL is of an unknown version");
+    assert!(!bench.file("00000002.history").exists());
+}
+
+#[test]
+fn a_relay_without_a_record_is_not_promoted() {
+    let dir = Bench::new(settings()).kill();
+    std::fs::remove_dir_all(dir.path().join("pg_wal")).unwrap();
+    std::fs::create_dir(dir.path().join("pg_wal")).unwrap();
+    change_control(&dir, |control| {
+        (control.own_wal, control.wal_version) = (false, None);
+        (control.flush_lsn, control.last_record) = (control.start_lsn, None);
+    });
+    let mut bench = Bench::start(dir, settings());
+    let refused = bench.promote().unwrap_err();
+    assert_eq!(refused.message, "cannot promote before a whole WAL record was received");
+}
+
+#[test]
+fn a_primary_whose_version_or_ids_nothing_says_does_not_start() {
+    for (is_version, want) in [(true, "which version"), (false, "which transaction ids")] {
+        let dir = Bench::new(settings()).kill();
+        std::fs::remove_dir_all(dir.path().join("pg_wal")).unwrap();
+        std::fs::create_dir(dir.path().join("pg_wal")).unwrap();
+        change_control(&dir, |control| {
+            (control.flush_lsn, control.last_record) = (control.start_lsn, None);
+            if is_version {
+                control.wal_version = None;
+            } else {
+                control.counters = None;
+            }
+        });
+        let error = recover(&OsFs, dir.path()).unwrap_err();
+        assert!(error.to_string().contains(want), "{error}");
+    }
+}
+
 #[test]
 fn what_is_not_whole_is_dropped() {
     for written in [100, 3 << 20] {
