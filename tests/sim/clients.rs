@@ -326,7 +326,13 @@ impl Ledger {
                 // Nothing was waited for, and nothing was promised.
                 let end = Lsn::INVALID;
                 assert_eq!(report.message, "the database system is shutting down");
-                return Ok(Appended { ends: Vec::new(), xid: None, end, waited: Waited::Reached });
+                return Ok(Appended {
+                    ends: Vec::new(),
+                    xid: None,
+                    end,
+                    waited: Waited::Reached,
+                    warning: None,
+                });
             }
         };
         if appended.ends.len() != ids.len() || wait.is_some() && appended.end > durable {

@@ -3,7 +3,7 @@
 //! A record's body is everything after its 24 bytes of header: block references (the records here
 //! have none), then the main data behind a short or a long length. [`main_data`] takes a body apart;
 //! [`message`], [`xact`], [`xlog`], [`standby`] and [`slru`] know what the main data of a record means, and
-//! [`counters`] what it adds up to.
+//! [`counters`] what it adds up to, and [`xid_limits`] how far that may go.
 //!
 //! Not here: headers, checksums and pages (`record`, `generate`).
 //!
@@ -15,6 +15,7 @@ pub mod message;
 pub mod slru;
 pub mod standby;
 pub mod xact;
+pub mod xid_limits;
 pub mod xlog;
 
 use alloc::vec::Vec;

@@ -69,6 +69,8 @@ states! {
     TOO_MANY_CONNECTIONS = "53300";
     /// configuration_limit_exceeded
     CONFIGURATION_LIMIT_EXCEEDED = "53400";
+    /// program_limit_exceeded
+    PROGRAM_LIMIT_EXCEEDED = "54000";
     /// object_not_in_prerequisite_state
     OBJECT_NOT_IN_PREREQUISITE_STATE = "55000";
     /// object_in_use

@@ -101,6 +101,8 @@ pub struct Appended {
     pub end: Lsn,
     /// Whether what was waited for is reached.
     pub waited: Waited,
+    /// What the session is to be told beside that.
+    pub warning: Option<Box<Report>>,
 }
 
 /// How a wait ended.

@@ -65,6 +65,16 @@ pub struct Place {
     pub xid: Option<u32>,
     /// One past the last.
     pub end: Lsn,
+    /// What the session is to be told beside that.
+    pub warning: Option<Box<Report>>,
+}
+
+impl Place {
+    /// That of a job without records of its own.
+    #[must_use]
+    pub const fn end(end: Lsn) -> Self {
+        Self { ends: Vec::new(), xid: None, end, warning: None }
+    }
 }
 
 /// The wal core's answer to a [`Job`].
@@ -229,7 +239,7 @@ impl Commits {
         let (reply, answer) = oneshot::channel();
         self.shared.interest.begin();
         self.take_positions(positions());
-        let place = Place { ends: Vec::new(), xid: None, end: lsn };
+        let place = Place::end(lsn);
         let (reply, owner) = (Reply::Wait(reply), Some(owner));
         self.begin_wait(level, Waiter { reply, place, owner, since: now, canceled: None });
         answer
@@ -363,7 +373,7 @@ impl Commits {
     /// Answers one who has waited long enough; a session that is gone does not mind.
     fn end(&mut self, waiter: Waiter) {
         self.shared.interest.end();
-        let Place { ends, xid, end } = waiter.place;
+        let Place { ends, xid, end, warning } = waiter.place;
         // What is there in spite of the cancel needs no warning. PostgreSQL: SyncRepWaitForLSN looks at
         // the queue before it looks at interrupts.
         let released = |level| self.waiters.released_lsn(level).unwrap_or_default();
@@ -372,7 +382,7 @@ impl Commits {
         match waiter.reply {
             Reply::Append(reply) => {
                 (self.on_release.0)(waiter.since);
-                drop(reply.send(Ok(Appended { ends, xid, end, waited })));
+                drop(reply.send(Ok(Appended { ends, xid, end, waited, warning })));
             }
             Reply::Wal(reply) => drop(reply.send(Ok(end))),
             Reply::Wait(reply) => drop(reply.send(waited)),

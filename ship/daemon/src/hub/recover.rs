@@ -55,7 +55,7 @@ pub fn create_cluster(fs: &dyn Fs, data_dir: &Path, new: &NewCluster) -> io::Res
         system_identifier: new.system_identifier,
         segment_size: new.segment_size,
         server_version_num: major * 10_000,
-        server_version: format!("{major}.0 (walhub {})", env!("CARGO_PKG_VERSION")),
+        server_version: format!("{major}.0 ({MADE_HERE}{})", env!("CARGO_PKG_VERSION")),
         wal_version: Some(new.version),
         timeline: TimelineId::FIRST,
         start_lsn: start,
@@ -68,6 +68,16 @@ pub fn create_cluster(fs: &dyn Fs, data_dir: &Path, new: &NewCluster) -> io::Res
         sequence: 0,
     };
     write_control(fs, data_dir, &control)
+}
+
+/// What the server version of a cluster that [`create_cluster`] made has before walhub's. Relays pass it on.
+const MADE_HERE: &str = "walhub ";
+
+/// Whether the WAL is, or once was, that of a PostgreSQL server with tables: in a cluster that walhub made
+/// nobody ever wrote a row.
+#[must_use]
+pub fn has_database(control: &ControlFile) -> bool {
+    !control.server_version.contains(MADE_HERE)
 }
 
 /// What a start-up found.

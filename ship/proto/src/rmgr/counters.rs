@@ -315,6 +315,15 @@ impl CounterReader {
         self.known
     }
 
+    /// The next transaction id, with its epoch, when it is known.
+    #[must_use]
+    pub const fn next_xid(&self) -> Option<u64> {
+        match &self.known {
+            Some(known) => Some(known.next_xid),
+            None => None,
+        }
+    }
+
     /// The newest checkpoint that was shown.
     #[must_use]
     pub const fn checkpoint(&self) -> Option<CheckpointSeen> {

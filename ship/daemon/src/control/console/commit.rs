@@ -161,7 +161,10 @@ impl<V: SettingsView> Session<V> {
                 }
             }
         };
-        let appended = answered.map_err(Box::new)?;
+        let mut appended = answered.map_err(Box::new)?;
+        if let Some(warning) = appended.warning.take() {
+            self.notice_first(&warning);
+        }
         if appended.waited == Waited::Canceled {
             self.warn_canceled(told)?;
         }

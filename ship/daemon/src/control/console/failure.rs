@@ -33,7 +33,7 @@ pub(super) const CANNOT_COERCE: SqlState = SqlState("42846");
 pub(super) const UNDEFINED_PARAMETER: SqlState = SqlState("42P02");
 pub(super) const DUPLICATE_CURSOR: SqlState = SqlState("42P03");
 pub(super) const INVALID_COLUMN_REFERENCE: SqlState = SqlState("42P10");
-pub(super) const PROGRAM_LIMIT_EXCEEDED: SqlState = SqlState("54000");
+pub(super) const PROGRAM_LIMIT_EXCEEDED: SqlState = SqlState::PROGRAM_LIMIT_EXCEEDED;
 pub(super) const STATEMENT_TOO_COMPLEX: SqlState = SqlState("54001");
 
 /// What the console answers, for the hint of everything that it does not.

@@ -50,7 +50,7 @@ impl Bench {
     /// The wal core takes one job and answers it.
     fn place(&mut self, end: u64) {
         assert!(self.link.next().is_some(), "no job");
-        self.link.answer(Ok(Place { ends: vec![Lsn(end)], xid: Some(3), end: Lsn(end) }));
+        self.link.answer(Ok(Place { ends: vec![Lsn(end)], xid: Some(3), ..Place::end(Lsn(end)) }));
     }
 
     /// The wal core publishes that this is durable, and tells of it.

@@ -29,7 +29,7 @@ use walhub_proto::rmgr::xlog::{
     Checkpoint, WalLevel, XLOG_CHECKPOINT_ONLINE, XLOG_CHECKPOINT_REDO, XLOG_CHECKPOINT_SHUTDOWN,
     XLOG_END_OF_RECOVERY, checkpoint_redo, end_of_recovery,
 };
-use walhub_proto::rmgr::{RM_STANDBY, RM_XACT, slru, standby, xact, xid_of};
+use walhub_proto::rmgr::{RM_STANDBY, RM_XACT, standby, xact, xid_of};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::{Instant, Now, Timestamp};
 use walhub_proto::wire::backend::Report;
@@ -40,6 +40,7 @@ use super::super::front::micros_between;
 use super::super::latency::Stage;
 use super::super::local::LocalWal;
 use super::super::messages::ToControl;
+use super::super::recover;
 use super::super::tail::TailSlab;
 use super::WalCore;
 
@@ -61,6 +62,8 @@ pub(super) struct Own {
     /// The tail takes a batch of at least so many bytes.
     room: usize,
     counters: Counters,
+    /// Rows of a database have transaction ids of this WAL.
+    has_database: bool,
     work: Option<Work>,
     /// The last checkpoint record, while the control file does not know it.
     unsaved: Option<CheckpointAt>,
@@ -114,13 +117,20 @@ enum Step {
 
 impl Own {
     /// Goes on where `local` ends.
-    pub(super) fn new(local: &LocalWal, shape: WalShape, counters: Counters, now: Instant) -> Self {
+    pub(super) fn new(
+        local: &LocalWal,
+        shape: WalShape,
+        counters: Counters,
+        has_database: bool,
+        now: Instant,
+    ) -> Self {
         let end = local.verified_lsn();
         Self {
             writer: WalWriter::new(shape, end, local.last_record()),
             batch: Vec::with_capacity(2 * BATCH_LEN),
             room: 0,
             counters,
+            has_database,
             work: None,
             unsaved: None,
             idle_end: end,
@@ -128,16 +138,6 @@ impl Own {
             segment_since: now,
             is_closed: false,
         }
-    }
-
-    /// The next transaction id. The pages that standbys keep its state in come first.
-    /// PostgreSQL: `GetNewTransactionId`.
-    fn take_xid(&mut self) -> u32 {
-        let pages = slru::pages_before(&self.counters, self.version());
-        for (rmid, body) in pages.into_iter().flatten() {
-            self.put(rmid, slru::ZEROPAGE, 0, &body);
-        }
-        self.counters.take_xid()
     }
 
     fn version(&self) -> WalVersion {
@@ -179,6 +179,7 @@ impl Own {
 
     /// Lays out a checkpoint. PostgreSQL: `CreateCheckPoint`.
     fn put_checkpoint(&mut self, is_shutdown: bool, now: Timestamp) -> Lsn {
+        self.freeze();
         let version = self.version();
         let is_idle = self.writer.lsn() == self.idle_end;
         let mut redo = self.writer.next_record();
@@ -346,7 +347,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             version,
             crc: crc32c,
         };
-        let mut own = Own::new(local, shape, counters, now.instant);
+        let mut own = Own::new(local, shape, counters, recover::has_database(control), now.instant);
         // PostgreSQL ends its recovery with one, too; a clean stop has left one.
         let clean = checkpoint.filter(|seen| seen.is_shutdown).map(|seen| seen.start);
         if let Some(parent) = parent {
@@ -361,6 +362,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             }
             own.put_checkpoint(true, now.wall);
         }
+        own.warn_of_limits();
         self.own = Some(own);
         let shared = &self.config.shared;
         shared.is_primary.store(true, Ordering::Release);
@@ -394,7 +396,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                     Work::Filling { answer } => {
                         own.idle_end = own.writer.lsn();
                         own.segment_since = now.instant;
-                        let place = |end| Place { ends: Vec::new(), xid: None, end };
+                        let place = Place::end;
                         (answer.map(place), false)
                     }
                 };
@@ -418,11 +420,19 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             }
             match job {
                 Job::Append { records, commit, is_urgent, since } => {
-                    let xid = commit.map(|_| own.take_xid());
+                    let (xid, warning) = match commit.map(|_| own.take_xid(now.wall)).transpose() {
+                        Ok(taken) => taken.unzip(),
+                        Err(report) => {
+                            self.config.commits.answer(Err(report));
+                            must_tell = true;
+                            continue;
+                        }
+                    };
                     let place = Place {
                         ends: Vec::with_capacity(records.len()),
                         xid,
                         end: own.writer.lsn(),
+                        warning: warning.flatten(),
                     };
                     let records = records.into_iter();
                     let appending =
@@ -435,7 +445,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 }
                 Job::Wal(WalRequest::Checkpoint) => {
                     let end = own.put_checkpoint(false, now.wall);
-                    self.config.commits.answer(Ok(Place { ends: Vec::new(), xid: None, end }));
+                    self.config.commits.answer(Ok(Place::end(end)));
                 }
             }
         }
@@ -542,6 +552,8 @@ impl Own {
 fn shutting_down() -> Report {
     Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is shutting down")
 }
+
+mod xids;
 
 #[cfg(test)]
 mod tests;

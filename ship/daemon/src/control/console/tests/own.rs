@@ -155,7 +155,7 @@ impl Hub<OwnedFd> for OwnHub {
         line.push_str(&level(append.wait));
         state.log.push(line);
         let waited = Waited::Reached;
-        let appended = Appended { ends, xid: None, end: Lsn(state.end), waited };
+        let appended = Appended { ends, xid: None, end: Lsn(state.end), waited, warning: None };
         if self.stuck && matches!(append.wait, Some(WaitLevel::Standbys(_))) {
             state.waiting.push((append.owner, reply, appended));
         } else {

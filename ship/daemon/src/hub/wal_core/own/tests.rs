@@ -30,6 +30,7 @@ use super::*;
 use crate::settings::Settings;
 
 mod promotion;
+mod xids;
 
 const SIZE: SegmentSize = SegmentSize::MIN;
 const START: Lsn = Lsn(1 << 20);
