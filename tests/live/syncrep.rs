@@ -307,6 +307,30 @@ fn no_acknowledged_commit_is_missing_on_the_required_standbys_when_the_hub_is_ki
     }
 }
 
+/// The primary asks twice a second for what the hub cannot tell it: that is not how it asks when it stops.
+#[test]
+fn a_primary_with_a_wal_sender_timeout_of_one_second_keeps_its_stream_while_commits_wait() {
+    let mut relay = Relay::with(|primary| primary.config("wal_sender_timeout = 1s"), |hub| hub);
+    let mut standby = relay.streaming_standby("a");
+    set_policy(&relay.hub, "FIRST 1 (a)");
+    relay.hub.wait_sql(ROLES, "a 1 sync");
+    let mark = relay.hub.log().mark();
+    standby.stop(StopMode::Fast);
+    relay.hub.log().wait_for(mark, "commits on the primary wait for \"a\" (not connected)");
+    relay.primary.write_wal(1);
+    // It left after seven seconds, and began again.
+    relay.primary.wait_sql(
+        "select backend_start < clock_timestamp() - interval '15 s' from pg_stat_replication \
+         where application_name = 'hub'",
+        "t",
+    );
+    let left = "the upstream is shutting down and waits for standbys, ending the stream";
+    assert!(!relay.hub.log().text(mark).contains(left));
+    // And it is left once it does stop.
+    assert!(relay.primary.stop(StopMode::Fast).success());
+    relay.hub.log().wait_for(mark, left);
+}
+
 #[test]
 fn a_primary_that_stops_does_not_wait_for_standbys_that_are_not_there() {
     let mut relay = Relay::start();

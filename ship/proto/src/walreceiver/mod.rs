@@ -14,6 +14,7 @@ mod flow;
 mod frames;
 mod reply;
 mod result;
+mod stopping;
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use crate::wire::reader::Malformed;
 use frames::{FrameSplitter, Part};
 use reply::Replies;
 use result::ResultSet;
+use stopping::{Doubt, Heard, Verdict};
 
 pub use error::{Activity, UpstreamError, UpstreamViolation};
 
@@ -222,8 +224,9 @@ pub struct WalReceiver {
     /// Commands, CopyDone, Terminate.
     out: Vec<u8>,
     replies: Replies,
-    /// How often a reply was requested.
-    requests: u64,
+    /// The keepalive that came last, until it is judged.
+    heard: Option<Heard>,
+    doubt: Doubt,
     /// Length of the WAL in the last message with WAL.
     message_len: usize,
     last_recv: Instant,
@@ -257,7 +260,8 @@ impl WalReceiver {
             next_lsn: local.next_lsn.unwrap_or_default(),
             out: Vec::new(),
             replies: Replies::new(),
-            requests: 0,
+            heard: None,
+            doubt: Doubt::default(),
             message_len: 0,
             last_recv: now.instant,
         };
@@ -290,10 +294,24 @@ impl WalReceiver {
         Some(WalAhead { left, header_len, message_len: self.message_len })
     }
 
-    /// How often the upstream has requested a reply.
-    #[must_use]
-    pub const fn requests(&self) -> u64 {
-        self.requests
+    /// Looks at the keepalive that came with the last [`ReceiverEvent::Told`], if one did; `is_withheld`
+    /// says whether the upstream was told less than it waits for when it stops.
+    ///
+    /// Returns whether it stops, and asks for that in vain. Whoever does not ask this does not find out.
+    pub fn is_waiting_in_vain(&mut self, now: Now, is_withheld: bool) -> bool {
+        let Some(heard) = self.heard.take() else { return false };
+        match self.doubt.note(now.instant, heard, is_withheld) {
+            Verdict::Nothing => false,
+            Verdict::Ask => {
+                self.replies.ask();
+                false
+            }
+            Verdict::IsAnswered => {
+                self.replies.drop_request();
+                false
+            }
+            Verdict::Stops => true,
+        }
     }
 
     /// Takes new settings, after a reload. The slot is that of the next session.
@@ -338,6 +356,7 @@ impl WalReceiver {
                 Part::WalHeader { data, len } => {
                     self.expect_streaming(COPY_DATA)?;
                     self.message_len = len;
+                    self.heard = None;
                     if len > 0 && data.start != self.next_lsn {
                         let (got, want) = (data.start, self.next_lsn);
                         return Err(UpstreamViolation::Discontinuity { got, want });
@@ -419,7 +438,9 @@ impl WalReceiver {
                     PrimaryKeepalive::decode(body).map_err(|_| UpstreamViolation::Keepalive)?;
                 if keepalive.reply_requested {
                     self.replies.request();
-                    self.requests += 1;
+                    self.heard = Some(Heard::Request);
+                } else {
+                    self.heard = Some(Heard::Answer);
                 }
                 Ok(ReceiverEvent::Told { end: keepalive.end, sent: keepalive.sent })
             }

@@ -25,8 +25,12 @@ pub(super) struct Replies {
     streaming: bool,
     positions: Positions,
     status_due: bool,
+    /// The upstream has requested a reply.
+    requested: bool,
     /// The status to come requests a reply: nothing was heard for half of the timeout.
     ping_due: bool,
+    /// It does so because the upstream may be stopping.
+    ask_due: bool,
     ping_sent: bool,
     next_status: Option<Instant>,
     /// What the standbys downstream need; `None` while that is not known.
@@ -43,7 +47,9 @@ impl Replies {
             streaming: false,
             positions: Positions::default(),
             status_due: false,
+            requested: false,
             ping_due: false,
+            ask_due: false,
             ping_sent: false,
             next_status: None,
             horizons: None,
@@ -57,6 +63,8 @@ impl Replies {
     /// WAL begins to stream: the upstream hears at once where we are.
     pub(super) fn start(&mut self, now: Now, config: &WalReceiverConfig) {
         self.streaming = true;
+        self.requested = false;
+        self.ask_due = false;
         self.ping_due = false;
         self.ping_sent = false;
         self.status_due = true;
@@ -78,7 +86,18 @@ impl Replies {
 
     /// The upstream wants to hear from us.
     pub(super) fn request(&mut self) {
+        self.requested = true;
+    }
+
+    /// It has what it requested: nothing is sent for that alone.
+    pub(super) fn drop_request(&mut self) {
+        self.requested = false;
+    }
+
+    /// The next status is due now, and requests an answer.
+    pub(super) fn ask(&mut self) {
         self.status_due = true;
+        self.ask_due = true;
     }
 
     pub(super) fn handle_config(&mut self, now: Now, config: &WalReceiverConfig) {
@@ -164,9 +183,11 @@ impl Replies {
         if !self.streaming {
             return;
         }
-        if core::mem::take(&mut self.status_due) {
-            let reply_requested = core::mem::take(&mut self.ping_due);
-            self.ping_sent |= reply_requested;
+        let requested = core::mem::take(&mut self.requested);
+        if core::mem::take(&mut self.status_due) || requested {
+            let is_ping = core::mem::take(&mut self.ping_due);
+            self.ping_sent |= is_ping;
+            let reply_requested = core::mem::take(&mut self.ask_due) || is_ping;
             let Positions { write, flush, apply } = self.positions;
             let sent = now.wall;
             let status = StandbyStatusUpdate { write, flush, apply, sent, reply_requested };

@@ -11,7 +11,7 @@ mod control;
 mod keep;
 mod own;
 mod promotion;
-mod requests;
+mod reason;
 mod sessions;
 mod slots;
 mod sync;
@@ -347,6 +347,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let Some(local) = &self.local else { return };
         let verified = local.verified_lsn();
         if self.config.shared.received_lsn.load() != verified {
+            // First: a standby that has replayed the WAL may speak of its transactions.
+            let next_xid = local.next_xid().unwrap_or(0);
+            self.config.shared.next_xid.store(next_xid, Ordering::Release);
             self.config.shared.received_lsn.store(verified);
             if !self.config.shared.forward_flushed.load(Ordering::Relaxed) {
                 self.wake_ships();

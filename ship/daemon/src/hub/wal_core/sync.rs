@@ -119,10 +119,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let State::Live(live) = &mut self.link.state else { return Ok(()) };
         let flush_lsn = self.config.shared.flush_lsn.load();
         let withheld = flush_lsn == end && self.sync.withholds(flush_lsn);
-        if !live.requests.note(now.instant, live.receiver.requests(), withheld) {
-            return Ok(());
-        }
-        Err(Drop::Leave)
+        if live.receiver.is_waiting_in_vain(now, withheld) { Err(Drop::Leave) } else { Ok(()) }
     }
 
     /// Publishes and tells what the standbys have come to, if that is something else.

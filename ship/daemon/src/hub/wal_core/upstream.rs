@@ -25,7 +25,7 @@ use super::super::latency::Stage;
 use super::super::local::{AppendError, LocalWal};
 use super::super::messages::{ToControl, Upstream};
 use super::super::tail::TruncateError;
-use super::requests::Requests;
+use super::reason;
 use super::timeline::reader_at;
 use super::{LINK_RECV, LINK_SEND, Stopping, WalCore};
 use crate::settings::Settings;
@@ -43,7 +43,7 @@ const VIOLATIONS_MAX: u32 = 3;
 #[derive(Debug)]
 pub(super) struct Link<C> {
     pub(super) state: State,
-    /// The reason that was logged last: each is logged once.
+    /// The kind of reason that was logged last: each is logged once.
     pub(super) last_reason: Option<String>,
     /// Where the last stream began.
     pub(super) last_start: Option<(Lsn, TimelineId)>,
@@ -89,7 +89,6 @@ pub(super) struct Live {
     pub(super) identified: Option<SystemIdentifier>,
     pub(super) segment_size: Option<SegmentSize>,
     pub(super) history: Option<(TimelineId, TimelineHistory)>,
-    pub(super) requests: Requests,
 }
 
 /// Why a connection ends.
@@ -162,10 +161,11 @@ impl<C> Link<C> {
     }
 
     fn log_once(&mut self, reason: &str, detail: Option<&str>, hint: Option<&str>) {
-        if self.last_reason.as_deref() == Some(reason) {
+        let kind = reason::kind_of(reason);
+        if self.last_reason.as_deref() == Some(kind.as_str()) {
             return;
         }
-        self.last_reason = Some(reason.to_owned());
+        self.last_reason = Some(kind);
         tracing::error!(detail, hint, "{reason}");
     }
 
@@ -319,7 +319,6 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             identified: None,
             segment_size: None,
             history: None,
-            requests: Requests::default(),
         }));
         self.publish_receiver();
         self.acknowledge(io, now);
