@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use walhub_tests::client::{Session, SqlServer, Statement};
+use walhub_tests::client::{Session, SqlServer, Statement, run_psql};
 use walhub_tests::compare::{assert_equal_tables, segment_names};
 use walhub_tests::hub::{Hub, walhub};
-use walhub_tests::postgres::{Postgres, StopMode, program};
+use walhub_tests::postgres::{Postgres, StopMode, major, program};
 use walhub_tests::process::{command_as_postgres, run_ok, said};
 use walhub_tests::receivewal::ReceiveWal;
 use walhub_tests::scratch::Scratch;
@@ -242,6 +242,70 @@ fn a_promoted_hub_passes_on_what_the_primary_has_counted() {
     assert!(next > (3 << 32) + newest, "{next} after {newest}");
     standby.psql("insert into t values (2)");
     assert_eq!(standby.psql("select count(*) from t"), "2");
+}
+
+/// A primary whose next transaction id is `left` before those at which PostgreSQL stops, whatever VACUUM
+/// does: a slot holds the catalogue's rows.
+fn primary_near_the_end_of_ids(left: u64, scratch: &Scratch) -> Postgres {
+    let mut primary = Postgres::primary("primary").config("wal_level = logical").start(scratch);
+    primary.psql("select pg_create_logical_replication_slot('holds', 'pgoutput')");
+    let oldest = "select min(datfrozenxid::text::bigint) from pg_database";
+    let oldest: u64 = primary.psql(oldest).parse().expect("a number");
+    assert!(primary.stop(StopMode::Fast).success());
+    let limit = oldest + 0x7FFF_FFFF - if major() >= 14 { 3_000_000 } else { 1_000_000 };
+    let next = limit - left;
+    let states = primary.data().join("pg_xact").join(format!("{:04X}", next / 32 / 32_768));
+    fs::write(&states, vec![0; 32 * 8192]).expect("a file");
+    let mut chown = std::process::Command::new("chown");
+    run_ok(chown.arg("--reference").arg(primary.data().join("PG_VERSION")).arg(&states));
+    let mut reset = command_as_postgres(program("pg_resetwal"));
+    run_ok(reset.args(["-f", "-x", &next.to_string(), "-D"]).arg(primary.data()));
+    primary.start();
+    // Has it say again what the oldest is, which 13's pg_resetwal has made up.
+    primary.psql("vacuum pg_am; checkpoint");
+    primary
+}
+
+#[test]
+fn a_promoted_hub_gives_out_no_ids_past_the_limit_and_its_standbys_live() {
+    let scratch = Scratch::new();
+    let mut primary = primary_near_the_end_of_ids(40, &scratch);
+    let conninfo = primary.endpoint().conninfo("hub");
+    let hub = Hub::named("hub").upstream(conninfo).start(&scratch);
+    primary.wait_streaming("hub");
+    let mut standby = primary.standby("a", &hub.endpoint().conninfo("a"), &scratch);
+    standby.configure("autovacuum = on\nautovacuum_naptime = 1s");
+    standby.start();
+    hub.wait_streaming("a");
+    primary.psql("create table t (i int primary key); insert into t values (1); checkpoint");
+    hub.wait_received(&primary.flush_lsn());
+    assert!(primary.stop(StopMode::Fast).success());
+    let mark = hub.log().mark();
+    assert_eq!(hub.psql("select pg_promote()"), "t");
+    hub.log().wait_for(mark, "must be vacuumed within");
+    let emit = "select pg_logical_emit_message(true, 'promoted', 'message')";
+    let mut said = None;
+    for _ in 0..60 {
+        let output = run_psql(&hub.endpoint().database(), &["-v", "VERBOSITY=verbose", "-c", emit]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        if !output.status.success() {
+            said = Some(text);
+            break;
+        }
+        assert!(text.contains("must be vacuumed within") && text.contains("HINT:"), "{text}");
+    }
+    let said = said.expect("an end of ids");
+    assert!(said.contains("54000") && said.contains("to avoid wraparound data loss"), "{said}");
+    assert!(said.contains("Promote a standby of the database"), "{said}");
+    // What needs no id goes on, and the standby replays all of it and can be read.
+    hub.psql("select pg_logical_emit_message(false, 'promoted', 'message'); checkpoint");
+    standby.wait_replay(&hub.psql("select pg_current_wal_lsn()"));
+    assert_eq!(standby.psql("select count(*) from t"), "1");
+    // The way out: the database itself, where its rows can be frozen.
+    standby.psql("select pg_promote()");
+    standby.psql("vacuum freeze");
+    standby.wait_sql("select pg_current_xact_id() is not null", "t");
+    standby.psql("insert into t values (2)");
 }
 
 #[test]

@@ -28,6 +28,20 @@ impl FullTransactionId {
         Some(Self(u64::from_be_bytes([e0, e1, e2, e3, x0, x1, x2, x3])))
     }
 
+    /// As one number, with the epoch in front; `None` for a reserved id. PostgreSQL:
+    /// `FullTransactionIdFromU64`.
+    #[must_use]
+    pub const fn from_u64(number: u64) -> Option<Self> {
+        let [e0, e1, e2, e3, x0, x1, x2, x3] = number.to_be_bytes();
+        Self::new(u32::from_be_bytes([e0, e1, e2, e3]), u32::from_be_bytes([x0, x1, x2, x3]))
+    }
+
+    /// The reverse of [`FullTransactionId::from_u64`].
+    #[must_use]
+    pub const fn to_u64(self) -> u64 {
+        self.0
+    }
+
     /// How often ids had wrapped around.
     #[must_use]
     pub const fn epoch(self) -> u32 {
@@ -46,7 +60,7 @@ impl FullTransactionId {
     /// PostgreSQL: `TransactionIdInRecentPast`.
     #[must_use]
     pub const fn is_in_recent_past(self, next: Self) -> bool {
-        self.0 <= next.0 && next.0 - self.0 < 1 << 31
+        self.0 <= next.0 && next.0 - self.0 <= 1 << 31
     }
 }
 
@@ -128,6 +142,8 @@ mod tests {
         }
         let xid = full(7, 3).unwrap();
         assert_eq!((xid.epoch(), xid.xid()), (7, 3));
+        assert_eq!(FullTransactionId::from_u64(xid.to_u64()), Some(xid));
+        assert_eq!(FullTransactionId::from_u64((7 << 32) + 2), None);
     }
 
     #[test]
@@ -149,6 +165,8 @@ mod tests {
         assert!(full(0, u32::MAX).unwrap().is_in_recent_past(next));
         assert!(!full(1, 101).unwrap().is_in_recent_past(next));
         assert!(!full(0, 100).unwrap().is_in_recent_past(next));
+        assert!(full(0, 100 + (1 << 31)).unwrap().is_in_recent_past(next));
+        assert!(!full(0, 99 + (1 << 31)).unwrap().is_in_recent_past(next));
         let far = Horizons { xmin: full(1, 99), catalog_xmin: full(2, 3) };
         assert!(!far.are_in_recent_past(next));
     }

@@ -128,18 +128,6 @@ impl WalWriter {
         LsnRange::new(self.next_record(), end)
     }
 
-    /// Where [`WalWriter::switch_segment`] would put its record and its filling; nothing at the
-    /// start of a segment.
-    #[must_use]
-    pub fn switch_range(&self) -> LsnRange {
-        let size = self.shape.segment_size;
-        if size.offset(self.lsn) == 0 {
-            return LsnRange::new(self.lsn, self.lsn);
-        }
-        let record = self.record_range(0);
-        LsnRange::new(record.start, record.end.align_up(size.bytes()))
-    }
-
     /// Appends one record to `out`, page headers and filling included; returns where it lies.
     ///
     /// `body` is what follows the record header, in pieces.

@@ -186,21 +186,6 @@ impl Retention {
         let fail = target.checked_add(keep)?.checked_add(1)?.checked_mul(self.size.bytes())?;
         i64::try_from(i128::from(fail) - i128::from(write_lsn.0)).ok()
     }
-
-    /// How many segments past the current one are worth having ready, so that the WAL directory
-    /// stays at `min_wal_size` bytes. PostgreSQL: `XLOGfileslop`.
-    #[must_use]
-    pub fn spare_segments_max(&self, oldest_kept: SegNo, write_lsn: Lsn, min_wal_size: u64) -> u64 {
-        let current = SegNo::of_end(write_lsn, self.size).0;
-        (oldest_kept.0 + self.segments(min_wal_size)).saturating_sub(current + 1)
-    }
-}
-
-/// Of `removable` segments, how many become spare ones when there are `spare` and at most
-/// `spare_max` are worth having; the others are removed.
-#[must_use]
-pub fn recycle_count(removable: u64, spare: u64, spare_max: u64) -> u64 {
-    removable.min(spare_max.saturating_sub(spare))
 }
 
 /// PostgreSQL: `ReplicationSlotsComputeRequiredLSN`.
@@ -308,16 +293,5 @@ mod tests {
         assert_eq!(shown(None), Some(61_864_048));
         let lost = retention(0, Some(1)).safe_wal_size(&slot, Some(WalStatus::Lost), lsn(100));
         assert_eq!(lost, None);
-    }
-
-    #[test]
-    fn spare_segments_fill_the_directory_up_to_its_minimum() {
-        let retention = retention(0, None);
-        assert_eq!(retention.spare_segments_max(SegNo(100), lsn(100), 80 * MB), 4);
-        assert_eq!(retention.spare_segments_max(SegNo(97), lsn(100), 80 * MB), 1);
-        assert_eq!(retention.spare_segments_max(SegNo(10), lsn(100), 80 * MB), 0);
-        assert_eq!(recycle_count(3, 0, 4), 3);
-        assert_eq!(recycle_count(9, 1, 4), 3);
-        assert_eq!(recycle_count(9, 5, 4), 0);
     }
 }

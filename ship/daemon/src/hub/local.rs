@@ -159,6 +159,12 @@ impl LocalWal {
         self.counters.counters()
     }
 
+    /// The next transaction id after the verified WAL, with its epoch, when it is known.
+    #[must_use]
+    pub fn next_xid(&self) -> Option<u64> {
+        self.counters.next_xid()
+    }
+
     /// Bytes that could be written now and are not.
     #[must_use]
     pub fn unwritten(&self) -> u64 {

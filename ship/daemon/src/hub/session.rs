@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use walhub_engine::buffer::{Buffer, BufferPool};
 use walhub_engine::io::{Done, FileId, Gather, Head, Io, Op, OpenMode, SocketId, Token, ZeroCopy};
+use walhub_proto::feedback::{FullTransactionId, Horizons};
 use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
 use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
@@ -602,14 +603,19 @@ impl<C> Session<C> {
                 }
             }
             SenderEvent::Feedback(feedback) => {
-                let full = |xid: u32, epoch: u32| {
-                    if xid == 0 { 0 } else { u64::from(epoch) << 32 | u64::from(xid) }
-                };
-                standby.xmin.store(full(feedback.xmin, feedback.xmin_epoch), Ordering::Relaxed);
-                standby.catalog_xmin.store(
-                    full(feedback.catalog_xmin, feedback.catalog_xmin_epoch),
-                    Ordering::Relaxed,
-                );
+                let horizons = Horizons::of(&feedback);
+                let next = around.shared.next_xid.load(Ordering::Acquire);
+                // An id that comes yet, or whose rows have long been frozen: what was said before holds.
+                // PostgreSQL: `ProcessStandbyHSFeedbackMessage`.
+                if FullTransactionId::from_u64(next)
+                    .is_some_and(|next| !horizons.are_in_recent_past(next))
+                {
+                    return;
+                }
+                let full =
+                    |xid: Option<FullTransactionId>| xid.map_or(0, FullTransactionId::to_u64);
+                standby.xmin.store(full(horizons.xmin), Ordering::Relaxed);
+                standby.catalog_xmin.store(full(horizons.catalog_xmin), Ordering::Relaxed);
                 standby.has_fed_back.store(true, Ordering::Release);
             }
             SenderEvent::StreamEnded => self.phase = Phase::Finishing,

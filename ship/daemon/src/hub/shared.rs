@@ -53,6 +53,8 @@ pub struct Shared {
     pub sent_lsn: AtomicU64,
     /// First position whose segment is still on disk.
     pub oldest_lsn: PublishedLsn,
+    /// The next transaction id after `received_lsn`, with its epoch; zero while no checkpoint was seen.
+    pub next_xid: AtomicU64,
     /// Timeline of `received_lsn`.
     pub timeline: AtomicU32,
     /// What the required standbys have reached, in the order of [`WaitMode::ALL`]; zero when nothing

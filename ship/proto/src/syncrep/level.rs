@@ -16,16 +16,6 @@ pub enum WaitMode {
 impl WaitMode {
     /// Every mode, weakest first.
     pub const ALL: [Self; 3] = [Self::Write, Self::Flush, Self::Apply];
-
-    /// The mode for a record that does not commit a transaction: nobody is told of its replay.
-    /// PostgreSQL: `SyncRepWaitForLSN`.
-    #[must_use]
-    pub const fn without_commit(self) -> Self {
-        match self {
-            Self::Write => Self::Write,
-            Self::Flush | Self::Apply => Self::Flush,
-        }
-    }
 }
 
 /// `synchronous_commit`. PostgreSQL: `SyncCommitLevel`.
@@ -193,9 +183,5 @@ mod tests {
         }
         assert_eq!(SynchronousCommit::Local.wait_mode(), None);
         assert_eq!(SynchronousCommit::default().wait_mode(), Some(WaitMode::Flush));
-        assert_eq!(
-            WaitMode::ALL.map(WaitMode::without_commit),
-            [WaitMode::Write, WaitMode::Flush, WaitMode::Flush]
-        );
     }
 }

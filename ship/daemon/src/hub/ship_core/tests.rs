@@ -15,7 +15,7 @@ use walhub_proto::lsn::{SystemIdentifier, TimelineId};
 use walhub_proto::segment::{SegNo, SegmentSize};
 use walhub_proto::time::Timestamp;
 use walhub_proto::walsender::WalSenderState;
-use walhub_proto::wire::copy::{COPY_DONE_MESSAGE, StandbyStatusUpdate};
+use walhub_proto::wire::copy::{COPY_DONE_MESSAGE, HotStandbyFeedback, StandbyStatusUpdate};
 
 use super::super::core_loop::now;
 use super::super::handle::{Client, StartStreaming};
@@ -244,6 +244,46 @@ fn a_reply_is_one_mark_and_news_only_while_somebody_waits_for_standbys() {
     assert_eq!(marked(), [0]);
     assert!(bench.ship.take_news());
     assert!(!bench.ship.take_news());
+}
+
+#[test]
+fn feedback_of_transactions_that_are_not_in_the_recent_past_is_dropped() {
+    let (mut bench, tail) = Bench::new(Settings::default());
+    let standbys = Arc::clone(&bench.ship.config.standbys);
+    let mut socket = bench.start(tail.end());
+    bench.read_until(&mut socket, |kind, _| kind == b'W');
+    let mut flush = 0;
+    let mut heard = |bench: &mut Bench,
+                     (epoch, xmin): (u32, u32),
+                     (catalog_epoch, catalog): (u32, u32)| {
+        let feedback = HotStandbyFeedback {
+            sent: Timestamp(0),
+            xmin,
+            xmin_epoch: epoch,
+            catalog_xmin: catalog,
+            catalog_xmin_epoch: catalog_epoch,
+        };
+        flush += 8;
+        let status = StandbyStatusUpdate { flush: Lsn(flush), ..StandbyStatusUpdate::default() };
+        socket.write_all(&[feedback.encode().as_slice(), &status.encode()].concat()).unwrap();
+        let standby = standbys.standby(0);
+        bench.run(|_| (standby.mode_lsns().flush == Some(Lsn(flush))).then_some(()));
+        let xids = [&standby.xmin, &standby.catalog_xmin].map(|xid| xid.load(Ordering::Relaxed));
+        xids.map(|xid| (xid >> 32, xid & 0xFFFF_FFFF))
+    };
+    // While no checkpoint was seen nobody knows what comes next.
+    assert_eq!(heard(&mut bench, (9, 700), (0, 0)), [(9, 700), (0, 0)]);
+    bench.shared.next_xid.store((3 << 32) + 1_000, Ordering::Release);
+    let said = [(3, 900), (2, 4_000_000_000)];
+    assert_eq!(heard(&mut bench, (3, 900), (2, 4_000_000_000)), said);
+    // Of the next epoch, of the one before, not given out yet, and one of two that is fine.
+    assert_eq!(heard(&mut bench, (4, 950), (0, 0)), said);
+    assert_eq!(heard(&mut bench, (2, 950), (0, 0)), said);
+    assert_eq!(heard(&mut bench, (3, 1_001), (0, 0)), said);
+    assert_eq!(heard(&mut bench, (3, 950), (3, 4_000_000_000)), said);
+    // The next one itself may be named, and an end to all need.
+    assert_eq!(heard(&mut bench, (3, 1_000), (0, 0)), [(3, 1_000), (0, 0)]);
+    assert_eq!(heard(&mut bench, (0, 0), (0, 0)), [(0, 0), (0, 0)]);
 }
 
 /// A core for live standbys and one for those that are behind, each with a ring.

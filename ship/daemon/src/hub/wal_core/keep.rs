@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use walhub_engine::io::{Io, Waker};
-use walhub_proto::lsn::Lsn;
+use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::retention::{Retention, RetentionConfig};
 use walhub_proto::segment::SegNo;
 use walhub_proto::slot::Slot;
@@ -144,11 +144,21 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             xmin: slot.xmin.map(walhub_proto::feedback::FullTransactionId::xid),
             catalog_xmin: slot.catalog_xmin.map(walhub_proto::feedback::FullTransactionId::xid),
             restart_lsn: slot.restart_lsn,
-            restart_tli: slot.restart_tli,
+            restart_tli: self.slot_timeline(slot),
             wal_status: status.map(walhub_proto::retention::WalStatus::as_str),
             safe_wal_size: retention
                 .and_then(|retention| retention.safe_wal_size(slot, status, flush_lsn)),
             logical: slot.logical.clone(),
+        }
+    }
+
+    /// The timeline that a slot's WAL begins on, by the history of the current one: the session that moved
+    /// the slot may have streamed a later one. PostgreSQL: `ReadReplicationSlot`, `tliOfPointInHistory`.
+    fn slot_timeline(&self, slot: &Slot) -> Option<TimelineId> {
+        let restart_lsn = slot.restart_lsn?;
+        match &self.timelines {
+            Some(timelines) => Some(timelines.history.timeline_of(restart_lsn)),
+            None => slot.restart_tli,
         }
     }
 

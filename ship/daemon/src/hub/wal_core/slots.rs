@@ -216,13 +216,9 @@ fn active(name: &str, pid: u32) -> Report {
 
 /// What a standby said its transactions need.
 pub(super) fn standby_horizons(standby: &Standby) -> Horizons {
-    let part = |full: u64| {
-        let xid = u32::try_from(full & u64::from(u32::MAX)).unwrap_or(0);
-        FullTransactionId::new(u32::try_from(full >> 32).unwrap_or(0), xid)
-    };
     Horizons {
-        xmin: part(standby.xmin.load(Ordering::Relaxed)),
-        catalog_xmin: part(standby.catalog_xmin.load(Ordering::Relaxed)),
+        xmin: FullTransactionId::from_u64(standby.xmin.load(Ordering::Relaxed)),
+        catalog_xmin: FullTransactionId::from_u64(standby.catalog_xmin.load(Ordering::Relaxed)),
     }
 }
 

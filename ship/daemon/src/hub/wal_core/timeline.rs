@@ -193,6 +193,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let _ = shared.identity.set(identity);
         shared.timeline.store(wal.timelines.current.to_u32(), Ordering::Release);
         shared.oldest_lsn.store(oldest);
+        let next_xid = local.next_xid().unwrap_or(0);
         self.local = Some(local);
         let timelines = Arc::new(wal.timelines);
         self.timelines = Some(Arc::clone(&timelines));
@@ -201,6 +202,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let shared = &self.config.shared;
         shared.write_lsn.store(wal.end);
         shared.flush_lsn.store(wal.end);
+        shared.next_xid.store(next_xid, Ordering::Release);
         shared.received_lsn.store(wal.end);
         self.wake_ships();
     }
@@ -266,6 +268,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
         self.config.shared.timeline.store(timeline.to_u32(), Ordering::Release);
         self.forget_replies();
+        self.publish_slots();
     }
 
     /// Makes the segment in which `timeline` begins at `start`, from that of the current one; none when it

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::rmgr::counters::Counters;
-use walhub_proto::rmgr::{RM_CLOG, RM_STANDBY};
+use walhub_proto::rmgr::{RM_CLOG, RM_STANDBY, slru};
 
+use super::super::super::super::handle::SlotRequest;
 use super::super::super::super::recover::RecoverError;
 use super::*;
 
@@ -475,4 +476,41 @@ fn a_lost_history_file_is_named_at_the_start() {
     let error = recover(&OsFs, dir.path()).unwrap_err();
     assert!(matches!(&error, RecoverError::History { name, .. } if name == "00000002.history"));
     std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_slot_s_timeline_is_that_of_its_position_in_the_history() {
+    let mut bench = Bench::new(settings());
+    bench.append(&[noise(500, 1)], true, LOCAL);
+    let mut bench = bench.into_relay();
+    let switchpoint = bench.shared.flush_lsn.load();
+    let reserve = |bench: &mut Bench, name: &str| {
+        let (reply, mut answer) = tokio::sync::oneshot::channel();
+        let name = name.to_owned();
+        let request = SlotRequest::Create { name, temporary: false, reserve_wal: true, owner: 1 };
+        assert!(bench.mail.send(ToWal::Slot(request, reply)).is_ok());
+        bench.run(|_| answer.try_recv().ok()).unwrap();
+    };
+    ["before", "at", "after"].into_iter().for_each(|name| reserve(&mut bench, name));
+    let timelines = |bench: &Bench| {
+        let rows = bench.core.slot_rows();
+        let mut rows: Vec<_> =
+            rows.iter().map(|row| (row.slot_name.clone(), row.restart_tli)).collect();
+        rows.sort();
+        rows
+    };
+    let of = |at, after| {
+        [("after", after), ("at", at), ("before", 1)]
+            .map(|(name, tli)| (name.to_owned(), TimelineId::new(tli)))
+    };
+    // A session of either timeline may have been the last to move it.
+    let slots = &mut bench.core.slots;
+    slots.get_mut("before").unwrap().confirm_received(Lsn(switchpoint.0 - 8), tli(7));
+    slots.get_mut("at").unwrap().confirm_received(switchpoint, tli(1));
+    slots.get_mut("after").unwrap().confirm_received(switchpoint + 8, tli(1));
+    assert_eq!(timelines(&bench), of(1, 1));
+    assert_eq!(bench.promote(), Ok(()));
+    assert_eq!(timelines(&bench), of(2, 2));
+    // What sessions are shown says the same at once.
+    assert_eq!(**bench.core.config.slots.load(), bench.core.slot_rows());
 }
