@@ -262,7 +262,8 @@ fn primary_near_the_end_of_ids(left: u64, scratch: &Scratch) -> Postgres {
     run_ok(reset.args(["-f", "-x", &next.to_string(), "-D"]).arg(primary.data()));
     primary.start();
     // Has it say again what the oldest is, which 13's pg_resetwal has made up.
-    primary.psql("vacuum pg_am; checkpoint");
+    primary.psql("vacuum pg_am");
+    primary.psql("checkpoint");
     primary
 }
 

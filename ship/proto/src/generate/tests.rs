@@ -89,7 +89,7 @@ fn a_record_lies_where_it_was_foretold() {
             assert_eq!(writer.lsn(), want.end);
         }
         let want = writer.record_range(0);
-        let is_empty = writer.lsn().0 % (1 << 20) == 0;
+        let is_empty = writer.lsn().0.is_multiple_of(1 << 20);
         let want = LsnRange::new(want.start, want.end.align_up(1 << 20));
         let want = if is_empty { LsnRange::new(writer.lsn(), writer.lsn()) } else { want };
         assert_eq!(writer.switch_segment_to(&mut |_| ()), want);
