@@ -28,4 +28,5 @@ mod syncrep;
 mod timeline;
 mod upstream;
 mod wire;
+mod wrong_upstream;
 mod zero_copy;

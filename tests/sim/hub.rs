@@ -334,7 +334,8 @@ impl HubMachine {
             match ask {
                 ToControl::Connect { .. } => out.push(Ask::Connect),
                 ToControl::Stopped => out.push(Ask::Stopped),
-                ToControl::Status | ToControl::Promoted => {}
+                // A simulated attempt is answered in any case.
+                ToControl::Status | ToControl::Promoted | ToControl::GiveUpConnecting => {}
                 ToControl::Commits => {
                     let shared = &life.shared;
                     life.commits.look(|| wait_positions(shared));

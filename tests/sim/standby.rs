@@ -436,6 +436,10 @@ fn handle_event(
                 ));
             }
         }
+        // The primary has them all.
+        ReceiverEvent::HistoryAbsent { timeline, reason } => {
+            return Err(format!("standby {number} asked for timeline {timeline}: {reason}"));
+        }
         ReceiverEvent::Identified { .. }
         | ReceiverEvent::SegmentSize(_)
         | ReceiverEvent::Told { .. } => {}

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod compare;
+pub mod fake_upstream;
 pub mod hub;
 pub mod log;
 pub mod mount;

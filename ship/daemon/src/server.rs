@@ -18,13 +18,14 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use walhub_engine::files::OsFs;
 use walhub_engine::mailbox::Sender;
 use walhub_proto::lsn::SystemIdentifier;
 use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegmentSize;
 
-use crate::control::connect::{ConnectOptions, connect, parse_conninfo};
+use crate::control::connect::{ConnectOptions, Notices, connect, parse_conninfo};
 use crate::control::listen::Listener;
 use crate::control::session::Services;
 use crate::datadir::{DataDir, Status};
@@ -154,6 +155,8 @@ impl Ready {
             is_primary,
             title: None,
             notify: Notify::default(),
+            attempt: None,
+            notices: Notices::default(),
         };
         let shared_loop = cores.shared_loop;
         Ok(Self { server, listener, from_hub, shared_loop, data_dir })
@@ -266,6 +269,10 @@ struct Server {
     is_primary: bool,
     title: Option<Title>,
     notify: Notify,
+    /// The attempt to reach the upstream that was begun last.
+    attempt: Option<JoinHandle<()>>,
+    /// What servers said before a session was ready.
+    notices: Notices,
 }
 
 impl Server {
@@ -312,6 +319,7 @@ impl Server {
                 },
                 asked = from_hub.recv() => match asked {
                     Some(ToControl::Connect { conninfo }) => self.connect(conninfo),
+                    Some(ToControl::GiveUpConnecting) => self.give_up_connecting(),
                     Some(ToControl::Commits) => self.front.look(),
                     Some(ToControl::Status) => self.show_title(),
                     Some(ToControl::Promoted) => self.promoted(data_dir),
@@ -398,36 +406,53 @@ impl Server {
             let settings = Arc::new(settings.clone());
             self.settings.send_replace(Arc::clone(&settings));
         }
+        self.notices.forget();
         // Unchanged settings too: a reload is how the operator has the upstream tried again.
         let settings = Arc::clone(&self.settings.borrow());
         self.mail(ToWal::Settings(settings));
     }
 
-    fn connect(&self, conninfo: String) {
+    fn connect(&mut self, conninfo: String) {
         let (front, to_wal) = (Arc::clone(&self.front), self.to_wal.clone());
-        let cluster_name = self.settings.borrow().cluster_name.clone();
-        tokio::task::spawn_local(async move {
-            let mail = match try_connect(&conninfo, &cluster_name, &front).await {
+        let settings = self.settings.borrow();
+        let name = if settings.cluster_name.is_empty() { "walhub" } else { &settings.cluster_name };
+        let options = ConnectOptions {
+            fallback_application_name: name.to_owned(),
+            timeout: settings.wal_receiver_timeout,
+            notices: self.notices.clone(),
+        };
+        drop(settings);
+        self.attempt = Some(tokio::task::spawn_local(async move {
+            let mail = match try_connect(&conninfo, options, &front).await {
                 Ok(upstream) => ToWal::Connected(upstream),
-                Err(reason) => ToWal::ConnectFailed(reason),
+                Err(mail) => mail,
             };
             assert!(to_wal.send(mail).is_ok(), "the wal core does not read its mail");
-        });
+        }));
+    }
+
+    /// The wal core gets one answer to each attempt, and this is it, unless it was under way already.
+    fn give_up_connecting(&mut self) {
+        if let Some(attempt) = self.attempt.take().filter(|attempt| !attempt.is_finished()) {
+            attempt.abort();
+            self.mail(ToWal::ConnectFailed("the attempt to connect was given up".to_owned()));
+        }
     }
 }
 
+/// The connection, or the mail that says why there is none.
 async fn try_connect(
     conninfo: &str,
-    cluster_name: &str,
+    options: ConnectOptions,
     front: &Front,
-) -> Result<Upstream<OwnedFd>, String> {
-    let parsed = parse_conninfo(conninfo)
-        .map_err(|error| format!("invalid connection string syntax: {error}"))?;
-    let name = if cluster_name.is_empty() { "walhub" } else { cluster_name };
-    let options = ConnectOptions { fallback_application_name: name.to_owned() };
-    let conn = connect(&parsed, options)
-        .await
-        .map_err(|error| format!("could not connect to the primary server: {error}"))?;
+) -> Result<Upstream<OwnedFd>, ToWal<OwnedFd>> {
+    let parsed = parse_conninfo(conninfo).map_err(|error| {
+        ToWal::ConnectFailed(format!("invalid connection string syntax: {error}"))
+    })?;
+    let conn = connect(&parsed, options).await.map_err(|error| {
+        let text = format!("could not connect to the primary server: {error}");
+        if error.is_refusal() { ToWal::ConnectRefused(text) } else { ToWal::ConnectFailed(text) }
+    })?;
     front.set_sender(SenderAddress {
         host: conn.host,
         port: conn.port,

@@ -120,6 +120,39 @@ impl TimelineHistory {
         &self.content
     }
 
+    /// What a standby is told that asks for the history of an earlier timeline of which there is no file;
+    /// `None` for the first, which has none anywhere, and for later ones.
+    ///
+    /// An ancestor's file is the beginning of its descendants', verbatim (PostgreSQL:
+    /// `writeTimeLineHistory`). A number that this history skips gets a comment: a timeline without parents,
+    /// which nobody follows. A standby needs a file for every number, for it looks for the newest timeline
+    /// number by number; without one it asks again and again and receives nothing. PostgreSQL:
+    /// `findNewestTimeLine`, `WalRcvFetchTimeLineHistoryFiles`.
+    #[must_use]
+    pub fn stand_in(&self, tli: TimelineId) -> Option<Vec<u8>> {
+        if tli == TimelineId::FIRST || tli >= self.tli() {
+            return None;
+        }
+        if !self.contains(tli) {
+            let text = format!(
+                "# Timeline {tli} is not in the history of timeline {}, and its history file is not here.\n",
+                self.tli()
+            );
+            return Some(text.into_bytes());
+        }
+        let before = |line: &&[u8]| {
+            matches!(line.trim_ascii_start().first(), None | Some(b'#'))
+                || parse_line(line).is_ok_and(|(parent, _)| parent < tli)
+        };
+        let lines = self.content.split_inclusive(|&byte| byte == b'\n').take_while(before);
+        let mut content: Vec<u8> = lines.flatten().copied().collect();
+        // The empty line is the child's.
+        if content.ends_with(b"\n\n") {
+            content.pop();
+        }
+        Some(content)
+    }
+
     /// All timelines, oldest first.
     #[must_use]
     pub fn entries(&self) -> &[HistoryEntry] {
@@ -359,6 +392,25 @@ mod tests {
         for history in [second, third] {
             let parsed = TimelineHistory::parse(history.content(), history.tli());
             assert_eq!(parsed, Ok(history));
+        }
+    }
+
+    #[test]
+    fn a_history_that_is_not_here_is_told_as_far_as_it_is_known() {
+        let reason = "no recovery target specified";
+        let second = TimelineHistory::single(TimelineId::FIRST).extend(tli(2), Lsn(0x50), reason);
+        let third = second.extend(tli(3), Lsn(0x60), reason);
+        let sixth = third.extend(tli(6), Lsn(0x70), reason);
+        for ancestor in [&second, &third] {
+            assert_eq!(sixth.stand_in(ancestor.tli()).as_deref(), Some(ancestor.content()));
+        }
+        for skipped in [tli(4), tli(5)] {
+            let content = sixth.stand_in(skipped).unwrap();
+            let parsed = TimelineHistory::parse(content, skipped).unwrap();
+            assert_eq!(parsed.entries(), TimelineHistory::single(skipped).entries());
+        }
+        for none in [TimelineId::FIRST, tli(6), tli(7)] {
+            assert_eq!(sixth.stand_in(none), None);
         }
     }
 

@@ -213,6 +213,7 @@ impl Client {
                 | ReceiverEvent::SegmentSize(_)
                 | ReceiverEvent::SlotCreated
                 | ReceiverEvent::TimelineHistory { .. }
+                | ReceiverEvent::HistoryAbsent { .. }
                 | ReceiverEvent::Told { .. } => {}
                 ReceiverEvent::EndOfTimeline { next, switchpoint } => {
                     bail!("the hub says that timeline {next} begins at {switchpoint}")

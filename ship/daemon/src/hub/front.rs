@@ -69,6 +69,14 @@ pub struct Front {
 }
 
 impl Front {
+    fn read_history(&self, timeline: TimelineId) -> io::Result<Option<Vec<u8>>> {
+        match std::fs::read(self.wal_dir.join(history::file_name(timeline))) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Joins what the cores publish.
     #[must_use]
     pub fn new(
@@ -249,16 +257,15 @@ impl Hub<OwnedFd> for Front {
     }
 
     fn timeline_history(&self, timeline: TimelineId) -> io::Result<Option<Vec<u8>>> {
-        match std::fs::read(self.wal_dir.join(history::file_name(timeline))) {
-            Ok(content) => Ok(Some(content)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+        match self.read_history(timeline)? {
+            Some(content) => Ok(Some(content)),
+            None => Ok(self.history().and_then(|history| history.stand_in(timeline))),
         }
     }
 
     fn history(&self) -> Option<TimelineHistory> {
         let timeline = self.positions()?.timeline;
-        let content = self.timeline_history(timeline).ok()?;
+        let content = self.read_history(timeline).ok()?;
         let Some(content) = content else { return Some(TimelineHistory::single(timeline)) };
         TimelineHistory::parse(content, timeline).ok()
     }

@@ -301,7 +301,8 @@ pub trait Hub<C>: Send + Sync + 'static {
     /// `None` before the first WAL.
     fn positions(&self) -> Option<Positions>;
 
-    /// Content of the history file of `timeline`, `None` when there is none.
+    /// Content of the history file of `timeline`, or of an earlier one without a file what is known of it
+    /// ([`TimelineHistory::stand_in`]); `None` when there is none.
     ///
     /// # Errors
     /// When it is there and cannot be read.

@@ -52,8 +52,10 @@ pub type PromoteReply = oneshot::Sender<Result<(), Report>>;
 pub enum ToWal<C> {
     /// The control plane reached the upstream.
     Connected(Upstream<C>),
-    /// The control plane could not reach the upstream.
+    /// The control plane could not reach the upstream, or has given up trying to.
     ConnectFailed(String),
+    /// The control plane reached it, and it or we refused.
+    ConnectRefused(String),
     /// A change to the slots.
     Slot(SlotRequest, SlotReply),
     /// A connection that wants WAL.
@@ -145,6 +147,8 @@ pub enum ToControl {
         /// `primary_conninfo`.
         conninfo: String,
     },
+    /// End the attempt to connect that is under way, and mail that it failed.
+    GiveUpConnecting,
     /// The walreceiver's or hub's state changed: the process title is out of date.
     Status,
     /// A position that sessions wait for has moved, or an answer to them is there.

@@ -87,6 +87,8 @@ pub struct Recovered {
     pub wal: Option<RecoveredWal>,
     /// Slots.
     pub slots: Vec<Slot>,
+    /// The timeline history files that can be read; of none before there is WAL: nobody knows whose they are.
+    pub histories: Vec<TimelineHistory>,
 }
 
 impl Recovered {
@@ -252,7 +254,7 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         if has_wal {
             return Err(RecoverError::NoControl { dir: wal_dir });
         }
-        return Ok(Recovered { wal: None, slots: read_slots(fs, data_dir)? });
+        return Ok(Recovered { slots: read_slots(fs, data_dir)?, ..Recovered::default() });
     };
     let size = control.segment_size;
     let mut listing = fs.list(&wal_dir)?;
@@ -276,6 +278,7 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         fs.read_at(&path, size.offset(end.align_down(BLOCK_BYTES)), &mut block)?;
     }
     let partial = partial_files(&listing, size);
+    let histories = read_histories(fs, &wal_dir, &listing)?;
     let (held, spare) = sort_segments(fs, &wal_dir, &control, &found, listing)?;
     let version = version_of(fs, &wal_dir, &control, &found)?;
     let (counters, checkpoint) = (found.counters, found.checkpoint);
@@ -307,7 +310,7 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         counters,
         checkpoint,
     };
-    Ok(Recovered { wal: Some(wal), slots: read_slots(fs, data_dir)? })
+    Ok(Recovered { wal: Some(wal), slots: read_slots(fs, data_dir)?, histories })
 }
 
 /// The version of the WAL, when a whole record of it is there.
@@ -479,6 +482,24 @@ pub fn read_history(
     let fault = |reason: String| RecoverError::History { name: name.clone(), reason };
     let content = fs.read(&wal_dir.join(&name)).map_err(|error| fault(error.to_string()))?;
     TimelineHistory::parse(content, timeline).map_err(|error| fault(error.to_string()))
+}
+
+/// Every history file that makes sense; another one is fetched again.
+fn read_histories(
+    fs: &dyn Fs,
+    wal_dir: &Path,
+    listing: &[DirEntry],
+) -> io::Result<Vec<TimelineHistory>> {
+    let mut histories = Vec::new();
+    for entry in listing {
+        let Some(timeline) = history::parse_file_name(&entry.name) else { continue };
+        let content = fs.read(&wal_dir.join(&entry.name))?;
+        match TimelineHistory::parse(content, timeline) {
+            Ok(history) => histories.push(history),
+            Err(error) => tracing::warn!("timeline history file \"{}\": {error}", entry.name),
+        }
+    }
+    Ok(histories)
 }
 
 /// Makes durable what was read: the process that wrote it may have been killed before its flush, and

@@ -10,6 +10,19 @@ use crate::segment::SegmentSize;
 use crate::sqlstate::SqlState;
 use crate::wire::reader::{Malformed, Reader};
 
+use super::ANSWER_BYTES_MAX;
+
+/// How much of a field of an upstream's message is kept: what is longer nobody reads.
+const FIELD_BYTES_MAX: usize = 4 << 10;
+
+fn clip(text: &str) -> String {
+    if text.len() <= FIELD_BYTES_MAX {
+        return String::from(text);
+    }
+    let end = (0..=FIELD_BYTES_MAX).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    format!("{}...", text.get(..end).unwrap_or_default())
+}
+
 /// An ErrorResponse of the upstream.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct UpstreamError {
@@ -39,7 +52,7 @@ impl UpstreamError {
             if code == 0 {
                 return Ok(error);
             }
-            let text = String::from_utf8_lossy(reader.cstr_bytes()?).into_owned();
+            let text = clip(&String::from_utf8_lossy(reader.cstr_bytes()?));
             match code {
                 b'S' if error.severity.is_empty() => error.severity = text,
                 b'V' => error.severity = text,
@@ -57,6 +70,12 @@ impl UpstreamError {
     #[must_use]
     pub fn is(&self, sqlstate: SqlState) -> bool {
         self.sqlstate == sqlstate.0
+    }
+
+    /// Whether the session goes on after it. PostgreSQL: `PostgresMain` ends it at FATAL.
+    #[must_use]
+    pub fn leaves_session(&self) -> bool {
+        self.severity == "ERROR"
     }
 
     /// Whether the WAL that was asked for is gone: "requested WAL segment %s has already been
@@ -204,6 +223,21 @@ pub enum UpstreamViolation {
     },
     /// It was silent for `wal_receiver_timeout`.
     Timeout,
+    /// It has not answered a command within `wal_receiver_timeout`.
+    NoAnswer {
+        /// Which.
+        during: Activity,
+    },
+    /// It sent more than [`ANSWER_BYTES_MAX`](super::ANSWER_BYTES_MAX) where little was to come.
+    Flood {
+        /// In answer to what.
+        during: Activity,
+    },
+    /// A history file under another timeline's name.
+    HistoryName {
+        /// The timeline that was asked for.
+        timeline: TimelineId,
+    },
 }
 
 impl UpstreamViolation {
@@ -218,7 +252,7 @@ impl UpstreamViolation {
                 SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
             }
             Self::SlotMissing { .. } => SqlState::UNDEFINED_OBJECT,
-            Self::Timeout => SqlState::CONNECTION_FAILURE,
+            Self::Timeout | Self::NoAnswer { .. } => SqlState::CONNECTION_FAILURE,
             Self::Terminated { .. } => SqlState::SUCCESSFUL_COMPLETION,
             Self::Server { .. }
             | Self::ResultShape { .. }
@@ -229,7 +263,38 @@ impl UpstreamViolation {
             | Self::MessageType { .. }
             | Self::UnexpectedFrame { .. }
             | Self::FrameLength { .. }
+            | Self::Flood { .. }
+            | Self::HistoryName { .. }
             | Self::Body { .. } => SqlState::PROTOCOL_VIOLATION,
+        }
+    }
+
+    /// Whether another attempt may soon end otherwise: the upstream comes or goes, has no room just now, or
+    /// has not yet noticed that the last connection is gone, or the connection broke.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Terminated { .. } | Self::Timeout | Self::NoAnswer { .. } => true,
+            Self::Server { error, .. } => {
+                error.is(SqlState::OBJECT_IN_USE)
+                    || ["08", "53", "57"].iter().any(|class| error.sqlstate.starts_with(class))
+            }
+            Self::ResultShape { .. }
+            | Self::ResultValue { .. }
+            | Self::SystemIdentifier { .. }
+            | Self::SegmentSize { .. }
+            | Self::TimelineBehind { .. }
+            | Self::SlotMissing { .. }
+            | Self::ForkedBehind { .. }
+            | Self::Discontinuity { .. }
+            | Self::WalMessage
+            | Self::Keepalive
+            | Self::MessageType { .. }
+            | Self::UnexpectedFrame { .. }
+            | Self::FrameLength { .. }
+            | Self::Flood { .. }
+            | Self::HistoryName { .. }
+            | Self::Body { .. } => false,
         }
     }
 
@@ -250,7 +315,14 @@ impl UpstreamViolation {
             Self::Terminated { timeline, end } => {
                 Some(format!("End of WAL reached on timeline {timeline} at {end}."))
             }
+            Self::NoAnswer { .. } => {
+                Some("Nothing complete came within \"wal_receiver_timeout\".".to_string())
+            }
+            Self::Flood { .. } => {
+                Some(format!("More than {ANSWER_BYTES_MAX} bytes came where little was expected."))
+            }
             Self::ResultValue { .. }
+            | Self::HistoryName { .. }
             | Self::TimelineBehind { .. }
             | Self::SlotMissing { .. }
             | Self::ForkedBehind { .. }
@@ -365,6 +437,13 @@ impl fmt::Display for UpstreamViolation {
             ),
             Self::Terminated { .. } => f.write_str("replication terminated by primary server"),
             Self::Timeout => f.write_str("terminating walreceiver due to timeout"),
+            Self::NoAnswer { during } => write!(f, "{during}: timeout expired"),
+            Self::Flood { during } => write!(f, "{during}: too much data from server"),
+            Self::HistoryName { timeline } => write!(
+                f,
+                "primary reported unexpected file name for timeline history file of timeline \
+                 {timeline}"
+            ),
         }
     }
 }

@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
+use crate::history::file_name;
 use crate::lsn::{Lsn, SystemIdentifier, TimelineId};
 use crate::segment::SegmentSize;
 use crate::time::Now;
@@ -10,7 +11,7 @@ use crate::wire::copy::TERMINATE_MESSAGE;
 
 use super::error::{Activity, UpstreamViolation};
 use super::result::ResultSet;
-use super::{ReceiverEvent, Step, WalReceiver, WalReceiverState};
+use super::{ReceiverEvent, Step, WalReceiver, WalReceiverState, histories};
 
 /// The first release with READ_REPLICATION_SLOT.
 const READ_REPLICATION_SLOT_VERSION: u32 = 150_000;
@@ -36,8 +37,10 @@ impl WalReceiver {
     }
 
     /// Starts the next command of the plan.
-    pub(super) fn begin_next_step(&mut self) {
+    pub(super) fn begin_next_step(&mut self, now: Now) {
         self.result = ResultSet::default();
+        self.step_began = now.instant;
+        self.answer_bytes = 0;
         let Some(step) = self.plan.pop_front() else { return };
         self.step = step;
         let query = match step {
@@ -76,7 +79,7 @@ impl WalReceiver {
     }
 
     /// The command is done and the upstream ready for the next.
-    pub(super) fn finish_step(&mut self) -> Result<Event, UpstreamViolation> {
+    pub(super) fn finish_step(&mut self, now: Now) -> Result<Event, UpstreamViolation> {
         let event = match self.step {
             Step::IdentifySystem => self.finish_identify()?,
             Step::ShowSegmentSize => self.finish_segment_size()?,
@@ -89,7 +92,7 @@ impl WalReceiver {
                 return Err(UpstreamViolation::UnexpectedFrame { got: b'Z', during });
             }
         };
-        self.begin_next_step();
+        self.begin_next_step(now);
         Ok(event)
     }
 
@@ -132,11 +135,7 @@ impl WalReceiver {
     fn plan_start(&mut self) {
         let fresh = self.local.next_lsn.is_none();
         let upstream = self.upstream_timeline;
-        // A history is there for every timeline but the first. PostgreSQL:
-        // WalRcvFetchTimeLineHistoryFiles.
-        if upstream > self.local.timeline.unwrap_or(TimelineId::FIRST) {
-            self.plan.push_back(Step::TimelineHistory(upstream));
-        }
+        self.plan_histories(upstream);
         if self.config.slot_name.is_some() {
             let can_read = self.server_version_num >= READ_REPLICATION_SLOT_VERSION;
             if can_read && (fresh || self.config.slot_create) {
@@ -147,6 +146,24 @@ impl WalReceiver {
         }
         self.plan.push_back(Step::StartReplication);
         self.choose_start();
+    }
+
+    /// Asks for every history file up to `last`'s that is not here: those, too, of timelines that are no
+    /// part of the newest one's history. A standby looks for the newest timeline number by number, so it
+    /// needs them all. PostgreSQL: `WalRcvFetchTimeLineHistoryFiles`, `findNewestTimeLine`.
+    fn plan_histories(&mut self, last: TimelineId) {
+        for timeline in histories::up_to(last) {
+            if self.known.must_ask(timeline, self.needs_history(timeline)) {
+                self.plan.push_back(Step::TimelineHistory(timeline));
+            }
+        }
+    }
+
+    /// Whether WAL cannot go on without this history.
+    #[must_use]
+    pub fn needs_history(&self, timeline: TimelineId) -> bool {
+        let ours = self.local.timeline.unwrap_or(TimelineId::FIRST);
+        self.needed == Some(timeline) || (timeline == self.upstream_timeline && timeline > ours)
     }
 
     /// Where WAL begins: where ours ends, else what the slot holds, else the upstream's current
@@ -164,8 +181,12 @@ impl WalReceiver {
         };
         self.next_lsn = size.start_of(lsn);
         self.timeline = timeline.unwrap_or(self.upstream_timeline);
-        let known = self.timeline == TimelineId::FIRST || self.timeline == self.upstream_timeline;
-        if !known && self.plan.front() == Some(&Step::StartReplication) {
+        // One that the upstream has said it does not have is asked for again: now it is needed.
+        if self.timeline != TimelineId::FIRST
+            && !self.known.is_held(self.timeline)
+            && self.plan.front() == Some(&Step::StartReplication)
+        {
+            self.needed = Some(self.timeline);
             self.plan.push_front(Step::TimelineHistory(self.timeline));
         }
     }
@@ -201,11 +222,17 @@ impl WalReceiver {
         Some(ReceiverEvent::SlotCreated)
     }
 
-    /// PostgreSQL: `libpqrcv_readtimelinehistoryfile`.
+    /// PostgreSQL: `libpqrcv_readtimelinehistoryfile`, `WalRcvFetchTimeLineHistoryFiles`.
     fn finish_history(&mut self, timeline: TimelineId) -> Result<Event, UpstreamViolation> {
+        if let Some(reason) = self.history_absent.take() {
+            return Ok(Some(ReceiverEvent::HistoryAbsent { timeline, reason }));
+        }
         let row = self.result.only_row(Activity::TimelineHistory, 2)?;
+        if row.bytes(0) != Some(file_name(timeline).as_bytes()) {
+            return Err(UpstreamViolation::HistoryName { timeline });
+        }
         let content = row.bytes(1).unwrap_or_default().to_vec();
-        self.history = Some(timeline);
+        self.known.hold(timeline);
         Ok(Some(ReceiverEvent::TimelineHistory { timeline, content }))
     }
 
@@ -231,9 +258,8 @@ impl WalReceiver {
         self.timeline = next;
         self.local.timeline = Some(next);
         self.local.next_lsn = Some(switchpoint);
-        if self.history != Some(next) {
-            self.plan.push_back(Step::TimelineHistory(next));
-        }
+        self.needed = Some(next);
+        self.plan_histories(next);
         self.plan.push_back(Step::StartReplication);
         Ok(Some(ReceiverEvent::EndOfTimeline { next, switchpoint }))
     }

@@ -12,6 +12,7 @@
 mod error;
 mod flow;
 mod frames;
+mod histories;
 mod reply;
 mod result;
 mod stopping;
@@ -31,7 +32,7 @@ use crate::segment::SegmentSize;
 use crate::sqlstate::SqlState;
 use crate::time::{Instant, Now, Timestamp};
 use crate::wire::copy::{COPY_DATA, COPY_DONE, COPY_DONE_MESSAGE, PrimaryKeepalive};
-use crate::wire::reader::Malformed;
+use crate::wire::reader::{FRAME_HEADER_LEN, Malformed};
 
 use frames::{FrameSplitter, Part};
 use reply::Replies;
@@ -39,6 +40,11 @@ use result::ResultSet;
 use stopping::{Doubt, Heard, Verdict};
 
 pub use error::{Activity, UpstreamError, UpstreamViolation};
+pub use histories::{HISTORIES_MAX, KnownHistories};
+
+/// Bytes that may come in answer to one command, or between two messages of the stream; a history file of
+/// the longest kind is a quarter of it.
+pub const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// Settings of a session.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -135,6 +141,13 @@ pub enum ReceiverEvent<'a> {
         /// As it is in the file.
         content: Vec<u8>,
     },
+    /// The upstream has no history file of a timeline that nothing here depends on.
+    HistoryAbsent {
+        /// Which.
+        timeline: TimelineId,
+        /// Its words.
+        reason: String,
+    },
     /// WAL comes from here on.
     Started {
         /// On this timeline.
@@ -216,8 +229,12 @@ pub struct WalReceiver {
     upstream_flush: Lsn,
     /// `restart_lsn` and timeline of the slot.
     slot_restart: Option<(Lsn, Option<TimelineId>)>,
-    /// The last history fetched.
-    history: Option<TimelineId>,
+    /// Histories that need not be asked for.
+    known: KnownHistories,
+    /// The upstream's words where it has no history file.
+    history_absent: Option<String>,
+    /// The timeline whose history is needed next, whatever the upstream's newest is.
+    needed: Option<TimelineId>,
     /// Timeline being streamed or about to be.
     timeline: TimelineId,
     next_lsn: Lsn,
@@ -230,6 +247,10 @@ pub struct WalReceiver {
     /// Length of the WAL in the last message with WAL.
     message_len: usize,
     last_recv: Instant,
+    /// When the command that is running was sent.
+    step_began: Instant,
+    /// Bytes of its answer so far; while WAL streams, of what has come since the last of its messages.
+    answer_bytes: usize,
 }
 
 impl WalReceiver {
@@ -255,7 +276,9 @@ impl WalReceiver {
             upstream_timeline: TimelineId::FIRST,
             upstream_flush: Lsn::INVALID,
             slot_restart: None,
-            history: None,
+            known: KnownHistories::default(),
+            history_absent: None,
+            needed: None,
             timeline: local.timeline.unwrap_or(TimelineId::FIRST),
             next_lsn: local.next_lsn.unwrap_or_default(),
             out: Vec::new(),
@@ -264,9 +287,16 @@ impl WalReceiver {
             doubt: Doubt::default(),
             message_len: 0,
             last_recv: now.instant,
+            step_began: now.instant,
+            answer_bytes: 0,
         };
-        receiver.begin_next_step();
+        receiver.begin_next_step(now);
         receiver
+    }
+
+    /// Says which histories are here, at the latest in answer to [`ReceiverEvent::Identified`].
+    pub fn set_known_histories(&mut self, known: KnownHistories) {
+        self.known = known;
     }
 
     /// What the session is doing.
@@ -355,6 +385,7 @@ impl WalReceiver {
             let event = match part {
                 Part::WalHeader { data, len } => {
                     self.expect_streaming(COPY_DATA)?;
+                    self.answer_bytes = 0;
                     self.message_len = len;
                     self.heard = None;
                     if len > 0 && data.start != self.next_lsn {
@@ -385,6 +416,10 @@ impl WalReceiver {
         body: &[u8],
     ) -> Result<Option<ReceiverEvent<'static>>, UpstreamViolation> {
         let malformed = |malformed: Malformed| UpstreamViolation::Body { kind, malformed };
+        self.answer_bytes += body.len() + FRAME_HEADER_LEN;
+        if self.answer_bytes > ANSWER_BYTES_MAX {
+            return Err(UpstreamViolation::Flood { during: self.activity() });
+        }
         match kind {
             // Notices, parameter changes and notifications may come at any time.
             b'N' | b'S' | b'A' => Ok(None),
@@ -394,6 +429,7 @@ impl WalReceiver {
             }
             COPY_DATA => {
                 self.expect_streaming(kind)?;
+                self.answer_bytes = 0;
                 self.handle_copy_message(body).map(Some)
             }
             COPY_DONE => {
@@ -403,11 +439,14 @@ impl WalReceiver {
                 self.state = WalReceiverState::Restarting;
                 self.result = ResultSet::default();
                 self.step = Step::EndStreaming;
+                self.step_began = now.instant;
+                self.answer_bytes = 0;
                 Ok(None)
             }
             b'W' if self.step == Step::StartReplication => {
                 self.step = Step::Streaming;
                 self.state = WalReceiverState::Streaming;
+                self.answer_bytes = 0;
                 self.replies.start(now, &self.config);
                 let (timeline, start) = (self.timeline, self.next_lsn);
                 Ok(Some(ReceiverEvent::Started { timeline, start }))
@@ -418,7 +457,7 @@ impl WalReceiver {
                 match kind {
                     b'T' => self.result.handle_description(body).map_err(malformed)?,
                     b'D' => self.result.handle_row(body).map_err(malformed)?,
-                    b'Z' => return self.finish_step(),
+                    b'Z' => return self.finish_step(now),
                     _ => {}
                 }
                 Ok(None)
@@ -454,6 +493,13 @@ impl WalReceiver {
     fn handle_error(&mut self, error: UpstreamError) -> Result<(), UpstreamViolation> {
         if self.step == Step::CreateSlot && error.is(SqlState::DUPLICATE_OBJECT) {
             self.duplicate_slot = true;
+            return Ok(());
+        }
+        if let Step::TimelineHistory(timeline) = self.step
+            && !self.needs_history(timeline)
+            && error.leaves_session()
+        {
+            self.history_absent = Some(error.message);
             return Ok(());
         }
         Err(UpstreamViolation::Server { during: self.activity(), error: Box::new(error) })
@@ -499,12 +545,14 @@ impl WalReceiver {
     /// are deaf.
     pub fn handle_backpressure(&mut self, now: Now) {
         self.last_recv = now.instant;
+        self.step_began = now.instant;
     }
 
     /// Time has passed.
     ///
     /// # Errors
-    /// [`UpstreamViolation::Timeout`] when the upstream was silent for too long.
+    /// [`UpstreamViolation::Timeout`] when the upstream was silent for too long,
+    /// [`UpstreamViolation::NoAnswer`] when it says much and does not answer.
     pub fn handle_timeout(&mut self, now: Now) -> Result<(), UpstreamViolation> {
         if self.step == Step::Over {
             return Ok(());
@@ -513,8 +561,19 @@ impl WalReceiver {
             self.end();
             return Err(UpstreamViolation::Timeout);
         }
+        if self.answer_due().is_some_and(|due| now.instant >= due) {
+            let during = self.activity();
+            self.end();
+            return Err(UpstreamViolation::NoAnswer { during });
+        }
         self.replies.handle_timeout(now, &self.config, self.last_recv);
         Ok(())
+    }
+
+    /// When the command that is running must have been answered.
+    fn answer_due(&self) -> Option<Instant> {
+        let timeout = self.config.timeout.filter(|_| self.step != Step::Streaming)?;
+        Some(self.step_began + timeout)
     }
 
     /// When [`WalReceiver::handle_timeout`] has something to do.
@@ -524,7 +583,8 @@ impl WalReceiver {
             return None;
         }
         let silent = self.config.timeout.map(|timeout| self.last_recv + timeout);
-        silent.into_iter().chain(self.replies.poll_timeout(&self.config, self.last_recv)).min()
+        let silent = silent.into_iter().chain(self.answer_due());
+        silent.chain(self.replies.poll_timeout(&self.config, self.last_recv)).min()
     }
 
     /// Bytes to send now, whole, before any later ones.

@@ -1,5 +1,7 @@
 //! Tests of the walreceiver, against a scripted upstream.
 
+mod histories;
+mod limits;
 mod pair;
 mod replies;
 mod stream;
@@ -52,6 +54,9 @@ fn own(event: ReceiverEvent<'_>) -> Seen {
         ReceiverEvent::SlotCreated => Seen::Event(ReceiverEvent::SlotCreated),
         ReceiverEvent::TimelineHistory { timeline, content } => {
             Seen::Event(ReceiverEvent::TimelineHistory { timeline, content })
+        }
+        ReceiverEvent::HistoryAbsent { timeline, reason } => {
+            Seen::Event(ReceiverEvent::HistoryAbsent { timeline, reason })
         }
         ReceiverEvent::Started { timeline, start } => {
             Seen::Event(ReceiverEvent::Started { timeline, start })
@@ -207,13 +212,13 @@ fn a_fresh_hub_begins_where_its_slot_does_and_fetches_the_histories() {
         &[
             ("IDENTIFY_SYSTEM", identity("3", "0/9123456")),
             ("SHOW wal_segment_size", segment_size()),
+            ("TIMELINE_HISTORY 2", history(2)),
             ("TIMELINE_HISTORY 3", history(3)),
             ("READ_REPLICATION_SLOT \"hub\"", row(&slot)),
-            ("TIMELINE_HISTORY 2", history(2)),
             ("START_REPLICATION SLOT \"hub\" 0/4000000 TIMELINE 2", copy_both()),
         ],
     );
-    assert_eq!(events[2..], [history_event(3), history_event(2), started(2, 0x400_0000)]);
+    assert_eq!(events[2..], [history_event(2), history_event(3), started(2, 0x400_0000)]);
 }
 
 #[test]

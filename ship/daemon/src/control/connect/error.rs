@@ -6,6 +6,11 @@ use std::path::PathBuf;
 
 use walhub_proto::wire::reader::{Malformed, Reader};
 
+use super::notices::clip;
+
+/// How much of a field of a server's message is kept: what is longer nobody reads.
+const FIELD_BYTES_MAX: usize = 4 << 10;
+
 /// An ErrorResponse.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct ServerError {
@@ -35,7 +40,7 @@ impl ServerError {
                 return Ok(error);
             }
             // A server may speak its locale's encoding before it knows ours.
-            let text = String::from_utf8_lossy(reader.cstr_bytes()?).into_owned();
+            let text = clip(&String::from_utf8_lossy(reader.cstr_bytes()?), FIELD_BYTES_MAX);
             match code {
                 b'S' => error.severity = text,
                 b'C' => error.sqlstate = text,
@@ -146,6 +151,24 @@ pub struct ConnectError {
 }
 
 impl ConnectError {
+    /// Whether somebody was there and one of us refused: for who we are, for its certificate, or because it
+    /// speaks another language. A server that is coming or going, or not the one that is wanted, may be the
+    /// right one a moment later.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        self.failures.last().is_some_and(|failure| match &failure.cause {
+            // invalid_authorization_specification
+            Cause::Server { error, .. } => error.sqlstate.starts_with("28"),
+            Cause::Tls(_) | Cause::Refused(_) => true,
+            Cause::Connect(_)
+            | Cause::Lookup { .. }
+            | Cause::Timeout
+            | Cause::Closed
+            | Cause::Io(_)
+            | Cause::Unwanted(_) => false,
+        })
+    }
+
     /// What the last server that spoke said.
     #[must_use]
     pub fn server_error(&self) -> Option<&ServerError> {

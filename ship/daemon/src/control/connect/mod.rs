@@ -12,6 +12,7 @@
 mod auth;
 mod certificate;
 mod error;
+mod notices;
 mod pump;
 mod socket;
 mod startup;
@@ -36,6 +37,7 @@ use walhub_proto::conninfo::{
 };
 
 pub use error::{Cause, ConnectError, Failure, ServerError, Target};
+pub use notices::Notices;
 use startup::{Request, Session};
 pub use surroundings::parse_conninfo;
 use tls::Channel;
@@ -47,11 +49,20 @@ pub struct ConnectOptions {
     /// `application_name` when neither the string nor the environment has one: `cluster_name`, else
     /// `walhub`.
     pub fallback_application_name: String,
+    /// How long each server may take where the string has no `connect_timeout`; `None` is for ever, as in
+    /// libpq.
+    pub timeout: Option<Duration>,
+    /// Notices that were logged already.
+    pub notices: Notices,
 }
 
 impl Default for ConnectOptions {
     fn default() -> Self {
-        Self { fallback_application_name: "walhub".to_string() }
+        Self {
+            fallback_application_name: "walhub".to_string(),
+            timeout: None,
+            notices: Notices::default(),
+        }
     }
 }
 
@@ -103,8 +114,15 @@ pub async fn connect(
     for &target in passes {
         for host in &hosts {
             let password = surroundings::password(conninfo, host);
-            let request =
-                Request { conninfo, application_name, password: password.as_ref(), target };
+            let timeout_s = conninfo.connect_timeout_s.map(|s| Duration::from_secs(s.into()));
+            let request = Request {
+                conninfo,
+                application_name,
+                password: password.as_ref(),
+                target,
+                timeout: timeout_s.or(options.timeout),
+                notices: &options.notices,
+            };
             match try_host(host, &request, &mut failures).await {
                 Outcome::Connected(conn) => return Ok(*conn),
                 Outcome::NextHost => {}
@@ -134,7 +152,16 @@ enum Outcome {
 }
 
 async fn try_host(host: &HostSpec, request: &Request<'_>, failures: &mut Vec<Failure>) -> Outcome {
-    let places = match places(host).await {
+    let lookup = places(host);
+    // The resolver has timeouts of its own, and a thread of its own. libpq waits for them.
+    let found = match request.timeout {
+        Some(limit) => tokio::time::timeout(limit, lookup).await.unwrap_or_else(|_| {
+            let error = io::Error::new(io::ErrorKind::TimedOut, "timeout expired");
+            Err(Cause::Lookup { host: host.host.clone(), error })
+        }),
+        None => lookup.await,
+    };
+    let places = match found {
         Ok(places) => places,
         Err(cause) => {
             failures.push(Failure { target: None, cause });
@@ -142,9 +169,8 @@ async fn try_host(host: &HostSpec, request: &Request<'_>, failures: &mut Vec<Fai
         }
     };
     for place in places {
-        let limit = request.conninfo.connect_timeout_s.map(|s| Duration::from_secs(s.into()));
         let attempt = try_place(host, &place, request);
-        let result = match limit {
+        let result = match request.timeout {
             Some(limit) => tokio::time::timeout(limit, attempt)
                 .await
                 .unwrap_or_else(|_| Err(vec![Cause::Timeout])),

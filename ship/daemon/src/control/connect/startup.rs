@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use postgres_protocol::message::frontend;
@@ -13,12 +14,16 @@ use walhub_proto::wire::reader::{FRAME_HEADER_LEN, Reader, decode_frame};
 
 use super::auth::Authenticator;
 use super::error::{Cause, ServerError};
+use super::notices::Notices;
 use super::surroundings::Password;
 use super::tls::Channel;
 use super::version::parse_server_version;
 
 /// Longest message that a server may send before the session is ready.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// All that a server may send before the session is ready. PostgreSQL sends less than a kilobyte.
+const STARTUP_BYTES_MAX: usize = 1 << 20;
 
 /// First version that reports `in_hot_standby` and `default_transaction_read_only` by itself.
 const REPORTS_HOT_STANDBY: u32 = 140_000;
@@ -36,11 +41,17 @@ pub(super) struct Request<'a> {
     pub(super) password: Option<&'a Password>,
     /// Which session is wanted; weaker than conninfo's in the second pass of `prefer-standby`.
     pub(super) target: TargetSessionAttrs,
+    /// How long each server may take.
+    pub(super) timeout: Option<Duration>,
+    /// Notices that were logged already.
+    pub(super) notices: &'a Notices,
 }
 
 struct Connection<'a, S> {
     stream: &'a mut S,
+    notices: &'a Notices,
     received: BytesMut,
+    received_bytes: usize,
     authenticated: bool,
 }
 
@@ -71,12 +82,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                     }
                     b'N' => {
                         let notice = ServerError::decode(&message).map_err(Cause::malformed)?;
-                        tracing::info!("{notice}");
+                        self.notices.log(&notice.to_string());
                     }
                     _ => return Ok((kind, message)),
                 }
-            } else if self.stream.read_buf(&mut self.received).await? == 0 {
-                return Err(Cause::Closed);
+            } else if self.received_bytes > STARTUP_BYTES_MAX {
+                return Err(Cause::Refused(format!(
+                    "too much data from server: more than {STARTUP_BYTES_MAX} bytes before the session \
+                     was ready"
+                )));
+            } else {
+                let count = self.stream.read_buf(&mut self.received).await?;
+                if count == 0 {
+                    return Err(Cause::Closed);
+                }
+                self.received_bytes += count;
             }
         }
     }
@@ -88,8 +108,13 @@ pub(super) async fn start<S: AsyncRead + AsyncWrite + Unpin>(
     channel: &Channel,
     request: &Request<'_>,
 ) -> Result<Session, Cause> {
-    let mut connection =
-        Connection { stream, received: BytesMut::with_capacity(8 << 10), authenticated: false };
+    let mut connection = Connection {
+        stream,
+        notices: request.notices,
+        received: BytesMut::with_capacity(8 << 10),
+        received_bytes: 0,
+        authenticated: false,
+    };
     let mut out = BytesMut::new();
     frontend::startup_message(startup_parameters(request), &mut out)?;
     connection.send(&mut out).await?;
@@ -249,7 +274,7 @@ async fn show_transaction_read_only<S: AsyncRead + AsyncWrite + Unpin>(
 mod tests {
     use walhub_proto::conninfo::Surroundings;
     use walhub_proto::sqlstate::SqlState;
-    use walhub_proto::wire::backend::{Column, ColumnType, Encoder, Report};
+    use walhub_proto::wire::backend::{Column, ColumnType, Encoder, Report, Severity};
 
     use super::*;
 
@@ -266,15 +291,18 @@ mod tests {
         let conninfo = ConnInfo::parse(options, &surroundings).unwrap();
         let target = conninfo.target_session_attrs;
         let password = conninfo.password.clone().map(|text| Password { text, file: None });
+        let notices = Notices::default();
         let request = Request {
             conninfo: &conninfo,
             application_name: "walhub",
             password: password.as_ref(),
             target,
+            timeout: None,
+            notices: &notices,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let (mut ours, theirs) = tokio::io::duplex(1 << 20);
+            let (mut ours, theirs) = tokio::io::duplex(4 << 20);
             let (mut reader, mut writer) = tokio::io::split(theirs);
             writer.write_all(transcript).await.unwrap();
             writer.shutdown().await.unwrap();
@@ -337,6 +365,26 @@ mod tests {
         ] {
             assert_eq!(start_with(transcript, "password=x").err().as_deref(), Some(want));
         }
+    }
+
+    #[test]
+    fn a_flood_of_notices_before_authentication_has_an_end() {
+        let notice = Report::new(Severity::Notice, SqlState::WARNING, "n".repeat(1 << 10));
+        let flood = Encoder::new().report(&notice).take().repeat(2 << 10);
+        assert_eq!(
+            start_with(&flood, "").err().as_deref(),
+            Some("too much data from server: more than 1048576 bytes before the session was ready")
+        );
+        // As many as are no flood are no hindrance.
+        let few = Encoder::new().report(&notice).take().repeat(100);
+        assert!(start_with(&[few, ready("13.4", |_| ())].concat(), "").is_ok());
+    }
+
+    #[test]
+    fn a_message_of_a_server_is_cut_where_it_is_longer_than_anybody_reads() {
+        let report = Report::fatal(SqlState::CANNOT_CONNECT_NOW, "m".repeat(60_000));
+        let error = start_with(&Encoder::new().report(&report).take(), "").err().unwrap();
+        assert_eq!(error.len(), "FATAL:  ...".len() + 4096);
     }
 
     #[test]

@@ -5,9 +5,10 @@
 //! Not here: what the upstream says (`upstream`), WAL of its own (`own`), first WAL and timelines
 //! (`timeline`), becoming a primary (`promotion`), the control file (`control`), who may stream
 //! (`sessions`), slots (`slots`), which standbys commits wait for (`sync`), when an upstream waits in
-//! vain (`requests`), which segments may go (`keep`), what a start-up finds (`super::recover`).
+//! vain (`requests`), what becomes of a failed attempt (`trouble`), history files (`histories`), which segments may go (`keep`), what a start-up finds (`super::recover`).
 
 mod control;
+mod histories;
 mod keep;
 mod own;
 mod promotion;
@@ -16,6 +17,7 @@ mod sessions;
 mod slots;
 mod sync;
 mod timeline;
+mod trouble;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -49,10 +51,12 @@ use super::shared::{Shared, StandbyTable};
 use super::tail::{SLAB_LEN, TailSlab};
 use super::writer::{FlushMethod, Flushed};
 use crate::settings::{Forward, Settings};
+use histories::Histories;
 use own::Own;
 use promotion::Promotion;
 use slots::SlotTable;
 use sync::SyncRep;
+use trouble::Fault;
 use upstream::Link;
 
 /// Upper bits of the wal core's tokens.
@@ -149,6 +153,7 @@ pub struct WalCore<C: Send, W> {
     control_saving: Option<ControlFile>,
     slots: SlotTable,
     link: Link<C>,
+    histories: Histories,
     /// When there is no upstream.
     own: Option<Own>,
     promotion: Option<Promotion>,
@@ -196,6 +201,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             control_saving: None,
             slots: SlotTable::new(config.data_dir.join("slots"), recovered.slots),
             link: Link::new(),
+            histories: Histories::default(),
             own: None,
             promotion: None,
             must_keep_partial: false,
@@ -217,6 +223,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         core.config.shared.forward_flushed.store(forward_flushed, Ordering::Relaxed);
         core.restart_sync();
         if let Some(wal) = recovered.wal {
+            let of = Some(wal.timelines.system_identifier);
+            let current = Some(wal.timelines.current);
+            core.histories = Histories::found(of, current, recovered.histories);
             let is_own = wal.control.as_ref().is_some_and(|control| control.own_wal);
             let checkpoint = wal.checkpoint;
             core.adopt_recovered(wal);
@@ -304,7 +313,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     fn handle_mail<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, mail: ToWal<C>) {
         match mail {
             ToWal::Connected(upstream) => self.handle_connected(io, now, upstream),
-            ToWal::ConnectFailed(reason) => self.link.fail(now, &self.config.settings, &reason),
+            ToWal::ConnectFailed(reason) => self.handle_not_connected(now, &reason, Fault::Nobodys),
+            ToWal::ConnectRefused(reason) => self.handle_not_connected(now, &reason, Fault::Peers),
             ToWal::Slot(request, reply) => self.handle_slot_request(io, request, reply),
             ToWal::Start(session) => self.handle_start(session),
             ToWal::Ended { standby, reply, end } => self.handle_ended(io, standby, reply, end),
@@ -320,6 +330,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
+    fn handle_not_connected(&mut self, now: Now, reason: &str, fault: Fault) {
+        let verified = self.local.as_ref().map(LocalWal::verified_lsn);
+        self.link.fail(now, &self.config.settings, reason, fault, verified);
+    }
+
     fn handle_settings<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, settings: Arc<Settings>) {
         let old = std::mem::replace(&mut self.config.settings, settings);
         let new = Arc::clone(&self.config.settings);
@@ -328,6 +343,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         self.config.shared.forward_flushed.store(forward_flushed, Ordering::Relaxed);
         self.mail_ships(|| ToShip::Settings(Arc::clone(&new)));
         self.link.settings_changed(io, now, &old, &new);
+        self.histories.ask_again();
         self.handle_standby_names(io, now);
     }
 

@@ -22,6 +22,7 @@ use super::super::recover::RecoveredWal;
 use super::super::segments::Segments;
 use super::super::tail::Tail;
 use super::super::writer::{Writer, WriterTokens};
+use super::histories::HISTORY_BYTES_MAX;
 use super::upstream::{Drop, State, no_room_for_control};
 use super::{SYNC_TOKEN, WRITE_TOKEN, WalCore};
 
@@ -52,20 +53,37 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         timeline: TimelineId,
         content: &[u8],
     ) -> Result<(), Drop> {
-        let fault = |text: String| Drop::Reason { text, detail: None, hint: None };
         let name = history::file_name(timeline);
-        let history = TimelineHistory::parse(content, timeline)
-            .map_err(|error| fault(format!("invalid timeline history file {name}: {error}")))?;
-        tracing::info!(
-            "fetching timeline history file for timeline {timeline} from primary server"
-        );
-        io.fs()
-            .replace(&self.wal_dir().join(&name), content)
-            .map_err(|error| fault(format!("could not write timeline history file: {error}")))?;
-        if let State::Live(live) = &mut self.link.state {
-            live.history = Some((timeline, history));
+        let history = match read_history(timeline, content) {
+            Ok(history) => history,
+            Err(why) => {
+                let State::Live(live) = &self.link.state else { return Ok(()) };
+                let text = format!("invalid timeline history file {name}: {why}");
+                if live.receiver.needs_history(timeline) {
+                    return Err(Drop::Refused { text, detail: None, hint: None });
+                }
+                self.note_history_absent(timeline, text);
+                return Ok(());
+            }
+        };
+        if !self.histories.has(&history) {
+            tracing::info!(
+                "fetching timeline history file for timeline {timeline} from primary server"
+            );
+            io.fs().replace(&self.wal_dir().join(&name), content).map_err(|error| {
+                let text = format!("could not write timeline history file: {error}");
+                Drop::Reason { text, detail: None, hint: None }
+            })?;
         }
+        self.histories.keep(history);
         Ok(())
+    }
+
+    /// Standbys that ask for it are told what is known, so that they do not wait for it for ever.
+    pub(super) fn note_history_absent(&mut self, timeline: TimelineId, detail: String) {
+        if self.histories.note_absent(timeline) {
+            tracing::info!(detail, "there is no timeline history file for timeline {timeline}");
+        }
     }
 
     pub(super) fn handle_started<I: Io<Conn = C>>(
@@ -83,10 +101,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let receiver = &self.config.shared.receiver;
         receiver.start_lsn.store(start.0, Ordering::Relaxed);
         receiver.start_tli.store(timeline.to_u32(), Ordering::Relaxed);
-        // An upstream that lets a stream begin and then ends it for the same reason each time is logged
-        // once, as any reason is.
+        // An upstream that lets a stream begin and then ends it for the same reason each time is not logged
+        // each time.
         let again =
-            self.link.last_reason.is_some() && self.link.last_start == Some((start, timeline));
+            self.link.trouble.is_old_news() && self.link.last_start == Some((start, timeline));
         self.link.last_start = Some((start, timeline));
         if !again {
             tracing::info!("started streaming WAL from primary at {start} on timeline {timeline}");
@@ -106,10 +124,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let (Some(system_identifier), Some(size)) = (live.identified, live.segment_size) else {
             return Ok(());
         };
-        let history = match live.history.take() {
-            Some((of, history)) if of == timeline => history,
-            _ => TimelineHistory::single(timeline),
-        };
+        let refuse = |text| Drop::Refused { text, detail: None, hint: None };
+        let history = self.histories.of_first(timeline).map_err(refuse)?;
         self.control = Some(ControlFile {
             system_identifier,
             segment_size: size,
@@ -138,6 +154,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             history,
             start,
         ));
+        self.histories.adopt(timeline);
         Ok(())
     }
 
@@ -214,15 +231,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         timeline: TimelineId,
         start: Lsn,
     ) -> Result<(), Drop> {
-        let State::Live(live) = &mut self.link.state else { return Ok(()) };
-        let history = match live.history.take() {
-            Some((of, history)) if of == timeline => history,
-            _ => {
-                let text = format!("no history of timeline {timeline} was received");
-                return Err(Drop::Reason { text, detail: None, hint: None });
-            }
-        };
-        let Some(local) = &mut self.local else { return Ok(()) };
+        let Some(local) = &self.local else { return Ok(()) };
+        let refuse = |text| Drop::Refused { text, detail: None, hint: None };
+        let current = local.segments.timeline();
+        let history = self.histories.of_next(timeline, current, start).map_err(refuse)?;
         if local.flush_lsn() != start {
             let text = format!(
                 "timeline {timeline} begins at {start}, but local WAL ends at {}",
@@ -257,6 +269,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         history: TimelineHistory,
         copied: Option<SegNo>,
     ) {
+        self.histories.adopt(timeline);
         let Some(local) = &mut self.local else { return };
         local.segments.switch_timeline(io, &mut self.jobs, timeline, copied);
         local.set_timeline(timeline);
@@ -298,4 +311,15 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             control.server_version_num = live.server_version_num;
         }
     }
+}
+
+/// What a history file says that the upstream has sent.
+fn read_history(timeline: TimelineId, content: &[u8]) -> Result<TimelineHistory, String> {
+    if content.len() > HISTORY_BYTES_MAX {
+        return Err(format!(
+            "it has {} bytes, at most {HISTORY_BYTES_MAX} are taken",
+            content.len()
+        ));
+    }
+    TimelineHistory::parse(content, timeline).map_err(|error| error.to_string())
 }

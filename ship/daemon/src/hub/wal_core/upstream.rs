@@ -11,7 +11,6 @@ use bytes::Bytes;
 use walhub_engine::buffer::SlabRoom;
 use walhub_engine::io::{Done, Gather, Head, Io, Landed, Landing, Op, SocketId, Waker};
 use walhub_proto::feedback::Horizons;
-use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::time::{Instant, Now};
@@ -25,8 +24,8 @@ use super::super::latency::Stage;
 use super::super::local::{AppendError, LocalWal};
 use super::super::messages::{ToControl, Upstream};
 use super::super::tail::TruncateError;
-use super::reason;
 use super::timeline::reader_at;
+use super::trouble::{FAULTS_MAX, Fault, RETRY_PAUSE_MAX, Trouble};
 use super::{LINK_RECV, LINK_SEND, Stopping, WalCore};
 use crate::settings::Settings;
 
@@ -36,19 +35,15 @@ const LANDING_MESSAGE_LEN_MIN: usize = 16 << 10;
 /// WAL that is received in place after the next header, at most: a walsender's whole message.
 /// PostgreSQL: `MAX_SEND_SIZE`.
 const LANDING_LEN: usize = 128 << 10;
-/// Bad WAL at one position before it is no longer asked for again.
-const VIOLATIONS_MAX: u32 = 3;
-
 /// The connection to the upstream.
 #[derive(Debug)]
 pub(super) struct Link<C> {
     pub(super) state: State,
-    /// The kind of reason that was logged last: each is logged once.
-    pub(super) last_reason: Option<String>,
+    pub(super) attempt: Attempt,
+    /// Why there is no stream.
+    pub(super) trouble: Trouble,
     /// Where the last stream began.
     pub(super) last_start: Option<(Lsn, TimelineId)>,
-    /// Bad WAL: where, and how often in a row.
-    pub(super) violations: (Lsn, u32),
     /// What was received after the last valid record must be forgotten before connecting again.
     pub(super) rewind: bool,
     /// The connection that is being made is to where the upstream no longer is.
@@ -56,9 +51,18 @@ pub(super) struct Link<C> {
     pub(super) marker: std::marker::PhantomData<fn(C)>,
 }
 
+/// What the control plane does for us: it answers each attempt once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Attempt {
+    None,
+    UnderWay,
+    /// It was told to give it up, and has not answered yet.
+    GivenUp,
+}
+
 #[derive(Debug)]
 pub(super) enum State {
-    /// No upstream, or none to be had until the settings change.
+    /// No upstream.
     Off,
     Waiting {
         until: Instant,
@@ -88,13 +92,14 @@ pub(super) struct Live {
     pub(super) server_version_num: u32,
     pub(super) identified: Option<SystemIdentifier>,
     pub(super) segment_size: Option<SegmentSize>,
-    pub(super) history: Option<(TimelineId, TimelineHistory)>,
 }
 
 /// Why a connection ends.
 pub(super) enum Drop {
-    /// The upstream or the network.
+    /// The network, an upstream that is about to go or to come, or this server.
     Reason { text: String, detail: Option<String>, hint: Option<String> },
+    /// The upstream is there, and what it says will not do.
+    Refused { text: String, detail: Option<String>, hint: Option<String> },
     /// The upstream stops in order, and will be back.
     Orderly { text: String, detail: Option<String> },
     /// The upstream stops, and waits for what it cannot be told.
@@ -116,7 +121,8 @@ impl From<UpstreamViolation> for Drop {
         let (text, detail, hint) = (violation.to_string(), violation.detail(), violation.hint());
         match violation {
             UpstreamViolation::Terminated { .. } => Self::Orderly { text, detail },
-            _ => Self::Reason { text, detail, hint },
+            violation if violation.is_passing() => Self::Reason { text, detail, hint },
+            _ => Self::Refused { text, detail, hint },
         }
     }
 }
@@ -125,9 +131,9 @@ impl<C> Link<C> {
     pub(super) fn new() -> Self {
         Self {
             state: State::Waiting { until: Instant(0) },
-            last_reason: None,
+            attempt: Attempt::None,
+            trouble: Trouble::default(),
             last_start: None,
-            violations: (Lsn::INVALID, 0),
             rewind: false,
             outdated: false,
             marker: std::marker::PhantomData,
@@ -139,6 +145,8 @@ impl<C> Link<C> {
             State::Off | State::Connecting | State::Closing { .. } => None,
             // Going back waits for a write or a segment; their completions are turns, too.
             State::Waiting { .. } if self.rewind => None,
+            // So is the answer to an attempt that was given up.
+            State::Waiting { .. } if self.attempt != Attempt::None => None,
             State::Waiting { until } => Some(*until),
             State::Live(live) => live.receiver.poll_timeout(),
         }
@@ -149,24 +157,48 @@ impl<C> Link<C> {
     }
 
     /// The control plane could not connect.
-    pub(super) fn fail(&mut self, now: Now, settings: &Settings, reason: &str) {
+    pub(super) fn fail(
+        &mut self,
+        now: Now,
+        settings: &Settings,
+        reason: &str,
+        fault: Fault,
+        verified: Option<Lsn>,
+    ) {
+        self.attempt = Attempt::None;
         if !matches!(self.state, State::Connecting) {
             return;
         }
-        self.log_once(reason, None, None);
-        let outdated = std::mem::take(&mut self.outdated);
-        let pause = settings.wal_retrieve_retry_interval;
-        let until = if outdated { now.instant } else { now.instant + pause };
+        if std::mem::take(&mut self.outdated) {
+            self.state = State::Waiting { until: now.instant };
+            return;
+        }
+        self.log_once(reason, None, None, fault, verified);
+        let until = now.instant + self.trouble.pause(settings.wal_retrieve_retry_interval);
         self.state = State::Waiting { until };
     }
 
-    fn log_once(&mut self, reason: &str, detail: Option<&str>, hint: Option<&str>) {
-        let kind = reason::kind_of(reason);
-        if self.last_reason.as_deref() == Some(kind.as_str()) {
-            return;
+    fn log_once(
+        &mut self,
+        reason: &str,
+        detail: Option<&str>,
+        hint: Option<&str>,
+        fault: Fault,
+        verified: Option<Lsn>,
+    ) {
+        if self.trouble.note(reason, fault, verified) {
+            tracing::error!(detail, hint, "{reason}");
         }
-        self.last_reason = Some(kind);
-        tracing::error!(detail, hint, "{reason}");
+    }
+
+    /// The attempt that nobody wants any more, if there is one: it is given up now.
+    fn take_unwanted_attempt(&mut self) -> bool {
+        let is_wanted = matches!(self.state, State::Connecting) && !self.outdated;
+        if is_wanted || self.attempt != Attempt::UnderWay {
+            return false;
+        }
+        self.attempt = Attempt::GivenUp;
+        true
     }
 
     /// Ends receiving for good: the last status and Terminate are sent, then the socket goes.
@@ -232,12 +264,16 @@ impl<C> Link<C> {
             }
             // A reload is also how the operator says "try again".
             State::Off | State::Waiting { .. } => {
-                self.violations = (Lsn::INVALID, 0);
-                self.last_reason = None;
+                self.trouble.forget();
                 self.state = State::Waiting { until: now.instant };
             }
             State::Connecting => self.outdated |= elsewhere,
-            State::Closing { .. } => {}
+            State::Closing { retry_at, .. } => {
+                self.trouble.forget();
+                if let Some(at) = retry_at {
+                    *at = now.instant;
+                }
+            }
         }
     }
 }
@@ -256,11 +292,18 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Connects, keeps time, replies.
     pub(super) fn turn_link<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
         self.rewind_when_idle(io);
+        if self.link.take_unwanted_attempt() {
+            (self.config.control)(ToControl::GiveUpConnecting);
+        }
         if self.stopping != Stopping::No {
             return;
         }
         match &mut self.link.state {
-            State::Waiting { until } if *until <= now.instant && !self.link.rewind => {
+            State::Waiting { until }
+                if *until <= now.instant
+                    && !self.link.rewind
+                    && self.link.attempt == Attempt::None =>
+            {
                 let conninfo = self.config.settings.primary_conninfo.clone();
                 // A primary keeps to its own WAL, whatever a reload says. PostgreSQL: primary_conninfo is
                 // of no effect on a server that is no standby.
@@ -268,6 +311,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                     self.link.state = State::Off;
                 } else {
                     self.link.state = State::Connecting;
+                    self.link.attempt = Attempt::UnderWay;
                     (self.config.control)(ToControl::Connect { conninfo });
                 }
             }
@@ -292,6 +336,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         upstream: Upstream<C>,
     ) {
         let socket = io.adopt(upstream.conn);
+        self.link.attempt = Attempt::None;
         if !matches!(self.link.state, State::Connecting) || self.stopping != Stopping::No {
             return io.close_socket(socket);
         }
@@ -318,7 +363,6 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             server_version_num: upstream.server_version_num,
             identified: None,
             segment_size: None,
-            history: None,
         }));
         self.publish_receiver();
         self.acknowledge(io, now);
@@ -554,8 +598,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         match event {
             ReceiverEvent::Wal { start, bytes } => return self.append(start, bytes),
             ReceiverEvent::Told { end, sent } => {
-                // It streams: whatever ends it now is news.
-                self.link.last_reason = None;
+                self.link.trouble.handle_stream(now.instant);
                 let micros = micros_between(sent, now.wall);
                 self.config.shared.latencies.record(Stage::Receive, micros);
                 receiver.last_send_time.store(sent.0, Ordering::Relaxed);
@@ -565,9 +608,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 }
                 return self.note_requests(now, end);
             }
-            ReceiverEvent::Identified { system_identifier, .. } => {
+            ReceiverEvent::Identified { system_identifier, timeline, .. } => {
+                self.histories.meet(system_identifier, timeline);
                 if let State::Live(live) = &mut self.link.state {
                     live.identified = Some(system_identifier);
+                    live.receiver.set_known_histories(self.histories.known());
                 }
             }
             ReceiverEvent::SegmentSize(size) => {
@@ -581,6 +626,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             }
             ReceiverEvent::TimelineHistory { timeline, content } => {
                 return self.keep_history(io, timeline, &content);
+            }
+            ReceiverEvent::HistoryAbsent { timeline, reason } => {
+                let detail = format!("The primary server says: {reason}.");
+                self.note_history_absent(timeline, detail);
             }
             ReceiverEvent::Started { timeline, start } => {
                 self.handle_started(io, timeline, start)?;
@@ -614,18 +663,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let verified = local.verified_lsn();
         match appended {
             Ok(()) => {
-                if verified > self.link.violations.0 {
-                    self.link.violations = (Lsn::INVALID, 0);
-                }
+                self.link.trouble.handle_verified(verified);
                 Ok(())
             }
             Err(AppendError::Violation(violation)) => {
-                let text = violation.to_string();
-                self.link.violations = match self.link.violations {
-                    (lsn, count) if lsn == verified => (lsn, count + 1),
-                    _ => (verified, 1),
-                };
-                Err(Drop::BadWal(text))
+                // Good records may have come before the bad one.
+                self.link.trouble.handle_verified(verified);
+                Err(Drop::BadWal(violation.to_string()))
             }
             Err(AppendError::Gap { got, want }) => {
                 let text = format!("WAL stream begins at {got}, expected {want}");
@@ -653,37 +697,25 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let State::Live(live) = &self.link.state else { return };
         let (socket, receiving, sending) = (live.socket, live.receiving, live.sending.is_some());
         let leaves = matches!(why, Drop::Leave);
-        let mut retry_at = Some(now.instant + self.config.settings.wal_retrieve_retry_interval);
+        let verified = self.local.as_ref().map(LocalWal::verified_lsn);
         match why {
             Drop::Reason { text, detail, hint } => {
-                self.link.log_once(&text, detail.as_deref(), hint.as_deref())
+                let (detail, hint) = (detail.as_deref(), hint.as_deref());
+                self.link.log_once(&text, detail, hint, Fault::Nobodys, verified);
+            }
+            Drop::Refused { text, detail, hint } => {
+                let (detail, hint) = (detail.as_deref(), hint.as_deref());
+                self.link.log_once(&text, detail, hint, Fault::Peers, verified);
             }
             Drop::Orderly { text, detail } => tracing::info!(detail, "{text}"),
             Drop::Leave => tracing::info!(
                 detail = "Everything is durable here, and too few of synchronous_standby_names are there to have it.",
                 "the upstream is shutting down and waits for standbys, ending the stream"
             ),
-            Drop::BadWal(text) if self.link.violations.1 >= VIOLATIONS_MAX => {
-                tracing::error!(
-                    sqlstate = "XX001",
-                    detail = format!(
-                        "{text}. The WAL was requested {VIOLATIONS_MAX} times and was wrong each time."
-                    ),
-                    hint = "Look at the WAL of the upstream with pg_waldump. What was received before is still served; \"walhub reload\" asks for it again.",
-                    "stopped receiving WAL after {}",
-                    self.link.violations.0
-                );
-                retry_at = None;
-            }
-            Drop::BadWal(text) => {
-                tracing::error!(
-                    sqlstate = "XX001",
-                    detail =
-                        format!("The WAL after {} is requested again.", self.link.violations.0),
-                    "received invalid WAL: {text}"
-                );
-            }
+            Drop::BadWal(text) => self.note_bad_wal(&text, verified.unwrap_or_default()),
         }
+        let pause = self.link.trouble.pause(self.config.settings.wal_retrieve_retry_interval);
+        let retry_at = Some(now.instant + pause);
         self.link.rewind = true;
         if leaves {
             self.link.leave(io, now, retry_at);
@@ -696,6 +728,31 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         self.publish_receiver();
         (self.config.control)(ToControl::Status);
         self.rewind_when_idle(io);
+    }
+
+    /// Says so the first time, and once more when it is no accident.
+    fn note_bad_wal(&mut self, text: &str, verified: Lsn) {
+        let reason = format!("received invalid WAL: {text}");
+        self.link.trouble.note(&reason, Fault::Peers, Some(verified));
+        match self.link.trouble.faults() {
+            1 => tracing::error!(
+                sqlstate = "XX001",
+                detail = format!("The WAL after {verified} is requested again."),
+                "{reason}"
+            ),
+            FAULTS_MAX => tracing::error!(
+                sqlstate = "XX001",
+                detail = format!(
+                    "{text}. The WAL was requested {FAULTS_MAX} times and was wrong each time. It is requested \
+                     again at least every {} seconds.",
+                    RETRY_PAUSE_MAX.max(self.config.settings.wal_retrieve_retry_interval).as_secs()
+                ),
+                hint = "Look at the WAL of the upstream with pg_waldump, and whether the server at \
+                        primary_conninfo is the right one. What was received before is still served.",
+                "no valid WAL is received after {verified}"
+            ),
+            _ => {}
+        }
     }
 
     /// Forgets what came after the last valid record: a new connection begins there.
@@ -724,7 +781,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             }
             // At the next turn, then.
             Err(TruncateError::Full) => {}
-            Err(TruncateError::Io(error)) => self.link.log_once(&error.to_string(), None, None),
+            Err(TruncateError::Io(error)) => {
+                let text = error.to_string();
+                self.link.log_once(&text, None, None, Fault::Nobodys, Some(verified));
+            }
         }
     }
 }
