@@ -26,7 +26,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let (Some(control), Some(local)) = (&mut self.control, &self.local) else { return };
         control.flush_lsn = local.flush_lsn();
         control.last_record = local.flushed_record();
-        control.counters = local.flushed_counters();
+        let facts = local.flushed_facts();
+        control.counters = facts.counters;
+        control.database.clone_from(&facts.database);
     }
 
     /// A record that began before the first WAL here cannot be verified after a crash, unless the
@@ -37,11 +39,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if unseen.is_none_or(|end| end > local.flush_lsn()) {
             return Ok(());
         }
-        let before = (control.flush_lsn, control.last_record, control.counters);
+        let before = control.clone();
         self.move_control_bound();
         let saved = self.save_control_now(io);
         if let (Err(_), Some(control)) = (&saved, &mut self.control) {
-            (control.flush_lsn, control.last_record, control.counters) = before;
+            let sequence = control.sequence;
+            *control = ControlFile { sequence, ..before };
         }
         saved
     }

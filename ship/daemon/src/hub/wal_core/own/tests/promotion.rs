@@ -360,3 +360,5 @@ fn a_lost_history_file_is_named_at_the_start() {
     assert!(matches!(&error, RecoverError::History { name, .. } if name == "00000002.history"));
     std::fs::remove_dir_all(dir).unwrap();
 }
+
+mod prepared;
