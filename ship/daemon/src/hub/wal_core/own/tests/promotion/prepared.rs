@@ -6,7 +6,7 @@ use walhub_proto::rmgr::facts::DatabaseFacts;
 use walhub_proto::rmgr::standby::{
     RunningXacts, StandbyLock, XLOG_RUNNING_XACTS, XLOG_STANDBY_LOCK,
 };
-use walhub_proto::rmgr::xact::{XLOG_XACT_ABORT, XLOG_XACT_PREPARE};
+use walhub_proto::rmgr::xact::{XLOG_XACT_ABORT, XLOG_XACT_OPMASK, XLOG_XACT_PREPARE};
 
 use super::*;
 
@@ -49,7 +49,8 @@ fn a_prepared_transaction_is_named_in_every_later_record() {
     // Both are over, and nobody waits for them.
     let aborts: Vec<u32> = found
         .iter()
-        .filter(|found| found.is(RM_XACT, XLOG_XACT_ABORT))
+        .filter(|found| found.header.rmid == RM_XACT)
+        .filter(|found| found.header.info & XLOG_XACT_OPMASK == XLOG_XACT_ABORT)
         .map(|found| found.header.xid)
         .collect();
     assert_eq!(aborts, [730, 731]);
