@@ -17,6 +17,7 @@ mod operating_system;
 mod own_segments;
 mod own_wal;
 mod pg_receivewal;
+mod prepared;
 mod promote;
 mod restarts;
 mod send_paths;

@@ -310,6 +310,28 @@ fn a_promoted_hub_gives_out_no_ids_past_the_limit_and_its_standbys_live() {
 }
 
 #[test]
+fn full_page_writes_that_were_switched_off_after_the_last_checkpoint_stay_off() {
+    let mut relay = Relay::with(|primary| primary.config("checkpoint_timeout = 1d"), |hub| hub);
+    relay.primary.psql("checkpoint");
+    relay.primary.psql("alter system set full_page_writes = off");
+    relay.primary.psql("select pg_reload_conf()");
+    let pg_wal = relay.primary.data().join("pg_wal");
+    wait_until("the change is in the WAL", || {
+        let records = waldump(&pg_wal, &[]).records;
+        records.iter().any(|record| record.contains("FPW_CHANGE"))
+    });
+    relay.primary.psql("select pg_logical_emit_message(true, 'p', 'x')");
+    relay.hub.wait_received(&relay.primary.flush_lsn());
+    relay.primary.kill9();
+    promote(&relay.hub);
+    relay.hub.psql("select pg_switch_wal()");
+    let new = dump_timeline(&relay.hub.pg_wal(), "00000002", &relay.scratch);
+    let mut own = new.records.iter().skip_while(|record| !record.contains("END_OF_RECOVERY"));
+    let first = own.find(|record| record.contains("CHECKPOINT_ONLINE")).expect("a checkpoint");
+    assert_eq!(field(first, "fpw "), "false", "{first}");
+}
+
+#[test]
 fn pg_promote_has_postgresqls_answers() {
     let relay = Relay::start();
     // There is a checkpoint in what the hub receives.

@@ -11,10 +11,12 @@ use tokio::sync::oneshot::error::TryRecvError;
 use walhub::hub::append::{Append, AppendAnswer, Appended, NewRecord, Waited, WalRequest};
 use walhub_engine::crc::crc32c;
 use walhub_proto::lsn::{Lsn, TimelineId};
-use walhub_proto::record::{RecordHeader, RecordReader, RecordSink};
+use walhub_proto::record::{RM_XLOG, RMGR_INFO_MASK, RecordHeader, RecordReader, RecordSink};
 use walhub_proto::rmgr::message::LogicalMessage;
+use walhub_proto::rmgr::standby::RunningXacts;
 use walhub_proto::rmgr::xact::XLOG_XACT_COMMIT;
-use walhub_proto::rmgr::{FIRST_NORMAL_XID, RM_LOGICALMSG, RM_XACT};
+use walhub_proto::rmgr::xlog::{Checkpoint, XLOG_CHECKPOINT_ONLINE};
+use walhub_proto::rmgr::{FIRST_NORMAL_XID, RM_LOGICALMSG, RM_STANDBY, RM_XACT, main_data};
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::syncrep::{SyncRepConfig, WaitLevel, WaitMode};
 use walhub_proto::wire::backend::Report;
@@ -22,6 +24,7 @@ use walhub_proto::wire::backend::Report;
 use crate::hub::HubMachine;
 use crate::io::now;
 use crate::rng::{Rng, bytes, size};
+use crate::source::{PREPARED_SUBXID, PREPARED_XIDS};
 use crate::world::{Actor, Event, World};
 
 const MS: u64 = 1_000_000;
@@ -133,7 +136,8 @@ impl Clients {
         if let Some(last_record) = last_record {
             reader = reader.with_prev(last_record);
         }
-        Self { reader, ..Self::new(plan, seed, segment_size) }
+        let ledger = Ledger { prepared: &PREPARED_XIDS, ..Ledger::default() };
+        Self { reader, ledger, ..Self::new(plan, seed, segment_size) }
     }
 
     /// The session that still waits, if any does. One that waits for a position beyond the `end` of
@@ -301,9 +305,39 @@ struct Ledger {
     current_xid: u32,
     body: Vec<u8>,
     wrong: Option<String>,
+    /// What the primary has left prepared.
+    prepared: &'static [u32],
 }
 
 impl Ledger {
+    /// Nothing ends what the primary has left prepared, so it is named whenever it is said what runs.
+    fn check_prepared(&self, header: &RecordHeader) -> Result<(), String> {
+        let want = self.prepared;
+        let (listed, oldest) = match (header.rmid, header.info & RMGR_INFO_MASK) {
+            (RM_STANDBY, _) => {
+                let Some(running) = RunningXacts::decode(header.info, &self.body) else {
+                    return Ok(());
+                };
+                let subxids = if want.is_empty() { vec![] } else { vec![PREPARED_SUBXID] };
+                let oldest = want.first().copied().unwrap_or(running.next_xid);
+                let oldest = running.oldest_running_xid == oldest;
+                (running.xids == want && running.subxids == subxids, oldest)
+            }
+            (RM_XLOG, XLOG_CHECKPOINT_ONLINE) => {
+                let main = main_data(&self.body);
+                let checkpoint = main.and_then(|main| Checkpoint::decode(main.data));
+                let oldest = checkpoint.map(|checkpoint| checkpoint.oldest_active_xid);
+                (true, want.is_empty() || oldest == want.first().copied())
+            }
+            _ => return Ok(()),
+        };
+        if listed && oldest {
+            return Ok(());
+        }
+        let (at, body) = (header.start, &self.body);
+        Err(format!("the record at {at} does not say that {want:?} are prepared: {body:?}"))
+    }
+
     fn ask(&mut self, id: u64, len: usize, transactional: bool) -> NewRecord {
         self.asked.insert(id, Asked { len, refused: false, found: None });
         NewRecord::message(transactional, PREFIX, &content(id, len)).expect("short")
@@ -365,7 +399,7 @@ impl Ledger {
             self.current_xid = 0;
         }
         if header.rmid != RM_LOGICALMSG {
-            return Ok(());
+            return self.check_prepared(header);
         }
         let message = LogicalMessage::decode(&self.body)
             .ok_or_else(|| format!("no message at {}", header.start))?;

@@ -6,7 +6,10 @@ use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use walhub_proto::page::{PAGE_BYTES, WalVersion};
 use walhub_proto::record::RM_XLOG;
 use walhub_proto::rmgr::counters::Counters;
+use walhub_proto::rmgr::standby::{RunningXacts, XLOG_RUNNING_XACTS};
+use walhub_proto::rmgr::xact::XLOG_XACT_PREPARE;
 use walhub_proto::rmgr::xlog::{Checkpoint, WalLevel, XLOG_CHECKPOINT_SHUTDOWN};
+use walhub_proto::rmgr::{RM_STANDBY, RM_XACT};
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::time::Timestamp;
 
@@ -19,6 +22,12 @@ const RM_LOGICALMSG: u8 = 21;
 const NOISE_LEN: usize = 1 << 16;
 /// What a checkpoint says comes next: near the page that the next transactions' states are on.
 pub(crate) const FIRST_XID: u64 = (3 << 32) + 32_760;
+
+/// Transactions that are prepared when the last checkpoint is made: one from before all WAL, one that the WAL
+/// shows. What goes on after the primary must say so.
+pub(crate) const PREPARED_XIDS: [u32; 2] = [32_700, 32_710];
+/// A subtransaction of the second.
+pub(crate) const PREPARED_SUBXID: u32 = 32_711;
 
 /// The WAL of one timeline, from the segment in which it began.
 #[derive(Debug)]
@@ -216,9 +225,23 @@ impl Source {
         self.current_mut().flush_lsn = target;
     }
 
-    /// A shutdown checkpoint: from here on it is known what was given out.
+    /// A shutdown checkpoint: from here on it is known what was given out, and what is prepared.
     pub(crate) fn checkpoint(&mut self) {
         let shape = *self.writer.shape();
+        let [_, prepared] = PREPARED_XIDS;
+        let body = prepare(prepared, PREPARED_SUBXID, shape.version);
+        let mut out = Vec::new();
+        self.writer.append_record(RM_XACT, XLOG_XACT_PREPARE, prepared, &[&body], &mut out);
+        self.note(&mut out);
+        let running = RunningXacts {
+            oldest_running_xid: PREPARED_XIDS[0],
+            xids: PREPARED_XIDS.to_vec(),
+            subxids: vec![PREPARED_SUBXID],
+            ..RunningXacts::none(u32::try_from(FIRST_XID & 0xFFFF_FFFF).expect("32 bits"))
+        };
+        let body = running.body();
+        self.writer.append_record(RM_STANDBY, XLOG_RUNNING_XACTS, 0, &[&body], &mut out);
+        self.note(&mut out);
         let body = Checkpoint {
             redo: self.writer.next_record(),
             timeline: shape.timeline,
@@ -229,7 +252,6 @@ impl Source {
             oldest_active_xid: 0,
         }
         .body(shape.version);
-        let mut out = Vec::new();
         self.writer.append_record(RM_XLOG, XLOG_CHECKPOINT_SHUTDOWN, 0, &[&body], &mut out);
         self.note(&mut out);
         self.flush_all();
@@ -308,4 +330,23 @@ impl Source {
 fn long_data_header(len: u64) -> [u8; 5] {
     let len = u32::try_from(len).expect("a record is short").to_le_bytes();
     [254, len[0], len[1], len[2], len[3]]
+}
+
+/// The body of a record that prepares a transaction with one subtransaction and nothing else. PostgreSQL:
+/// `xl_xact_prepare`, `EndPrepare`.
+fn prepare(xid: u32, subxid: u32, version: WalVersion) -> Vec<u8> {
+    let head =
+        |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    // Magic, length, xid, database, time, owner, then the numbers of subtransactions and relations.
+    let mut data = head(&[0x57F9_4534, 0, xid, 5, 0, 0, 10, 1, 0, 0]);
+    if version.is_since(WalVersion::PG15) {
+        data.extend(head(&[0, 0])); // Statistics.
+    }
+    data.extend(head(&[0, 2 << 16])); // Invalidations; the length of the gid, after two bytes.
+    data.extend([0; 16]); // The origin.
+    data.extend(*b"g\0\0\0\0\0\0\0");
+    data.extend(head(&[subxid, 0, 0, 0])); // With its padding, and the end.
+    let mut body = vec![255, u8::try_from(data.len()).expect("short")];
+    body.extend(data);
+    body
 }

@@ -74,6 +74,11 @@ impl RecordHeader {
 /// Of each it sees the beginning, the body in pieces and, if the record turns out valid, the whole.
 /// A record that never becomes whole is followed by the beginning of another, if by anything.
 pub trait RecordSink {
+    /// What follows is WAL of this version.
+    fn version(&mut self, version: WalVersion) {
+        let _ = version;
+    }
+
     /// A record begins; its checksum is not yet known to be right, and its end is not known.
     fn begin(&mut self, record: &RecordHeader) {
         let _ = record;
@@ -285,12 +290,13 @@ impl RecordReader {
         if let Some(violation) = self.failed {
             return Err(violation);
         }
+        self.want.version.into_iter().for_each(|version| sink.version(version));
         while !bytes.is_empty() {
             let result = if matches!(self.phase, Phase::Switched) {
                 self.skip_to_segment_end(&mut bytes);
                 Ok(())
             } else if self.in_page_header() {
-                self.read_page_header(&mut bytes)
+                self.read_page_header(&mut bytes, sink)
             } else {
                 self.read_page_rest(&mut bytes, sink)
             };
@@ -325,7 +331,11 @@ impl RecordReader {
         }
     }
 
-    fn read_page_header(&mut self, bytes: &mut &[u8]) -> Result<(), WalViolation> {
+    fn read_page_header(
+        &mut self,
+        bytes: &mut &[u8],
+        sink: &mut impl RecordSink,
+    ) -> Result<(), WalViolation> {
         let page = self.next.align_down(PAGE_BYTES);
         let len = header_len(page, self.want.segment_size);
         let got = offset_in_page(self.next);
@@ -340,6 +350,7 @@ impl RecordReader {
         let Some(header) = PageHeader::decode(&self.page_header) else { return Ok(()) };
         header.check(page, &self.want).map_err(WalViolation::Page)?;
         self.want.version = WalVersion::from_magic(header.magic);
+        self.want.version.into_iter().for_each(|version| sink.version(version));
         self.want.tli_min = TimelineId::new(header.tli).unwrap_or(TimelineId::FIRST);
         self.enter_page(page, &header)
     }

@@ -11,6 +11,7 @@
 
 mod control;
 mod end_of_wal;
+mod facts;
 
 pub use control::{
     CONTROL_COPY_LEN, CONTROL_FILE_LEN, ControlFile, ControlFileError, ControlSlot,

@@ -2,8 +2,9 @@
 //!
 //! A record's body is everything after its 24 bytes of header: block references (the records here
 //! have none), then the main data behind a short or a long length. [`main_data`] takes a body apart;
-//! [`message`], [`xact`], [`xlog`], [`standby`] and [`slru`] know what the main data of a record means, and
-//! [`counters`] what it adds up to, and [`xid_limits`] how far that may go.
+//! [`message`], [`xact`], [`xlog`], [`standby`] and [`slru`] know what the main data of a record means,
+//! [`counters`] and [`prepared`] what it adds up to, [`xid_limits`] how far ids may go, and [`facts`] shows
+//! them the records.
 //!
 //! Not here: headers, checksums and pages (`record`, `generate`).
 //!
@@ -11,7 +12,9 @@
 //! (xlogreader.c).
 
 pub mod counters;
+pub mod facts;
 pub mod message;
+pub mod prepared;
 pub mod slru;
 pub mod standby;
 pub mod xact;
@@ -44,6 +47,11 @@ pub const FIRST_NORMAL_XID: u32 = 3;
 #[must_use]
 pub fn xid_of(full_xid: u64) -> u32 {
     u32::try_from(full_xid & 0xFFFF_FFFF).unwrap_or(0)
+}
+
+/// How far `to` lies ahead of `from`, or behind. PostgreSQL: `TransactionIdPrecedes`.
+fn distance(from: u32, to: u32) -> i32 {
+    to.wrapping_sub(from).cast_signed()
 }
 
 /// The longest record that is written, header included. PostgreSQL: `XLogRecordMaxSize`.
@@ -216,6 +224,13 @@ impl<'a> Fields<'a> {
         let (head, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
         Some(head)
+    }
+
+    /// So many transaction ids.
+    fn xids(&mut self, count: u32) -> Option<Vec<u32>> {
+        let len = usize::try_from(count).ok()?.checked_mul(4)?;
+        let (xids, _) = self.bytes(len)?.as_chunks::<4>();
+        Some(xids.iter().map(|xid| u32::from_le_bytes(*xid)).collect())
     }
 
     /// Passes over an array: its number of items, then the items.

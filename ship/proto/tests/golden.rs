@@ -13,6 +13,7 @@ use walhub_proto::page::{PAGE_BYTES, PAGE_LEN, PageHeader, WalVersion};
 use walhub_proto::record::{RM_XLOG, RecordHeader, RecordReader, WalViolation};
 use walhub_proto::recovery::{self, ControlFile, EndOfWal, FoundSegment, RecoveryPlan};
 use walhub_proto::rmgr::counters::Counters;
+use walhub_proto::rmgr::facts::DatabaseFacts;
 use walhub_proto::rmgr::message::logical_message;
 use walhub_proto::rmgr::xlog::{Checkpoint, WalLevel};
 use walhub_proto::rmgr::{RM_LOGICALMSG, RM_STANDBY, RM_XACT, standby, xact, xlog};
@@ -227,6 +228,7 @@ fn the_end_of_golden_wal_is_found_and_stale_pages_after_it_are_not() {
         last_record: Some(lines[9].0),
         own_wal: false,
         counters: None,
+        database: DatabaseFacts::default(),
         checkpoint_lsn: None,
         redo_lsn: None,
         sequence: 1,

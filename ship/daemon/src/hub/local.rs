@@ -14,7 +14,8 @@ use walhub_engine::io::{Done, Io};
 use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use walhub_proto::page::WalVersion;
 use walhub_proto::record::{RecordReader, WalViolation};
-use walhub_proto::rmgr::counters::{CounterReader, Counters};
+use walhub_proto::rmgr::counters::Counters;
+use walhub_proto::rmgr::facts::{FactReader, Facts};
 use walhub_proto::segment::SegNo;
 
 use super::jobs::Jobs;
@@ -45,13 +46,13 @@ impl From<TailFull> for AppendError {
 }
 
 /// The end of a record.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct RecordEnd {
     lsn: Lsn,
     /// The record's start, when it is known.
     start: Option<Lsn>,
-    /// What the WAL up to there has given out.
-    counters: Option<Counters>,
+    /// What the WAL up to there says about the database.
+    facts: Facts,
 }
 
 /// WAL from the first position this hub holds to the last one it received.
@@ -61,7 +62,7 @@ pub struct LocalWal {
     reader: RecordReader,
     /// The version of the pages, once a record of them was verified.
     version: Option<WalVersion>,
-    counters: CounterReader,
+    facts: FactReader,
     /// Segment files.
     pub segments: Segments,
     writer: Writer,
@@ -78,8 +79,7 @@ pub struct LocalWal {
 }
 
 impl LocalWal {
-    /// Joins the parts, all standing at the same position; `counters` is what the WAL before it has given
-    /// out.
+    /// Joins the parts, all standing at the same position; `facts` is what the WAL before it says.
     ///
     /// # Panics
     /// If they do not.
@@ -91,12 +91,13 @@ impl LocalWal {
         writer: Writer,
         system_identifier: SystemIdentifier,
         unverified_bytes_max: u64,
-        counters: Option<Counters>,
+        facts: Facts,
     ) -> Self {
         assert!(tail.end() == reader.next_lsn() && writer.write_lsn() == tail.end());
-        let durable = RecordEnd { lsn: writer.flush_lsn(), start: reader.last_record(), counters };
+        let (lsn, start) = (writer.flush_lsn(), reader.last_record());
+        let durable = RecordEnd { lsn, start, facts: facts.clone() };
         Self {
-            counters: CounterReader::new(tail.end(), counters),
+            facts: FactReader::new(tail.end(), facts),
             tail,
             version: reader.version(),
             reader,
@@ -147,16 +148,28 @@ impl LocalWal {
         self.durable.start
     }
 
-    /// What the WAL up to [`LocalWal::flush_lsn`] has given out, when that is known.
+    /// What the WAL up to [`LocalWal::flush_lsn`] says about the database.
     #[must_use]
-    pub fn flushed_counters(&self) -> Option<Counters> {
-        self.durable.counters
+    pub fn flushed_facts(&self) -> &Facts {
+        &self.durable.facts
     }
 
     /// What the WAL up to [`LocalWal::verified_lsn`] has given out, when that is known.
     #[must_use]
     pub fn counters(&self) -> Option<Counters> {
-        self.counters.counters()
+        self.facts.counters()
+    }
+
+    /// What the WAL up to [`LocalWal::verified_lsn`] says about the database.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        self.facts.facts()
+    }
+
+    /// The transaction that the last record of any belongs to, when nothing has ended it.
+    #[must_use]
+    pub fn last_open(&self) -> Option<u32> {
+        self.facts.last_open()
     }
 
     /// The next transaction id after the verified WAL, with its epoch, when it is known.
@@ -240,7 +253,7 @@ impl LocalWal {
     }
 
     fn verify(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
-        let fed = self.reader.feed_to(bytes, &mut self.counters).map_err(AppendError::Violation);
+        let fed = self.reader.feed_to(bytes, &mut self.facts).map_err(AppendError::Violation);
         self.unseen_end = self.unseen_end.or(self.reader.unseen_end());
         if self.version.is_none() && self.reader.last_record().is_some() {
             self.version = self.reader.version();
@@ -342,8 +355,8 @@ impl LocalWal {
         self.writer.start(io, file, size, target, self.tail.view());
         let lsn = self.verified_lsn();
         if self.targets.back().unwrap_or(&self.durable).lsn < lsn {
-            let (start, counters) = (self.last_record(), self.counters());
-            self.targets.push_back(RecordEnd { lsn, start, counters });
+            let (start, facts) = (self.last_record(), self.facts());
+            self.targets.push_back(RecordEnd { lsn, start, facts });
         }
     }
 
@@ -364,11 +377,8 @@ impl LocalWal {
     /// What is durable goes on to the last record that is so as a whole.
     fn note_durable(&mut self) {
         let flush_lsn = self.writer.flush_lsn();
-        while let Some(&target) = self.targets.front()
-            && target.lsn <= flush_lsn
-        {
+        while let Some(target) = self.targets.pop_front_if(|target| target.lsn <= flush_lsn) {
             self.durable = target;
-            self.targets.pop_front();
         }
     }
 

@@ -17,6 +17,7 @@ use walhub_proto::recovery::{
     RecoveryError, RecoveryPlan, WalEnd,
 };
 use walhub_proto::rmgr::counters::Counters;
+use walhub_proto::rmgr::facts::{DatabaseFacts, Facts};
 use walhub_proto::segment::{SegNo, SegmentSize};
 use walhub_proto::slot::{Slot, decode_slot};
 
@@ -63,6 +64,7 @@ pub fn create_cluster(fs: &dyn Fs, data_dir: &Path, new: &NewCluster) -> io::Res
         last_record: None,
         own_wal: true,
         counters: Some(Counters::first()),
+        database: DatabaseFacts::of_own_wal(),
         checkpoint_lsn: None,
         redo_lsn: None,
         sequence: 0,
@@ -128,8 +130,10 @@ pub struct RecoveredWal {
     pub version: Option<WalVersion>,
     /// Names of files that hold the end of a timeline that was left, by their segments.
     pub partial: Vec<(SegNo, String)>,
-    /// What the WAL has given out, when that is known.
-    pub counters: Option<Counters>,
+    /// What the WAL says about the database.
+    pub facts: Facts,
+    /// The transaction that its last record of any belongs to, when nothing has ended it.
+    pub last_open: Option<u32>,
     /// The newest checkpoint record that was read.
     pub checkpoint: Option<CheckpointSeen>,
 }
@@ -154,7 +158,8 @@ impl RecoveredWal {
             spare: Vec::new(),
             version: None,
             partial: Vec::new(),
-            counters: None,
+            facts: Facts::default(),
+            last_open: None,
             checkpoint: None,
         }
     }
@@ -281,9 +286,9 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
     let histories = read_histories(fs, &wal_dir, &listing)?;
     let (held, spare) = sort_segments(fs, &wal_dir, &control, &found, listing)?;
     let version = version_of(fs, &wal_dir, &control, &found)?;
-    let (counters, checkpoint) = (found.counters, found.checkpoint);
+    let (facts, last_open, checkpoint) = (found.facts, found.last_open, found.checkpoint);
     let unknown = |unknown| Err(RecoverError::OwnWal { unknown });
-    match (version, counters) {
+    match (version, facts.counters) {
         (None, _) if control.own_wal => {
             return unknown("which version of PostgreSQL the WAL is of");
         }
@@ -307,7 +312,8 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         spare,
         version,
         partial,
-        counters,
+        facts,
+        last_open,
         checkpoint,
     };
     Ok(Recovered { wal: Some(wal), slots: read_slots(fs, data_dir)?, histories })
@@ -553,15 +559,25 @@ fn find_end(
                 oldest_lsn,
                 history,
                 version: None,
-                counters: control.counters,
+                facts: control.facts(),
+                last_open: None,
                 checkpoint: None,
             })
         }
         RecoveryPlan::Scan(plan) => {
             let oldest_lsn = plan.oldest_lsn;
             let end = scan(fs, wal_dir, EndOfWal::new(plan, control, crc32c), size)?;
-            let WalEnd { end, last_record, version, counters, checkpoint, .. } = end;
-            Ok(Found { end, last_record, oldest_lsn, history, version, counters, checkpoint })
+            let WalEnd { end, last_record, version, facts, last_open, checkpoint, .. } = end;
+            Ok(Found {
+                end,
+                last_record,
+                oldest_lsn,
+                history,
+                version,
+                facts,
+                last_open,
+                checkpoint,
+            })
         }
     }
 }
@@ -573,7 +589,8 @@ struct Found {
     oldest_lsn: Lsn,
     history: TimelineHistory,
     version: Option<WalVersion>,
-    counters: Option<Counters>,
+    facts: Facts,
+    last_open: Option<u32>,
     checkpoint: Option<CheckpointSeen>,
 }
 

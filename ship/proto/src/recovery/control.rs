@@ -18,6 +18,7 @@
 //!  120  4  oldest_multi_db      124  4  oldest_commit_ts_xid
 //!  128  4  newest_commit_ts_xid 132  4  full_page_writes: 0 or 1
 //!                               136  .. server_version, then zeros
+//!                              1024  .. facts about the database (`recovery::facts`), then zeros
 //!                              4092  4  CRC-32C of all before
 //! ```
 //!
@@ -28,10 +29,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use super::facts;
 use crate::lsn::{Lsn, SystemIdentifier, TimelineId};
 use crate::page::WalVersion;
 use crate::record::Crc32c;
 use crate::rmgr::counters::{COUNTER_WORDS, Counters};
+use crate::rmgr::facts::{DatabaseFacts, Facts};
 use crate::segment::SegmentSize;
 
 /// Bytes of a copy: one disk block.
@@ -50,7 +53,8 @@ const FIXED_LEN: usize = 136;
 /// Flag: [`ControlFile::own_wal`].
 const OWN_WAL: u32 = 1;
 const CRC_AT: usize = CONTROL_COPY_LEN - 4;
-const _: () = assert!(FIXED_LEN + SERVER_VERSION_BYTES_MAX <= CRC_AT);
+const _: () = assert!(FIXED_LEN + SERVER_VERSION_BYTES_MAX <= facts::AT);
+const _: () = assert!(facts::AT + facts::LEN_MAX <= CRC_AT);
 
 /// What is known about the hub's WAL without reading it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -77,6 +81,8 @@ pub struct ControlFile {
     pub own_wal: bool,
     /// What the WAL up to `flush_lsn` has given out, once that is known.
     pub counters: Option<Counters>,
+    /// What else it says about the database.
+    pub database: DatabaseFacts,
     /// Start of the last checkpoint record.
     pub checkpoint_lsn: Option<Lsn>,
     /// Where replay from that checkpoint begins.
@@ -203,6 +209,8 @@ impl ControlFile {
         }
         assert_eq!(block.len(), FIXED_LEN);
         block.extend_from_slice(version.as_bytes());
+        block.resize(facts::AT, 0);
+        facts::encode(&self.database, &mut block);
         block.resize(CRC_AT, 0);
         let checksum = crc(0, &block);
         block.extend_from_slice(&checksum.to_le_bytes());
@@ -230,7 +238,17 @@ impl ControlFile {
         if ![FORMAT, FORMAT_1, FORMAT_2].contains(&format) {
             return Err(ControlFileError::Format { got: format, want: FORMAT });
         }
-        Self::decode_fields(fields, format)
+        let control = Self::decode_fields(fields, format)?;
+        let part = if format == FORMAT { checked.split_at(facts::AT).1 } else { &[0; CRC_AT] };
+        let database = facts::decode(part, control.own_wal)
+            .ok_or(ControlFileError::Field { name: "facts about the database" })?;
+        Ok(Self { database, ..control })
+    }
+
+    /// What the WAL up to `flush_lsn` says about the database.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        Facts { counters: self.counters, database: self.database.clone() }
     }
 
     fn decode_fields(mut fields: Fields<'_>, format: u32) -> Result<Self, ControlFileError> {
@@ -285,6 +303,7 @@ impl ControlFile {
             last_record,
             own_wal: flags & OWN_WAL != 0,
             counters,
+            database: DatabaseFacts::default(),
             checkpoint_lsn,
             redo_lsn,
             sequence,
@@ -382,6 +401,7 @@ mod tests {
             last_record: Some(Lsn(0x02FF_FF00)),
             own_wal: true,
             counters: Some(counters()),
+            database: DatabaseFacts::of_own_wal(),
             checkpoint_lsn: Some(Lsn(0x0200_0100)),
             redo_lsn: Some(Lsn(0x0200_0028)),
             sequence,
@@ -397,6 +417,7 @@ mod tests {
             last_record: None,
             own_wal: false,
             counters: None,
+            database: Default::default(),
             checkpoint_lsn: None,
             redo_lsn: None,
             ..control(1)
@@ -420,6 +441,7 @@ mod tests {
         let want = ControlFile {
             own_wal: false,
             counters: None,
+            database: Default::default(),
             checkpoint_lsn: None,
             redo_lsn: None,
             ..control(7)
@@ -448,6 +470,14 @@ mod tests {
             let want = ControlFile { counters, ..control(7) };
             assert_eq!(ControlFile::decode(&block, CRC), Ok(want));
         }
+    }
+
+    #[test]
+    fn a_copy_that_says_nothing_of_prepared_transactions_is_read() {
+        let mut block = control(7).encode(CRC);
+        block.truncate(facts::AT);
+        without(&mut block, 0..0);
+        assert_eq!(ControlFile::decode(&block, CRC), Ok(control(7)));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use super::{ControlFile, RecoveryError, ScanPlan, SegmentPart};
 use crate::lsn::{Lsn, LsnRange, TimelineId};
 use crate::page::WalVersion;
 use crate::record::{Crc32c, RecordReader, WalViolation};
-use crate::rmgr::counters::{CheckpointSeen, CounterReader, Counters};
+use crate::rmgr::counters::CheckpointSeen;
+use crate::rmgr::facts::{FactReader, Facts};
 use crate::segment::{SegNo, SegmentSize};
 
 /// Where the next bytes to hand in are.
@@ -62,7 +63,7 @@ impl fmt::Display for StopReason {
 }
 
 /// Where the WAL ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WalEnd {
     /// Timeline on which it goes on.
     pub timeline: TimelineId,
@@ -75,8 +76,10 @@ pub struct WalEnd {
     pub filling: Option<LsnRange>,
     /// Version of the pages, when one was read.
     pub version: Option<WalVersion>,
-    /// What the WAL up to `end` has given out, when that is known.
-    pub counters: Option<Counters>,
+    /// What the WAL up to `end` says about the database.
+    pub facts: Facts,
+    /// The transaction that its last record of any belongs to, when nothing has ended it.
+    pub last_open: Option<u32>,
     /// The newest checkpoint record that was read.
     pub checkpoint: Option<CheckpointSeen>,
     /// Why reading stopped.
@@ -92,9 +95,9 @@ pub struct EndOfWal {
     plan: ScanPlan,
     size: SegmentSize,
     reader: RecordReader,
-    seen: CounterReader,
+    seen: FactReader,
     /// The control file's.
-    known: Option<Counters>,
+    known: Facts,
     /// The part being read, an index into the plan's.
     part: usize,
     stopped: Option<StopReason>,
@@ -110,8 +113,8 @@ impl EndOfWal {
         if let Some(version) = control.wal_version {
             reader = reader.with_version(version);
         }
-        let known = control.counters;
-        let seen = CounterReader::new(plan.start, known);
+        let known = control.facts();
+        let seen = FactReader::new(plan.start, known.clone());
         let mut scan = Self { plan, size, reader, seen, known, part: 0, stopped: None };
         scan.enter_part();
         scan
@@ -209,8 +212,9 @@ impl EndOfWal {
             last_record,
             filling: filling.map(|start| LsnRange::new(start, end)),
             version: self.reader.version(),
-            counters: seen.map_or(self.known, CounterReader::counters),
-            checkpoint: seen.and_then(CounterReader::checkpoint),
+            facts: seen.map_or(self.known.clone(), FactReader::facts),
+            last_open: seen.and_then(FactReader::last_open),
+            checkpoint: seen.and_then(FactReader::checkpoint),
             reason,
         })
     }

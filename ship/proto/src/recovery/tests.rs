@@ -3,6 +3,7 @@ use crate::generate::{WalGenerator, WalShape, WalWriter};
 use crate::lsn::LsnRange;
 use crate::lsn::SystemIdentifier;
 use crate::page::WalVersion;
+use crate::rmgr::facts::DatabaseFacts;
 use std::collections::BTreeMap;
 use std::string::ToString;
 use std::vec;
@@ -38,6 +39,7 @@ fn control(flush_lsn: Lsn, last_record: Option<Lsn>) -> ControlFile {
         last_record,
         own_wal: false,
         counters: None,
+        database: DatabaseFacts::default(),
         checkpoint_lsn: None,
         redo_lsn: None,
         sequence: 1,
@@ -368,7 +370,7 @@ fn the_newest_transaction_and_checkpoint_are_found() {
         }
         let end = scan.finish().unwrap();
         assert_eq!(end.checkpoint, seen);
-        end.counters.unwrap().next_xid
+        end.facts.counters.unwrap().next_xid
     };
     assert_eq!(find(3, &[3, 5, 4]), 6);
     assert_eq!(find(3, &[0, 1, 2]), 3);

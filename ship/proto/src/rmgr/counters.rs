@@ -5,22 +5,21 @@
 //! standby believe the numbers that it names. [`CounterReader`] follows them through the WAL as
 //! PostgreSQL's recovery does, and knows them from the first checkpoint on whose beginning it has seen.
 //!
-//! Not here: the layout of checkpoints (`xlog`), of transactions' ends (`xact`).
+//! Not here: which records it is shown (`facts`), the layout of checkpoints (`xlog`), of transactions' ends
+//! (`xact`).
 //!
 //! PostgreSQL: `xlog_redo` (src/backend/access/transam/xlog.c), `multixact_redo` (multixact.c),
-//! `xact_redo_commit` (xact.c), `AdvanceNextFullTransactionIdPastXid` (varsup.c).
-
-use alloc::vec::Vec;
+//! `xact_redo_commit` (xact.c), `AdvanceNextFullTransactionIdPastXid` (varsup.c), `CommitTsParameterChange`,
+//! `commit_ts_redo` (commit_ts.c).
 
 use super::xlog::{
-    Checkpoint, XLOG_CHECKPOINT_ONLINE, XLOG_CHECKPOINT_SHUTDOWN, XLOG_FPW_CHANGE, XLOG_NEXTOID,
+    Checkpoint, ParameterChange, XLOG_CHECKPOINT_ONLINE, XLOG_CHECKPOINT_SHUTDOWN, XLOG_FPW_CHANGE,
+    XLOG_NEXTOID,
 };
-use super::{
-    FIRST_NORMAL_XID, Fields, RM_MULTIXACT, RM_STANDBY, RM_XACT, main_data_start, standby, xact,
-    xid_of,
-};
+use super::{FIRST_NORMAL_XID, Fields, distance, xid_of};
 use crate::lsn::Lsn;
-use crate::record::{RM_XLOG, RMGR_INFO_MASK, RecordHeader, RecordSink};
+use crate::page::WalVersion;
+use crate::record::{RMGR_INFO_MASK, RecordHeader};
 
 /// PostgreSQL: `FirstNormalObjectId`.
 const FIRST_NORMAL_OID: u32 = 16_384;
@@ -32,10 +31,10 @@ const TEMPLATE1: u32 = 1;
 const XLOG_MULTIXACT_CREATE_ID: u8 = 0x20;
 /// PostgreSQL: `XLOG_MULTIXACT_TRUNCATE_ID`.
 const XLOG_MULTIXACT_TRUNCATE_ID: u8 = 0x30;
-/// Bytes of a record's body that are kept when it lists transactions: more than 200 000 of them.
-const LIST_KEPT_LEN: usize = 1 << 20;
-/// The same for the other records that are looked into.
-const BODY_KEPT_LEN: usize = 128;
+/// PostgreSQL: `COMMIT_TS_TRUNCATE`.
+const COMMIT_TS_TRUNCATE: u8 = 0x10;
+/// PostgreSQL: `COMMIT_TS_SETTS`, which 14 has not any more.
+const COMMIT_TS_SETTS: u8 = 0x20;
 
 /// Numbers of 32 bits in [`Counters`].
 pub const COUNTER_WORDS: usize = 9;
@@ -183,6 +182,22 @@ impl Counters {
                 (self.oldest_multi, self.oldest_multi_db) = (multi, database);
             }
             Event::FullPageWrites(on) => self.full_page_writes = on,
+            Event::TrackCommits(on) => self.track_commits(on),
+            Event::OldestCommit(xid) => {
+                if self.oldest_commit_ts_xid != 0 {
+                    advance(&mut self.oldest_commit_ts_xid, xid);
+                }
+            }
+        }
+    }
+
+    /// PostgreSQL: `ActivateCommitTs`, `DeactivateCommitTs`.
+    fn track_commits(&mut self, on: bool) {
+        if !on {
+            (self.oldest_commit_ts_xid, self.newest_commit_ts_xid) = (0, 0);
+        } else if self.oldest_commit_ts_xid == 0 {
+            let next = xid_of(self.next_xid);
+            (self.oldest_commit_ts_xid, self.newest_commit_ts_xid) = (next, next);
         }
     }
 
@@ -210,11 +225,6 @@ impl Counters {
     }
 }
 
-/// How far `to` lies ahead of `from`, or behind. PostgreSQL: `TransactionIdPrecedes`.
-fn distance(from: u32, to: u32) -> i32 {
-    to.wrapping_sub(from).cast_signed()
-}
-
 fn advance(number: &mut u32, to: u32) {
     if distance(*number, to) > 0 {
         *number = to;
@@ -230,6 +240,8 @@ enum Event {
     Multi { next: u32, offset: u32 },
     OldestMulti { multi: u32, database: u32 },
     FullPageWrites(bool),
+    TrackCommits(bool),
+    OldestCommit(u32),
 }
 
 /// What was seen while no checkpoint said what it adds to: the newest of each kind.
@@ -241,6 +253,8 @@ struct Pending {
     multi: Option<(u32, u32)>,
     oldest_multi: Option<(u32, u32)>,
     full_page_writes: Option<bool>,
+    track_commits: Option<bool>,
+    oldest_commit: Option<u32>,
 }
 
 impl Pending {
@@ -259,6 +273,8 @@ impl Pending {
             }
             Event::OldestMulti { multi, database } => self.oldest_multi = Some((multi, database)),
             Event::FullPageWrites(on) => self.full_page_writes = Some(on),
+            Event::TrackCommits(on) => self.track_commits = Some(on),
+            Event::OldestCommit(xid) => self.oldest_commit = newest(self.oldest_commit, xid),
         }
     }
 
@@ -267,6 +283,8 @@ impl Pending {
         let oldest = self.oldest_multi;
         [
             self.xid.map(Event::Xid),
+            self.track_commits.map(Event::TrackCommits),
+            self.oldest_commit.map(Event::OldestCommit),
             self.commit.map(Event::Commit),
             self.next_oid.map(Event::NextOid),
             multi,
@@ -297,16 +315,13 @@ pub struct CounterReader {
     known: Option<Counters>,
     pending: Pending,
     checkpoint: Option<CheckpointSeen>,
-    /// The beginning of a record's body.
-    body: Vec<u8>,
 }
 
 impl CounterReader {
     /// Begins at `from`, where the numbers are these, if it is known.
     #[must_use]
     pub fn new(from: Lsn, known: Option<Counters>) -> Self {
-        let (pending, checkpoint) = (Pending::default(), None);
-        Self { from, known, pending, checkpoint, body: Vec::new() }
+        Self { from, known, pending: Pending::default(), checkpoint: None }
     }
 
     /// The numbers after the last record that was shown whole; `None` while too little was seen.
@@ -337,16 +352,23 @@ impl CounterReader {
         }
     }
 
-    fn note_xids(&mut self, xids: &[u8]) {
-        let (xids, _) = xids.as_chunks::<4>();
-        for xid in xids.iter().map(|xid| u32::from_le_bytes(*xid)) {
-            if xid >= FIRST_NORMAL_XID {
-                self.note(Event::Xid(xid));
-            }
+    /// The record belongs to a transaction, or names it.
+    pub(super) fn note_xid(&mut self, xid: u32) {
+        if xid >= FIRST_NORMAL_XID {
+            self.note(Event::Xid(xid));
         }
     }
 
-    fn note_xlog(&mut self, record: &RecordHeader, data: &[u8]) -> Option<()> {
+    /// A transaction has committed, or one of its subtransactions, which have times, too.
+    /// PostgreSQL: `TransactionTreeSetCommitTsData`.
+    pub(super) fn note_commit(&mut self, xid: u32) {
+        if xid >= FIRST_NORMAL_XID {
+            self.note(Event::Commit(xid));
+        }
+    }
+
+    /// The main data of a record of `RM_XLOG`.
+    pub(super) fn note_xlog(&mut self, record: &RecordHeader, data: &[u8]) -> Option<()> {
         match record.info & RMGR_INFO_MASK {
             XLOG_CHECKPOINT_SHUTDOWN => {
                 let checkpoint = Checkpoint::decode(data)?;
@@ -372,7 +394,11 @@ impl CounterReader {
                 let on = data.first().is_some_and(|&on| on != 0);
                 self.note(Event::FullPageWrites(on));
             }
-            _ => {}
+            info => {
+                if let Some(change) = ParameterChange::decode(info, data) {
+                    self.note(Event::TrackCommits(change.track_commit_timestamp));
+                }
+            }
         }
         Some(())
     }
@@ -381,7 +407,32 @@ impl CounterReader {
         self.checkpoint = Some(CheckpointSeen { start, redo, is_shutdown });
     }
 
-    fn note_multixact(&mut self, info: u8, data: &[u8]) -> Option<()> {
+    /// The main data of a record of `RM_COMMIT_TS`.
+    pub(super) fn note_commit_ts(
+        &mut self,
+        info: u8,
+        data: &[u8],
+        version: WalVersion,
+    ) -> Option<()> {
+        let mut fields = Fields(data);
+        match info & RMGR_INFO_MASK {
+            COMMIT_TS_TRUNCATE => {
+                // The page's number, which 17 has made longer.
+                fields.bytes(if version.is_since(WalVersion::PG17) { 8 } else { 4 })?;
+                self.note(Event::OldestCommit(fields.u32()?));
+            }
+            COMMIT_TS_SETTS => {
+                fields.bytes(10)?; // When and from where, with no padding.
+                fields.bytes(2)?;
+                self.note_commit(fields.u32()?);
+            }
+            _ => {}
+        }
+        Some(())
+    }
+
+    /// The main data of a record of `RM_MULTIXACT`.
+    pub(super) fn note_multixact(&mut self, info: u8, data: &[u8]) -> Option<()> {
         let mut fields = Fields(data);
         match info & RMGR_INFO_MASK {
             XLOG_MULTIXACT_CREATE_ID => {
@@ -390,7 +441,7 @@ impl CounterReader {
                 self.note(Event::Multi { next, offset });
                 let (members, _) = fields.0.as_chunks::<8>();
                 for [a, b, c, d, ..] in members {
-                    self.note_xids(&[*a, *b, *c, *d]);
+                    self.note_xid(u32::from_le_bytes([*a, *b, *c, *d]));
                 }
             }
             XLOG_MULTIXACT_TRUNCATE_ID => {
@@ -400,59 +451,6 @@ impl CounterReader {
             _ => {}
         }
         Some(())
-    }
-
-    /// A record that ends a transaction, or lists its subtransactions.
-    fn note_xact(&mut self, record: &RecordHeader, data: &[u8]) {
-        let Some(list) = xact::listed_xids(record.info, data) else { return };
-        self.note_xids(list.xids);
-        if list.committed && record.xid >= FIRST_NORMAL_XID {
-            self.note(Event::Commit(record.xid));
-        }
-    }
-}
-
-/// How much of a record's body is looked at.
-const fn kept_len(record: &RecordHeader) -> usize {
-    match record.rmid {
-        RM_XACT | RM_MULTIXACT => LIST_KEPT_LEN,
-        RM_XLOG | RM_STANDBY => BODY_KEPT_LEN,
-        _ => 0,
-    }
-}
-
-impl RecordSink for CounterReader {
-    fn begin(&mut self, _record: &RecordHeader) {
-        self.body.clear();
-    }
-
-    fn body(&mut self, record: &RecordHeader, piece: &[u8]) {
-        let room = kept_len(record).saturating_sub(self.body.len());
-        self.body.extend_from_slice(piece.get(..room).unwrap_or(piece));
-    }
-
-    fn record(&mut self, record: &RecordHeader) {
-        if record.xid >= FIRST_NORMAL_XID {
-            self.note(Event::Xid(record.xid));
-        }
-        if kept_len(record) == 0 {
-            return;
-        }
-        let body = core::mem::take(&mut self.body);
-        if let Some((main, _)) = main_data_start(&body) {
-            match record.rmid {
-                // One that is laid out otherwise says nothing that is understood here.
-                RM_XLOG => drop(self.note_xlog(record, main.data)),
-                RM_MULTIXACT => drop(self.note_multixact(record.info, main.data)),
-                RM_STANDBY => {
-                    let next = standby::running_next_xid(record.info, main.data);
-                    let newest = next.map(standby::xid_before);
-                    newest.into_iter().for_each(|xid| self.note(Event::Xid(xid)));
-                }
-                _ => self.note_xact(record, main.data),
-            }
-        }
-        self.body = body;
     }
 }
 

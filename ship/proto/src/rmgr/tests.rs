@@ -82,6 +82,15 @@ fn commits_are_decoded_as_they_were_made() {
 }
 
 #[test]
+fn an_abort_is_decoded_as_it_was_made() {
+    let (info, body) = abort(Timestamp(77));
+    let end = XactEnd::decode(info, &body, WalVersion::PG18).unwrap();
+    assert!(!end.committed && end.time == Timestamp(77) && end.subxacts.is_empty());
+    // XACT_XINFO_HAS_AE_LOCKS
+    assert_eq!(body[10..], [64, 0, 0, 0]);
+}
+
+#[test]
 fn all_parts_of_a_commit_are_passed_over_to_the_last() {
     for (version, stats) in [(WalVersion::PG15, 12), (WalVersion::PG18, 16)] {
         let mut data = 5_i64.to_le_bytes().to_vec();

@@ -6,12 +6,19 @@
 use alloc::vec::Vec;
 
 use super::{Fields, body_of, main_data};
+
+mod prepare;
+
+pub use prepare::XactPrepare;
+
 use crate::lsn::Lsn;
 use crate::page::WalVersion;
 use crate::time::Timestamp;
 
 /// PostgreSQL: `XLOG_XACT_COMMIT`.
 pub const XLOG_XACT_COMMIT: u8 = 0x00;
+/// PostgreSQL: `XLOG_XACT_PREPARE`.
+pub const XLOG_XACT_PREPARE: u8 = 0x10;
 /// PostgreSQL: `XLOG_XACT_ABORT`.
 pub const XLOG_XACT_ABORT: u8 = 0x20;
 /// PostgreSQL: `XLOG_XACT_COMMIT_PREPARED`.
@@ -32,6 +39,8 @@ const HAS_RELFILELOCATORS: u32 = 1 << 2;
 const HAS_INVALS: u32 = 1 << 3;
 const HAS_TWOPHASE: u32 = 1 << 4;
 const HAS_ORIGIN: u32 = 1 << 5;
+/// PostgreSQL: `XACT_XINFO_HAS_AE_LOCKS`.
+const HAS_LOCKS: u32 = 1 << 6;
 const HAS_GID: u32 = 1 << 7;
 const HAS_DROPPED_STATS: u32 = 1 << 8;
 /// PostgreSQL: `XACT_COMPLETION_APPLY_FEEDBACK`.
@@ -49,6 +58,15 @@ pub fn commit(time: Timestamp, apply_feedback: bool) -> (u8, Vec<u8>) {
     let mut data = Vec::from(time);
     data.extend_from_slice(&COMPLETION_APPLY_FEEDBACK.to_le_bytes());
     (XLOG_XACT_COMMIT | XLOG_XACT_HAS_INFO, body_of(&data))
+}
+
+/// `xl_info` and body of a record that says that a transaction was rolled back, which has standbys let go of
+/// the locks that it holds there.
+#[must_use]
+pub fn abort(time: Timestamp) -> (u8, Vec<u8>) {
+    let mut data = Vec::from(time.0.to_le_bytes());
+    data.extend_from_slice(&HAS_LOCKS.to_le_bytes());
+    (XLOG_XACT_ABORT | XLOG_XACT_HAS_INFO, body_of(&data))
 }
 
 /// A record that ends a transaction.
@@ -76,13 +94,18 @@ impl XactEnd {
     /// Decodes a record of `RM_XACT`; `None` when it ends no transaction.
     #[must_use]
     pub fn decode(info: u8, body: &[u8], version: WalVersion) -> Option<Self> {
+        let main = main_data(body)?;
+        let end = Self::decode_data(info, main.data, version)?;
+        Some(Self { origin_id: main.origin, ..end })
+    }
+
+    pub(super) fn decode_data(info: u8, data: &[u8], version: WalVersion) -> Option<Self> {
         let committed = match info & XLOG_XACT_OPMASK {
             XLOG_XACT_COMMIT | XLOG_XACT_COMMIT_PREPARED => true,
             XLOG_XACT_ABORT | XLOG_XACT_ABORT_PREPARED => false,
             _ => return None,
         };
-        let main = main_data(body)?;
-        let mut fields = Fields(main.data);
+        let mut fields = Fields(data);
         let time = Timestamp(fields.i64()?);
         let xinfo = if info & XLOG_XACT_HAS_INFO == 0 { 0 } else { fields.u32()? };
         let has = |flag: u32| xinfo & flag != 0;
@@ -93,7 +116,7 @@ impl XactEnd {
             subxacts: Vec::new(),
             prepared_xid: None,
             origin: None,
-            origin_id: main.origin,
+            origin_id: None,
             apply_feedback: has(COMPLETION_APPLY_FEEDBACK),
         };
         if has(HAS_DBINFO) {
@@ -132,8 +155,12 @@ impl XactEnd {
 pub(super) struct Listed<'a> {
     /// Their ids, four bytes each.
     pub(super) xids: &'a [u8],
+    /// The top-level transaction, when the record only says that they are its.
+    pub(super) assigned_to: Option<u32>,
     /// Whether they and the record's transaction committed.
-    pub(super) committed: bool,
+    pub(super) is_committed: bool,
+    /// There are more of them than are here.
+    pub(super) is_cut: bool,
 }
 
 /// The subtransactions that the main data of a record of `RM_XACT` lists, as far as it is there; `None`
@@ -141,16 +168,16 @@ pub(super) struct Listed<'a> {
 pub(super) fn listed_xids(info: u8, data: &[u8]) -> Option<Listed<'_>> {
     let kind = info & XLOG_XACT_OPMASK;
     let mut fields = Fields(data);
-    let committed = matches!(kind, XLOG_XACT_COMMIT | XLOG_XACT_COMMIT_PREPARED);
-    let ended = committed || matches!(kind, XLOG_XACT_ABORT | XLOG_XACT_ABORT_PREPARED);
-    let none = Some(Listed { xids: &[], committed });
+    let is_committed = matches!(kind, XLOG_XACT_COMMIT | XLOG_XACT_COMMIT_PREPARED);
+    let is_ended = is_committed || matches!(kind, XLOG_XACT_ABORT | XLOG_XACT_ABORT_PREPARED);
+    let mut listed = Listed { xids: &[], assigned_to: None, is_committed, is_cut: false };
     if kind == XLOG_XACT_ASSIGNMENT {
-        fields.u32()?; // The top-level transaction.
-    } else if ended {
+        listed.assigned_to = Some(fields.u32()?);
+    } else if is_ended {
         fields.i64()?; // When.
         let xinfo = if info & XLOG_XACT_HAS_INFO == 0 { 0 } else { fields.u32()? };
         if xinfo & HAS_SUBXACTS == 0 {
-            return none;
+            return Some(listed);
         }
         if xinfo & HAS_DBINFO != 0 {
             fields.bytes(8)?;
@@ -159,7 +186,9 @@ pub(super) fn listed_xids(info: u8, data: &[u8]) -> Option<Listed<'_>> {
         return None;
     }
     let len = usize::try_from(fields.u32()?).ok()?.checked_mul(4)?;
-    Some(Listed { xids: fields.0.get(..len).unwrap_or(fields.0), committed })
+    listed.is_cut = fields.0.len() < len;
+    listed.xids = fields.0.get(..len).unwrap_or(fields.0);
+    Some(listed)
 }
 
 /// Which subtransactions belong to which transaction, told when a backend has many.
@@ -185,3 +214,6 @@ impl XactAssignment {
         Some(Self { toplevel_xid, subxacts })
     }
 }
+
+#[cfg(test)]
+mod tests;

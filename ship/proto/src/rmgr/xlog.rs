@@ -1,7 +1,7 @@
-//! Checkpoints, and what else the log says about itself.
+//! Checkpoints, settings, and what else the log says about itself.
 //!
 //! PostgreSQL: `CheckPoint` (src/include/catalog/pg_control.h), `xl_end_of_recovery`
-//! (src/include/access/xlog_internal.h), `CreateCheckPoint`, `CreateEndOfRecoveryRecord`
+//! and `xl_parameter_change` (src/include/access/xlog_internal.h), `CreateCheckPoint`, `CreateEndOfRecoveryRecord`
 //! (src/backend/access/transam/xlog.c).
 
 use alloc::vec::Vec;
@@ -10,6 +10,7 @@ use super::counters::{COUNTER_WORDS, Counters};
 use super::{Fields, body_of};
 use crate::lsn::{Lsn, TimelineId};
 use crate::page::WalVersion;
+use crate::record::RMGR_INFO_MASK;
 use crate::time::Timestamp;
 
 /// Nothing was written while it was made. PostgreSQL: `XLOG_CHECKPOINT_SHUTDOWN`.
@@ -22,8 +23,10 @@ pub const XLOG_NOOP: u8 = 0x20;
 pub const XLOG_NEXTOID: u8 = 0x30;
 /// A new timeline begins. PostgreSQL: `XLOG_END_OF_RECOVERY`.
 pub const XLOG_END_OF_RECOVERY: u8 = 0x90;
+/// Settings that a standby depends on are no longer what they were. PostgreSQL: `XLOG_PARAMETER_CHANGE`.
+pub const XLOG_PARAMETER_CHANGE: u8 = 0x60;
 /// The setting `full_page_writes` was changed. PostgreSQL: `XLOG_FPW_CHANGE`.
-pub const XLOG_FPW_CHANGE: u8 = 0xA0;
+pub const XLOG_FPW_CHANGE: u8 = 0x80;
 /// Where an online checkpoint began, since 17. PostgreSQL: `XLOG_CHECKPOINT_REDO`.
 pub const XLOG_CHECKPOINT_REDO: u8 = 0xE0;
 
@@ -44,7 +47,7 @@ pub enum WalLevel {
 }
 
 impl WalLevel {
-    const fn number(self) -> u32 {
+    pub(crate) const fn number(self) -> u32 {
         match self {
             Self::Minimal => 0,
             Self::Replica => 1,
@@ -52,7 +55,7 @@ impl WalLevel {
         }
     }
 
-    const fn of_number(number: u32) -> Self {
+    pub(crate) const fn of_number(number: u32) -> Self {
         match number {
             0 => Self::Minimal,
             1 => Self::Replica,
@@ -132,6 +135,49 @@ impl Checkpoint {
             counters: Counters::of_words(next_xid, words, full_page_writes),
             time: Timestamp::from_unix_micros(seconds.saturating_mul(1_000_000)),
             oldest_active_xid,
+        })
+    }
+}
+
+/// Settings that a standby depends on. PostgreSQL: `xl_parameter_change`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ParameterChange {
+    /// `max_connections`
+    pub max_connections: u32,
+    /// `max_worker_processes`
+    pub max_worker_processes: u32,
+    /// `max_wal_senders`
+    pub max_wal_senders: u32,
+    /// `max_prepared_transactions`
+    pub max_prepared_xacts: u32,
+    /// `max_locks_per_transaction`
+    pub max_locks_per_xact: u32,
+    /// `wal_level`
+    pub wal_level: WalLevel,
+    /// `wal_log_hints`
+    pub wal_log_hints: bool,
+    /// `track_commit_timestamp`
+    pub track_commit_timestamp: bool,
+}
+
+impl ParameterChange {
+    /// Decodes the main data of a record of `RM_XLOG`; `None` when it is none of this kind. It is the same
+    /// from 13 to 18.
+    #[must_use]
+    pub fn decode(info: u8, data: &[u8]) -> Option<Self> {
+        if info & RMGR_INFO_MASK != XLOG_PARAMETER_CHANGE {
+            return None;
+        }
+        let mut fields = Fields(data);
+        Some(Self {
+            max_connections: fields.u32()?,
+            max_worker_processes: fields.u32()?,
+            max_wal_senders: fields.u32()?,
+            max_prepared_xacts: fields.u32()?,
+            max_locks_per_xact: fields.u32()?,
+            wal_level: WalLevel::of_number(fields.u32()?),
+            wal_log_hints: fields.take::<1>()? != [0],
+            track_commit_timestamp: fields.take::<1>()? != [0],
         })
     }
 }

@@ -10,6 +10,7 @@ use walhub_engine::uring::{Uring, UringConfig};
 use walhub_proto::generate::{WalShape, WalWriter};
 use walhub_proto::lsn::SystemIdentifier;
 use walhub_proto::page::WalVersion;
+use walhub_proto::rmgr::facts::Facts;
 use walhub_proto::segment::SegmentSize;
 
 use super::super::segments::{Prepared, ZEROS_LEN};
@@ -79,7 +80,7 @@ impl Bench {
                 writer,
                 SystemIdentifier(7),
                 1 << 20,
-                None,
+                Facts::default(),
             ),
             dir,
             slabs: vec![first],

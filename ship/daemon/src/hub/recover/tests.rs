@@ -93,6 +93,7 @@ fn what_recovery_ends_with_is_made_durable() {
         last_record: None,
         own_wal: false,
         counters: None,
+        database: DatabaseFacts::default(),
         checkpoint_lsn: None,
         redo_lsn: None,
         sequence: 1,

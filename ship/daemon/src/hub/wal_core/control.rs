@@ -26,7 +26,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let (Some(control), Some(local)) = (&mut self.control, &self.local) else { return };
         control.flush_lsn = local.flush_lsn();
         control.last_record = local.flushed_record();
-        control.counters = local.flushed_counters();
+        let facts = local.flushed_facts();
+        control.counters = facts.counters;
+        control.database.clone_from(&facts.database);
         // Without a whole record that is durable, another start may find other pages there.
         if control.last_record.is_some() {
             control.wal_version = control.wal_version.or(local.version());
@@ -41,11 +43,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if unseen.is_none_or(|end| end > local.flush_lsn()) {
             return Ok(());
         }
-        let before = (control.flush_lsn, control.last_record, control.counters);
+        let before = control.clone();
         self.move_control_bound();
         let saved = self.save_control_now(io);
         if let (Err(_), Some(control)) = (&saved, &mut self.control) {
-            (control.flush_lsn, control.last_record, control.counters) = before;
+            let sequence = control.sequence;
+            *control = ControlFile { sequence, ..before };
         }
         saved
     }

@@ -227,10 +227,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             let current = Some(wal.timelines.current);
             core.histories = Histories::found(of, current, recovered.histories);
             let is_own = wal.control.as_ref().is_some_and(|control| control.own_wal);
-            let checkpoint = wal.checkpoint;
+            let (checkpoint, last_open) = (wal.checkpoint, wal.last_open);
             core.adopt_recovered(wal);
             if is_own {
-                core.begin_own(now, checkpoint);
+                core.begin_own(now, checkpoint, last_open);
             }
         }
         core

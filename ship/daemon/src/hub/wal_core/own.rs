@@ -25,6 +25,8 @@ use walhub_proto::page::WalVersion;
 use walhub_proto::record::{RM_XLOG, XLOG_SWITCH};
 use walhub_proto::recovery::CheckpointSeen;
 use walhub_proto::rmgr::counters::Counters;
+use walhub_proto::rmgr::facts::DatabaseFacts;
+use walhub_proto::rmgr::standby::StandbyLock;
 use walhub_proto::rmgr::xlog::{
     Checkpoint, WalLevel, XLOG_CHECKPOINT_ONLINE, XLOG_CHECKPOINT_REDO, XLOG_CHECKPOINT_SHUTDOWN,
     XLOG_END_OF_RECOVERY, checkpoint_redo, end_of_recovery,
@@ -50,8 +52,23 @@ const BATCH_LEN: usize = 256 << 10;
 const PIECE_LEN: usize = 256 << 10;
 const PIECE_BYTES: u64 = 256 << 10;
 
-/// More than the records take up that are laid out without asking again: those of a checkpoint.
-pub(super) const SMALL_LEN: usize = 1024;
+/// More than the records take up that are laid out without asking again, while nothing is prepared: those
+/// of a checkpoint.
+const SMALL_LEN: usize = 1024;
+/// More than a record that ends a transaction takes up.
+const ABORT_LEN: usize = 64;
+/// More than a listed transaction or lock takes up.
+const LISTED_LEN: usize = 16;
+
+/// The same, with what is prepared and who holds locks.
+pub(super) fn small_len(database: &DatabaseFacts) -> usize {
+    let prepared = database.prepared.iter().map(|prepared| {
+        let running = prepared.running(0);
+        running.xids.len() + running.subxids.len() + prepared.locks().count()
+    });
+    let listed: usize = prepared.sum();
+    SMALL_LEN + LISTED_LEN * listed + ABORT_LEN * (database.lock_holders.len() + 1)
+}
 
 /// The end of the own WAL, and what is being appended to it.
 #[derive(Debug)]
@@ -64,6 +81,10 @@ pub(super) struct Own {
     counters: Counters,
     /// Rows of a database have transaction ids of this WAL.
     has_database: bool,
+    /// What the old primary has left, which nothing here changes.
+    database: DatabaseFacts,
+    /// Bytes that [`small_len`] says.
+    small_len: usize,
     work: Option<Work>,
     /// The last checkpoint record, while the control file does not know it.
     unsaved: Option<CheckpointAt>,
@@ -122,10 +143,13 @@ impl Own {
         shape: WalShape,
         counters: Counters,
         has_database: bool,
+        database: DatabaseFacts,
         now: Instant,
     ) -> Self {
         let end = local.verified_lsn();
         Self {
+            small_len: small_len(&database),
+            database,
             writer: WalWriter::new(shape, end, local.last_record()),
             batch: Vec::with_capacity(2 * BATCH_LEN),
             room: 0,
@@ -164,16 +188,47 @@ impl Own {
         wanted <= self.room || local.has_room(wanted)
     }
 
-    /// Says that no transaction is under way. PostgreSQL: `LogStandbySnapshot`.
+    /// Says what is under way: of walhub's own nothing ever is, but a prepared transaction is until somebody
+    /// ends it, and so are its locks. PostgreSQL: `LogStandbySnapshot`.
     fn put_running_xacts(&mut self) {
-        let body = standby::running_xacts(xid_of(self.counters.next_xid));
+        let (next_xid, prepared) = (self.counters.next_xid, self.database.prepared.clone());
+        let prepared = prepared.unwrap_or_default();
+        let locks: Vec<StandbyLock> = prepared.locks().collect();
+        if !locks.is_empty() {
+            let body = StandbyLock::body_of(&locks);
+            self.put(RM_STANDBY, standby::XLOG_STANDBY_LOCK, 0, &body);
+        }
+        let body = prepared.running(next_xid).body();
         self.put(RM_STANDBY, standby::XLOG_RUNNING_XACTS, 0, &body);
+    }
+
+    /// While something is prepared the list of what runs does not tell standbys that what is younger is over.
+    /// Whoever holds a lock, or is the last that wrote, is ended by name: nobody can read behind such a lock,
+    /// and who decodes waits for it. PostgreSQL: `StandbyReleaseOldLocks`, `ReorderBufferAbortOld`, which do
+    /// wait until the prepared transaction has ended; here nothing ends it.
+    fn put_aborts(&mut self, last_open: Option<u32>, now: Timestamp) {
+        let prepared = self.database.prepared.clone().unwrap_or_default();
+        if prepared.is_empty() {
+            return;
+        }
+        let holders = std::mem::take(&mut self.database.lock_holders);
+        let (info, body) = xact::abort(now);
+        let last_open = last_open.filter(|xid| !holders.contains(xid));
+        for xid in holders.iter().copied().chain(last_open).filter(|&xid| !prepared.contains(xid)) {
+            self.put(RM_XACT, info, xid, &body);
+        }
+    }
+
+    /// How much the WAL says.
+    fn wal_level(&self) -> WalLevel {
+        // Where records say it, a checkpoint has said it. PostgreSQL: WAL_LEVEL_REPLICA is the default.
+        self.database.wal_level.unwrap_or(WalLevel::Replica)
     }
 
     /// Begins the timeline that left `parent`. PostgreSQL: `CreateEndOfRecoveryRecord`.
     fn put_end_of_recovery(&mut self, parent: TimelineId, now: Timestamp) {
         let (version, timeline) = (self.version(), self.writer.shape().timeline);
-        let body = end_of_recovery(now, timeline, parent, WalLevel::Logical, version);
+        let body = end_of_recovery(now, timeline, parent, self.wal_level(), version);
         self.put(RM_XLOG, XLOG_END_OF_RECOVERY, 0, &body);
     }
 
@@ -183,21 +238,28 @@ impl Own {
         let version = self.version();
         let is_idle = self.writer.lsn() == self.idle_end;
         let mut redo = self.writer.next_record();
-        if !is_shutdown {
-            if let Some(body) = checkpoint_redo(WalLevel::Logical, version) {
-                redo = self.put(RM_XLOG, XLOG_CHECKPOINT_REDO, 0, &body).0;
-            }
-            self.put_running_xacts();
+        if !is_shutdown && let Some(body) = checkpoint_redo(self.wal_level(), version) {
+            redo = self.put(RM_XLOG, XLOG_CHECKPOINT_REDO, 0, &body).0;
+        }
+        // Who decodes need not wait for the transaction that a crash has cut off, and a relay that begins here
+        // may be promoted. PostgreSQL: BackgroundWriterMain logs one soon after each start.
+        self.put_running_xacts();
+        if is_shutdown {
+            redo = self.writer.next_record();
         }
         let timeline = self.writer.shape().timeline;
+        // PostgreSQL: GetOldestActiveTransactionId.
+        let next_xid = self.counters.next_xid;
+        let oldest = self.database.prepared.as_ref().and_then(|prepared| prepared.oldest(next_xid));
+        let oldest = oldest.unwrap_or(xid_of(next_xid));
         let body = Checkpoint {
             redo,
             timeline,
             prev_timeline: timeline,
-            wal_level: WalLevel::Logical,
+            wal_level: self.wal_level(),
             counters: self.counters,
             time: now,
-            oldest_active_xid: if is_shutdown { 0 } else { xid_of(self.counters.next_xid) },
+            oldest_active_xid: if is_shutdown { 0 } else { oldest },
         }
         .body(version);
         let info = if is_shutdown { XLOG_CHECKPOINT_SHUTDOWN } else { XLOG_CHECKPOINT_ONLINE };
@@ -326,7 +388,14 @@ fn with_headers(bytes: usize) -> usize {
 
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// From now on this hub writes WAL of its own.
-    pub(super) fn begin_own(&mut self, now: Now, checkpoint: Option<CheckpointSeen>) {
+    ///
+    /// `last_open` is the transaction that a crash has cut off, if any.
+    pub(super) fn begin_own(
+        &mut self,
+        now: Now,
+        checkpoint: Option<CheckpointSeen>,
+        last_open: Option<u32>,
+    ) {
         let parent = self.unused_timeline();
         let (Some(control), Some(local)) = (&mut self.control, &self.local) else { return };
         // Whoever has WAL of its own knows both: `recover` and `may_promote` see to that.
@@ -347,19 +416,18 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             version,
             crc: crc32c,
         };
-        let mut own = Own::new(local, shape, counters, recover::has_database(control), now.instant);
+        let has_database = recover::has_database(control);
+        let database = local.facts().database;
+        let mut own = Own::new(local, shape, counters, has_database, database, now.instant);
         // PostgreSQL ends its recovery with one, too; a clean stop has left one.
         let clean = checkpoint.filter(|seen| seen.is_shutdown).map(|seen| seen.start);
         if let Some(parent) = parent {
             own.put_end_of_recovery(parent, now.wall);
+            own.put_aborts(last_open, now.wall);
             // Standbys learn from it which transactions of the old primary will never end.
             own.put_checkpoint(false, now.wall);
         } else if clean.is_none() || local.last_record() != clean {
-            if local.last_record().is_some() {
-                // Who decodes need not wait for the transaction that a crash has cut off.
-                // PostgreSQL: BackgroundWriterMain logs one soon after a recovery.
-                own.put_running_xacts();
-            }
+            own.put_aborts(last_open, now.wall);
             own.put_checkpoint(true, now.wall);
         }
         own.warn_of_limits();
@@ -409,7 +477,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 own.hand_over_if_full(local, &mut opened);
                 continue;
             }
-            if !own.has_room(local, SMALL_LEN) {
+            if !own.has_room(local, own.small_len) {
                 break;
             }
             let Some(job) = self.config.commits.next() else { break };
@@ -484,7 +552,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// The last checkpoint before the process ends, as soon as there is room for it.
     pub(super) fn close_own(&mut self, now: Now) {
         let (Some(own), Some(local)) = (&mut self.own, &self.local) else { return };
-        if own.is_closed || own.work.is_some() || !own.has_room(local, SMALL_LEN) {
+        if own.is_closed || own.work.is_some() || !own.has_room(local, own.small_len) {
             return;
         }
         own.is_closed = true;
@@ -531,7 +599,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if is_idle {
             // The clock runs from the first record.
             own.segment_since = now.instant;
-        } else if own.segment_since + timeout <= now.instant && own.has_room(local, SMALL_LEN) {
+        } else if own.segment_since + timeout <= now.instant && own.has_room(local, own.small_len) {
             own.begin_switch();
             own.work = Some(Work::Filling { answer: None });
         }

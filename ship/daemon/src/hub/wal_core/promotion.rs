@@ -19,16 +19,19 @@ use walhub_engine::io::{Io, Waker};
 use walhub_proto::history;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::page::WalVersion;
+use walhub_proto::rmgr::facts::Facts;
+use walhub_proto::rmgr::prepared::PREPARED_MAX;
 use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Now;
 use walhub_proto::wire::backend::Report;
 
 use super::super::append::not_in_recovery;
+use super::super::local::LocalWal;
 use super::super::messages::{PromoteReply, ToControl};
 use super::super::recover;
 use super::super::writer::is_disk_full;
-use super::own::SMALL_LEN;
+use super::own::small_len;
 use super::{Stopping, WalCore};
 
 /// Zeros that are appended at a time.
@@ -67,6 +70,36 @@ fn unknown_version(version: Option<WalVersion>) -> Report {
     }
 }
 
+/// Whether everything is known that the records of the new timeline must say.
+fn may_go_on(facts: &Facts) -> Result<(), Report> {
+    let state = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
+    let hint = "Run CHECKPOINT on the primary and promote then. If it is lost, promote a standby that has \
+                replayed the WAL.";
+    if facts.counters.is_none() {
+        let report = Report::error(state, "cannot promote before a checkpoint was received");
+        let detail = "Only a checkpoint record says which transaction and object ids come next, and the WAL \
+                      here has had none since it began.";
+        return Err(report.detail(detail).hint(hint));
+    }
+    let Some(prepared) = &facts.database.prepared else {
+        let message = "cannot promote before the primary has listed its running transactions";
+        let detail = "Prepared transactions may be older than the WAL here, and standbys lose those that their \
+                      primary does not name.";
+        return Err(Report::error(state, message).detail(detail).hint(hint));
+    };
+    if prepared.len() > PREPARED_MAX {
+        let message = "cannot promote while so many transactions are prepared";
+        let count = prepared.len();
+        let detail = format!(
+            "There are {count} prepared transactions, or such as may be, of maximum {PREPARED_MAX}."
+        );
+        let hint =
+            "End some on the primary. If it is lost, promote a standby that has replayed the WAL.";
+        return Err(Report::error(state, message).detail(detail).hint(hint));
+    }
+    Ok(())
+}
+
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Begins, unless that is not possible.
     pub(super) fn handle_promote<I: Io<Conn = C>>(
@@ -98,8 +131,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             let message = "the database system is shutting down";
             return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message));
         }
-        let state = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
         let Some(local) = &self.local else {
+            let state = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
             let message = "cannot promote a server that has never received WAL";
             let report = Report::error(state, message);
             return Err(report.hint("Set primary_conninfo, and promote once WAL has streamed."));
@@ -108,19 +141,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if local.version().is_none_or(|version| version.major().is_none()) {
             return Err(unknown_version(local.version()));
         }
-        if local.counters().is_none() {
-            let report = Report::error(state, "cannot promote before a checkpoint was received");
-            return Err(report
-                .detail(
-                    "Only a checkpoint record says which transaction and object ids come next, and the WAL \
-                     here has had none since it began.",
-                )
-                .hint(
-                    "Run CHECKPOINT on the primary and promote then. If it is lost, promote a standby that \
-                     has replayed the WAL.",
-                ));
-        }
-        Ok(())
+        may_go_on(&local.facts())
     }
 
     /// Nobody is promoted while the server stops.
@@ -157,7 +178,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         local.is_flushed()
             && local.segments.is_settled()
             && self.control_saving.is_none()
-            && local.has_room(SMALL_LEN)
+            && local.has_room(small_len(&local.facts().database))
     }
 
     /// A record that ends its segment counts to the end of it: what has not come of the filling, which is
@@ -254,7 +275,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// The control file says that this is the primary: so it is.
     fn finish_promotion(&mut self, now: Now) {
-        self.begin_own(now, None);
+        let last_open = self.local.as_ref().and_then(LocalWal::last_open);
+        self.begin_own(now, None, last_open);
         self.publish_receiver();
         tracing::info!("archive recovery complete");
         (self.config.control)(ToControl::Promoted);

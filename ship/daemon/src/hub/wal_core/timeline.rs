@@ -13,6 +13,7 @@ use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::record::RecordReader;
 use walhub_proto::recovery::ControlFile;
+use walhub_proto::rmgr::facts::DatabaseFacts;
 use walhub_proto::segment::SegNo;
 
 use super::super::handle::Identity;
@@ -138,6 +139,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             last_record: None,
             own_wal: false,
             counters: None,
+            database: DatabaseFacts::default(),
             checkpoint_lsn: None,
             redo_lsn: None,
             sequence: 0,
@@ -204,7 +206,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             writer,
             wal.timelines.system_identifier,
             unverified_bytes_max,
-            wal.counters,
+            wal.facts,
         );
         let shared = &self.config.shared;
         let _ = shared.identity.set(identity);

@@ -4,18 +4,20 @@ use std::vec::Vec;
 use super::*;
 use crate::lsn::TimelineId;
 use crate::page::WalVersion;
-use crate::rmgr::body_of;
+use crate::record::{RM_XLOG, RecordSink};
+use crate::rmgr::facts::{FactReader, Facts};
 use crate::rmgr::xlog::{WalLevel, XLOG_NOOP};
+use crate::rmgr::{RM_MULTIXACT, RM_STANDBY, RM_XACT, body_of, standby, xact};
 use crate::time::Timestamp;
 
 const RM_OTHER: u8 = 10;
 
 /// Shows records, each in pieces.
-struct Shown(CounterReader, u64);
+struct Shown(FactReader, u64);
 
 impl Shown {
     fn new(from: u64, known: Option<Counters>) -> Self {
-        Self(CounterReader::new(Lsn(from), known), from)
+        Self(FactReader::new(Lsn(from), Facts { counters: known, ..Facts::default() }), from)
     }
 
     fn show(&mut self, rmid: u8, info: u8, xid: u32, body: &[u8]) -> Lsn {
@@ -189,7 +191,7 @@ fn subtransactions_that_wrote_nothing_count() {
         shown.show(RM_XACT, info | xact::XLOG_XACT_HAS_INFO, 1001, &body_of(&listed));
         assert_eq!(shown.known().next_xid, (5 << 32) + 1013);
         let committed = info != xact::XLOG_XACT_ABORT;
-        assert_eq!(shown.known().newest_commit_ts_xid == 1001, committed);
+        assert_eq!(shown.known().newest_commit_ts_xid == 1012, committed);
     }
     let mut shown = Shown::new(100, Some(some()));
     shown.show(RM_XACT, xact::XLOG_XACT_ASSIGNMENT, 0, &words(&[1000, 2, 1030, 1031]));

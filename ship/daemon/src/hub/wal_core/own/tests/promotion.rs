@@ -514,3 +514,5 @@ fn a_slot_s_timeline_is_that_of_its_position_in_the_history() {
     // What sessions are shown says the same at once.
     assert_eq!(**bench.core.config.slots.load(), bench.core.slot_rows());
 }
+
+mod prepared;
