@@ -197,6 +197,7 @@ fn nobody_reads_a_new_generation_with_what_was_reached_in_the_old_one() {
         core.join().unwrap();
         let last = published.load();
         assert_eq!((last.generation, last.synced), (1, reached(2)));
+        assert!(published.is_defined());
     });
 }
 
