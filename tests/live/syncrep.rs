@@ -4,14 +4,18 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use walhub_proto::lsn::Lsn;
 use walhub_tests::client::{Session, SqlServer, Statement};
 use walhub_tests::hub::Hub;
 use walhub_tests::postgres::{Postgres, StopMode};
-use walhub_tests::process::{said, send_signal};
+use walhub_tests::process::{run_ok, said, send_signal};
+use walhub_tests::scratch::Scratch;
 use walhub_tests::topology::Relay;
 use walhub_tests::wait::wait_until;
 use walhub_tests::workload::Inserters;
@@ -166,27 +170,23 @@ fn a_potential_standby_takes_over_and_gives_back() {
     relay.primary.psql("insert into t values (2)");
 }
 
-/// A standby sent by hand: it claims to have everything, and reads nothing.
+/// A standby sent by hand: it claims to have WAL, and reads nothing.
 struct Claimant(TcpStream);
 
+/// A message of the protocol.
+fn message(kind: &[u8], body: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(body.len() + 4).expect("a short message");
+    [kind, &len.to_be_bytes(), body].concat()
+}
+
 impl Claimant {
-    fn start(hub: &Hub, name: &str, start: &str) -> Self {
+    fn start(hub: &Hub, name: &str, start: &str, claimed: &str) -> Self {
         let endpoint = hub.endpoint();
         let mut stream = TcpStream::connect((endpoint.host, endpoint.port)).expect("a connection");
         let parameters = ["user", "postgres", "replication", "true", "application_name", name];
         let parameters: String = parameters.map(|text| format!("{text}\0")).concat();
         let body = [&(3_u32 << 16).to_be_bytes(), parameters.as_bytes(), b"\0"].concat();
         let query = format!("START_REPLICATION {start} TIMELINE 1\0");
-        // PostgreSQL: XLogWalRcvSendReply.
-        let mut status = vec![b'r'];
-        for lsn in [0x00FF_0000_0000_0000_u64; 3] {
-            status.extend(lsn.to_be_bytes());
-        }
-        status.extend([0; 9]);
-        let message = |kind: &[u8], body: &[u8]| {
-            let len = u32::try_from(body.len() + 4).expect("a short message");
-            [kind, &len.to_be_bytes(), body].concat()
-        };
         let bytes = [message(b"", &body), message(b"Q", query.as_bytes())].concat();
         stream.write_all(&bytes).expect("a hub that reads");
         let mut answer = Vec::new();
@@ -195,8 +195,21 @@ impl Claimant {
             stream.read_exact(&mut byte).expect("CopyBothResponse");
             answer.push(byte[0]);
         }
-        stream.write_all(&message(b"d", &status)).expect("a hub that reads");
-        Self(stream)
+        let mut claimant = Self(stream);
+        claimant.claim(claimed);
+        claimant
+    }
+
+    /// Says that everything up to there is written, durable and replayed.
+    /// PostgreSQL: `XLogWalRcvSendReply`.
+    fn claim(&mut self, lsn: &str) {
+        let lsn: Lsn = lsn.parse().expect("a position");
+        let mut status = vec![b'r'];
+        for lsn in [lsn.0; 3] {
+            status.extend(lsn.to_be_bytes());
+        }
+        status.extend([0; 9]);
+        self.0.write_all(&message(b"d", &status)).expect("a hub that reads");
     }
 
     /// From now on it reads everything.
@@ -217,7 +230,12 @@ fn a_standby_in_catchup_does_not_count_and_an_empty_list_releases() {
     let first = relay.streaming_standby("b");
     set_policy(&relay.hub, "ANY 1 (a, b)");
     require_hub(&relay.primary, "on");
-    let claimant = Claimant::start(&relay.hub, "a", &start);
+    let mut claimant = Claimant::start(
+        &relay.hub,
+        "a",
+        &start,
+        &relay.hub.psql("select pg_last_wal_receive_lsn()"),
+    );
     relay.hub.wait_sql(
         "select state || ' ' || sync_state || ' ' || (flush_lsn is not null) \
          from pg_stat_replication where application_name = 'a'",
@@ -237,8 +255,11 @@ fn a_standby_in_catchup_does_not_count_and_an_empty_list_releases() {
     set_policy(&relay.hub, "ANY 1 (a, b)");
     let blocked = Blocked::start(&relay.primary, "insert into t values (3)");
     claimant.read_on();
-    blocked.finish();
     relay.hub.wait_sql(ROLES, "a 1 quorum");
+    let lsn = relay.primary.flush_lsn();
+    relay.hub.wait_received(&lsn);
+    claimant.claim(&lsn);
+    blocked.finish();
 }
 
 #[test]
@@ -352,4 +373,135 @@ fn a_primary_that_stops_does_not_wait_for_standbys_that_are_not_there() {
     relay.primary.start();
     require_hub(&relay.primary, "on");
     relay.primary.psql("create table t (i int)");
+}
+
+/// Puts the hub's directory aside; the hub is stopped for that moment.
+#[track_caller]
+fn put_aside(hub: &mut Hub, scratch: &Scratch) -> PathBuf {
+    assert!(hub.stop(StopMode::Fast).success());
+    let aside = scratch.path("aside");
+    run_ok(Command::new("cp").arg("-a").arg(hub.data()).arg(&aside));
+    hub.start();
+    aside
+}
+
+/// Puts it back: the hub comes back in an earlier state.
+#[track_caller]
+fn put_back(hub: &mut Hub, aside: &Path) {
+    hub.kill9();
+    fs::remove_dir_all(hub.data()).expect("the hub's directory");
+    run_ok(Command::new("cp").arg("-a").arg(aside).arg(hub.data()));
+    hub.start();
+}
+
+const COUNTING: &str = "select count(*) from pg_stat_replication where sync_state <> 'async'";
+
+/// Appends a message on the hub, and waits until its commit waits for a standby.
+#[track_caller]
+fn emit_and_wait(hub: &Hub) -> Statement {
+    let emit = "select pg_logical_emit_message(true, 'sync', 'blocked')";
+    let statement = Statement::begin(hub, emit);
+    hub.wait_sql("select count(*) from walhub.sync_wait", "1");
+    assert!(!statement.is_finished());
+    statement
+}
+
+#[test]
+fn a_standby_ahead_of_a_relay_counts_once_the_relay_has_passed_it_and_not_when_it_is_promoted() {
+    let mut relay = Relay::with(|primary| primary, |hub| hub.set("forward", "received"));
+    relay.primary.psql("create table t (i int primary key); checkpoint");
+    let a = relay.streaming_standby("a");
+    set_policy(&relay.hub, "FIRST 1 (a)");
+    relay.hub.wait_received(&relay.primary.flush_lsn());
+    let aside = put_aside(&mut relay.hub, &relay.scratch);
+    relay.hub.wait_streaming("a");
+    relay.primary.psql("insert into t select generate_series(1, 1000)");
+    let end = relay.primary.flush_lsn();
+    a.wait_replay(&end);
+
+    let upstream = relay.primary.endpoint().conninfo("hub");
+    relay.hub.set_upstream("host=127.0.0.1 port=1 user=postgres");
+    put_back(&mut relay.hub, &aside);
+    let ahead = "select sync_state || ' ' || state || ' ' || (flush_lsn > pg_last_wal_receive_lsn()) \
+                 from pg_stat_replication where application_name = 'a'";
+    relay.hub.wait_sql(ahead, "async catchup true");
+    // The upstream's WAL comes, and with it the standby's.
+    relay.hub.kill9();
+    relay.hub.set_upstream(upstream);
+    relay.hub.start();
+    relay.hub.wait_received(&end);
+    require_hub(&relay.primary, "on");
+    relay.primary.psql("insert into t values (2000)");
+    relay.hub.wait_sql(ROLES, "a 1 sync");
+    relay.primary.configure("synchronous_standby_names = ''");
+    relay.primary.psql("select pg_reload_conf(); checkpoint");
+
+    // Once more, and the upstream is gone.
+    a.wait_replay(&relay.primary.flush_lsn());
+    relay.primary.kill9();
+    put_back(&mut relay.hub, &aside);
+    relay.hub.wait_sql(ahead, "async catchup true");
+    let lsn = relay.hub.psql("select pg_last_wal_receive_lsn()");
+    assert_eq!(relay.hub.psql(&format!("wait for lsn '{lsn}'")), "success");
+    let mark = relay.hub.log().mark();
+    relay.hub.psql("select pg_promote()");
+    relay.hub.log().wait_for(mark, "bytes of WAL that are not part of timeline 2");
+    let blocked = emit_and_wait(&relay.hub);
+    assert_eq!(relay.hub.psql(COUNTING), "0");
+    assert!(!blocked.is_finished());
+    set_policy(&relay.hub, "");
+    assert!(blocked.finish().status.success());
+}
+
+#[test]
+fn a_standby_with_the_abandoned_future_of_a_restored_primary_is_refused() {
+    restored_primary(false);
+}
+
+#[test]
+fn a_standby_with_the_abandoned_future_of_a_restored_primary_in_the_next_segment_is_refused() {
+    restored_primary(true);
+}
+
+/// A promoted hub that comes back in an earlier state, when its standby has more: in the `next` segment,
+/// or in the same one.
+fn restored_primary(next: bool) {
+    let mut relay = Relay::start();
+    relay.primary.psql("checkpoint");
+    let a = relay.streaming_standby("a");
+    relay.hub.wait_received(&relay.primary.flush_lsn());
+    relay.hub.psql("select pg_promote()");
+    set_policy(&relay.hub, "FIRST 1 (a)");
+    relay.hub.wait_sql(ROLES, "a 1 sync");
+    let emit = "select pg_logical_emit_message(true, 'sync', repeat('x', 1000))";
+    relay.hub.psql(emit);
+    let aside = put_aside(&mut relay.hub, &relay.scratch);
+    relay.hub.wait_sql(ROLES, "a 1 sync");
+    if next {
+        relay.hub.psql("select pg_switch_wal()");
+    }
+    for _ in 0..20 {
+        relay.hub.psql(emit);
+    }
+    a.wait_replay(&relay.hub.psql("select pg_current_wal_flush_lsn()"));
+
+    let (theirs, ours) = (a.log().mark(), relay.hub.log().mark());
+    put_back(&mut relay.hub, &aside);
+    let refused = if next {
+        // PostgreSQL: StartReplication.
+        a.log().wait_for(theirs, "requested starting point ");
+        "is ahead of the WAL flush position of this server"
+    } else {
+        "which is ahead of the WAL flush position of this server"
+    };
+    a.log().wait_for(theirs, refused);
+    relay.hub.log().wait_for(ours, refused);
+    let blocked = emit_and_wait(&relay.hub);
+    // It tries again and again.
+    let again = a.log().mark();
+    a.log().wait_for(again, refused);
+    assert_eq!(relay.hub.psql(COUNTING), "0");
+    assert!(!blocked.is_finished());
+    set_policy(&relay.hub, "");
+    assert!(blocked.finish().status.success());
 }

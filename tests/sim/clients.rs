@@ -140,6 +140,27 @@ impl Clients {
         Self { reader, ledger, ..Self::new(plan, seed, segment_size) }
     }
 
+    /// The hub has come back in an earlier state, in which this is all of its WAL: what was appended after is
+    /// never to be seen again, and ids that were given out then may be given out again.
+    pub(crate) fn forget_after(
+        &mut self,
+        wal: &[u8],
+        segment_size: SegmentSize,
+    ) -> Result<(), String> {
+        self.reader = Self::new(self.plan.clone(), 0, segment_size).reader;
+        let asked = std::mem::take(&mut self.ledger.asked);
+        let asked = asked.into_iter().map(|(id, asked)| (id, Asked { found: None, ..asked }));
+        self.ledger = Ledger { asked: asked.collect(), ..Ledger::default() };
+        self.found(wal)?;
+        for asked in self.ledger.asked.values_mut() {
+            asked.refused |= asked.found.is_none();
+        }
+        for client in &mut self.clients {
+            client.last_end = Lsn::INVALID;
+        }
+        Ok(())
+    }
+
     /// The session that still waits, if any does. One that waits for a position beyond the `end` of
     /// the WAL, which was lost before it was durable, waits rightly.
     pub(crate) fn waiting(&self, end: Lsn) -> Option<String> {
@@ -279,7 +300,7 @@ fn check_wait(
     reached: Reached<'_>,
     sync: Option<SyncRepConfig>,
 ) -> Result<(), String> {
-    let Some(level) = wait else { return Ok(()) };
+    let Some(level) = wait.filter(|_| end.is_valid()) else { return Ok(()) };
     if end > durable {
         return Err(format!("{level:?} up to {end} was answered, but only {durable} is durable"));
     }

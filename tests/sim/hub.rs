@@ -27,7 +27,7 @@ use walhub_engine::mailbox::{Sender, mailbox};
 use walhub_proto::command::Command;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::sqlstate::SqlState;
-use walhub_proto::syncrep::{Synced, WaitLevel};
+use walhub_proto::syncrep::{SyncProgress, WaitLevel};
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::{Report, Severity};
 
@@ -420,6 +420,27 @@ impl HubMachine {
         Some(positions.timeline)
     }
 
+    /// A session waits for a position that is here, as of a relay: everything that is published is looked
+    /// at, and noted.
+    pub(crate) fn wait_for_nothing(&mut self) {
+        if let Some(life) = &mut self.life {
+            let (lsn, shared) = (life.shared.flush_lsn.load(), &life.shared);
+            let level = WaitLevel::LocalFlush;
+            let positions = || wait_positions(shared);
+            drop(life.commits.wait(lsn, level, u32::MAX, Timestamp(0), positions));
+        }
+    }
+
+    /// The process is to die now.
+    pub(crate) fn die_soon(&self) {
+        self.fs.disk().crash_in = Some(0);
+    }
+
+    /// What was published before says nothing about the disk any more.
+    pub(crate) fn forget_published(&mut self) {
+        (self.flushed, self.claimed) = (Lsn::INVALID, Lsn::INVALID);
+    }
+
     /// The hub is to become the primary of its WAL.
     pub(crate) fn promote(&self) {
         if let Some(life) = &self.life {
@@ -647,8 +668,8 @@ impl HubMachine {
     }
 }
 
-fn wait_positions(shared: &Shared) -> (Lsn, Synced) {
-    (shared.flush_lsn.load(), shared.synced())
+fn wait_positions(shared: &Shared) -> (Lsn, SyncProgress) {
+    (shared.flush_lsn.load(), shared.synced.load())
 }
 
 fn refuse(downstream: &mut Downstream, world: &mut World, hub: usize, end: End, report: &Report) {

@@ -11,6 +11,7 @@ mod io;
 mod net;
 mod plan;
 mod primary;
+mod restore;
 mod rng;
 mod scenarios;
 mod sim;

@@ -14,6 +14,7 @@ use crate::disk::DiskFaults;
 use crate::hub::HubPlan;
 use crate::net::NetShape;
 use crate::primary::PrimaryPlan;
+use crate::restore::RestorePlan;
 use crate::rng::Rng;
 use crate::standby::StandbyPlan;
 
@@ -78,6 +79,10 @@ pub(crate) struct Plan {
     /// The primary is lost in the middle of the faults, the first hub is promoted, and this is who appends
     /// to it then.
     pub(crate) promoted: Option<OwnPlan>,
+    /// With the primary the hub loses power, in a moment in which a standby has more than is durable there.
+    pub(crate) loses_tail: bool,
+    /// The first hub, which has WAL of its own, comes back in an earlier state.
+    pub(crate) restore: Option<RestorePlan>,
 }
 
 fn settings(rng: &mut Rng, slots_bounded: bool) -> Settings {
@@ -146,6 +151,8 @@ impl Plan {
             damage: 0,
             own: None,
             promoted: None,
+            loses_tail: false,
+            restore: None,
         };
         let mut rng = Rng::new(seed, "catchup cores");
         for hub in &mut plan.hubs {
@@ -169,12 +176,8 @@ impl Plan {
 
     /// The primary is lost, and the hub takes its place.
     fn make_promoted(&mut self, rng: &mut Rng) {
-        let hub = &mut self.hubs[0];
-        let mut settings = (*hub.settings).clone();
-        // A standby that has what a crash of the hub lost would not be on its timeline.
-        settings.forward = Forward::Flushed;
-        let names = settings.synchronous_standby_names.as_ref().map(ToString::to_string);
-        hub.settings = Arc::new(settings);
+        let names = &self.hubs[0].settings.synchronous_standby_names;
+        let names = names.as_ref().map(ToString::to_string);
         self.promoted = Some(OwnPlan {
             clients: crate::rng::size(rng.log_range(1, 20)),
             think_ns: (10_000, rng.log_range(1, 500) * MS),
@@ -290,12 +293,7 @@ impl Plan {
     pub(crate) fn calm_promotion(seed: u64) -> Self {
         let mut plan = Self::calm(seed);
         let names = "ANY 1 (standby_0, standby_1)";
-        // A standby that has what a crash of the hub lost would not be on its timeline.
-        let hub = &mut plan.hubs[0];
-        let mut settings = (*hub.settings).clone();
-        settings.forward = Forward::Flushed;
-        hub.settings = Arc::new(settings);
-        hub.set_policy(names);
+        plan.hubs[0].set_policy(names);
         plan.primary.total = 2 << 20;
         plan.faults_ns = 40 * SECOND;
         plan.fault_pause_ns = (5 * MS, 500 * MS);
@@ -332,6 +330,7 @@ impl Plan {
         plan.primary.total = 5 << 20;
         plan.own = None;
         plan.promoted = None;
+        plan.restore = None;
         plan
     }
 }

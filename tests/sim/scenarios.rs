@@ -1,10 +1,13 @@
 //! Named scenarios: each found seed and each promise of the design as a plan of its own.
 
-use walhub::settings::ZerocopySend;
+use std::sync::Arc;
+
+use walhub::settings::{Forward, ZerocopySend};
+use walhub_proto::segment::SegmentSize;
 
 use crate::plan::{Fault, Plan};
+use crate::restore::RestorePlan;
 use crate::sim::Stats;
-use std::sync::Arc;
 
 /// What must come of a scenario.
 #[derive(Clone, Copy, Debug)]
@@ -146,6 +149,23 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "seed_615ef9589fa34cb_wrote_pages_of_15_after_those_of_another",
         plan: || Plan::of_seed(0x615_ef95_89fa_34cb),
         expect: Expect::Well(|stats| stats.timelines > 1),
+    },
+    Scenario {
+        name: "a_commit_of_a_promoted_hub_waits_for_its_own_timeline_when_a_standby_was_ahead_of_the_relay",
+        plan: || {
+            let mut plan = Plan { loses_tail: true, ..Plan::calm_promotion(74) };
+            forward_received(&mut plan);
+            // The hub's disk is slow, and the standbys' are not.
+            plan.disks[0].slow = 300;
+            plan.primary.pause_ns = (1_000_000, 50_000_000);
+            plan.primary.burst = (100, 20_000);
+            plan.primary.total = 32 << 20;
+            for standby in &mut plan.standbys {
+                (standby.flush_ns, standby.retry_ns) = ((50_000, 200_000), 100_000_000);
+            }
+            plan
+        },
+        expect: Expect::Well(|stats| stats.timelines == 2 && stats.rebuilt > 0),
     },
     Scenario {
         name: "cascade_of_three_hubs_with_resets_and_kills",
@@ -417,6 +437,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         expect: Expect::Well(|stats| stats.power_losses > 5),
     },
     Scenario {
+        name: "a_primary_that_comes_back_in_an_earlier_state_counts_no_standby_that_is_ahead_of_it",
+        plan: || restored(28, false),
+        expect: Expect::Well(|stats| stats.rebuilt > 1 && stats.commits > 200),
+    },
+    Scenario {
+        name: "nor_one_that_is_ahead_within_a_segment_and_asks_for_all_of_it",
+        plan: || restored(30, true),
+        expect: Expect::Well(|stats| stats.rebuilt > 1 && stats.commits > 200),
+    },
+    Scenario {
         name: "own_wal_on_a_disk_that_lies_is_noticed",
         plan: || {
             let mut plan = Plan {
@@ -475,6 +505,41 @@ fn behind_now_and_then(seed: u64) -> Plan {
     settings.tail_cache_size = 4 << 20;
     settings.wal_keep_size = 64 << 20;
     plan.hubs[0].settings = Arc::new(settings);
+    plan
+}
+
+/// Standbys get what was received, before it is durable.
+fn forward_received(plan: &mut Plan) {
+    for hub in &mut plan.hubs {
+        Arc::make_mut(&mut hub.settings).forward = Forward::Received;
+    }
+}
+
+/// A primary whose files are put aside and back later, while its standbys live. They ask for `whole`
+/// segments, as PostgreSQL's walreceiver does, or begin where they are.
+fn restored(seed: u64, whole: bool) -> Plan {
+    let mut plan = Plan {
+        restore: Some(RestorePlan { aside_ns: 4_000_000_000, back_ns: 14_000_000_000 }),
+        faults_ns: 25_000_000_000,
+        fault_pause_ns: (5_000_000, 100_000_000),
+        ..Plan::calm_own(seed)
+    };
+    if whole {
+        plan.segment_size = SegmentSize::new(8 << 20).expect("a size");
+    }
+    if let Some(mut own) = plan.own.take() {
+        own.names = "ANY 1 (standby_0, standby_1, standby_2)".to_owned();
+        // Slow enough that all standbys are back before what is lost is made up for.
+        (own.content_max, own.requests, own.total) = (300, 0, 1 << 20);
+        own.think_ns = (1_000_000, 50_000_000);
+        own.levels.retain(Option::is_some);
+        plan.set_own(own);
+    }
+    for standby in &mut plan.standbys {
+        standby.whole_segments = whole;
+        standby.retry_ns = 200_000_000;
+        standby.flush_ns = (50_000, 5_000_000);
+    }
     plan
 }
 

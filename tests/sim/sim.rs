@@ -26,6 +26,7 @@ use crate::io::finish_disk;
 use crate::net::{Net, Owner, SimConn};
 use crate::plan::{Fault, Plan};
 use crate::primary::Primary;
+use crate::restore::Restore;
 use crate::rng::Rng;
 use crate::source::Source;
 use crate::standby::{Standby, Want};
@@ -52,6 +53,8 @@ pub(crate) struct Stats {
     pub(crate) stops: u64,
     pub(crate) timelines: u64,
     pub(crate) removed: u64,
+    /// Standbys that were made anew because they had WAL that was abandoned.
+    pub(crate) rebuilt: u64,
     pub(crate) segments_gone: u64,
     pub(crate) flipped: u64,
     /// Positions told with a policy.
@@ -67,7 +70,7 @@ pub(crate) struct Stats {
 
 impl Stats {
     /// Its numbers, in the order of the fields.
-    pub(crate) fn numbers(&self) -> [u64; 16] {
+    pub(crate) fn numbers(&self) -> [u64; 17] {
         [
             self.events,
             self.virtual_ns,
@@ -78,6 +81,7 @@ impl Stats {
             self.stops,
             self.timelines,
             self.removed,
+            self.rebuilt,
             self.segments_gone,
             self.flipped,
             self.promises,
@@ -102,6 +106,7 @@ impl Stats {
             stops: next(),
             timelines: next(),
             removed: next(),
+            rebuilt: next(),
             segments_gone: next(),
             flipped: next(),
             promises: next(),
@@ -122,7 +127,7 @@ impl Stats {
     pub(crate) fn describe(&self) -> String {
         format!(
             "{} MB of WAL made, {} MB received in place, {} MB received by standbys, {:.1} hours of virtual time, {} events: {} power losses, {} kills, \
-             {} stops, {} timelines, {} segments gone, {} fresh starts, {} replies with a policy, {} commits, {} sends without a copy",
+             {} stops, {} timelines, {} segments gone, {} fresh starts, {} rebuilt, {} replies with a policy, {} commits, {} sends without a copy",
             self.wal_bytes >> 20,
             self.landed >> 20,
             self.standby_bytes >> 20,
@@ -134,6 +139,7 @@ impl Stats {
             self.timelines,
             self.segments_gone,
             self.removed,
+            self.rebuilt,
             self.promises,
             self.commits,
             self.released
@@ -178,6 +184,7 @@ pub(crate) struct Sim {
     /// Sessions of the first hub, when it has WAL of its own.
     clients: Option<Clients>,
     promotion: Promotion,
+    restore: Restore,
     hubs: Vec<HubMachine>,
     deaths: Vec<Death>,
     down_until: Vec<u64>,
@@ -224,6 +231,7 @@ impl Sim {
             .collect();
         Self {
             promotion: Promotion::None,
+            restore: plan.restore.map_or(Restore::None, Restore::Planned),
             deaths: vec![Death::Power; hubs.len()],
             down_until: vec![0; hubs.len()],
             chaos: rng("crash"),
@@ -255,6 +263,7 @@ impl Sim {
             .sum();
         self.stats.standby_bytes = self.standbys.iter().map(|standby| standby.bytes).sum();
         self.stats.removed = self.standbys.iter().map(|standby| standby.removed).sum();
+        self.stats.rebuilt = self.standbys.iter().map(|standby| standby.rebuilt).sum();
         self.stats.timelines = crate::rng::bytes(self.primary.source.timelines.len());
         self.stats.flipped = self.primary.flipped;
         self.stats.commits = self.clients.as_ref().map_or(0, |clients| clients.answered);
@@ -343,6 +352,9 @@ impl Sim {
                 let world = Rc::clone(&self.world);
                 let want =
                     self.standbys[number].wake(&mut world.borrow_mut(), end, &self.primary)?;
+                if self.plan.loses_tail && matches!(self.promotion, Promotion::Checkpointed(_)) {
+                    self.lose_primary();
+                }
                 if want == Want::Connect {
                     self.connect_standby(number);
                 }
@@ -479,15 +491,32 @@ impl Sim {
             }
             Promotion::Checkpointed(end)
                 if self.hubs[0].flushed >= end
-                    && self.hubs[0].timeline() == Some(self.primary.source.current().tli) =>
+                    && self.hubs[0].timeline() == Some(self.primary.source.current().tli)
+                    && (!self.plan.loses_tail || self.is_standby_ahead()) =>
             {
+                if self.plan.loses_tail {
+                    self.deaths[0] = Death::Power;
+                    self.hubs[0].die_soon();
+                }
                 self.primary.restart(world, SECOND, false);
                 self.primary.down_until = u64::MAX;
                 self.promotion = Promotion::Asked;
             }
-            Promotion::Asked => self.hubs[0].promote(),
+            Promotion::Asked => {
+                self.hubs[0].wait_for_nothing();
+                // In between it may die, and lose what its standbys have.
+                if self.chaos.chance(300) || self.stage != Stage::Faults {
+                    self.hubs[0].promote();
+                }
+            }
             Promotion::None | Promotion::Checkpointed(_) | Promotion::Done => {}
         }
+    }
+
+    /// Whether a standby has made durable what the hub has not.
+    fn is_standby_ahead(&self) -> bool {
+        let claimed = self.hubs[0].claimed;
+        self.standbys.iter().any(|standby| standby.flushed.is_some_and(|(_, lsn)| lsn > claimed))
     }
 
     /// What a hub with WAL of its own has called durable is the truth.
@@ -523,11 +552,11 @@ impl Sim {
     fn take_answers(&mut self) -> Result<(), String> {
         let Some(clients) = &mut self.clients else { return Ok(()) };
         let named = clients.plan.sync().map(|sync| sync.members).unwrap_or_default();
-        let standbys = &self.standbys;
+        let (standbys, source) = (&self.standbys, &self.primary.source);
         let hub = &self.hubs[0];
         let reached = |mode, lsn| {
             let direct = standbys.iter().filter(|standby| standby.plan.hub == 0);
-            let there = direct.filter(|standby| standby.reached(mode) >= lsn);
+            let there = direct.filter(|standby| standby.has(source, mode, lsn));
             let names = there.map(|standby| format!("standby_{}", standby.number));
             let named = names.filter(|name| named.contains(name));
             named.map(|name| hub.connections(&name).max(1)).sum()
@@ -559,6 +588,9 @@ impl Sim {
             self.stats.kills += 1;
             self.hubs[hub].fs.disk().kill();
         }
+        if hub == 0 {
+            self.restore.handle_death(&self.hubs[0].fs, now);
+        }
         self.down_until[hub] = now + self.chaos.log_range(SECOND / 100, 5 * SECOND);
         world.at(self.down_until[hub], Event::Wake(Actor::Control(hub), None));
         drop(world);
@@ -574,6 +606,10 @@ impl Sim {
             let now = world.now;
             world.net.refuse_old(now, hub_machine(hub));
         }
+        let is_restored = hub == 0 && matches!(self.restore, Restore::Back);
+        if is_restored {
+            self.hubs[hub].forget_published();
+        }
         let mut started = self.hubs[hub].start(&self.world);
         // A hub that cannot start for want of room is started again once there is some.
         if started.is_err() && std::mem::take(&mut self.hubs[hub].fs.disk().full) {
@@ -583,6 +619,10 @@ impl Sim {
         if self.hubs[hub].fs.disk().dead {
             // In the middle of its start: what it then called durable was never flushed, and nobody heard.
             return self.forget(hub);
+        }
+        if is_restored {
+            self.restore = Restore::None;
+            self.note_restored(end.unwrap_or_default())?;
         }
         let flushed = self.hubs[hub].flushed;
         let acknowledged = self.primary.acknowledged.get(&hub).copied().unwrap_or_default();
@@ -604,6 +644,16 @@ impl Sim {
         }
         self.follow(hub)?;
         self.check_wal(hub)
+    }
+
+    /// The first hub has come back in an earlier state, which ends at `end`: what came after is no more.
+    fn note_restored(&mut self, end: Lsn) -> Result<(), String> {
+        self.primary.source.forget_after(end);
+        for standby in self.standbys.iter_mut().filter(|standby| standby.plan.hub == 0) {
+            standby.note_abandoned(end);
+        }
+        let Some(clients) = &mut self.clients else { return Ok(()) };
+        clients.forget_after(self.primary.source.current().bytes(), self.plan.segment_size)
     }
 
     /// What a hub has on disk is what the primary made.
@@ -739,6 +789,10 @@ impl Sim {
     fn direct(&mut self) -> Result<(), String> {
         let now = self.world.borrow().now;
         self.lose_primary();
+        if self.stage == Stage::Faults && self.restore.is_due(now) {
+            self.deaths[0] = Death::Kill;
+            self.hubs[0].die_soon();
+        }
         let pause = match self.stage {
             Stage::Faults if now < self.plan.faults_ns => {
                 self.fault();

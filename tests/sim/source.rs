@@ -48,6 +48,11 @@ impl Timeline {
         self.base + bytes(self.bytes.len())
     }
 
+    /// All bytes, from the segment on in which it began.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The bytes of a range, when the timeline has all of them.
     pub(crate) fn get(&self, range: LsnRange) -> Option<&[u8]> {
         let start = range.start.0.checked_sub(self.base.0)?;
@@ -279,6 +284,21 @@ impl Source {
             records: vec![(switchpoint, last_record)],
         });
         last_record
+    }
+
+    /// The hub has come back in an earlier state: what it made after `end` never happened.
+    pub(crate) fn forget_after(&mut self, end: Lsn) {
+        let timeline = self.current_mut();
+        let keep = size(end - timeline.base);
+        timeline.bytes.truncate(keep);
+        timeline.flush_lsn = end;
+        assert_eq!(timeline.end(), end, "a hub has more than it ever had");
+    }
+
+    /// Whether WAL of this timeline up to `lsn` is in the history of the current one.
+    pub(crate) fn has(&self, tli: TimelineId, lsn: Lsn) -> bool {
+        self.history.contains(tli)
+            && self.history.switchpoint(tli).is_none_or(|(end, _)| lsn <= end)
     }
 
     /// The first record's end at or after `lsn`, and that record's start.

@@ -13,6 +13,7 @@ use crate::io::now;
 use crate::net::End;
 use crate::primary::Primary;
 use crate::rng::{Rng, bytes};
+use crate::source::Source;
 use crate::world::{Actor, Event, World};
 
 /// How a standby works.
@@ -58,13 +59,17 @@ pub(crate) struct Standby {
     pub(crate) confirmed: Option<(TimelineId, Lsn)>,
     flush_at: Option<u64>,
     /// Highest position that it ever received.
-    received_max: Lsn,
-    applied: Lsn,
+    received_max: Option<(TimelineId, Lsn)>,
+    /// Its WAL beyond this position is not the hub's any more, which has come back in an earlier state.
+    abandoned_after: Option<Lsn>,
+    applied: Option<(TimelineId, Lsn)>,
     /// When it will have replayed up to a position.
-    apply_at: Option<(u64, Lsn)>,
+    apply_at: Option<(u64, (TimelineId, Lsn))>,
     pub(crate) down_until: u64,
     /// Whether its slot exists on the hub.
     pub(crate) has_slot: bool,
+    /// How often it was made anew because it had WAL that was abandoned.
+    pub(crate) rebuilt: u64,
     /// How often it had to begin afresh because WAL was gone.
     pub(crate) removed: u64,
     pub(crate) bytes: u64,
@@ -89,11 +94,13 @@ impl Standby {
             flushed: None,
             confirmed: None,
             flush_at: None,
-            received_max: Lsn::INVALID,
-            applied: Lsn::INVALID,
+            received_max: None,
+            abandoned_after: None,
+            applied: None,
             apply_at: None,
             down_until: 0,
             has_slot: false,
+            rebuilt: 0,
             removed: 0,
             bytes: 0,
             last_error: String::new(),
@@ -123,14 +130,42 @@ impl Standby {
         )
     }
 
-    /// How far it is in this mode, whatever it has told.
-    pub(crate) fn reached(&self, mode: WaitMode) -> Lsn {
-        match mode {
+    /// Whether it has the WAL before `lsn` of the newest timeline, in this mode and whatever it has told.
+    pub(crate) fn has(&self, source: &Source, mode: WaitMode, lsn: Lsn) -> bool {
+        let reached = match mode {
             // One that is new begins at a position as if it had everything before.
-            WaitMode::Write => self.received_max.max(self.reached(WaitMode::Flush)),
-            WaitMode::Flush => self.flushed.map(|(_, lsn)| lsn).unwrap_or_default(),
+            WaitMode::Write => self.received_max.max(self.flushed),
+            WaitMode::Flush => self.flushed,
             WaitMode::Apply => self.applied,
+        };
+        let current = source.current().tli;
+        reached.is_some_and(|(tli, end)| {
+            end >= lsn
+                && (tli == current || source.has(tli, lsn))
+                && self.abandoned_after.is_none_or(|after| lsn <= after)
+        })
+    }
+
+    /// Whether it has WAL that is not the hub's any more.
+    fn is_abandoned(&self, source: &Source) -> bool {
+        let newest = self.flushed.max(self.received_max);
+        self.abandoned_after.is_some() || newest.is_some_and(|(tli, lsn)| !source.has(tli, lsn))
+    }
+
+    /// Its hub has come back in an earlier state, which ends at `end`.
+    pub(crate) fn note_abandoned(&mut self, end: Lsn) {
+        let positions = [self.flushed, self.received_max, self.received];
+        if positions.into_iter().flatten().any(|(_, lsn)| lsn > end) {
+            self.abandoned_after = Some(end);
         }
+    }
+
+    /// Somebody makes it anew.
+    fn rebuild(&mut self) {
+        self.rebuilt += 1;
+        (self.received, self.received_max, self.flushed) = (None, None, None);
+        (self.flush_at, self.applied, self.apply_at) = (None, None, None);
+        self.abandoned_after = None;
     }
 
     /// Tells its positions.
@@ -141,16 +176,15 @@ impl Standby {
         }
         let received = self.received.map_or(flushed, |(_, lsn)| lsn.max(flushed));
         let flushed = if self.plan.lies { received } else { flushed };
-        session.receiver.handle_progress(now(world), received, flushed, self.applied);
+        session.receiver.handle_progress(now(world), received, flushed, lsn_of(self.applied));
     }
 
     fn apply_soon(&mut self, world: &mut World) {
-        if let (Some(range), None, Some((_, lsn))) =
-            (self.plan.apply_ns, self.apply_at, self.flushed)
-            && lsn > self.applied
+        if let (Some(range), None) = (self.plan.apply_ns, self.apply_at)
+            && self.flushed > self.applied
         {
             let at = world.now + self.rng.log_range(range.0, range.1);
-            self.apply_at = Some((at, lsn));
+            self.apply_at = self.flushed.map(|flushed| (at, flushed));
             world.at(at, Event::Wake(self.actor(), None));
         }
     }
@@ -186,7 +220,7 @@ impl Standby {
         self.received = next_lsn;
         let mut receiver = WalReceiver::new(config, now(world), local, 150_018);
         if let Some((_, lsn)) = self.flushed {
-            receiver.handle_progress(now(world), lsn, lsn, self.applied);
+            receiver.handle_progress(now(world), lsn, lsn, lsn_of(self.applied));
         }
         self.session = Some(Session { end, receiver, out: Vec::new(), sent: 0, timer: 0 });
         self.pump(world);
@@ -233,7 +267,7 @@ impl Standby {
         }
         if let Some((_, lsn)) = self.apply_at.filter(|(at, _)| *at <= world.now) {
             self.apply_at = None;
-            self.applied = lsn;
+            self.applied = Some(lsn);
             self.report(world);
             self.apply_soon(world);
         }
@@ -281,15 +315,14 @@ impl Standby {
                             self.confirmed = self.confirmed.max(self.flushed);
                             if self.plan.apply_ns.is_some() {
                                 // As a base backup is that was taken here.
-                                self.applied = start;
+                                self.applied = self.flushed;
                             }
-                            let applied = self.applied;
+                            let applied = lsn_of(self.applied);
                             session.receiver.handle_progress(now(world), start, start, applied);
                         }
                         if let ReceiverEvent::Wal { bytes: wal, .. } = event {
                             self.bytes += bytes(wal.len());
-                            let received = self.received.map_or(Lsn::INVALID, |(_, lsn)| lsn);
-                            self.received_max = self.received_max.max(received);
+                            self.received_max = self.received_max.max(self.received);
                             if self.plan.apply_ns.is_some() || self.plan.lies {
                                 self.report(world);
                             }
@@ -297,7 +330,7 @@ impl Standby {
                         }
                     }
                     Err(violation) => {
-                        self.handle_violation(world, &violation)?;
+                        self.handle_violation(world, &violation, &primary.source)?;
                         return Ok(());
                     }
                 }
@@ -318,9 +351,19 @@ impl Standby {
         &mut self,
         world: &mut World,
         violation: &UpstreamViolation,
+        source: &Source,
     ) -> Result<(), String> {
         self.last_error = format!("{violation}");
         match violation {
+            refusal if is_of_history(refusal) => {
+                if !self.is_abandoned(source) {
+                    return Err(format!(
+                        "standby {} has flushed {:?}, which the hub's WAL goes on from, yet: {violation}",
+                        self.number, self.flushed
+                    ));
+                }
+                self.rebuild();
+            }
             UpstreamViolation::Server {
                 during: Activity::StartReplication | Activity::Streaming,
                 error,
@@ -382,6 +425,22 @@ impl Standby {
             let end = session.end;
             world.at(session.timer, Event::Wake(actor, Some(end)));
         }
+    }
+}
+
+fn lsn_of(position: Option<(TimelineId, Lsn)>) -> Lsn {
+    position.map(|(_, lsn)| lsn).unwrap_or_default()
+}
+
+/// Whether the upstream says that the standby's WAL is not of its history.
+fn is_of_history(violation: &UpstreamViolation) -> bool {
+    let words = ["is not in this server's history", "ahead of the WAL flush position"];
+    match violation {
+        UpstreamViolation::ForkedBehind { .. } => true,
+        UpstreamViolation::Server { error, .. } => {
+            words.iter().any(|words| error.message.contains(words))
+        }
+        _ => false,
     }
 }
 

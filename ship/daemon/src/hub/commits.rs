@@ -25,7 +25,7 @@ use walhub_engine::io::Waker;
 use walhub_engine::mailbox::{Receiver, Sender, mailbox};
 use walhub_proto::lsn::Lsn;
 use walhub_proto::syncrep::{
-    CommitWaiters, Synced, Wait, WaitLevel, WaitMode, WaitTicket, WaitersFull,
+    CommitWaiters, SyncProgress, Wait, WaitLevel, WaitMode, WaitTicket, WaitersFull,
 };
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::Report;
@@ -234,7 +234,7 @@ impl Commits {
         level: WaitLevel,
         owner: u32,
         now: Timestamp,
-        positions: impl FnOnce() -> (Lsn, Synced),
+        positions: impl FnOnce() -> (Lsn, SyncProgress),
     ) -> oneshot::Receiver<Waited> {
         let (reply, answer) = oneshot::channel();
         self.shared.interest.begin();
@@ -304,7 +304,7 @@ impl Commits {
     }
 
     /// Takes the wal core's answers, and releases who has waited long enough.
-    pub fn look(&mut self, positions: impl FnOnce() -> (Lsn, Synced)) {
+    pub fn look(&mut self, positions: impl FnOnce() -> (Lsn, SyncProgress)) {
         self.shared.interest.begin_look();
         let mut answers = Vec::new();
         while let Some(placed) = self.shared.placed.pop() {
@@ -318,7 +318,7 @@ impl Commits {
         self.send_jobs();
     }
 
-    fn take_positions(&mut self, (flush_lsn, synced): (Lsn, Synced)) {
+    fn take_positions(&mut self, (flush_lsn, synced): (Lsn, SyncProgress)) {
         self.waiters.handle_flushed(flush_lsn);
         self.waiters.handle_synced(synced);
         while let Some(released) = self.waiters.poll_released() {

@@ -15,7 +15,7 @@ use walhub_engine::mailbox::Sender;
 use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::sqlstate::SqlState;
-use walhub_proto::syncrep::{ModeLsns, SyncRepConfig, SyncStandbys, Synced, WaitLevel};
+use walhub_proto::syncrep::{ModeLsns, SyncProgress, SyncRepConfig, SyncStandbys, WaitLevel};
 use walhub_proto::time::Timestamp;
 use walhub_proto::walsender::WalSenderState;
 use walhub_proto::wire::backend::Report;
@@ -132,7 +132,7 @@ impl Front {
         let standbys = self.standbys.in_use().filter_map(|(index, standby)| {
             let session = sessions.get(&index)?;
             let counts = Some(session.timeline) == timeline;
-            let lsns = if counts { standby.mode_lsns() } else { ModeLsns::default() };
+            let lsns = if counts { standby.counted() } else { ModeLsns::default() };
             Some((index, session.client.application_name.as_str(), standby.state(), lsns))
         });
         sync_standbys(config, standbys)
@@ -187,8 +187,8 @@ impl Front {
         self.commits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait_positions(&self) -> (Lsn, Synced) {
-        (self.shared.flush_lsn.load(), self.shared.synced())
+    fn wait_positions(&self) -> (Lsn, SyncProgress) {
+        (self.shared.flush_lsn.load(), self.shared.synced.load())
     }
 
     fn sync_waits(&self, sync_standbys: &mut SyncStandbys) -> Vec<SyncWaitRow> {

@@ -7,10 +7,13 @@ use loom::model;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
+use walhub_proto::lsn::Lsn;
+use walhub_proto::syncrep::{ModeLsns, Synced};
 
 use self::berths::{Berth, Berths};
 use self::dirty::DirtyBits;
 use self::interest::Interest;
+use self::synced::PublishedSynced;
 
 mod sync {
     pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
@@ -26,6 +29,9 @@ mod dirty;
 #[path = "interest.rs"]
 #[allow(clippy::duplicate_mod, unreachable_pub, reason = "compiled once more, for the model")]
 mod interest;
+#[path = "synced.rs"]
+#[allow(clippy::duplicate_mod, unreachable_pub, reason = "compiled once more, for the model")]
+mod synced;
 
 /// A position, how often the control plane was told to look, and who waits.
 #[derive(Default)]
@@ -169,6 +175,29 @@ fn the_last_position_of_a_standby_is_always_drained() {
         ship.join().unwrap();
         bits.drain(&mut visit);
         assert_eq!(seen, 3);
+    });
+}
+
+/// Fails when the generation is read last, or published before the positions are gone.
+#[test]
+fn nobody_reads_a_new_generation_with_what_was_reached_in_the_old_one() {
+    model(|| {
+        let published = Arc::new(PublishedSynced::new());
+        let reached = |lsn| Synced::Reached(ModeLsns::of_wire(Lsn(lsn), Lsn(lsn), Lsn(0)));
+        published.publish(reached(9));
+        let core = Arc::clone(&published);
+        let core = thread::spawn(move || {
+            core.restart(true);
+            core.publish(reached(2));
+        });
+        let seen = published.load();
+        if let (1, Synced::Reached(lsns)) = (seen.generation, seen.synced) {
+            assert!(lsns.write <= Some(Lsn(2)) && lsns.flush <= Some(Lsn(2)), "{lsns:?}");
+        }
+        core.join().unwrap();
+        let last = published.load();
+        assert_eq!((last.generation, last.synced), (1, reached(2)));
+        assert!(published.is_defined());
     });
 }
 

@@ -232,6 +232,11 @@ impl Followed {
         }
     }
 
+    /// WAL goes on on another timeline: what was on its way on the old one is not followed any more.
+    pub(super) fn forget_all(&mut self) {
+        *self = Self::default();
+    }
+
     /// Counts what has got further.
     pub(super) fn reach(&mut self, reached: &Reached, now: Instant, latencies: &Latencies) {
         let downstream = |mode| reached.downstream.of(mode).unwrap_or_default();

@@ -23,6 +23,7 @@ pub mod session;
 pub mod shared;
 pub mod ship_core;
 mod sync;
+pub mod synced;
 pub mod tail;
 pub mod wal_core;
 pub mod wal_reader;

@@ -208,6 +208,8 @@ pub struct Session<C> {
     file_busy: bool,
     file: Option<(SegNo, FileId)>,
     zero_copy: ZeroCopySends,
+    /// What is at the other end decodes, and has no WAL.
+    logical: bool,
     reached_end_of_timeline: bool,
 }
 
@@ -230,6 +232,8 @@ pub struct SessionStart<C> {
     pub socket: SocketId,
     /// What can be sent to it without a copy.
     pub zero_copy: ZeroCopy,
+    /// Whether it decodes the WAL.
+    pub logical: bool,
     /// The machine.
     pub sender: WalSender,
     /// Bytes that were read already.
@@ -264,6 +268,7 @@ impl<C> Session<C> {
             file_busy: false,
             file: None,
             zero_copy: ZeroCopySends::new(start.zero_copy),
+            logical: start.logical,
             reached_end_of_timeline: false,
         }
     }
@@ -410,6 +415,7 @@ impl<C> Session<C> {
         // A historic timeline's end is the machine's own bound.
         self.sender.handle_sendable(around.now, around.sendable);
         self.transmit(around);
+        around.has_news |= around.standby.set_seam(self.sender.seam());
         around.has_news |= around.standby.set_state(self.sender.state());
     }
 
@@ -536,13 +542,16 @@ impl<C> Session<C> {
 
     /// Tells the machine that its message is with the kernel, of WAL up to `wal_to` if it had some.
     fn finish_message<I: Io>(&mut self, around: &mut Surroundings<'_, I>, wal_to: Option<Lsn>) {
+        let had_less = self.sender.has_told_beyond_sent();
         let event = self.sender.handle_sent(around.now);
         if let Some(event) = event {
             self.handle_event(around, event);
         }
         if let Some(lsn) = wal_to {
             around.standby.sent_lsn.store(lsn.0, Ordering::Relaxed);
-            around.shared.sent_lsn.fetch_max(lsn.0, Ordering::Relaxed);
+            around.shared.note_sent(lsn, self.timeline);
+            // What it has told is worth more now.
+            around.has_news |= had_less;
         }
     }
 
@@ -587,10 +596,40 @@ impl<C> Session<C> {
         }
     }
 
+    /// Why a standby cannot stream from here, if it has said that it has more than this primary ever wrote.
+    ///
+    /// PostgreSQL looks only at where a standby asks to begin, which for its own walreceiver is the start
+    /// of a segment: `StartReplication`, `RequestXLogStreaming`.
+    fn refusal<I: Io>(&self, around: &Surroundings<'_, I>) -> Option<Report> {
+        let seam = self.sender.seam().filter(|_| !self.logical)?;
+        if !around.shared.is_primary.load(Ordering::Acquire)
+            || self.timeline != around.timelines.current
+        {
+            return None;
+        }
+        // Not what this core has heard of: the standby may have heard of more from another one.
+        let flush_lsn = around.shared.flush_lsn.load();
+        if seam <= flush_lsn {
+            return None;
+        }
+        let name = &self.client.application_name;
+        let report = Report::error(
+            SqlState::INTERNAL_ERROR,
+            format!(
+                "standby \"{name}\" has WAL up to {seam}, which is ahead of the WAL flush position of this server {flush_lsn}"
+            ),
+        );
+        Some(report.hint("Rebuild the standby, or use pg_rewind."))
+    }
+
     fn handle_event<I: Io>(&mut self, around: &mut Surroundings<'_, I>, event: SenderEvent) {
         let standby = around.standby;
         match event {
             SenderEvent::Status(status) => {
+                if let Some(report) = self.refusal(around) {
+                    return self.fail(around, &report);
+                }
+                standby.set_seam(self.sender.seam());
                 standby.set_mode_lsns(status.write, status.flush, status.apply);
                 around.has_news = true;
                 standby.reply_time.store(status.sent.0, Ordering::Relaxed);

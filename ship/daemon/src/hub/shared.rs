@@ -12,7 +12,7 @@ use crossbeam_utils::CachePadded;
 use walhub_engine::io::Released;
 use walhub_engine::published::Published;
 use walhub_proto::lsn::{Lsn, TimelineId};
-use walhub_proto::syncrep::{ModeLsns, Synced, WaitMode};
+use walhub_proto::syncrep::ModeLsns;
 use walhub_proto::time::Timestamp;
 use walhub_proto::walreceiver::WalReceiverState;
 use walhub_proto::walsender::WalSenderState;
@@ -20,6 +20,7 @@ use walhub_proto::walsender::WalSenderState;
 use super::dirty::DirtyBits;
 use super::handle::{CoreStatsRow, Identity, Positions};
 use super::latency::Latencies;
+use super::synced::PublishedSynced;
 
 /// A position that one core moves and all may read, on a cache line of its own.
 #[derive(Debug, Default)]
@@ -49,19 +50,16 @@ pub struct Shared {
     pub write_lsn: PublishedLsn,
     /// End of what is durable.
     pub flush_lsn: PublishedLsn,
-    /// End of what some standby of this timeline was sent.
-    pub sent_lsn: AtomicU64,
+    /// End of what some standby of this timeline was sent; see [`Shared::note_sent`].
+    sent_lsn: AtomicU64,
     /// First position whose segment is still on disk.
     pub oldest_lsn: PublishedLsn,
     /// The next transaction id after `received_lsn`, with its epoch; zero while no checkpoint was seen.
     pub next_xid: AtomicU64,
     /// Timeline of `received_lsn`.
     pub timeline: AtomicU32,
-    /// What the required standbys have reached, in the order of [`WaitMode::ALL`]; zero when nothing
-    /// is known. Grows as long as `synchronous_standby_names` stays the same.
-    pub sync_lsn: [PublishedLsn; 3],
-    /// Which [`Synced`] it is, by its number.
-    sync_state: AtomicU8,
+    /// What the required standbys have reached.
+    pub synced: PublishedSynced,
     /// Whether standbys get WAL only once it is durable here (`forward = flushed`).
     pub forward_flushed: AtomicBool,
     /// Whether the WAL is the hub's own: there is no upstream.
@@ -87,53 +85,38 @@ impl Shared {
         }
     }
 
-    /// How far `synchronous_standby_names` is fulfilled.
-    #[must_use]
-    pub fn synced(&self) -> Synced {
-        match self.sync_state.load(Ordering::Acquire) {
-            SYNC_UNDEFINED => Synced::Undefined,
-            SYNC_REACHED => {
-                let [write, flush, apply] = &self.sync_lsn;
-                Synced::Reached(ModeLsns::of_wire(write.load(), flush.load(), apply.load()))
-            }
-            _ => Synced::TooFew,
+    /// A standby that streams `timeline` was sent everything before `lsn`. Of a timeline that has been left
+    /// this says nothing.
+    pub fn note_sent(&self, lsn: Lsn, timeline: TimelineId) {
+        if self.timeline.load(Ordering::Relaxed) != timeline.to_u32() {
+            return;
         }
+        self.sent_lsn.fetch_max(lsn.0, Ordering::AcqRel);
+        // The timeline was left meanwhile. Whoever has added to what `begin_timeline` had cleared sees
+        // the new one here.
+        if self.timeline.load(Ordering::Relaxed) != timeline.to_u32() {
+            let (changed, same) = (Ordering::AcqRel, Ordering::Relaxed);
+            // Who has sent more than that clears it.
+            let _ = self.sent_lsn.compare_exchange(lsn.0, 0, changed, same);
+        }
+    }
+
+    /// End of what some standby of this timeline was sent; zero before the first.
+    #[must_use]
+    pub fn sent_lsn(&self) -> Lsn {
+        Lsn(self.sent_lsn.load(Ordering::Acquire))
+    }
+
+    /// WAL goes on on this timeline, and nobody was sent anything of it yet.
+    pub fn begin_timeline(&self, timeline: TimelineId) {
+        self.timeline.store(timeline.to_u32(), Ordering::Release);
+        self.sent_lsn.store(0, Ordering::Release);
     }
 
     /// Whether `synchronous_standby_names` asks for anything.
     #[must_use]
     pub fn is_sync_defined(&self) -> bool {
-        self.sync_state.load(Ordering::Acquire) != SYNC_UNDEFINED
-    }
-
-    /// Publishes how far `synchronous_standby_names` is fulfilled. A position before the published one
-    /// is not published: what was reached once stays reached.
-    pub fn publish_synced(&self, synced: Synced) {
-        let state = match synced {
-            Synced::Undefined => SYNC_UNDEFINED,
-            Synced::TooFew => SYNC_TOO_FEW,
-            Synced::Reached(lsns) => {
-                for (published, mode) in self.sync_lsn.iter().zip(WaitMode::ALL) {
-                    let lsn = lsns.of(mode).unwrap_or_default();
-                    if lsn > published.load() {
-                        published.store(lsn);
-                    }
-                }
-                SYNC_REACHED
-            }
-        };
-        if self.sync_state.load(Ordering::Relaxed) != state {
-            self.sync_state.store(state, Ordering::Release);
-        }
-    }
-
-    /// `synchronous_standby_names` or the timeline is another one: nothing that was reached counts.
-    pub fn restart_synced(&self, defined: bool) {
-        let state = if defined { SYNC_TOO_FEW } else { SYNC_UNDEFINED };
-        self.sync_state.store(state, Ordering::Release);
-        for published in &self.sync_lsn {
-            published.store(Lsn::INVALID);
-        }
+        self.synced.is_defined()
     }
 
     /// All positions, or `None` before the first WAL.
@@ -150,10 +133,6 @@ impl Shared {
         })
     }
 }
-
-const SYNC_UNDEFINED: u8 = 0;
-const SYNC_TOO_FEW: u8 = 1;
-const SYNC_REACHED: u8 = 2;
 
 /// Numbers behind `pg_stat_wal_receiver`. Written by the wal core only.
 #[derive(Debug, Default)]
@@ -318,6 +297,8 @@ pub struct Standby {
     pub flush_lsn: AtomicU64,
     /// Replayed by it.
     pub apply_lsn: AtomicU64,
+    /// End of the WAL that it has and did not get from here, or zero: `WalSender::seam`.
+    seam: AtomicU64,
     /// Send time of its last reply; `i64::MIN` before the first.
     pub reply_time: AtomicI64,
     /// Lag of write, flush and apply in microseconds, or [`LAG_UNKNOWN`].
@@ -343,6 +324,7 @@ impl Standby {
             write_lsn: AtomicU64::new(0),
             flush_lsn: AtomicU64::new(0),
             apply_lsn: AtomicU64::new(0),
+            seam: AtomicU64::new(0),
             reply_time: AtomicI64::new(i64::MIN),
             lag_us: [const { AtomicI64::new(LAG_UNKNOWN) }; 3],
             xmin: AtomicU64::new(0),
@@ -357,7 +339,7 @@ impl Standby {
     pub fn reset(&self) {
         self.state.store(0, Ordering::Relaxed);
         let numbers = [&self.sent_lsn, &self.write_lsn, &self.flush_lsn, &self.apply_lsn];
-        for number in numbers.into_iter().chain([&self.xmin, &self.catalog_xmin]) {
+        for number in numbers.into_iter().chain([&self.seam, &self.xmin, &self.catalog_xmin]) {
             number.store(0, Ordering::Relaxed);
         }
         self.has_fed_back.store(false, Ordering::Relaxed);
@@ -389,9 +371,20 @@ impl Standby {
     /// Publishes the positions that it has told.
     pub fn set_mode_lsns(&self, write: Lsn, flush: Lsn, apply: Lsn) {
         // What is durable was written: in this order nobody sees the one without the other.
-        self.write_lsn.store(write.0, Ordering::Relaxed);
+        self.write_lsn.store(write.0, Ordering::Release);
         self.flush_lsn.store(flush.0, Ordering::Release);
         self.apply_lsn.store(apply.0, Ordering::Release);
+    }
+
+    /// Publishes up to where its WAL did not come from here, before any position that it has told of
+    /// that, and says whether this is another one.
+    pub fn set_seam(&self, seam: Option<Lsn>) -> bool {
+        let seam = seam.unwrap_or_default().0;
+        let changed = self.seam.load(Ordering::Relaxed) != seam;
+        if changed {
+            self.seam.store(seam, Ordering::Relaxed);
+        }
+        changed
     }
 
     /// The positions that it has told.
@@ -399,8 +392,23 @@ impl Standby {
     pub fn mode_lsns(&self) -> ModeLsns {
         let apply = self.apply_lsn.load(Ordering::Acquire);
         let flush = self.flush_lsn.load(Ordering::Acquire);
-        let write = self.write_lsn.load(Ordering::Relaxed);
+        let write = self.write_lsn.load(Ordering::Acquire);
         ModeLsns::of_wire(Lsn(write), Lsn(flush), Lsn(apply))
+    }
+
+    /// What the positions that it has told are worth, as `WalSender::counted` says: what commits, the
+    /// reply upstream and slots may be moved by.
+    #[must_use]
+    pub fn counted(&self) -> ModeLsns {
+        let told = self.mode_lsns();
+        let sent = Lsn(self.sent_lsn.load(Ordering::Relaxed));
+        let seam = Lsn(self.seam.load(Ordering::Relaxed));
+        let counted = |told: Option<Lsn>| told.map(|lsn| lsn.min(sent)).filter(|&lsn| lsn > seam);
+        ModeLsns {
+            write: counted(told.write),
+            flush: counted(told.flush),
+            apply: counted(told.apply),
+        }
     }
 
     /// Send time of the last reply.
@@ -502,29 +510,62 @@ impl StandbyTable {
 
 #[cfg(test)]
 mod tests {
+    use walhub_proto::syncrep::{SyncProgress, Synced};
+
     use super::*;
 
     #[test]
     fn what_standbys_have_reached_is_published_and_stays_within_one_policy() {
-        let shared = Shared::default();
-        assert!(!shared.is_sync_defined());
-        assert_eq!(shared.synced(), Synced::Undefined);
+        let published = PublishedSynced::new();
+        assert!(!published.is_defined());
+        assert_eq!(published.load().synced, Synced::Undefined);
         let reached =
             |write, flush| Synced::Reached(ModeLsns::of_wire(Lsn(write), Lsn(flush), Lsn(0)));
-        shared.publish_synced(Synced::TooFew);
-        assert!(shared.is_sync_defined());
-        shared.publish_synced(reached(90, 70));
-        assert_eq!(shared.synced(), reached(90, 70));
-        shared.publish_synced(Synced::TooFew);
-        assert_eq!(shared.synced(), Synced::TooFew);
-        shared.publish_synced(reached(80, 75));
-        assert_eq!(shared.synced(), reached(90, 75));
-        shared.restart_synced(true);
-        assert_eq!(shared.synced(), Synced::TooFew);
-        shared.publish_synced(reached(10, 10));
-        assert_eq!(shared.synced(), reached(10, 10));
-        shared.restart_synced(false);
-        assert_eq!(shared.synced(), Synced::Undefined);
+        published.publish(Synced::TooFew);
+        assert!(published.is_defined());
+        published.publish(reached(90, 70));
+        assert_eq!(published.load().synced, reached(90, 70));
+        published.publish(Synced::TooFew);
+        assert_eq!(published.load().synced, Synced::TooFew);
+        published.publish(reached(80, 75));
+        assert_eq!(published.load().synced, reached(90, 75));
+        published.restart(true);
+        assert_eq!(published.load().synced, Synced::TooFew);
+        published.publish(reached(10, 10));
+        assert_eq!(published.load().synced, reached(10, 10));
+        published.restart(false);
+        assert_eq!(published.load(), SyncProgress { generation: 2, synced: Synced::Undefined });
+    }
+
+    #[test]
+    fn what_was_sent_on_a_timeline_that_was_left_is_not_what_was_sent() {
+        let tli = |number| TimelineId::new(number).unwrap();
+        let shared = Shared::default();
+        shared.begin_timeline(tli(1));
+        shared.note_sent(Lsn(900), tli(1));
+        shared.note_sent(Lsn(800), tli(1));
+        assert_eq!(shared.sent_lsn(), Lsn(900));
+        shared.begin_timeline(tli(2));
+        shared.note_sent(Lsn(950), tli(1));
+        assert_eq!(shared.sent_lsn(), Lsn(0));
+        shared.note_sent(Lsn(700), tli(2));
+        assert_eq!(shared.sent_lsn(), Lsn(700));
+    }
+
+    #[test]
+    fn a_position_that_a_standby_told_counts_as_far_as_it_was_sent_beyond_the_seam() {
+        let standby = Standby::new();
+        standby.sent_lsn.store(500, Ordering::Relaxed);
+        standby.set_mode_lsns(Lsn(600), Lsn(400), Lsn(0));
+        let counted = |write, flush, apply| ModeLsns::of_wire(Lsn(write), Lsn(flush), Lsn(apply));
+        assert_eq!(standby.counted(), counted(500, 400, 0));
+        assert!(standby.set_seam(Some(Lsn(400))) && !standby.set_seam(Some(Lsn(400))));
+        assert_eq!(standby.counted(), counted(500, 0, 0));
+        assert!(standby.set_seam(None));
+        assert_eq!(standby.counted(), counted(500, 400, 0));
+        standby.set_seam(Some(Lsn(9)));
+        standby.reset();
+        assert!(!standby.set_seam(None));
     }
 
     #[test]

@@ -278,6 +278,7 @@ impl<C: Send + 'static> ShipCore<C> {
             timeline: start.timeline,
             socket,
             zero_copy: io.zero_copy(socket),
+            logical: start.logical,
             sender,
             unread: start.unread,
         });

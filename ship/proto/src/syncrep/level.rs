@@ -134,6 +134,18 @@ pub enum Synced {
     Reached(ModeLsns),
 }
 
+/// How far it is fulfilled, and of which generation that is.
+///
+/// A position says nothing beyond the timeline and the list that it was reached under. With either of
+/// them another generation begins, and what was reached in an earlier one is worth nothing in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SyncProgress {
+    /// Grows with each new timeline and each new `synchronous_standby_names`.
+    pub generation: u64,
+    /// What is reached in it.
+    pub synced: Synced,
+}
+
 /// The role of a standby. PostgreSQL: `pg_stat_get_wal_senders`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SyncState {

@@ -23,7 +23,7 @@ mod waiters;
 mod model;
 
 pub use gate::Gate;
-pub use level::{ModeLsns, SyncState, Synced, SynchronousCommit, WaitMode};
+pub use level::{ModeLsns, SyncProgress, SyncState, Synced, SynchronousCommit, WaitMode};
 pub use names::{NamesError, SyncRepConfig, SyncRepMethod};
 pub use relay::{RelayPolicy, RelayReply};
 pub use standbys::{STANDBYS_MAX, SyncStandbys, Takeover};

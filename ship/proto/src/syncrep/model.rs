@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::string::{String, ToString};
 use std::vec;
 
-use super::level::{ModeLsns, SyncState, Synced, WaitMode};
+use super::level::{ModeLsns, SyncProgress, SyncState, Synced, WaitMode};
 use super::*;
 use crate::lsn::Lsn;
 use crate::walsender::WalSenderState;
@@ -487,7 +487,7 @@ enum Op {
     Wait(WaitLevel, u64),
     Cancel(usize),
     Flushed(u64),
-    Synced(Synced),
+    Synced(SyncProgress),
     Release,
     CancelAll,
 }
@@ -500,13 +500,17 @@ fn op() -> impl Strategy<Value = Op> {
         WaitLevel::Standbys(WaitMode::Apply),
     ]);
     let reached = (0..100_u64, 0..100_u64, 0..100_u64);
+    // Now and then the timeline is another one, or a late word of an earlier one comes.
+    let progress = |generation, synced| Op::Synced(SyncProgress { generation, synced });
     prop_oneof![
         16 => (level, 0..100_u64).prop_map(|(level, lsn)| Op::Wait(level, lsn)),
         6 => any::<usize>().prop_map(Op::Cancel),
         1 => (0..100_u64).prop_map(Op::Flushed),
-        2 => reached.prop_map(|(w, f, a)| Op::Synced(Synced::Reached(lsns(w, f, a)))),
-        1 => Just(Op::Synced(Synced::TooFew)),
-        1 => Just(Op::Synced(Synced::Undefined)),
+        2 => (reached, 0..4_u64).prop_map(move |((w, f, a), generation)| {
+            progress(generation, Synced::Reached(lsns(w, f, a)))
+        }),
+        1 => (0..4_u64).prop_map(move |generation| progress(generation, Synced::TooFew)),
+        1 => (0..4_u64).prop_map(move |generation| progress(generation, Synced::Undefined)),
         2 => Just(Op::Release),
         1 => prop::bool::weighted(0.1).prop_map(|all| if all { Op::CancelAll } else { Op::Release }),
     ]
@@ -521,7 +525,7 @@ proptest! {
     ) {
         let mut waiters = CommitWaiters::new(Lsn(5), WAITERS_MAX);
         let mut list: Vec<Waiting> = vec![];
-        let (mut flushed, mut reached, mut defined) = (5, [0; 3], false);
+        let (mut flushed, mut reached, mut defined, mut newest) = (5, [0; 3], false, 0);
         for (id, op) in ops.into_iter().enumerate() {
             let limit = |level: WaitLevel| match level {
                 WaitLevel::Standbys(mode) if defined => reached[mode as usize].min(flushed),
@@ -547,7 +551,14 @@ proptest! {
                     flushed = flushed.max(lsn);
                     waiters.handle_flushed(Lsn(lsn));
                 }
-                Op::Synced(synced) => {
+                Op::Synced(progress) if progress.generation < newest => {
+                    waiters.handle_synced(progress);
+                }
+                Op::Synced(progress) => {
+                    let SyncProgress { generation, synced } = progress;
+                    if generation > newest {
+                        (newest, reached) = (generation, [0; 3]);
+                    }
                     defined = synced != Synced::Undefined;
                     if let Synced::Reached(lsns) = synced {
                         for mode in WaitMode::ALL {
@@ -555,7 +566,7 @@ proptest! {
                             reached[mode as usize] = reached[mode as usize].max(lsn);
                         }
                     }
-                    waiters.handle_synced(synced);
+                    waiters.handle_synced(progress);
                 }
                 Op::Release => {
                     list.sort_by_key(|waiting| (waiting.level, waiting.lsn, waiting.id));
@@ -584,13 +595,37 @@ proptest! {
     }
 }
 
+/// Progress of the first generation.
+fn first(synced: Synced) -> SyncProgress {
+    SyncProgress { generation: 0, synced }
+}
+
+#[test]
+fn what_standbys_reached_on_the_old_timeline_releases_nobody_on_the_new_one() {
+    let mut waiters = CommitWaiters::new(Lsn(10), 9);
+    // A relay's standby is ahead of it; somebody waits for something, and so it is noted.
+    waiters.handle_synced(first(Synced::Reached(lsns(90, 90, 90))));
+    // The relay becomes the primary: its timeline begins at 10, and no standby is on it.
+    waiters.handle_synced(SyncProgress { generation: 1, synced: Synced::TooFew });
+    waiters.handle_flushed(Lsn(20));
+    let level = WaitLevel::of_commit(SynchronousCommit::On).unwrap();
+    assert_eq!(waiters.released_lsn(level), None);
+    assert!(matches!(waiters.wait(level, Lsn(20), 'a'), Ok(Wait::Pending(_))));
+    // What was read before all that comes late.
+    waiters.handle_synced(first(Synced::Reached(lsns(95, 95, 95))));
+    assert_eq!(waiters.poll_released(), None);
+    let synced = Synced::Reached(lsns(20, 20, 0));
+    waiters.handle_synced(SyncProgress { generation: 1, synced });
+    assert_eq!(waiters.poll_released(), Some(Released { id: 'a', level, lsn: Lsn(20) }));
+}
+
 #[test]
 fn a_fast_standby_releases_nobody_before_the_own_disk() {
     let mut waiters = CommitWaiters::new(Lsn(10), 9);
-    waiters.handle_synced(Synced::TooFew);
+    waiters.handle_synced(first(Synced::TooFew));
     let level = WaitLevel::of_commit(SynchronousCommit::On).unwrap();
     assert!(matches!(waiters.wait(level, Lsn(20), 'a'), Ok(Wait::Pending(_))));
-    waiters.handle_synced(Synced::Reached(lsns(30, 30, 30)));
+    waiters.handle_synced(first(Synced::Reached(lsns(30, 30, 30))));
     assert_eq!(waiters.poll_released(), None);
     waiters.handle_flushed(Lsn(20));
     assert_eq!(waiters.poll_released(), Some(Released { id: 'a', level, lsn: Lsn(20) }));
@@ -599,15 +634,15 @@ fn a_fast_standby_releases_nobody_before_the_own_disk() {
 #[test]
 fn an_empty_list_leaves_only_the_own_disk_to_wait_for() {
     let mut waiters = CommitWaiters::new(Lsn(10), 9);
-    waiters.handle_synced(Synced::TooFew);
+    waiters.handle_synced(first(Synced::TooFew));
     let level = WaitLevel::of_commit(SynchronousCommit::RemoteApply).unwrap();
     assert!(matches!(waiters.wait(level, Lsn(10), 'a'), Ok(Wait::Pending(_))));
     assert!(matches!(waiters.wait(level, Lsn(20), 'b'), Ok(Wait::Pending(_))));
-    waiters.handle_synced(Synced::Undefined);
+    waiters.handle_synced(first(Synced::Undefined));
     assert_eq!(waiters.poll_released(), Some(Released { id: 'a', level, lsn: Lsn(10) }));
     assert_eq!(waiters.poll_released(), None);
     // What was released by that was not reached by any standby.
-    waiters.handle_synced(Synced::TooFew);
+    waiters.handle_synced(first(Synced::TooFew));
     assert!(matches!(waiters.wait(level, Lsn(9), 'c'), Ok(Wait::Pending(_))));
     assert_eq!(WaitLevel::of_commit(SynchronousCommit::Off), None);
     assert_eq!(WaitLevel::of_commit(SynchronousCommit::Local), Some(WaitLevel::LocalFlush));
@@ -616,7 +651,7 @@ fn an_empty_list_leaves_only_the_own_disk_to_wait_for() {
 #[test]
 fn cancelled_waiters_do_not_pile_up() {
     let mut waiters = CommitWaiters::new(Lsn(0), 10);
-    waiters.handle_synced(Synced::TooFew);
+    waiters.handle_synced(first(Synced::TooFew));
     let level = WaitLevel::Standbys(WaitMode::Flush);
     let Ok(Wait::Pending(_)) = waiters.wait(level, Lsn(1), 0) else { panic!("first") };
     for id in 1..1000 {

@@ -9,7 +9,7 @@
 
 use alloc::collections::VecDeque;
 
-use super::level::{ModeLsns, Synced, SynchronousCommit, WaitMode};
+use super::level::{ModeLsns, SyncProgress, Synced, SynchronousCommit, WaitMode};
 use crate::lsn::Lsn;
 
 /// What a transaction waits for.
@@ -176,7 +176,8 @@ impl<T> Queue<T> {
 /// A wait for standbys is one for the own disk too: they may be faster.
 ///
 /// Invariants:
-/// - Positions only grow, whatever becomes of the standbys.
+/// - The own position only grows. What standbys have reached only grows within one generation, whatever
+///   becomes of them, and is forgotten with it.
 /// - There are at most `waiters_max` waiters.
 #[derive(Clone, Debug)]
 pub struct CommitWaiters<T> {
@@ -184,6 +185,8 @@ pub struct CommitWaiters<T> {
     flush_lsn: Lsn,
     /// PostgreSQL: `WalSndCtlData.lsn`.
     reached: ModeLsns,
+    /// Of which generation that is.
+    generation: u64,
     /// Whether standbys matter. PostgreSQL: `WalSndCtlData.sync_standbys_defined`.
     standbys_defined: bool,
     waiters_max: usize,
@@ -199,6 +202,7 @@ impl<T> CommitWaiters<T> {
             queues: [Queue::new(), Queue::new(), Queue::new(), Queue::new()],
             flush_lsn,
             reached: ModeLsns { write: None, flush: None, apply: None },
+            generation: 0,
             standbys_defined: false,
             waiters_max,
             next: 0,
@@ -254,7 +258,16 @@ impl<T> CommitWaiters<T> {
     ///
     /// A reload with an empty list lets every wait end with the own disk, and no new one begin.
     /// PostgreSQL: `SyncRepReleaseWaiters`, `SyncRepUpdateSyncStandbysDefined`.
-    pub fn handle_synced(&mut self, synced: Synced) {
+    ///
+    /// Progress of an earlier generation than one that was given before changes nothing.
+    pub fn handle_synced(&mut self, SyncProgress { generation, synced }: SyncProgress) {
+        if generation < self.generation {
+            return;
+        }
+        if generation > self.generation {
+            self.generation = generation;
+            self.reached = ModeLsns::default();
+        }
         self.standbys_defined = match synced {
             Synced::Undefined => false,
             Synced::TooFew | Synced::Reached(_) => true,

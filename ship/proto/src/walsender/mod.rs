@@ -161,6 +161,8 @@ pub struct WalSender {
     sendable_lsn: Option<Lsn>,
     /// Where the timeline ends, once it is historic.
     timeline_end: Option<Lsn>,
+    /// See [`WalSender::seam`].
+    seam: Option<Lsn>,
     in_flight: Option<InFlight>,
     copy_done: Farewell,
     copy_done_received: bool,
@@ -197,6 +199,8 @@ impl WalSender {
             sent_lsn: start,
             sendable_lsn: None,
             timeline_end: None,
+            // Until it is known what this server has.
+            seam: Some(start).filter(|_| end_of_timeline.is_none()),
             in_flight: None,
             copy_done: Farewell::Open,
             copy_done_received: false,
@@ -235,6 +239,34 @@ impl WalSender {
     #[must_use]
     pub const fn status(&self) -> Option<StandbyStatusUpdate> {
         self.status
+    }
+
+    /// End of the WAL that the standby has and did not get from here: it asked to begin there, or said
+    /// that it has WAL up to there, when this server had less. `None` when it never had more.
+    ///
+    /// A relay that has lost its last WAL in a crash sees that of honest standbys; a server that came back
+    /// in an earlier state sees standbys with a future that was abandoned. What they say of positions up to
+    /// the seam is no word about this server's WAL. Of those beyond it is: they were sent from here.
+    ///
+    /// The seam goes when this server's own WAL ends exactly there: then a record ends in both at the same
+    /// place of the same timeline. Otherwise it stays as long as the stream.
+    #[must_use]
+    pub const fn seam(&self) -> Option<Lsn> {
+        self.seam
+    }
+
+    /// What a position that the standby told is worth: nothing up to the seam, and no more than was sent.
+    #[must_use]
+    pub fn counted(&self, told: Lsn) -> Option<Lsn> {
+        let lsn = told.min(self.sent_lsn).valid()?;
+        (self.seam < Some(lsn)).then_some(lsn)
+    }
+
+    /// Whether the standby has told something that it could not have yet of what is with the kernel:
+    /// it is worth more once more is sent.
+    #[must_use]
+    pub fn has_told_beyond_sent(&self) -> bool {
+        self.status.is_some_and(|status| status.write.max(status.flush) > self.sent_lsn)
     }
 
     /// How long WAL takes to the standby.
@@ -350,11 +382,20 @@ impl WalSender {
         };
         self.reply_due |= status.reply_requested;
         self.status = Some(status);
+        let told = status.write.max(status.flush).max(status.apply);
+        if self.timeline_end.is_none() && Some(told) > self.sendable_lsn {
+            self.seam = self.seam.max(Some(told));
+        }
+        self.advance();
     }
 
     /// WAL up to `sendable` may be sent. A position before an earlier one changes nothing.
     pub fn handle_sendable(&mut self, now: Now, sendable: Lsn) {
+        let is_first = self.sendable_lsn.is_none();
         self.sendable_lsn = self.sendable_lsn.max(Some(sendable));
+        if self.seam == self.sendable_lsn || is_first && self.seam < self.sendable_lsn {
+            self.seam = None;
+        }
         self.lag.handle_wal(now.instant, self.request_lsn().unwrap_or(sendable));
         self.advance();
     }
@@ -522,9 +563,20 @@ impl WalSender {
         if at_end && self.copy_done == Farewell::Open {
             self.copy_done = Farewell::Due;
         }
-        if self.state == WalSenderState::Catchup && self.is_caught_up() {
+        let is_joined = self.is_joined();
+        if self.state == WalSenderState::Catchup && is_joined && self.is_caught_up() {
             self.state = WalSenderState::Streaming;
+        } else if self.state == WalSenderState::Streaming && !is_joined {
+            // It has only now said that it is ahead.
+            self.state = WalSenderState::Catchup;
         }
+    }
+
+    /// Whether the standby goes on with this server's WAL: it was not ahead, or has made durable what
+    /// was sent to it beyond the seam.
+    fn is_joined(&self) -> bool {
+        let flush = self.status.map(|status| status.flush).unwrap_or_default();
+        self.seam.is_none() || self.counted(flush).is_some()
     }
 
     /// Asserts the invariants.

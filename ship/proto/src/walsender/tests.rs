@@ -98,6 +98,73 @@ fn a_message_maximum_below_a_page_is_a_page() {
     assert_eq!(pump(&mut sender, at(0)), sent);
 }
 
+/// What the standby's flush and apply are worth after it has told these.
+fn told(sender: &mut WalSender, flush: u64, apply: u64) -> [Option<u64>; 2] {
+    let said = status(flush, flush, apply);
+    feed(sender, at(1), &said.encode());
+    [flush, apply].map(|lsn| sender.counted(Lsn(lsn)).map(|lsn| lsn.0))
+}
+
+#[test]
+fn a_standby_with_an_abandoned_future_confirms_nothing_before_it_has_made_ours_durable_beyond_it() {
+    // As PostgreSQL's walreceiver: from the beginning of its segment, and with the position that is
+    // replayed as the durable one.
+    for known_late in [false, true] {
+        let mut sender = sender(4096);
+        if !known_late {
+            sender.handle_sendable(at(0), Lsn(5000));
+        }
+        assert_eq!(told(&mut sender, 9000, 9000), [None; 2]);
+        sender.handle_sendable(at(1), Lsn(5000));
+        assert_eq!(sender.seam(), Some(Lsn(9000)));
+        pump(&mut sender, at(1));
+        assert_eq!((sender.sent_lsn(), sender.state()), (Lsn(5000), WalSenderState::Catchup));
+        // It writes ours over its own, and says as before that more is durable.
+        sender.handle_sendable(at(2), Lsn(8000));
+        pump(&mut sender, at(2));
+        assert_eq!(told(&mut sender, 9000, 9000), [None; 2]);
+        assert_eq!(told(&mut sender, 8000, 9000), [None; 2]);
+        sender.handle_sendable(at(3), Lsn(9500));
+        pump(&mut sender, at(3));
+        assert_eq!(told(&mut sender, 9000, 9000), [None; 2]);
+        assert_eq!(sender.state(), WalSenderState::Catchup);
+        assert_eq!(told(&mut sender, 9500, 9000), [Some(9500), None]);
+        assert_eq!(sender.state(), WalSenderState::Streaming);
+        assert_eq!(told(&mut sender, 9500, 9500), [Some(9500), Some(9500)]);
+    }
+}
+
+#[test]
+fn a_standby_that_waited_for_our_wal_counts_when_both_end_at_the_same_record() {
+    let mut sender = sender(9000);
+    sender.handle_sendable(at(0), Lsn(5000));
+    pump(&mut sender, at(0));
+    assert_eq!(sender.state(), WalSenderState::Catchup, "it is not up to date: we are not");
+    assert_eq!(told(&mut sender, 9000, 8000), [None; 2]);
+    sender.handle_sendable(at(2), Lsn(9000));
+    assert_eq!((sender.seam(), sender.state()), (None, WalSenderState::Streaming));
+    assert_eq!(told(&mut sender, 9000, 8000), [Some(9000), Some(8000)]);
+    // One that has WAL from elsewhere may come to be ahead again.
+    assert_eq!(told(&mut sender, 9700, 8000), [None; 2]);
+    assert_eq!(sender.state(), WalSenderState::Catchup);
+    sender.handle_sendable(at(2), Lsn(9800));
+    pump(&mut sender, at(2));
+    assert_eq!(told(&mut sender, 9800, 9800), [Some(9800), Some(9800)]);
+}
+
+#[test]
+fn a_standby_that_comes_back_counts_as_soon_as_it_has_been_sent_what_it_had() {
+    let mut sender = sender(4096);
+    sender.handle_sendable(at(0), Lsn(9000));
+    assert_eq!(told(&mut sender, 9000, 9000), [Some(4096); 2], "no more than was sent");
+    assert!(sender.has_told_beyond_sent());
+    assert_eq!((sender.seam(), sender.state()), (None, WalSenderState::Startup));
+    pump(&mut sender, at(0));
+    assert_eq!(sender.state(), WalSenderState::Streaming);
+    assert_eq!(sender.counted(Lsn(9000)), Some(Lsn(9000)));
+    assert!(!sender.has_told_beyond_sent());
+}
+
 #[test]
 fn a_standby_ahead_of_us_waits() {
     let mut sender = sender(5000);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::oneshot::error::TryRecvError;
 use walhub_proto::sqlstate::SqlState;
-use walhub_proto::syncrep::ModeLsns;
+use walhub_proto::syncrep::{ModeLsns, Synced};
 
 use super::*;
 
@@ -21,20 +21,25 @@ impl Waker for Wakes {
     }
 }
 
+/// Progress of the first generation.
+const fn first(synced: Synced) -> SyncProgress {
+    SyncProgress { generation: 0, synced }
+}
+
 /// The control plane, the wal core and what it has published.
 struct Bench {
     commits: Commits,
     link: CommitLink,
     wakes: Wakes,
     flush_lsn: Lsn,
-    synced: Synced,
+    synced: SyncProgress,
 }
 
 impl Bench {
     fn new() -> Self {
         let wakes = Wakes::default();
         let (commits, link) = commits(wakes.clone());
-        Self { commits, link, wakes, flush_lsn: Lsn(100), synced: Synced::TooFew }
+        Self { commits, link, wakes, flush_lsn: Lsn(100), synced: first(Synced::TooFew) }
     }
 
     fn append(&mut self, owner: u32, wait: Option<WaitLevel>) -> AppendAnswer {
@@ -60,7 +65,7 @@ impl Bench {
     }
 
     fn sync(&mut self, flush: u64, apply: u64) {
-        self.synced = Synced::Reached(ModeLsns::of_wire(Lsn(flush), Lsn(flush), Lsn(apply)));
+        self.synced.synced = Synced::Reached(ModeLsns::of_wire(Lsn(flush), Lsn(flush), Lsn(apply)));
         self.tell();
     }
 
@@ -199,7 +204,7 @@ fn too_few_standbys_release_nobody_and_an_empty_list_everybody() {
     bench.flush(300);
     bench.tell();
     assert!(answers.iter_mut().all(is_pending));
-    bench.synced = Synced::Undefined;
+    bench.synced = first(Synced::Undefined);
     bench.tell();
     assert_eq!(appended(&mut answers[0]), (200, Waited::Reached));
     assert_eq!(appended(&mut answers[1]), (210, Waited::Reached));
@@ -211,7 +216,7 @@ fn an_empty_list_does_not_release_what_is_not_durable_here() {
     let mut bench = Bench::new();
     let mut answer = bench.append(1, Some(ON));
     bench.place(200);
-    bench.synced = Synced::Undefined;
+    bench.synced = first(Synced::Undefined);
     bench.tell();
     assert!(is_pending(&mut answer));
     bench.flush(200);
@@ -224,7 +229,7 @@ fn what_was_reached_stays_reached_when_standbys_go_away() {
     let _interested = bench.wait(9, 1 << 40, ON);
     bench.flush(300);
     bench.sync(250, 0);
-    bench.synced = Synced::TooFew;
+    bench.synced = first(Synced::TooFew);
     bench.tell();
     let (mut reached, mut not) = (bench.append(1, Some(ON)), bench.append(2, Some(ON)));
     bench.place(250);
@@ -305,7 +310,7 @@ fn a_canceled_commit_that_reached_its_level_all_the_same_is_reached() {
         if standbys_matter {
             bench.sync(210, 0);
         } else {
-            bench.synced = Synced::Undefined;
+            bench.synced = first(Synced::Undefined);
         }
         bench.flush(210);
         assert_eq!(appended(&mut early), (200, Waited::Reached));
@@ -368,7 +373,7 @@ fn a_wait_looks_at_positions_only_after_it_is_registered() {
     let mut told = None;
     let answer = bench.commits.wait(Lsn(200), WaitLevel::LocalFlush, 1, NOW, || {
         told = Some(link.must_tell());
-        (Lsn(100), Synced::Undefined)
+        (Lsn(100), first(Synced::Undefined))
     });
     assert_eq!(told, Some(true));
     drop(answer);

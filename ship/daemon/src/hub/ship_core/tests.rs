@@ -235,7 +235,7 @@ fn a_reply_is_one_mark_and_news_only_while_somebody_waits_for_standbys() {
     reply(&mut bench, &mut socket, Lsn(7));
     assert_eq!(marked(), [0]);
     assert!(!bench.ship.take_news());
-    bench.shared.restart_synced(true);
+    bench.shared.synced.restart(true);
     // A turn in which nothing is said marks nothing.
     bench.turn();
     assert_eq!((marked(), bench.ship.take_news()), (vec![], false));

@@ -30,7 +30,7 @@ use walhub_engine::buffer::{Buffer, BufferPool, SlabPool};
 use walhub_engine::files::reason;
 use walhub_engine::io::{Completion, Io, Token, Waker};
 use walhub_engine::mailbox::{Receiver, Sender};
-use walhub_proto::lsn::{Lsn, TimelineId};
+use walhub_proto::lsn::TimelineId;
 use walhub_proto::recovery::ControlFile;
 use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
@@ -228,7 +228,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             core.histories = Histories::found(of, current, recovered.histories);
             let is_own = wal.control.as_ref().is_some_and(|control| control.own_wal);
             let (checkpoint, last_open) = (wal.checkpoint, wal.last_open);
+            let (end, timeline) = (wal.end, wal.timelines.current);
             core.adopt_recovered(wal);
+            // A standby may have more than a relay has kept: until it says so again, nothing of what is
+            // still to come may go.
+            core.hold_slots_from(end, timeline);
             if is_own {
                 core.begin_own(now, checkpoint, last_open);
             }
@@ -387,8 +391,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let reached = Reached {
             write: shared.write_lsn.load(),
             flush: shared.flush_lsn.load(),
-            sent: (!self.attached.is_empty()).then(|| Lsn(shared.sent_lsn.load(Ordering::Relaxed))),
-            downstream: match shared.synced() {
+            sent: (!self.attached.is_empty()).then(|| shared.sent_lsn()),
+            downstream: match shared.synced.load().synced {
                 Synced::Reached(lsns) => lsns,
                 Synced::Undefined | Synced::TooFew => ModeLsns::default(),
             },

@@ -104,7 +104,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.slots.check_usable(slot, start.logical)?;
         }
         if start.timeline == timelines.current {
-            return Ok(Admitted::Stream);
+            return self.check_not_ahead(start).map(|()| Admitted::Stream);
         }
         let Some((switchpoint, next)) = timelines.history.switchpoint(start.timeline) else {
             let text =
@@ -127,6 +127,23 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         } else {
             Ok(Admitted::Stream)
         }
+    }
+
+    /// A primary has nothing to say to a standby that has more WAL of its timeline than there ever was: it
+    /// has a future that was abandoned. Of a relay the upstream may have that WAL, so there it waits. Where
+    /// a logical slot's client is says nothing about WAL that it has.
+    fn check_not_ahead(&self, start: &StartStreaming<C>) -> Result<(), Report> {
+        let flush_lsn = self.config.shared.flush_lsn.load();
+        if self.own.is_none() || start.logical || start.start <= flush_lsn {
+            return Ok(());
+        }
+        Err(Report::error(
+            SqlState::INTERNAL_ERROR,
+            format!(
+                "requested starting point {} is ahead of the WAL flush position of this server {flush_lsn}",
+                start.start
+            ),
+        ))
     }
 
     /// Has a session go from the live core with most of them to that with fewest, when that brings them

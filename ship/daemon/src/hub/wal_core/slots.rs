@@ -378,6 +378,18 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
+    /// WAL goes on on another timeline from `fork` on. What a slot was said to need beyond is of the old
+    /// one, and a standby that is brought back to the fork needs the new one's from there on.
+    pub(super) fn hold_slots_from(&mut self, fork: Lsn, timeline: TimelineId) {
+        for entry in self.slots.entries.values_mut() {
+            if entry.slot.restart_lsn.is_some_and(|restart_lsn| restart_lsn > fork) {
+                entry.slot.restart_lsn = Some(fork);
+                entry.slot.restart_tli = Some(timeline);
+            }
+        }
+        self.publish_slots();
+    }
+
     pub(super) fn save_slots<I: Io>(&mut self, io: &mut I) {
         self.slots.save(io, &mut self.jobs, Lsn::MAX);
     }
@@ -388,11 +400,15 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         else {
             return;
         };
-        let Some(timeline) = self.local.as_ref().map(|local| local.segments.timeline()) else {
+        let (Some(attached), Some(timelines)) = (self.attached.get(&standby), &self.timelines)
+        else {
             return;
         };
+        let timeline = attached.timeline;
         let entry = self.config.standbys.standby(standby);
-        let flush = Lsn(entry.flush_lsn.load(Ordering::Relaxed));
+        // What it has beyond the end of a timeline that was left is no WAL of this server.
+        let end = timelines.history.switchpoint(timeline).map_or(Lsn::MAX, |(lsn, _)| lsn);
+        let flush = entry.counted().flush.unwrap_or_default().min(end);
         // What the client of a logical slot says is told by `SlotRequest::Confirm`.
         if let Some(slot) = self.slots.get_mut(slot).filter(|slot| slot.logical.is_none()) {
             slot.confirm_received(flush, timeline);

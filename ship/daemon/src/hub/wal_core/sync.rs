@@ -75,7 +75,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             sync.standbys.handle_state(index, entry.state());
             // On another timeline the same position is other WAL.
             if Some(*streamed) == timeline {
-                sync.standbys.handle_reply(index, entry.mode_lsns());
+                sync.standbys.handle_reply(index, entry.counted());
             }
         });
         self.settle_sync(io, now);
@@ -95,10 +95,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         self.acknowledge(io, now);
     }
 
-    /// Publishes that nothing was reached yet.
+    /// Begins a generation in which nothing was reached yet.
     pub(super) fn restart_sync(&mut self) {
         let defined = self.sync.standbys.config().is_some();
-        self.config.shared.restart_synced(defined);
+        self.config.shared.synced.restart(defined);
         self.sync.synced = if defined { Synced::TooFew } else { Synced::Undefined };
     }
 
@@ -107,6 +107,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         for &standby in self.attached.keys() {
             self.sync.standbys.handle_reply(standby, ModeLsns::default());
         }
+        self.sync.restart_policy();
+        self.followed.forget_all();
         self.restart_sync();
     }
 
@@ -129,7 +131,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             tracing::info!("{takeover}");
         }
         if std::mem::replace(&mut self.sync.synced, synced) != synced {
-            self.config.shared.publish_synced(synced);
+            self.config.shared.synced.publish(synced);
             self.tell_commits();
             self.reach(now);
             self.acknowledge(io, now);

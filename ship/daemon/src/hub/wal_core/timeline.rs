@@ -210,7 +210,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         );
         let shared = &self.config.shared;
         let _ = shared.identity.set(identity);
-        shared.timeline.store(wal.timelines.current.to_u32(), Ordering::Release);
+        shared.begin_timeline(wal.timelines.current);
         shared.oldest_lsn.store(oldest);
         let next_xid = local.next_xid().unwrap_or(0);
         self.local = Some(local);
@@ -281,8 +281,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             // Before any position of the new timeline is published.
             self.mail_ships(|| ToShip::Timelines(Arc::clone(&new)));
         }
-        self.config.shared.timeline.store(timeline.to_u32(), Ordering::Release);
+        self.config.shared.begin_timeline(timeline);
         self.forget_replies();
+        if let Some(local) = &self.local {
+            self.hold_slots_from(local.flush_lsn(), timeline);
+        }
+        self.save_slots(io);
         self.publish_slots();
     }
 

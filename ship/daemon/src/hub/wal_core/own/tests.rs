@@ -15,7 +15,7 @@ use walhub_proto::record::{RecordHeader, RecordReader, RecordSink};
 use walhub_proto::recovery::ControlFile;
 use walhub_proto::rmgr::{FIRST_NORMAL_XID, RM_LOGICALMSG};
 use walhub_proto::segment::{SegNo, SegmentSize};
-use walhub_proto::syncrep::{Synced, WaitLevel};
+use walhub_proto::syncrep::WaitLevel;
 
 use super::super::super::append::{Append, Appended, Waited};
 use super::super::super::commits::{Commits, commits};
@@ -104,7 +104,7 @@ impl Bench {
     }
 
     fn look(&mut self) {
-        let positions = (self.shared.flush_lsn.load(), Synced::Undefined);
+        let positions = (self.shared.flush_lsn.load(), self.shared.synced.load());
         self.commits.look(|| positions);
     }
 

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::rmgr::counters::Counters;
 use walhub_proto::rmgr::{RM_CLOG, RM_STANDBY, slru};
+use walhub_proto::syncrep::{SyncRepConfig, Synced, WaitMode};
+use walhub_proto::walsender::WalSenderState;
 
 use super::super::super::super::handle::SlotRequest;
 use super::super::super::super::recover::RecoverError;
+use super::super::super::Attached;
 use super::*;
 
 const TWO: &str = "00000002";
@@ -93,6 +96,26 @@ impl Bench {
             crc: crc32c,
         };
         WalWriter::new(shape, local.received_lsn(), local.last_record())
+    }
+}
+
+impl Bench {
+    /// A standby named `a` streams the timeline, was sent everything before `lsn` and says that it has it.
+    fn standby_with(&mut self, lsn: Lsn, slot: Option<&str>) {
+        let (standbys, timeline) = (&self.core.config.standbys, tli(self.timeline()));
+        let standby = standbys.claim().unwrap();
+        let slot = slot.map(str::to_owned);
+        self.core.attached.insert(standby, Attached { pid: 1, ship: 0, timeline, slot });
+        self.core.sync.connect(standby, "a");
+        let entry = standbys.standby(standby);
+        entry.sent_lsn.store(lsn.0, Ordering::Relaxed);
+        entry.set_state(WalSenderState::Streaming);
+        entry.set_mode_lsns(lsn, lsn, lsn);
+        standbys.mark(standby);
+    }
+
+    fn slot_restart(&self) -> Option<Lsn> {
+        self.core.config.slots.load().first().unwrap().restart_lsn
     }
 }
 
@@ -513,6 +536,73 @@ fn a_slot_s_timeline_is_that_of_its_position_in_the_history() {
     assert_eq!(timelines(&bench), of(2, 2));
     // What sessions are shown says the same at once.
     assert_eq!(**bench.core.config.slots.load(), bench.core.slot_rows());
+}
+
+#[test]
+fn a_commit_is_not_answered_with_no_standby_connected_because_one_was_ahead_of_the_relay() {
+    let mut settings = settings();
+    settings.synchronous_standby_names = SyncRepConfig::parse("a").unwrap();
+    let mut bench = Bench::new(settings);
+    bench.append(&[vec![1]], true, LOCAL);
+    let mut bench = bench.into_relay();
+    bench.standby_with(bench.shared.flush_lsn.load() + 100_000, None);
+    bench.turn();
+    assert!(matches!(bench.shared.synced.load().synced, Synced::Reached(_)));
+    // Any wait of a session has that noted.
+    let shared = Arc::clone(&bench.shared);
+    let positions = || (shared.flush_lsn.load(), shared.synced.load());
+    let level = WaitLevel::LocalFlush;
+    let mut wait = bench.commits.wait(Lsn(1), level, 9, Timestamp(0), positions);
+    assert_eq!(wait.try_recv(), Ok(Waited::Reached));
+    assert_eq!(bench.promote(), Ok(()));
+    let (records, commit) = (vec![record(true, &[2])], Some(Timestamp(5)));
+    let wait = Some(WaitLevel::Standbys(WaitMode::Flush));
+    let append = Append { records, commit, wait, owner: 1 };
+    let mut answer = bench.commits.append(append, Timestamp(0));
+    let before = bench.shared.flush_lsn.load();
+    bench.run(|bench| (bench.shared.flush_lsn.load() > before).then_some(()));
+    bench.settle();
+    for _ in 0..20 {
+        bench.turn();
+        assert!(matches!(answer.try_recv(), Err(TryRecvError::Empty)));
+    }
+    bench.standby_with(bench.shared.flush_lsn.load(), None);
+    let appended = bench.run(|_| answer.try_recv().ok()).unwrap();
+    assert_eq!(appended.waited, Waited::Reached);
+}
+
+#[test]
+fn a_slot_of_a_standby_that_was_ahead_keeps_the_wal_from_where_the_timeline_begins() {
+    let mut bench = Bench::new(settings());
+    bench.append(&[noise(500, 1)], true, LOCAL);
+    let mut bench = bench.into_relay();
+    let (end, name) = (bench.shared.flush_lsn.load(), "s".to_owned());
+    let (reply, mut answer) = tokio::sync::oneshot::channel();
+    let create = SlotRequest::Create { name, temporary: false, reserve_wal: true, owner: 1 };
+    assert!(bench.mail.send(ToWal::Slot(create, reply)).is_ok());
+    assert!(bench.run(|_| answer.try_recv().ok()).is_ok());
+    bench.standby_with(end + 100_000, Some("s"));
+    let later = |bench: &mut Bench| {
+        bench.later += Duration::from_secs(1);
+        bench.turn();
+        bench.core.save_slots(&mut bench.io);
+        bench.run(|bench| bench.core.jobs.is_idle().then_some(()));
+    };
+    later(&mut bench);
+    assert_eq!(bench.slot_restart(), Some(end + 100_000));
+    // A crash in which the relay loses what the standby has.
+    let mut bench = bench.restart();
+    assert_eq!(bench.slot_restart(), Some(end));
+    bench.standby_with(end + 100_000, Some("s"));
+    later(&mut bench);
+    assert_eq!(bench.slot_restart(), Some(end + 100_000));
+    assert_eq!(bench.promote(), Ok(()));
+    assert_eq!(bench.slot_restart(), Some(end));
+    // What the standby goes on to say is of the timeline that was left.
+    later(&mut bench);
+    assert_eq!(bench.slot_restart(), Some(end));
+    let bench = bench.restart();
+    assert_eq!(bench.slot_restart(), Some(end));
 }
 
 mod prepared;
