@@ -175,7 +175,7 @@ impl LocalWal {
     /// The next transaction id after the verified WAL, with its epoch, when it is known.
     #[must_use]
     pub fn next_xid(&self) -> Option<u64> {
-        self.counters.next_xid()
+        self.facts.next_xid()
     }
 
     /// Bytes that could be written now and are not.

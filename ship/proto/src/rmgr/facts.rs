@@ -117,6 +117,12 @@ impl FactReader {
         self.counters.counters()
     }
 
+    /// The next transaction id, with its epoch, when it is known.
+    #[must_use]
+    pub const fn next_xid(&self) -> Option<u64> {
+        self.counters.next_xid()
+    }
+
     /// The newest checkpoint that was shown.
     #[must_use]
     pub const fn checkpoint(&self) -> Option<CheckpointSeen> {

@@ -232,7 +232,7 @@ fn holders_of_locks_are_known_until_standbys_let_go_of_them() {
     shown.running(725, &[725, 740, 750], &[]);
     assert_eq!(shown.holders(), [740, 750]);
     // One that cannot be read may have ended any of them.
-    shown.show(RM_XACT, xact::XLOG_XACT_COMMIT | XLOG_XACT_HAS_INFO, 751, &body_of(&[0; 9]));
+    shown.show(RM_XACT, XLOG_XACT_COMMIT | XLOG_XACT_HAS_INFO, 751, &body_of(&[0; 9]));
     assert_eq!(shown.holders(), []);
 }
 
