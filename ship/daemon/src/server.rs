@@ -119,7 +119,10 @@ impl Ready {
         config: ServeConfig,
         listen: impl FnOnce(&Settings) -> io::Result<Listener>,
     ) -> anyhow::Result<Self> {
-        let ServeConfig { data_dir, settings, reloader } = config;
+        let ServeConfig { mut data_dir, settings, reloader } = config;
+        data_dir.watch().with_context(|| {
+            format!("could not watch data directory \"{}\"", data_dir.path().display())
+        })?;
         let settings = Arc::new(settings);
         if !settings.primary_conninfo.is_empty() {
             parse_conninfo(&settings.primary_conninfo)
