@@ -70,8 +70,8 @@ pub struct WalEnd {
     pub end: Lsn,
     /// Start of the last valid record, when one was read.
     pub last_record: Option<Lsn>,
-    /// The end of WAL that is a segment switch's filling. No checksum covers it, so what is there may
-    /// be older than the switch: it is to be made zeros, which is what it was.
+    /// The end of WAL that is a segment switch's filling. Beyond what was durable it may still be what was
+    /// there before the switch: it is to be made zeros, which is what it was.
     pub filling: Option<LsnRange>,
     /// Version of the pages, when one was read.
     pub version: Option<WalVersion>,
@@ -106,7 +106,8 @@ impl EndOfWal {
     pub fn new(plan: ScanPlan, control: &ControlFile, crc: Crc32c) -> Self {
         let size = control.segment_size;
         let mut reader = RecordReader::new(plan.start, size, crc)
-            .with_system_identifier(control.system_identifier);
+            .with_system_identifier(control.system_identifier)
+            .with_filling_checked_to(plan.bound);
         if let Some(version) = control.wal_version {
             reader = reader.with_version(version);
         }

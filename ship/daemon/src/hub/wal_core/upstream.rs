@@ -716,7 +716,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
         let (verified, last, timeline) =
             (local.verified_lsn(), local.last_record(), local.segments.timeline());
-        let reader = self.reader_at(verified, last, timeline);
+        let filling = local.reader().filling();
+        let in_filling = local.segments.size().offset(verified) != 0;
+        let mut reader = self.reader_at(verified.align_down(8), last, timeline);
+        if let Some(filling) = filling.filter(|_| in_filling) {
+            reader = reader.with_filling(filling, verified);
+        }
         let Some(local) = &mut self.local else { return };
         match local.rewind(io, &mut self.jobs, reader) {
             Ok(slab) => {
