@@ -617,7 +617,8 @@ fn nothing_left(page: Lsn, header: &PageHeader) -> Result<(), WalViolation> {
 /// How many zeros `bytes` begin with, and the byte after them; `None` when there is nothing else.
 fn first_non_zero(bytes: &[u8]) -> Option<(usize, u8)> {
     // Whole pieces are looked at without a branch for each byte.
-    let zeros = bytes.chunks(64).take_while(|piece| piece.iter().fold(0, |or, byte| or | byte) == 0);
+    let zeros =
+        bytes.chunks(64).take_while(|piece| piece.iter().fold(0, |or, byte| or | byte) == 0);
     let passed: usize = zeros.map(<[u8]>::len).sum();
     let rest = bytes.get(passed..).unwrap_or_default();
     let (more, &got) = rest.iter().enumerate().find(|(_, byte)| **byte != 0)?;

@@ -24,6 +24,7 @@ pub mod shared;
 pub mod ship_core;
 mod sync;
 pub mod tail;
+pub mod verify;
 pub mod wal_core;
 pub mod wal_reader;
 pub mod writer;

@@ -5,7 +5,7 @@ use core::fmt;
 use super::{ControlFile, RecoveryError, ScanPlan, SegmentPart};
 use crate::lsn::{Lsn, LsnRange, TimelineId};
 use crate::page::WalVersion;
-use crate::record::{Crc32c, RecordReader, WalViolation};
+use crate::record::{Crc32c, Numbers, RecordReader, WalViolation};
 use crate::rmgr::counters::{CheckpointSeen, CounterReader, Counters};
 use crate::segment::{SegNo, SegmentSize};
 
@@ -47,6 +47,20 @@ pub enum StopReason {
     },
 }
 
+impl StopReason {
+    /// What was found and what should have been, when a rule was broken.
+    #[must_use]
+    pub const fn numbers(&self) -> Option<Numbers<'_>> {
+        match self {
+            Self::Violation(violation) => Some(violation.numbers()),
+            Self::FileEnd { .. }
+            | Self::Unverifiable { .. }
+            | Self::SegmentsEnd
+            | Self::Switchpoint { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for StopReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -81,6 +95,8 @@ pub struct WalEnd {
     pub checkpoint: Option<CheckpointSeen>,
     /// Why reading stopped.
     pub reason: StopReason,
+    /// How far bytes were looked at: those that ended the WAL lie before.
+    pub read_to: Lsn,
 }
 
 /// Reads the WAL of a [`ScanPlan`] to its end.
@@ -213,6 +229,7 @@ impl EndOfWal {
             counters: seen.map_or(self.known, CounterReader::counters),
             checkpoint: seen.and_then(CounterReader::checkpoint),
             reason,
+            read_to: self.reader.next_lsn(),
         })
     }
 

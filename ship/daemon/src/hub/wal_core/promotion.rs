@@ -88,6 +88,19 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             let report = Report::error(state, message);
             return Err(report.hint("Set primary_conninfo, and promote once WAL has streamed."));
         };
+        let flush_lsn = local.flush_lsn();
+        if let Some(lost_to) = self.mark.lost_to().filter(|&lost| lost > flush_lsn) {
+            let message = "cannot promote before damaged WAL was received again";
+            return Err(Report::error(state, message)
+                .detail(format!(
+                    "WAL from {flush_lsn} to {lost_to} was durable here and acknowledged, and was found \
+                     damaged at start."
+                ))
+                .hint(format!(
+                    "Let it be received from the primary, or promote a standby that has it. To give it up, \
+                     start this server once with --accept-loss-after {flush_lsn}."
+                )));
+        }
         if local.counters().is_none() {
             let report = Report::error(state, "cannot promote before a checkpoint was received");
             return Err(report

@@ -175,6 +175,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         shared.timeline.store(wal.timelines.current.to_u32(), Ordering::Release);
         shared.oldest_lsn.store(oldest);
         self.local = Some(local);
+        self.mark.begin(wal.end, wal.lost_to);
+        for segment in &wal.damaged {
+            shared.damaged.add(segment);
+        }
         let timelines = Arc::new(wal.timelines);
         self.timelines = Some(Arc::clone(&timelines));
         self.mail_ships(|| ToShip::Begin(Arc::clone(&timelines)));
