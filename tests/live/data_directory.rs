@@ -46,7 +46,10 @@ fn rm_of_the_pid_file_lets_no_second_server_in_and_ends_the_first() {
     hub.start();
     hub.psql("select pg_logical_emit_message(true, 'after', '2')");
     let dump = waldump(&hub.pg_wal(), &[]);
-    assert_eq!(dump.records.iter().filter(|record| record.contains("prefix \"before\"")).count(), 1);
+    assert_eq!(
+        dump.records.iter().filter(|record| record.contains("prefix \"before\"")).count(),
+        1
+    );
     assert_eq!(dump.records.iter().filter(|record| record.contains("prefix \"after\"")).count(), 1);
 }
 
@@ -57,7 +60,8 @@ fn a_second_server_is_refused_while_the_first_has_not_noticed_that_its_pid_file_
     let mut hub = own_hub(&scratch);
     send_signal(hub.pid(), Signal::STOP);
     fs::remove_file(hub.data().join("walhub.pid")).expect("a pid file");
-    let output = walhub(Hub::named("second").data(hub.data().into()).build(&scratch).serve_arguments());
+    let output =
+        walhub(Hub::named("second").data(hub.data().into()).build(&scratch).serve_arguments());
     let text = said(&output);
     assert!(!output.status.success(), "{text}");
     assert!(text.contains("could not lock data directory"), "{text}");
@@ -82,7 +86,10 @@ fn a_server_whose_directory_moved_away_ends_and_starts_at_its_new_place() {
     let mut moved = Hub::named("moved").data(beside(hub.data())).build(&scratch);
     moved.start();
     let dump = waldump(&moved.pg_wal(), &[]);
-    assert_eq!(dump.records.iter().filter(|record| record.contains("prefix \"before\"")).count(), 1);
+    assert_eq!(
+        dump.records.iter().filter(|record| record.contains("prefix \"before\"")).count(),
+        1
+    );
 }
 
 #[test]
