@@ -24,17 +24,20 @@ pub enum FatalReason {
     RingFailed,
     /// A thread that the others need has ended.
     ThreadLost,
+    /// The data directory is gone, or another's by now.
+    DataDirectoryLost,
 }
 
 impl FatalReason {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::WalWriteFailed,
         Self::WalFlushFailed,
         Self::ControlFileFailed,
         Self::WalCorrupted,
         Self::RingFailed,
         Self::ThreadLost,
+        Self::DataDirectoryLost,
     ];
 
     /// What the process exits with. 1 and 2 are left to ordinary errors and bad usage, 101 to
@@ -48,6 +51,7 @@ impl FatalReason {
             Self::WalCorrupted => 13,
             Self::RingFailed => 14,
             Self::ThreadLost => 15,
+            Self::DataDirectoryLost => 16,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -65,8 +65,24 @@ fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> io::Error 
     move |source| io::Error::new(source.kind(), PathError { action, path: path.to_owned(), source })
 }
 
+/// Opens a file, and nothing else: to open a FIFO waits for who opens its other end.
+fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let no_file = || io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => return Err(at("open file", path)(no_file())),
+        // Whatever is wrong, the open says it too.
+        Ok(_) | Err(_) => {}
+    }
+    let file = options.custom_flags(libc::O_NONBLOCK).open(path).map_err(at("open file", path))?;
+    // It may have changed meanwhile.
+    if !file.metadata().map_err(at("stat file", path))?.is_file() {
+        return Err(at("open file", path)(no_file()));
+    }
+    Ok(file)
+}
+
 fn open_existing(path: &Path) -> io::Result<File> {
-    File::open(path).map_err(at("open file", path))
+    open_regular(path, OpenOptions::new().read(true))
 }
 
 impl Fs for OsFs {
@@ -90,7 +106,9 @@ impl Fs for OsFs {
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        fs::read(path).map_err(at("read file", path))
+        let mut bytes = Vec::new();
+        open_existing(path)?.read_to_end(&mut bytes).map_err(at("read file", path))?;
+        Ok(bytes)
     }
 
     fn read_at(&self, path: &Path, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
@@ -111,7 +129,7 @@ impl Fs for OsFs {
     fn write_at(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(FILE_MODE);
-        let file = options.open(path).map_err(at("open file", path))?;
+        let file = open_regular(path, &mut options)?;
         file.write_all_at(bytes, offset).map_err(at("write to file", path))
     }
 
@@ -228,11 +246,28 @@ mod tests {
         let error = OsFs.read(Path::new("/nowhere/file")).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "could not read file \"/nowhere/file\": No such file or directory"
+            "could not open file \"/nowhere/file\": No such file or directory"
         );
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         assert_eq!(errno(&error), Some(libc::ENOENT));
         assert_eq!(reason(&io::Error::from_raw_os_error(libc::EIO)), "Input/output error");
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_and_never_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for path in [&path, &socket, &dir.path().to_owned()] {
+            let want = format!("could not open file \"{}\": not a regular file", path.display());
+            assert_eq!(OsFs.read(path).unwrap_err().to_string(), want);
+            assert_eq!(OsFs.read_at(path, 0, &mut [0; 8]).unwrap_err().to_string(), want);
+            assert_eq!(OsFs.write_at(path, 0, b"x").unwrap_err().to_string(), want);
+            assert_eq!(OsFs.sync(path).unwrap_err().to_string(), want);
+        }
     }
 
     #[test]

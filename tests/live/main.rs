@@ -5,6 +5,8 @@ mod clients;
 mod command_line;
 mod commit_waits;
 mod console;
+mod damage;
+mod data_directory;
 mod disk;
 mod drivers;
 mod embed;

@@ -41,6 +41,9 @@ pub(crate) struct DiskFaults {
     pub(crate) full_blocks_all: bool,
     /// Flushes that say "done" and did nothing. Outside the fault model.
     pub(crate) lies: bool,
+    /// When the machine or the process stops, a bit changes of what was durable long before. Outside the
+    /// fault model.
+    pub(crate) rots: bool,
 }
 
 /// Written bytes that are not durable.
@@ -430,6 +433,18 @@ impl Disk {
                 lost.extend(change.touches().into_iter().flatten().map(Path::to_path_buf));
             } else {
                 change.apply(&mut self.durable_names);
+            }
+        }
+    }
+
+    /// Changes a bit of a file.
+    pub(crate) fn rot(&mut self, path: &Path, offset: u64) {
+        let Some(file) = self.names.get(path).and_then(|file| self.files.get_mut(file)) else {
+            return;
+        };
+        for content in [&mut file.data, &mut file.durable] {
+            if let Some(byte) = content.get_mut(size(offset)) {
+                *byte ^= 1;
             }
         }
     }

@@ -387,6 +387,7 @@ fn disk(rng: &mut Rng) -> DiskFaults {
         slow: rng.pick(&[0, 0, 2, 20]),
         full_blocks_all: rng.chance(300),
         lies: false,
+        rots: false,
     }
 }
 

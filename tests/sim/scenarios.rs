@@ -447,6 +447,20 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         expect: Expect::Well(|stats| stats.rebuilt > 1 && stats.commits > 200),
     },
     Scenario {
+        name: "own_wal_with_a_flipped_bit_in_the_middle_is_not_started_from",
+        plan: || {
+            let mut plan = Plan {
+                faults: vec![(Fault::HubPower, 1), (Fault::HubKill, 1)],
+                faults_ns: 60_000_000_000,
+                fault_pause_ns: (1_000_000_000, 3_000_000_000),
+                ..Plan::calm_own(28)
+            };
+            plan.disks[0].rots = true;
+            plan
+        },
+        expect: Expect::Caught(&["cannot start: WAL that was durable is damaged in file"]),
+    },
+    Scenario {
         name: "own_wal_on_a_disk_that_lies_is_noticed",
         plan: || {
             let mut plan = Plan {

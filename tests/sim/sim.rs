@@ -36,6 +36,8 @@ const SECOND: u64 = 1_000_000_000;
 /// More events than any run has: a core that never sleeps would make as many.
 const EVENTS_MAX: u64 = 3_000_000;
 const STANDBY_MACHINES: usize = 100;
+/// Bytes that a segment has before any of them rot: the first half was durable long before.
+const ROT_BYTES_MIN: u64 = 256 << 10;
 
 fn hub_machine(hub: usize) -> usize {
     1 + hub
@@ -591,10 +593,22 @@ impl Sim {
         if hub == 0 {
             self.restore.handle_death(&self.hubs[0].fs, now);
         }
+        self.rot(hub);
         self.down_until[hub] = now + self.chaos.log_range(SECOND / 100, 5 * SECOND);
         world.at(self.down_until[hub], Event::Wake(Actor::Control(hub), None));
         drop(world);
         self.take_answers()
+    }
+
+    /// Damages WAL in the middle of the hub's last segment, if its disk is such a one.
+    fn rot(&self, hub: usize) {
+        let (claimed, size) = (self.hubs[hub].claimed, self.plan.segment_size);
+        let begun = size.offset(claimed);
+        if self.hubs[hub].fs.disk().faults.rots && begun > ROT_BYTES_MIN {
+            let name = SegNo::of_start(claimed, size).file_name(TimelineId::FIRST, size);
+            let path = self.hubs[hub].wal_dir().join(name);
+            self.hubs[hub].fs.disk().rot(&path, begun / 2);
+        }
     }
 
     fn start_hub(&mut self, hub: usize) -> Result<(), String> {

@@ -193,9 +193,17 @@ impl Hub {
     /// # Panics
     /// When it runs already.
     pub fn spawn(&mut self) {
+        self.spawn_with(self.serve_arguments());
+    }
+
+    /// As [`Hub::spawn`], with other arguments.
+    ///
+    /// # Panics
+    /// When it runs already.
+    pub fn spawn_with(&mut self, arguments: Vec<OsString>) {
         assert!(self.process.is_none(), "{} runs already", self.name);
         let mut serve = command(binary());
-        serve.args(self.serve_arguments());
+        serve.args(arguments);
         self.process = Some(Process::spawn(&self.name, &mut serve, &self.log));
     }
 

@@ -124,7 +124,7 @@ impl Log {
         let data_dir = DataDir::open_or_create(&options.data_dir)
             .map_err(|report| anyhow::anyhow!(report.message))?;
         let reloader = Reloader::new(sources, settings.clone());
-        let config = ServeConfig { data_dir, settings, reloader };
+        let config = ServeConfig { data_dir, settings, reloader, accept_loss_after: None };
         let (requests, from_owner) = mpsc::unbounded_channel();
         let (opened, is_open) = channel::channel();
         let body = move || {

@@ -8,6 +8,7 @@ mod cores;
 mod notify;
 mod shared_loop;
 mod title;
+mod verifier;
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use walhub_engine::files::OsFs;
 use walhub_engine::mailbox::Sender;
-use walhub_proto::lsn::SystemIdentifier;
+use walhub_proto::lsn::{Lsn, SystemIdentifier};
 use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegmentSize;
 
@@ -32,13 +33,14 @@ use crate::datadir::{DataDir, Status};
 use crate::hub::front::{Front, SenderAddress};
 use crate::hub::handle::Hub as _;
 use crate::hub::messages::{StopMode, ToControl, ToWal, Upstream};
-use crate::hub::recover::{NewCluster, Recovered, create_cluster, recover};
+use crate::hub::recover::{Choices, NewCluster, Recovered, create_cluster, recover, recover_as};
 use crate::settings::{Reloader, Settings};
 use crate::signals::{Request, ShutdownMode, Signals};
 use cores::Cores;
 use notify::Notify;
 use shared_loop::SharedLoop;
 use title::Title;
+use verifier::Verifier;
 
 /// What a server starts with.
 #[derive(Debug)]
@@ -49,6 +51,8 @@ pub struct ServeConfig {
     pub settings: Settings,
     /// Reads them again.
     pub reloader: Reloader,
+    /// Damaged WAL after this position is given up.
+    pub accept_loss_after: Option<Lsn>,
 }
 
 /// How often the process title is brought up to date.
@@ -111,6 +115,7 @@ pub(crate) struct Ready {
     listener: Listener,
     from_hub: mpsc::UnboundedReceiver<ToControl>,
     shared_loop: Option<SharedLoop>,
+    verifier: Option<Verifier>,
     data_dir: DataDir,
 }
 
@@ -120,7 +125,10 @@ impl Ready {
         config: ServeConfig,
         listen: impl FnOnce(&Settings) -> io::Result<Listener>,
     ) -> anyhow::Result<Self> {
-        let ServeConfig { data_dir, settings, reloader } = config;
+        let ServeConfig { mut data_dir, settings, reloader, accept_loss_after } = config;
+        data_dir.watch().with_context(|| {
+            format!("could not watch data directory \"{}\"", data_dir.path().display())
+        })?;
         let settings = Arc::new(settings);
         if !settings.primary_conninfo.is_empty() {
             parse_conninfo(&settings.primary_conninfo)
@@ -129,7 +137,8 @@ impl Ready {
         walhub_engine::uring::io_uring_check()?;
         // One that was left is not meant for this life. PostgreSQL: RemovePromoteSignalFiles.
         let _stale = data_dir.take_promote_file();
-        let recovered = recover_or_create(&data_dir, &settings)?;
+        let recovered = recover_or_create(&data_dir, &settings, accept_loss_after)?;
+        let recovered_to = recovered.wal.as_ref().map(|wal| wal.end);
         let is_primary = recovered.is_primary();
         let (to_control, from_hub) = mpsc::unbounded_channel();
         let disk = cores::choose_disk(data_dir.path(), &settings)?;
@@ -159,7 +168,9 @@ impl Ready {
             notices: Notices::default(),
         };
         let shared_loop = cores.shared_loop;
-        Ok(Self { server, listener, from_hub, shared_loop, data_dir })
+        let verifier = recovered_to
+            .map(|to| Verifier::start(data_dir.path().to_owned(), to, Arc::clone(&cores.shared)));
+        Ok(Self { server, listener, from_hub, shared_loop, verifier, data_dir })
     }
 
     /// The hub, for who is in the same process.
@@ -174,7 +185,7 @@ impl Ready {
 
     /// Serves until the owner stops it.
     pub(crate) fn run(self, owner: Owner) -> anyhow::Result<ExitCode> {
-        let Self { server, listener, from_hub, shared_loop, data_dir } = self;
+        let Self { server, listener, from_hub, shared_loop, verifier: _verifier, data_dir } = self;
         tokio_uring::start(async {
             if let Some(shared_loop) = shared_loop {
                 tokio::task::spawn_local(shared_loop.run(Arc::clone(&server.front)));
@@ -185,9 +196,14 @@ impl Ready {
 }
 
 /// Reads what is there. Without an upstream, a new data directory becomes a primary's.
-fn recover_or_create(data_dir: &DataDir, settings: &Settings) -> anyhow::Result<Recovered> {
+fn recover_or_create(
+    data_dir: &DataDir,
+    settings: &Settings,
+    accept_loss_after: Option<Lsn>,
+) -> anyhow::Result<Recovered> {
     let has_upstream = !settings.primary_conninfo.is_empty();
-    let recovered = recover(&OsFs, data_dir.path())?;
+    let choices = Choices { accept_loss_after, has_upstream };
+    let recovered = recover_as(&OsFs, data_dir.path(), &choices)?;
     if recovered.is_promoted() && has_upstream {
         tracing::warn!(
             detail = "It writes WAL of its own, on a timeline of its own.",

@@ -15,7 +15,7 @@ pub use violation::{Numbers, WalViolation};
 use crate::lsn::{Lsn, SystemIdentifier, TimelineId};
 use crate::page::{
     FIRST_IS_CONTRECORD, FIRST_IS_OVERWRITE_CONTRECORD, LONG_HEADER_LEN, PAGE_BYTES, PAGE_LEN,
-    PageHeader, PageWant, WalVersion, header_len,
+    PageHeader, PageWant, SHORT_HEADER_LEN, WalVersion, header_len,
 };
 use crate::segment::SegmentSize;
 
@@ -38,6 +38,9 @@ pub const RM_XLOG: u8 = 0;
 pub const XLOG_SWITCH: u8 = 0x40;
 /// The part of `xl_info` that is the resource manager's. PostgreSQL: `~XLR_INFO_MASK`.
 pub const RMGR_INFO_MASK: u8 = 0xF0;
+
+/// Bytes at the end of a short page header that mean nothing.
+const VOID_LEN: usize = 4;
 
 const _: () = assert!(RECORD_HEADER_LEN == 4 + 4 + 8 + 1 + 1 + 2 + 4);
 const _: () = assert!(RECORD_LEN_MIN as usize == RECORD_HEADER_LEN);
@@ -132,6 +135,8 @@ pub struct RecordReader {
     unseen_end: Option<Lsn>,
     /// Where the filling begins, when the last record is a segment switch.
     filling: Option<Lsn>,
+    /// Filling from here on is passed over unlooked at.
+    filling_checked_to: Lsn,
     /// Reading began on a page boundary, in what may be the middle of a record.
     may_begin_inside: bool,
     phase: Phase,
@@ -164,6 +169,7 @@ impl RecordReader {
             last_record: None,
             unseen_end: None,
             filling: None,
+            filling_checked_to: Lsn::MAX,
             may_begin_inside: on_page == 0,
             phase: Phase::Header { got: 0 },
             page_header: [0; LONG_HEADER_LEN],
@@ -217,6 +223,24 @@ impl RecordReader {
         self.want.timeline = Some(timeline);
     }
 
+    /// Reading begins at `next`, in the filling after a segment switch, which began at `filling`.
+    #[must_use]
+    pub const fn with_filling(mut self, filling: Lsn, next: Lsn) -> Self {
+        self.filling = Some(filling);
+        self.phase = Phase::Switched;
+        self.next = next;
+        self.verified = next;
+        self
+    }
+
+    /// Of the filling after a segment switch only what lies before `lsn` must be zeros: what a crash has
+    /// interrupted may have left anything there.
+    #[must_use]
+    pub const fn with_filling_checked_to(mut self, lsn: Lsn) -> Self {
+        self.filling_checked_to = lsn;
+        self
+    }
+
     /// Position of the byte that must be fed next.
     #[must_use]
     pub const fn next_lsn(&self) -> Lsn {
@@ -239,7 +263,8 @@ impl RecordReader {
     }
 
     /// Where the filling begins, when the last record is a segment switch. It has no checksum, but
-    /// nothing except zeros. PostgreSQL: `CopyXLogRecordToWAL`.
+    /// nothing except zeros, page headers included: any other byte is refused.
+    /// PostgreSQL: `CopyXLogRecordToWAL`.
     #[must_use]
     pub const fn filling(&self) -> Option<Lsn> {
         self.filling
@@ -293,8 +318,7 @@ impl RecordReader {
         self.want.version.into_iter().for_each(|version| sink.version(version));
         while !bytes.is_empty() {
             let result = if matches!(self.phase, Phase::Switched) {
-                self.skip_to_segment_end(&mut bytes);
-                Ok(())
+                self.read_filling(&mut bytes)
             } else if self.in_page_header() {
                 self.read_page_header(&mut bytes, sink)
             } else {
@@ -319,16 +343,25 @@ impl RecordReader {
     }
 
     /// PostgreSQL pretends that the switch record extends to the end of its segment.
-    fn skip_to_segment_end(&mut self, bytes: &mut &[u8]) {
+    fn read_filling(&mut self, bytes: &mut &[u8]) -> Result<(), WalViolation> {
         let size = self.want.segment_size.bytes();
         let left = size - self.want.segment_size.offset(self.next);
         let taken = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
-        *bytes = bytes.split_at(taken).1;
+        let (filling, rest) = bytes.split_at(taken);
+        let checked = self.filling_checked_to.0.saturating_sub(self.next.0);
+        let checked = usize::try_from(checked).map_or(taken, |checked| checked.min(taken));
+        if let Some((zeros, got)) = first_non_zero(filling.split_at(checked).0) {
+            self.advance(zeros);
+            self.verified = self.next;
+            return Err(WalViolation::Filling { at: self.next, got });
+        }
+        *bytes = rest;
         self.advance(taken);
         self.verified = self.next;
         if self.want.segment_size.offset(self.next) == 0 {
             self.phase = Phase::Header { got: 0 };
         }
+        Ok(())
     }
 
     fn read_page_header(
@@ -349,17 +382,31 @@ impl RecordReader {
         // to be long is refused before that is looked at.
         let Some(header) = PageHeader::decode(&self.page_header) else { return Ok(()) };
         header.check(page, &self.want).map_err(WalViolation::Page)?;
+        self.check_void(page)?;
         self.want.version = WalVersion::from_magic(header.magic);
         self.want.version.into_iter().for_each(|version| sink.version(version));
         self.want.tli_min = TimelineId::new(header.tli).unwrap_or(TimelineId::FIRST);
         self.enter_page(page, &header)
     }
 
+    /// What no checksum covers and nobody uses is zero. PostgreSQL: `AdvanceXLInsertBuffer` clears a page
+    /// before anything is put on it.
+    fn check_void(&self, page: Lsn) -> Result<(), WalViolation> {
+        let at = page + len_u64(SHORT_HEADER_LEN - VOID_LEN);
+        let void = self.page_header.get(SHORT_HEADER_LEN - VOID_LEN..SHORT_HEADER_LEN);
+        match void.and_then(first_non_zero) {
+            Some((zeros, got)) => Err(WalViolation::Filling { at: at + len_u64(zeros), got }),
+            None => Ok(()),
+        }
+    }
+
     /// Relates what was under way at the end of the last page to how this page says it begins.
     fn enter_page(&mut self, page: Lsn, header: &PageHeader) -> Result<(), WalViolation> {
         let first = core::mem::replace(&mut self.may_begin_inside, false);
         let left = match self.phase {
-            Phase::Header { got: 0 } if !header.has(FIRST_IS_CONTRECORD) => return Ok(()),
+            Phase::Header { got: 0 } if !header.has(FIRST_IS_CONTRECORD) => {
+                return nothing_left(page, header);
+            }
             Phase::Header { got: 0 } if !first => {
                 return Err(WalViolation::ContrecordRequested { at: self.next });
             }
@@ -377,7 +424,7 @@ impl RecordReader {
             // The rest of the record was lost in a crash; this page begins with a new one, which
             // points back to the last whole one.
             self.phase = Phase::Header { got: 0 };
-            return Ok(());
+            return nothing_left(page, header);
         }
         let at = self.record.start;
         if !header.has(FIRST_IS_CONTRECORD) {
@@ -412,9 +459,16 @@ impl RecordReader {
                 sink.body(&self.record, taken);
                 (taken.len(), less(left, taken.len()))
             }
-            Phase::Unseen { left } | Phase::Padding { left } => {
+            Phase::Unseen { left } => {
                 let taken = at_most(left, on_page).len();
                 (taken, less(left, taken))
+            }
+            Phase::Padding { left } => {
+                let taken = at_most(left, on_page);
+                if let Some((zeros, got)) = first_non_zero(taken) {
+                    return Err(WalViolation::Filling { at: self.next + len_u64(zeros), got });
+                }
+                (taken.len(), less(left, taken.len()))
             }
             Phase::Switched => unreachable!("skipped by the caller"),
         };
@@ -561,6 +615,25 @@ fn len_u64(len: usize) -> u64 {
 /// `left` less `bytes`, which is never more.
 fn less(left: u32, bytes: usize) -> u32 {
     u32::try_from(bytes).map_or(0, |bytes| left.saturating_sub(bytes))
+}
+
+/// A page that begins with a record of its own has nothing left of another.
+fn nothing_left(page: Lsn, header: &PageHeader) -> Result<(), WalViolation> {
+    match header.rem_len {
+        0 => Ok(()),
+        got => Err(WalViolation::ContrecordLength { at: page, page, got, want: 0 }),
+    }
+}
+
+/// How many zeros `bytes` begin with, and the byte after them; `None` when there is nothing else.
+fn first_non_zero(bytes: &[u8]) -> Option<(usize, u8)> {
+    // Whole pieces are looked at without a branch for each byte.
+    let zeros =
+        bytes.chunks(64).take_while(|piece| piece.iter().fold(0, |or, byte| or | byte) == 0);
+    let passed: usize = zeros.map(<[u8]>::len).sum();
+    let rest = bytes.get(passed..).unwrap_or_default();
+    let (more, &got) = rest.iter().enumerate().find(|(_, byte)| **byte != 0)?;
+    Some((passed + more, got))
 }
 
 /// The first `max` bytes, or all when there are fewer.

@@ -12,12 +12,14 @@
 mod control;
 mod end_of_wal;
 mod facts;
+mod mark;
 
 pub use control::{
     CONTROL_COPY_LEN, CONTROL_FILE_LEN, ControlFile, ControlFileError, ControlSlot,
     SERVER_VERSION_BYTES_MAX,
 };
 pub use end_of_wal::{EndOfWal, ReadWant, StopReason, WalEnd};
+pub use mark::{DurableMark, MARK_LEN};
 
 pub use crate::rmgr::counters::CheckpointSeen;
 
@@ -165,12 +167,9 @@ impl fmt::Display for RecoveryError {
                     "WAL that was durable is damaged: segment {file}, valid up to {end}, \
                      durable up to {bound}: {reason}"
                 )?;
-                match reason {
-                    StopReason::Violation(violation) => write!(f, " ({})", violation.numbers()),
-                    StopReason::FileEnd { .. }
-                    | StopReason::Unverifiable { .. }
-                    | StopReason::SegmentsEnd
-                    | StopReason::Switchpoint { .. } => Ok(()),
+                match reason.numbers() {
+                    Some(numbers) => write!(f, " ({numbers})"),
+                    None => Ok(()),
                 }
             }
         }

@@ -89,6 +89,8 @@ states! {
     IO_ERROR = "58030";
     /// undefined_file
     UNDEFINED_FILE = "58P01";
+    /// lock_file_exists
+    LOCK_FILE_EXISTS = "F0001";
     /// internal_error
     INTERNAL_ERROR = "XX000";
     /// data_corrupted

@@ -1,4 +1,5 @@
-//! The command line: `walhub init | serve | status | stop | reload | promote | demo | tune | doctor | settings`.
+//! The command line: `walhub init | serve | status | stop | reload | promote | verify | demo | tune | doctor |
+//! settings`.
 //!
 //! Unlike PostgreSQL, walhub runs as root when told to: it executes nothing that a client sends. A
 //! service should name a user of its own all the same.
@@ -6,6 +7,7 @@
 mod ctl;
 mod doctor;
 mod tune;
+mod verify;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -13,12 +15,14 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use walhub_proto::lsn::Lsn;
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 
 use crate::datadir::{CONFIG_FILE, DataDir};
 use crate::demo::{self, DemoArgs};
+use crate::hub::recover::RecoverError;
 use crate::logging::{self, LogConfig};
 use crate::server::{self, ServeConfig};
 use crate::settings::definition::Unit;
@@ -52,6 +56,8 @@ enum Command {
     Reload(DataDirArgs),
     /// Make the standby that runs in a data directory the primary of its WAL.
     Promote(PromoteArgs),
+    /// Read all WAL in a data directory, and tell which segments are damaged. A server may run in it.
+    Verify(DataDirArgs),
     /// Ship WAL through a hub on this machine, and show how it went.
     Demo(DemoArgs),
     /// Check, apply and undo kernel settings that suit walhub.
@@ -99,6 +105,10 @@ struct ServeArgs {
     /// Set a setting; wins over the configuration file.
     #[arg(short = 'c', value_name = "NAME=VALUE", value_parser = parse_assignment)]
     assignments: Vec<(String, String)>,
+    /// Give up damaged WAL after this position, which a start that was refused has named: it is moved
+    /// aside. Has no effect when nothing is damaged there.
+    #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
+    accept_loss_after: Option<Lsn>,
 }
 
 #[derive(Args, Debug)]
@@ -144,6 +154,7 @@ pub fn main() -> ExitCode {
             let wait = (!args.no_wait).then_some(args.timeout);
             ctl::promote(&args.data_dir.path(), wait, &mut io::stdout())
         }
+        Command::Verify(args) => verify::run(&args.path(), &mut io::stdout()),
         Command::Demo(args) => demo::run(&args).unwrap_or_else(|error| {
             let _ = writeln!(io::stderr(), "walhub: {error:#}");
             ExitCode::FAILURE
@@ -186,6 +197,10 @@ fn parse_listen(text: &str) -> Result<(String, String), String> {
         None if address.is_empty() || address.contains(':') => Err(wrong),
         None => Ok((address.to_owned(), port.to_owned())),
     }
+}
+
+fn parse_lsn(text: &str) -> Result<Lsn, String> {
+    text.parse().map_err(|_| format!("\"{text}\" is no WAL position such as 0/3000148"))
 }
 
 /// Reads a size in bytes by PostgreSQL's grammar; a bare number is megabytes.
@@ -279,8 +294,13 @@ fn serve(args: ServeArgs) -> ExitCode {
         std::env::consts::OS
     ));
     let reloader = Reloader::new(sources, settings.clone());
-    server::run(ServeConfig { data_dir, settings, reloader }).unwrap_or_else(|error| {
-        logging::report(&Report::fatal(SqlState::INTERNAL_ERROR, format!("{error:#}")));
+    let accept_loss_after = args.accept_loss_after;
+    let config = ServeConfig { data_dir, settings, reloader, accept_loss_after };
+    server::run(config).unwrap_or_else(|error| {
+        logging::report(&match error.downcast_ref() {
+            Some(RecoverError::Damaged(damage)) => damage.report(),
+            _ => Report::fatal(SqlState::INTERNAL_ERROR, format!("{error:#}")),
+        });
         ExitCode::FAILURE
     })
 }

@@ -1,16 +1,19 @@
 //! The data directory: its creation, permissions, lock and pid file.
 //!
 //! A directory is walhub's when it holds [`MARKER`], which is written before anything else. One
-//! server at a time holds a lock on [`PID_FILE`]; the lock, not the process id in the file, says
-//! whether a server is running, so that a file left by a crash cannot be mistaken for a server, nor
-//! a process that happens to have its id.
+//! server at a time has the directory itself locked (`lock`), and [`PID_FILE`] for who looks whether a
+//! server runs; the locks, not the process id in the file, say so: a file left by a crash cannot be
+//! mistaken for a server, nor a process that happens to have its id. A server whose directory or pid file
+//! is removed or replaced ends at once (`watch`).
 //!
 //! PostgreSQL: `checkDataDir`, `CreateLockFile`, `AddToDataDirLockFile`
 //! (src/backend/utils/init/miscinit.c), src/include/utils/pidfile.h.
 
+mod lock;
 mod pidfile;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
@@ -21,6 +24,8 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 
 use crate::logging::os_error;
+use lock::{DirLock, Inode};
+use watch::{Claim, Watch};
 
 pub use pidfile::{PidFile, PidFileLines, Status};
 
@@ -42,10 +47,14 @@ const USER_FILES: [&str; 3] = [CONFIG_FILE, "pg_hba.conf", "userlist.txt"];
 const GROUP_AND_WORLD: u32 = 0o077;
 
 /// A data directory that this process has locked.
+///
+/// Dropped in the order of its fields: the lock goes last.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
+    watch: Option<Watch>,
     pid_file: PidFile,
+    lock: DirLock,
 }
 
 impl DataDir {
@@ -57,6 +66,10 @@ impl DataDir {
         let path = create(path)?;
         check_owner_and_permissions(&path)?;
         claim(&path)?;
+        let marker = path.join(MARKER);
+        let lock = DirLock::take(&path, &marker)
+            .map_err(|error| io_report("could not lock data directory", &path, &error))?
+            .ok_or_else(|| Box::new(pidfile::in_use(&path)))?;
         let pid_file = PidFile::lock(&path)?;
         for name in SUBDIRECTORIES {
             let directory = path.join(name);
@@ -64,7 +77,26 @@ impl DataDir {
                 .map_err(|error| io_report("could not create directory", &directory, &error))?;
         }
         sync_directory(&path)?;
-        Ok(Self { path, pid_file })
+        Ok(Self { path, watch: None, pid_file, lock })
+    }
+
+    /// Ends the process from now on when the directory or its pid file is removed, or another's is at its
+    /// path.
+    ///
+    /// # Errors
+    /// As the operating system's.
+    pub fn watch(&mut self) -> io::Result<()> {
+        let lines = self.pid_file.lines();
+        let pg_wal = Inode::at(&self.pg_wal())?;
+        let claim = Claim {
+            path: self.path.clone(),
+            directory: self.lock.inode()?,
+            pg_wal: pg_wal.ok_or(io::ErrorKind::NotFound)?,
+            pid: lines.pid,
+            start_time: lines.start_time,
+        };
+        self.watch = Some(Watch::start(claim)?);
+        Ok(())
     }
 
     /// Where it is, as an absolute path.

@@ -5,19 +5,16 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 
+use super::lock::{Inode, LOCK_ATTEMPTS_MAX, LOCK_RETRY};
 use super::{PID_FILE, io_report};
-
-/// `walhub status` holds the lock for a moment while it looks, so one refusal says nothing yet.
-const LOCK_ATTEMPTS_MAX: u32 = 10;
-const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// State of the server, as the pid file tells it. PostgreSQL: `PM_STATUS_STARTING` and its kin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -114,7 +111,7 @@ impl PidFile {
         let path = data_dir.join(PID_FILE);
         let file = lock_file(&path)
             .map_err(|error| io_report("could not lock file", &path, &error))?
-            .ok_or_else(|| Box::new(in_use(data_dir, &path)))?;
+            .ok_or_else(|| Box::new(in_use(data_dir)))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let lines = PidFileLines {
             pid: std::process::id(),
@@ -126,6 +123,11 @@ impl PidFile {
         this.update(|_| ())
             .map_err(|error| io_report("could not write lock file", &this.path, &error))?;
         Ok(this)
+    }
+
+    /// What the file tells.
+    pub(super) fn lines(&self) -> PidFileLines {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes what the file tells.
@@ -184,8 +186,11 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // Removed while still locked: whoever waits for the lock sees that the file is gone.
-        let _ = fs::remove_file(&self.path);
+        // Removed while still locked: whoever waits for the lock sees that the file is gone. Not if it is
+        // another server's by now.
+        if is_the_file_at(&self.file, &self.path).unwrap_or(false) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -217,20 +222,24 @@ fn lock_file(path: &Path) -> io::Result<Option<File>> {
 }
 
 fn is_the_file_at(file: &File, path: &Path) -> io::Result<bool> {
-    let ours = file.metadata()?;
-    match fs::metadata(path) {
-        Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+    Ok(Inode::at(path)? == Some(Inode::of_file(file)?))
 }
 
-/// PostgreSQL: `CreateLockFile`.
-fn in_use(data_dir: &Path, path: &Path) -> Report {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let report =
-        Report::fatal(SqlState::OBJECT_IN_USE, format!("lock file \"{PID_FILE}\" already exists"));
+/// PostgreSQL: `CreateLockFile`; without the file, `PGSharedMemoryCreate`, which finds the server by what
+/// else it holds.
+pub(super) fn in_use(data_dir: &Path) -> Report {
+    let text = fs::read_to_string(data_dir.join(PID_FILE)).ok();
     let directory = data_dir.display();
+    let state = SqlState::LOCK_FILE_EXISTS;
+    let Some(text) = text else {
+        let message = format!("could not lock data directory \"{directory}\": a server uses it");
+        return Report::fatal(state, message)
+            .detail(format!("Its lock file \"{PID_FILE}\" has been removed."))
+            .hint(format!(
+                "Terminate any old server processes associated with data directory \"{directory}\"."
+            ));
+    };
+    let report = Report::fatal(state, format!("lock file \"{PID_FILE}\" already exists"));
     report.hint(match PidFileLines::parse(&text) {
         Some(lines) => format!(
             "Is another walhub (PID {}) running in data directory \"{directory}\"?",

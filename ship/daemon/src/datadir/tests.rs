@@ -166,3 +166,114 @@ fn looking_at_a_directory_does_not_stop_a_server_from_starting() {
     });
     assert!(server.is_ok());
 }
+
+#[test]
+fn a_second_server_is_refused_when_the_pid_file_was_removed() {
+    let root = private_dir();
+    let first = DataDir::open_or_create(root.path()).unwrap();
+    fs::remove_file(root.path().join(PID_FILE)).unwrap();
+    let report = refusal(root.path());
+    let shown = first.path().display();
+    assert_eq!(
+        report.message,
+        format!("could not lock data directory \"{shown}\": a server uses it")
+    );
+    assert_eq!(report.sqlstate, SqlState::LOCK_FILE_EXISTS);
+    assert!(report.hint.unwrap().contains("Terminate any old server processes"));
+    // Nor does it help to take the marker away.
+    fs::remove_file(root.path().join(MARKER)).unwrap();
+    assert!(refusal(root.path()).message.ends_with("exists but is not empty"));
+    fs::write(root.path().join(MARKER), "1\n").unwrap();
+    assert_eq!(refusal(root.path()).sqlstate, SqlState::LOCK_FILE_EXISTS);
+    drop(first);
+    drop(DataDir::open_or_create(root.path()).unwrap());
+}
+
+#[test]
+fn where_a_directory_cannot_be_locked_its_marker_is() {
+    let root = private_dir();
+    drop(DataDir::open_or_create(root.path()).unwrap());
+    let elsewhere = File::open(root.path().join(MARKER)).unwrap();
+    elsewhere.lock().unwrap();
+    assert_eq!(refusal(root.path()).sqlstate, SqlState::LOCK_FILE_EXISTS);
+}
+
+#[test]
+fn a_directory_that_moved_takes_its_lock_along() {
+    let root = private_dir();
+    let (path, moved) = (root.path().join("hub"), root.path().join("moved"));
+    let first = DataDir::open_or_create(&path).unwrap();
+    fs::rename(&path, &moved).unwrap();
+    let second = DataDir::open_or_create(&path).unwrap();
+    assert_eq!(refusal(&moved).sqlstate, SqlState::LOCK_FILE_EXISTS);
+    // The pid file at its path is another's now, and stays.
+    drop(first);
+    assert!(PidFile::of_running_server(&path).unwrap().is_some());
+    drop(second);
+    assert!(!path.join(PID_FILE).exists());
+}
+
+fn claim_of(dir: &DataDir) -> Claim {
+    let lines = dir.pid_file().lines();
+    Claim {
+        path: dir.path().to_owned(),
+        directory: dir.lock.inode().unwrap(),
+        pg_wal: Inode::at(&dir.pg_wal()).unwrap().unwrap(),
+        pid: lines.pid,
+        start_time: lines.start_time,
+    }
+}
+
+#[test]
+fn a_server_whose_directory_or_pid_file_is_anothers_must_not_go_on() {
+    type Change = fn(&Path);
+    let changes: [(&str, Change); 10] = [
+        ("has been removed", |path| fs::remove_dir_all(path).unwrap()),
+        ("has been removed", |path| fs::rename(path, path.with_extension("old")).unwrap()),
+        ("has been replaced", |path| {
+            fs::rename(path, path.with_extension("old")).unwrap();
+            fs::create_dir(path).unwrap();
+        }),
+        ("has been removed", |path| fs::remove_dir_all(path.join("pg_wal")).unwrap()),
+        ("has been replaced", |path| {
+            fs::rename(path.join("pg_wal"), path.join("old")).unwrap();
+            fs::create_dir(path.join("pg_wal")).unwrap();
+        }),
+        ("walhub.pid\" has been removed", |path| fs::remove_file(path.join(PID_FILE)).unwrap()),
+        ("contains wrong PID: 1 instead of", |path| {
+            fs::write(path.join(PID_FILE), "1\n").unwrap();
+        }),
+        ("contains wrong PID: 0 instead of", |path| {
+            fs::write(path.join(PID_FILE), "").unwrap();
+        }),
+        ("is that of another server", |path| {
+            let text = format!("{}\n{}\n12345\n", std::process::id(), path.display());
+            fs::write(path.join(PID_FILE), text).unwrap();
+        }),
+        ("contains wrong PID: 0 instead of", |path| {
+            fs::remove_file(path.join(PID_FILE)).unwrap();
+            rustix::fs::mkfifoat(rustix::fs::CWD, path.join(PID_FILE), 0o600.into()).unwrap();
+        }),
+    ];
+    for (want, change) in changes {
+        let root = private_dir();
+        let dir = DataDir::open_or_create(&root.path().join("hub")).unwrap();
+        let claim = claim_of(&dir);
+        assert_eq!(claim.violation().unwrap(), None);
+        change(dir.path());
+        let violation = claim.violation().unwrap().expect(want);
+        assert!(violation.contains(want), "{violation}");
+    }
+}
+
+#[test]
+fn a_server_goes_on_when_its_pid_file_is_written_anew() {
+    let root = private_dir();
+    let dir = DataDir::open_or_create(root.path()).unwrap();
+    let claim = claim_of(&dir);
+    dir.pid_file().set_status(Status::Ready).unwrap();
+    let text = fs::read(root.path().join(PID_FILE)).unwrap();
+    fs::remove_file(root.path().join(PID_FILE)).unwrap();
+    fs::write(root.path().join(PID_FILE), text).unwrap();
+    assert_eq!(claim.violation().unwrap(), None);
+}

@@ -25,6 +25,7 @@ pub mod ship_core;
 mod sync;
 pub mod synced;
 pub mod tail;
+pub mod verify;
 pub mod wal_core;
 pub mod wal_reader;
 pub mod writer;

@@ -2,6 +2,10 @@
 //!
 //! Not here: what it means (`walhub_proto::recovery`).
 
+mod damage;
+mod heads;
+mod mark;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -10,11 +14,11 @@ use std::path::{Path, PathBuf};
 use walhub_engine::crc::crc32c;
 use walhub_engine::io::{DirEntry, Fs};
 use walhub_proto::history::{self, TimelineHistory};
-use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use walhub_proto::page::{LONG_HEADER_LEN, PAGE_BYTES, PageHeader, SHORT_HEADER_LEN, WalVersion};
 use walhub_proto::recovery::{
-    self, CONTROL_COPY_LEN, CheckpointSeen, ControlFile, ControlFileError, EndOfWal, FoundSegment,
-    RecoveryError, RecoveryPlan, WalEnd,
+    self, CONTROL_COPY_LEN, CheckpointSeen, ControlFile, ControlFileError, DurableMark, EndOfWal,
+    FoundSegment, RecoveryError, RecoveryPlan, StopReason, WalEnd,
 };
 use walhub_proto::rmgr::counters::Counters;
 use walhub_proto::rmgr::facts::{DatabaseFacts, Facts};
@@ -22,10 +26,19 @@ use walhub_proto::segment::{SegNo, SegmentSize};
 use walhub_proto::slot::{Slot, decode_slot};
 
 use super::messages::Timelines;
+use super::shared::DamagedSegment;
+use super::writer::is_disk_full;
+use damage::Wal;
+
+pub use damage::Damage;
+pub use heads::head_fault;
+pub use mark::{MARK_FILE, read_mark, write_mark};
 
 /// The control file's name in the data directory.
 pub const CONTROL_FILE: &str = "walhub.control";
 const BLOCK_BYTES: u64 = 4096;
+const LONG_HEADER_BYTES: u64 = 40;
+const _: () = assert!(LONG_HEADER_BYTES == LONG_HEADER_LEN as u64);
 /// Bytes of one read of a segment.
 const SCAN_LEN: usize = 1 << 20;
 
@@ -82,6 +95,15 @@ pub fn has_database(control: &ControlFile) -> bool {
     !control.server_version.contains(MADE_HERE)
 }
 
+/// What the operator has said about a start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Choices {
+    /// Damaged WAL after this position is given up.
+    pub accept_loss_after: Option<Lsn>,
+    /// There is an upstream, from which WAL can be received again.
+    pub has_upstream: bool,
+}
+
 /// What a start-up found.
 #[derive(Debug, Default)]
 pub struct Recovered {
@@ -136,6 +158,10 @@ pub struct RecoveredWal {
     pub last_open: Option<u32>,
     /// The newest checkpoint record that was read.
     pub checkpoint: Option<CheckpointSeen>,
+    /// WAL up to here was durable once, and has to be received again.
+    pub lost_to: Option<Lsn>,
+    /// Segments that must not be served.
+    pub damaged: Vec<DamagedSegment>,
 }
 
 impl RecoveredWal {
@@ -161,6 +187,8 @@ impl RecoveredWal {
             facts: Facts::default(),
             last_open: None,
             checkpoint: None,
+            lost_to: None,
+            damaged: Vec::new(),
         }
     }
 }
@@ -203,6 +231,8 @@ pub enum RecoverError {
         /// What is not known.
         unknown: &'static str,
     },
+    /// WAL that was durable is damaged.
+    Damaged(Box<Damage>),
 }
 
 impl From<RecoveryError> for RecoverError {
@@ -239,6 +269,7 @@ impl fmt::Display for RecoverError {
             Self::OwnWal { unknown } => {
                 write!(f, "neither control file \"{CONTROL_FILE}\" nor the WAL says {unknown}")
             }
+            Self::Damaged(damage) => write!(f, "{damage}"),
         }
     }
 }
@@ -250,6 +281,18 @@ impl std::error::Error for RecoverError {}
 /// # Errors
 /// When the directory cannot be read or is damaged: starting from it would lose or alter WAL.
 pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> {
+    recover_as(fs, data_dir, &Choices { accept_loss_after: None, has_upstream: true })
+}
+
+/// As [`recover`], as the operator has chosen.
+///
+/// # Errors
+/// As [`recover`].
+pub fn recover_as(
+    fs: &dyn Fs,
+    data_dir: &Path,
+    choices: &Choices,
+) -> Result<Recovered, RecoverError> {
     let wal_dir = data_dir.join("pg_wal");
     let Some(control) = read_control(fs, data_dir)? else {
         let has_wal = fs
@@ -261,9 +304,8 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         }
         return Ok(Recovered { slots: read_slots(fs, data_dir)?, ..Recovered::default() });
     };
+    let Whole { control, mark, found, mut listing } = look(fs, data_dir, control, choices)?;
     let size = control.segment_size;
-    let mut listing = fs.list(&wal_dir)?;
-    let found = find_end(fs, &wal_dir, &control, &listing)?;
     if control.own_wal {
         if remove_after(fs, &wal_dir, &control, found.end, &listing)? {
             listing = fs.list(&wal_dir)?;
@@ -271,6 +313,7 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         zero_after(fs, &wal_dir, &control, found.end)?;
     }
     make_durable(fs, data_dir, &control, &found, &listing)?;
+    let lost_to = renew_mark(fs, data_dir, &control, mark, found.end)?;
     // A crash in the middle of a promotion may have left it. Not before the control file is durable:
     // without that this is the relay, which goes on in that segment.
     if control.own_wal && keep_partial(fs, &wal_dir, size, &found.history)?.is_some() {
@@ -284,7 +327,7 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
     }
     let partial = partial_files(&listing, size);
     let histories = read_histories(fs, &wal_dir, &listing)?;
-    let (held, spare) = sort_segments(fs, &wal_dir, &control, &found, listing)?;
+    let Sorted { held, spare, damaged } = sort_segments(fs, &wal_dir, &control, &found, listing)?;
     let version = version_of(fs, &wal_dir, &control, &found)?;
     let (facts, last_open, checkpoint) = (found.facts, found.last_open, found.checkpoint);
     let unknown = |unknown| Err(RecoverError::OwnWal { unknown });
@@ -315,6 +358,8 @@ pub fn recover(fs: &dyn Fs, data_dir: &Path) -> Result<Recovered, RecoverError> 
         facts,
         last_open,
         checkpoint,
+        lost_to,
+        damaged,
     };
     Ok(Recovered { wal: Some(wal), slots: read_slots(fs, data_dir)?, histories })
 }
@@ -353,7 +398,99 @@ fn version_of(
     Ok(None)
 }
 
-fn read_control(fs: &dyn Fs, data_dir: &Path) -> Result<Option<ControlFile>, RecoverError> {
+/// The WAL, whole up to its end.
+struct Whole {
+    control: ControlFile,
+    mark: Option<DurableMark>,
+    found: Found,
+    listing: Vec<DirEntry>,
+}
+
+/// Finds the end of the WAL, past damage if that is possible or chosen.
+fn look(
+    fs: &dyn Fs,
+    data_dir: &Path,
+    mut control: ControlFile,
+    choices: &Choices,
+) -> Result<Whole, RecoverError> {
+    let mut is_accepted = choices.accept_loss_after.is_none();
+    loop {
+        let listing = fs.list(&data_dir.join("pg_wal"))?;
+        let mut mark = read_mark(fs, data_dir, &control)?;
+        let wal = Wal { fs, data_dir, control: &control, mark, listing: &listing };
+        let damage = match wal.look()? {
+            Err(damage) => damage,
+            Ok(found) => {
+                if let Some((_, reason)) = found.stop {
+                    tracing::info!("local WAL ends at {}: {reason}", found.end);
+                }
+                wal.zero_filling(&found)?;
+                if control.own_wal
+                    && let Some(to) = wal.first_record_in_segment_after(&found)?
+                {
+                    let kept = wal.keep_copy(&found)?;
+                    tracing::warn!(
+                        detail = "Nothing says that they were durable, so it is taken for what a crash leaves.",
+                        "WAL ends at {}, and there are valid records after it, such as the one that ends at {to}; \
+                         a copy of the segment is kept in \"{kept}\"",
+                        found.end
+                    );
+                }
+                if !is_accepted {
+                    let lost = mark.and_then(|mark| mark.lost_to).filter(|&lost| lost > found.end);
+                    if lost.is_some() && choices.accept_loss_after == Some(found.end) {
+                        mark = mark.map(|mark| DurableMark { lost_to: None, ..mark });
+                        if let Some(mark) = &mark {
+                            write_mark(fs, data_dir, mark)?;
+                        }
+                    } else {
+                        tracing::warn!(
+                            "--accept-loss-after has no effect: no durable WAL is damaged"
+                        );
+                    }
+                }
+                return Ok(Whole { control, mark, found, listing });
+            }
+        };
+        wal.settle(&damage, choices)?;
+        is_accepted = true;
+        let path = data_dir.join(CONTROL_FILE);
+        control = read_control(fs, data_dir)?.ok_or(RecoverError::NoControl { dir: path })?;
+    }
+}
+
+/// Makes the file of the mark, which the server overwrites, and says up to where WAL is to come again.
+fn renew_mark(
+    fs: &dyn Fs,
+    data_dir: &Path,
+    control: &ControlFile,
+    mark: Option<DurableMark>,
+    end: Lsn,
+) -> io::Result<Option<Lsn>> {
+    let lost_to = mark.and_then(|mark| mark.lost_to).filter(|&lost| lost > end);
+    let renewed = DurableMark {
+        system_identifier: control.system_identifier,
+        timeline: control.timeline,
+        flush_lsn: end,
+        lost_to,
+    };
+    if mark != Some(renewed) {
+        match write_mark(fs, data_dir, &renewed) {
+            // It is a help and not a need: what is durable is served from a full disk, too.
+            Err(error) if is_disk_full(&error) => {
+                tracing::warn!("could not note what is durable: {error}");
+            }
+            written => written?,
+        }
+    }
+    Ok(lost_to)
+}
+
+/// The newest whole copy of the control file; `None` when there is none.
+///
+/// # Errors
+/// When the file cannot be read or is damaged.
+pub fn read_control(fs: &dyn Fs, data_dir: &Path) -> Result<Option<ControlFile>, RecoverError> {
     let path = data_dir.join(CONTROL_FILE);
     let bytes = match fs.read(&path) {
         Ok(bytes) => bytes,
@@ -535,10 +672,13 @@ fn make_durable(
 
 /// Finds where the WAL ends, and on which timeline it goes on, by reading records from where the control
 /// file says.
+///
+/// WAL before `bound` was durable, beside what the control file says.
 fn find_end(
     fs: &dyn Fs,
     wal_dir: &Path,
     control: &ControlFile,
+    bound: Lsn,
     listing: &[DirEntry],
 ) -> Result<Found, RecoverError> {
     let size = control.segment_size;
@@ -553,6 +693,13 @@ fn find_end(
     match recovery::plan(Some(control), &segments, std::slice::from_ref(&history), size)? {
         RecoveryPlan::Fresh | RecoveryPlan::NoWal { .. } => {
             let oldest_lsn = size.start_of(control.start_lsn);
+            if bound > control.start_lsn {
+                let segno = SegNo::of_start(control.start_lsn, size);
+                let (tli, segment_size) = (control.timeline, size);
+                return Err(
+                    RecoveryError::SegmentMissing { tli, segno, segment_size, bound }.into()
+                );
+            }
             Ok(Found {
                 end: control.start_lsn,
                 last_record: None,
@@ -562,12 +709,24 @@ fn find_end(
                 facts: control.facts(),
                 last_open: None,
                 checkpoint: None,
+                read_to: control.start_lsn,
+                stop: None,
+                filling: None,
             })
         }
-        RecoveryPlan::Scan(plan) => {
+        RecoveryPlan::Scan(mut plan) => {
             let oldest_lsn = plan.oldest_lsn;
-            let end = scan(fs, wal_dir, EndOfWal::new(plan, control, crc32c), size)?;
-            let WalEnd { end, last_record, version, facts, last_open, checkpoint, .. } = end;
+            plan.bound = plan.bound.max(bound);
+            let found = scan(fs, wal_dir, EndOfWal::new(plan, control, crc32c), size)?;
+            let WalEnd { end, last_record, version, facts, last_open, checkpoint, .. } = found;
+            let WalEnd { reason, read_to, filling, .. } = found;
+            let at = match reason {
+                StopReason::Violation(violation) => violation.lsn(),
+                StopReason::FileEnd { .. }
+                | StopReason::Unverifiable { .. }
+                | StopReason::SegmentsEnd
+                | StopReason::Switchpoint { .. } => read_to,
+            };
             Ok(Found {
                 end,
                 last_record,
@@ -577,6 +736,9 @@ fn find_end(
                 facts,
                 last_open,
                 checkpoint,
+                read_to,
+                stop: Some((at, reason)),
+                filling,
             })
         }
     }
@@ -592,6 +754,12 @@ struct Found {
     facts: Facts,
     last_open: Option<u32>,
     checkpoint: Option<CheckpointSeen>,
+    /// How far was read.
+    read_to: Lsn,
+    /// Where and why reading stopped.
+    stop: Option<(Lsn, StopReason)>,
+    /// The end of the WAL that is filling.
+    filling: Option<LsnRange>,
 }
 
 fn scan(
@@ -601,30 +769,14 @@ fn scan(
     size: SegmentSize,
 ) -> Result<WalEnd, RecoverError> {
     let mut buf = vec![0; SCAN_LEN];
-    let mut files = BTreeMap::new();
     while let Some(want) = end_of_wal.poll_read() {
         let path = wal_dir.join(want.segno.file_name(want.tli, size));
-        files.insert(want.segno, path.clone());
         let len = usize::try_from(want.len_max).unwrap_or(SCAN_LEN).min(SCAN_LEN);
         let piece = buf.get_mut(..len).unwrap_or_default();
         let count = fs.read_at(&path, want.offset, piece)?;
         end_of_wal.handle_read(piece.get(..count).unwrap_or_default());
     }
-    let end = end_of_wal.finish()?;
-    tracing::info!("local WAL ends at {}: {}", end.end, end.reason);
-    // A crash in the middle of the filling leaves what the recycled segment had before.
-    if let Some(filling) = end.filling
-        && let Some(path) = files.get(&SegNo::of_start(filling.start, size))
-    {
-        let mut content = vec![0; usize::try_from(filling.len()).unwrap_or(usize::MAX)];
-        let offset = size.offset(filling.start);
-        fs.read_at(path, offset, &mut content)?;
-        if content.iter().any(|&byte| byte != 0) {
-            content.fill(0);
-            fs.write_at(path, offset, &content)?;
-        }
-    }
-    Ok(end)
+    Ok(end_of_wal.finish()?)
 }
 
 /// What a file's name ends with that holds the end of a timeline that was left.
@@ -673,7 +825,13 @@ fn partial_files(listing: &[DirEntry], size: SegmentSize) -> Vec<(SegNo, String)
     files.collect()
 }
 
-type Held = BTreeMap<SegNo, Vec<TimelineId>>;
+/// The files of segments.
+#[derive(Debug, Default)]
+struct Sorted {
+    held: BTreeMap<SegNo, Vec<TimelineId>>,
+    spare: Vec<String>,
+    damaged: Vec<DamagedSegment>,
+}
 
 /// Tells segments with WAL from files that were made ready or recycled for later.
 fn sort_segments(
@@ -682,9 +840,10 @@ fn sort_segments(
     control: &ControlFile,
     found: &Found,
     listing: Vec<DirEntry>,
-) -> io::Result<(Held, Vec<String>)> {
+) -> io::Result<Sorted> {
     let size = control.segment_size;
-    let (mut held, mut spare) = (Held::new(), Vec::new());
+    let Sorted { mut held, mut spare, mut damaged } = Sorted::default();
+    let mut is_cut_off = false;
     let first = SegNo::of_start(found.oldest_lsn, size);
     let last = SegNo::of_end(found.end.max(control.start_lsn + 1), size);
     for entry in listing {
@@ -694,18 +853,30 @@ fn sort_segments(
         }
         let Some((timeline, segno)) = SegNo::parse_file_name(&entry.name, size) else { continue };
         let ours = found.history.contains(timeline);
+        let is_wal = (first..=last).contains(&segno) && ours;
+        let fault = if entry.len != size.bytes() {
+            Some(format!("file has the wrong size: {} instead of {}", entry.len, size.bytes()))
+        } else if is_wal && segno.start(size) + LONG_HEADER_BYTES <= found.end {
+            head_fault(fs, &wal_dir.join(&entry.name), control, timeline, segno)
+        } else {
+            None
+        };
+        if let Some(reason) = &fault {
+            tracing::error!("WAL segment \"{}\" is damaged: {reason}", entry.name);
+        }
+        if let Some(reason) = fault.clone().filter(|_| is_wal) {
+            let file = entry.name.clone();
+            damaged.push(DamagedSegment { timeline, segno, file, at: segno.start(size), reason });
+        }
         if entry.len != size.bytes() {
-            tracing::warn!(
-                "file \"{}\" has the wrong size: {} instead of {}",
-                entry.name,
-                entry.len,
-                size.bytes()
-            );
-        } else if (first..=last).contains(&segno) && ours {
+            continue;
+        }
+        if is_wal {
             held.entry(segno).or_default().push(timeline);
         } else if segno > last || timeline > control.timeline {
             spare.push(entry.name);
         } else {
+            is_cut_off |= ours && segno < first;
             tracing::warn!(
                 "file \"{}\" does not belong to the WAL that ends at {}",
                 entry.name,
@@ -713,7 +884,11 @@ fn sort_segments(
             );
         }
     }
-    Ok((held, spare))
+    if is_cut_off && let Some(missing) = first.0.checked_sub(1).map(SegNo) {
+        let name = missing.file_name(found.history.timeline_of(missing.start(size)), size);
+        tracing::error!("WAL segment \"{name}\" is missing: WAL before it cannot be served");
+    }
+    Ok(Sorted { held, spare, damaged })
 }
 
 fn read_slots(fs: &dyn Fs, data_dir: &Path) -> Result<Vec<Slot>, RecoverError> {

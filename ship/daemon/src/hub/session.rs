@@ -684,6 +684,10 @@ impl<C> Session<C> {
             return;
         }
         let segno = SegNo::of_start(reading.next, size);
+        let timeline = file_timeline(around.timelines, self.timeline, segno);
+        if let Some(report) = around.shared.damaged.refusal(timeline, segno) {
+            return self.fail(around, &report);
+        }
         match self.file {
             Some((open, file)) if open == segno => {
                 let end = reading
@@ -711,7 +715,6 @@ impl<C> Session<C> {
                 around.io.submit(SessionOp::Close.token(self.tag, self.number), Op::Close { file });
             }
             None => {
-                let timeline = file_timeline(around.timelines, self.timeline, segno);
                 let path = around.wal_dir.join(segno.file_name(timeline, size));
                 let mode = OpenMode { create: false, direct: false };
                 around

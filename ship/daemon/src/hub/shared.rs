@@ -8,14 +8,18 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use crossbeam_utils::CachePadded;
 use walhub_engine::io::Released;
 use walhub_engine::published::Published;
 use walhub_proto::lsn::{Lsn, TimelineId};
+use walhub_proto::segment::SegNo;
+use walhub_proto::sqlstate::SqlState;
 use walhub_proto::syncrep::ModeLsns;
 use walhub_proto::time::Timestamp;
 use walhub_proto::walreceiver::WalReceiverState;
 use walhub_proto::walsender::WalSenderState;
+use walhub_proto::wire::backend::Report;
 
 use super::dirty::DirtyBits;
 use super::handle::{CoreStatsRow, Identity, Positions};
@@ -36,6 +40,61 @@ impl PublishedLsn {
     #[must_use]
     pub fn load(&self) -> Lsn {
         Lsn(self.0.load())
+    }
+}
+
+/// A segment whose WAL is not what it should be: it is served to nobody.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DamagedSegment {
+    /// Timeline in its name.
+    pub timeline: TimelineId,
+    /// Number in its name.
+    pub segno: SegNo,
+    /// Its name.
+    pub file: String,
+    /// Where it is wrong.
+    pub at: Lsn,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// The segments that must not be served. Found at start and by whoever reads the WAL again.
+#[derive(Debug, Default)]
+pub struct DamagedSegments(ArcSwap<Vec<DamagedSegment>>);
+
+impl DamagedSegments {
+    /// Adds one that was found; whether it is new.
+    pub fn add(&self, found: &DamagedSegment) -> bool {
+        let is_same =
+            |known: &DamagedSegment| known.timeline == found.timeline && known.segno == found.segno;
+        let before = self.0.rcu(|known| {
+            let mut known = known.as_ref().clone();
+            if !known.iter().any(is_same) {
+                known.push(found.clone());
+            }
+            known
+        });
+        !before.iter().any(is_same)
+    }
+
+    /// Why the segment must not be served.
+    #[must_use]
+    pub fn refusal(&self, timeline: TimelineId, segno: SegNo) -> Option<Report> {
+        let known = self.0.load();
+        let found =
+            known.iter().find(|known| known.segno == segno && known.timeline == timeline)?;
+        let DamagedSegment { file, at, reason, .. } = found;
+        let report = Report::error(
+            SqlState::DATA_CORRUPTED,
+            format!("requested WAL segment {file} is damaged and is not sent"),
+        );
+        Some(report.detail(format!("At {at}: {reason}")))
+    }
+
+    /// Whether WAL from `segno` on cannot all be served.
+    #[must_use]
+    pub fn is_any_from(&self, segno: SegNo) -> bool {
+        self.0.load().iter().any(|known| known.segno >= segno)
     }
 }
 
@@ -70,6 +129,8 @@ pub struct Shared {
     pub latencies: Latencies,
     /// The walreceiver, for its view.
     pub receiver: SharedReceiver,
+    /// Segments that must not be served.
+    pub damaged: DamagedSegments,
     /// What each ship core counts; set once at the start.
     pub ships: OnceLock<Vec<Arc<ShipStats>>>,
 }

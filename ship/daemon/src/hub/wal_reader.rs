@@ -17,7 +17,7 @@ use rustix::fs::OFlags;
 use walhub_engine::buffer::Buffer;
 use walhub_engine::io::BLOCK_LEN;
 use walhub_proto::history::TimelineHistory;
-use walhub_proto::lsn::Lsn;
+use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::segment::{SegNo, SegmentSize};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
@@ -84,6 +84,9 @@ impl WalReader {
         if end <= lsn {
             return Ok(&[]);
         }
+        if let Some(report) = self.shared.damaged.refusal(self.timeline_of(segno), segno) {
+            return Err(report);
+        }
         let read = self.read_block(segno, lsn);
         // A segment may be recycled while it is read: what was read then is not this WAL.
         if segno.start(self.segment_size) < self.oldest_lsn() {
@@ -124,14 +127,17 @@ impl WalReader {
 
     /// The newest timeline that has WAL in it gives a segment its name. PostgreSQL:
     /// `WalSndSegmentOpen`.
-    fn file_name(&self, segno: SegNo) -> String {
+    fn timeline_of(&self, segno: SegNo) -> TimelineId {
         let mut begun = self
             .history
             .entries()
             .iter()
             .filter(|entry| SegNo::of_start(entry.begin, self.segment_size) <= segno);
-        let timeline = begun.next_back().map_or(self.history.tli(), |entry| entry.tli);
-        segno.file_name(timeline, self.segment_size)
+        begun.next_back().map_or(self.history.tli(), |entry| entry.tli)
+    }
+
+    fn file_name(&self, segno: SegNo) -> String {
+        segno.file_name(self.timeline_of(segno), self.segment_size)
     }
 
     fn failed(&self, segno: SegNo, lsn: Lsn, error: &io::Error) -> Report {
@@ -146,8 +152,6 @@ impl WalReader {
 
 #[cfg(test)]
 mod tests {
-    use walhub_proto::lsn::TimelineId;
-
     use super::*;
 
     #[test]

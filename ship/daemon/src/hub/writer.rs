@@ -121,7 +121,8 @@ impl Writer {
         self.writing.is_none() && self.syncing.is_none()
     }
 
-    /// Whether a write can be started; into another segment only once the last one is durable.
+    /// Whether a write can be started; into another segment only once the last one is durable. So all that
+    /// is not durable lies in one segment, which `recover::damage` relies on.
     #[must_use]
     pub fn can_start(&self, size: SegmentSize) -> bool {
         let synced = self.syncing.is_none() && self.flush_lsn() == self.write_lsn();

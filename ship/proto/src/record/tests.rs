@@ -204,6 +204,83 @@ fn the_filling_after_a_switch_is_verified_as_it_arrives() {
     assert_eq!(reader.last_record(), writer.last_record());
 }
 
+/// A record, a switch, and the segment after it; where the filling begins.
+fn switched() -> (Vec<u8>, usize) {
+    let mut writer = WalWriter::new(shape(), START, None);
+    let mut wal = vec![];
+    writer.append_record(21, 0, 0, &[&[1; 100]], &mut wal);
+    let filling = wal.len() + RECORD_HEADER_LEN;
+    writer.switch_segment(&mut wal);
+    writer.append_record(21, 0, 0, &[&[2; 100]], &mut wal);
+    (wal, filling)
+}
+
+#[test]
+fn a_byte_in_the_filling_after_a_switch_is_refused_wherever_it_is() {
+    let (wal, filling) = switched();
+    let end = usize::try_from(SIZE.bytes()).unwrap();
+    let pages = (PAGE_LEN..end).step_by(PAGE_LEN * 17);
+    for at in [filling, filling + 1, filling + 63, filling + 64, end - 1].into_iter().chain(pages) {
+        for pieces in [wal.len(), 4096, 1000] {
+            let mut wal = wal.clone();
+            wal[at] = 0x20;
+            let mut reader = reader(START);
+            let fed = wal.chunks(pieces).try_for_each(|piece| reader.feed(piece));
+            let lsn = START + len_u64(at);
+            assert_eq!(fed, Err(WalViolation::Filling { at: lsn, got: 0x20 }));
+            assert_eq!(reader.verified_lsn(), lsn, "what is right stays");
+        }
+    }
+}
+
+#[test]
+fn reading_goes_on_in_the_filling_after_a_switch() {
+    let (wal, filling) = switched();
+    let end = usize::try_from(SIZE.bytes()).unwrap();
+    let filling_lsn = START + len_u64(filling);
+    let before = reader(START);
+    for at in [filling, filling + 777, end - 1] {
+        let mut first = before.clone();
+        first.feed(&wal[..at]).unwrap();
+        assert_eq!(first.filling(), Some(filling_lsn));
+        let mut again = reader(START)
+            .with_prev(first.last_record().unwrap())
+            .with_filling(filling_lsn, START + len_u64(at));
+        again.feed(&wal[at..]).unwrap();
+        assert_eq!(again.verified_lsn(), START + len_u64(wal.len()));
+    }
+}
+
+#[test]
+fn filling_that_a_crash_has_interrupted_may_be_anything() {
+    let (mut wal, filling) = switched();
+    let checked = START + len_u64(filling + 1000);
+    wal[filling + 1000..usize::try_from(SIZE.bytes()).unwrap()].fill(0xEE);
+    let mut lenient = reader(START).with_filling_checked_to(checked);
+    lenient.feed(&wal).unwrap();
+    let mut strict = reader(START).with_filling_checked_to(checked + 1);
+    assert_eq!(strict.feed(&wal), Err(WalViolation::Filling { at: checked, got: 0xEE }));
+}
+
+#[test]
+fn bytes_that_belong_to_no_record_are_zero() {
+    let (wal, starts) = wal_of(&[1, 9_000, 3]);
+    // Between the first record and the second, and at the end of both kinds of page header.
+    let padding = usize::try_from(starts[1] - START).unwrap() - 1;
+    for at in [padding, SHORT_HEADER_LEN - 1, PAGE_LEN + SHORT_HEADER_LEN - 4] {
+        let mut wal = wal.clone();
+        wal[at] = 7;
+        let want = WalViolation::Filling { at: START + len_u64(at), got: 7 };
+        assert_eq!(reader(START).feed(&wal), Err(want));
+        assert_eq!(want.numbers().to_string(), "got byte 07, want 00");
+    }
+    // A page that begins with a record of its own has nothing left of another.
+    let mut wal = wal;
+    wal[16] = 5;
+    let want = WalViolation::ContrecordLength { at: START, page: START, got: 5, want: 0 };
+    assert_eq!(reader(START).feed(&wal), Err(want));
+}
+
 #[test]
 fn an_overwritten_record_is_given_up() {
     let (mut wal, starts) = wal_of(&[100, 20_000]);

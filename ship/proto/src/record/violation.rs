@@ -78,6 +78,14 @@ pub enum WalViolation {
         /// What is left of the record.
         want: u32,
     },
+    /// What is always zero is not: the filling after a segment switch, the bytes between a record and the
+    /// next aligned position, the end of a page header.
+    Filling {
+        /// Where the byte lies.
+        at: Lsn,
+        /// The byte.
+        got: u8,
+    },
 }
 
 impl WalViolation {
@@ -93,7 +101,8 @@ impl WalViolation {
             | Self::Checksum { at, .. }
             | Self::ContrecordRequested { at }
             | Self::NoContrecordFlag { at, .. }
-            | Self::ContrecordLength { at, .. } => *at,
+            | Self::ContrecordLength { at, .. }
+            | Self::Filling { at, .. } => *at,
         }
     }
 
@@ -129,6 +138,9 @@ impl fmt::Display for WalViolation {
             }
             Self::ContrecordLength { at, got, want, .. } => {
                 write!(f, "invalid contrecord length {got} (expected {want}) at {at}")
+            }
+            Self::Filling { at, .. } => {
+                write!(f, "invalid filling at {at}: a byte that belongs to no record is not zero")
             }
         }
     }
@@ -169,6 +181,7 @@ impl fmt::Display for Numbers<'_> {
             WalViolation::ContrecordLength { page, got, want, .. } => {
                 write!(f, "got {got} bytes left on page {page}, want {want}")
             }
+            WalViolation::Filling { got, .. } => write!(f, "got byte {got:02X}, want 00"),
         }
     }
 }

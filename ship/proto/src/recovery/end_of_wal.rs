@@ -5,7 +5,7 @@ use core::fmt;
 use super::{ControlFile, RecoveryError, ScanPlan, SegmentPart};
 use crate::lsn::{Lsn, LsnRange, TimelineId};
 use crate::page::WalVersion;
-use crate::record::{Crc32c, RecordReader, WalViolation};
+use crate::record::{Crc32c, Numbers, RecordReader, WalViolation};
 use crate::rmgr::counters::CheckpointSeen;
 use crate::rmgr::facts::{FactReader, Facts};
 use crate::segment::{SegNo, SegmentSize};
@@ -48,6 +48,20 @@ pub enum StopReason {
     },
 }
 
+impl StopReason {
+    /// What was found and what should have been, when a rule was broken.
+    #[must_use]
+    pub const fn numbers(&self) -> Option<Numbers<'_>> {
+        match self {
+            Self::Violation(violation) => Some(violation.numbers()),
+            Self::FileEnd { .. }
+            | Self::Unverifiable { .. }
+            | Self::SegmentsEnd
+            | Self::Switchpoint { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for StopReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -71,8 +85,8 @@ pub struct WalEnd {
     pub end: Lsn,
     /// Start of the last valid record, when one was read.
     pub last_record: Option<Lsn>,
-    /// The end of WAL that is a segment switch's filling. No checksum covers it, so what is there may
-    /// be older than the switch: it is to be made zeros, which is what it was.
+    /// The end of WAL that is a segment switch's filling. Beyond what was durable it may still be what was
+    /// there before the switch: it is to be made zeros, which is what it was.
     pub filling: Option<LsnRange>,
     /// Version of the pages, when one was read.
     pub version: Option<WalVersion>,
@@ -84,6 +98,8 @@ pub struct WalEnd {
     pub checkpoint: Option<CheckpointSeen>,
     /// Why reading stopped.
     pub reason: StopReason,
+    /// How far bytes were looked at: those that ended the WAL lie before.
+    pub read_to: Lsn,
 }
 
 /// Reads the WAL of a [`ScanPlan`] to its end.
@@ -109,7 +125,8 @@ impl EndOfWal {
     pub fn new(plan: ScanPlan, control: &ControlFile, crc: Crc32c) -> Self {
         let size = control.segment_size;
         let mut reader = RecordReader::new(plan.start, size, crc)
-            .with_system_identifier(control.system_identifier);
+            .with_system_identifier(control.system_identifier)
+            .with_filling_checked_to(plan.bound);
         if let Some(version) = control.wal_version {
             reader = reader.with_version(version);
         }
@@ -216,6 +233,7 @@ impl EndOfWal {
             last_open: seen.and_then(FactReader::last_open),
             checkpoint: seen.and_then(FactReader::checkpoint),
             reason,
+            read_to: self.reader.next_lsn(),
         })
     }
 

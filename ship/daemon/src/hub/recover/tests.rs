@@ -1,10 +1,13 @@
 //! Start-ups on directories made here.
 
+mod damage;
+
 use std::sync::Mutex;
 
 use walhub_engine::files::OsFs;
 use walhub_proto::generate::{WalShape, WalWriter};
 use walhub_proto::page::WalVersion;
+use walhub_proto::sqlstate::SqlState;
 
 use super::*;
 
@@ -58,30 +61,20 @@ impl Fs for Watched {
     }
 }
 
-#[test]
-fn what_recovery_ends_with_is_made_durable() {
-    let scratch = tempfile::tempdir().unwrap();
-    let dir = scratch.path();
-    let wal_dir = dir.join("pg_wal");
-    std::fs::create_dir_all(&wal_dir).unwrap();
-    std::fs::create_dir_all(dir.join("slots")).unwrap();
-    let shape = WalShape {
+fn shape() -> WalShape {
+    WalShape {
         system_identifier: SystemIdentifier(1),
         segment_size: SIZE,
         timeline: TimelineId::FIRST,
         version: WalVersion::PG15,
         crc: crc32c,
-    };
-    let start = SegNo(1).start(SIZE);
-    let (mut wal, mut out) = (WalWriter::new(shape, start, None), Vec::new());
-    for record in 0..30 {
-        wal.append_record(10, 0, record, &[&vec![7; 50_000]], &mut out);
     }
-    out.resize(2 << 20, 0);
-    let path = |segno| wal_dir.join(SegNo(segno).file_name(TimelineId::FIRST, SIZE));
-    std::fs::write(path(1), &out[..1 << 20]).unwrap();
-    std::fs::write(path(2), &out[1 << 20..]).unwrap();
-    let control = ControlFile {
+}
+
+/// Says that nothing is durable yet.
+fn control() -> ControlFile {
+    let start = SegNo(1).start(SIZE);
+    ControlFile {
         system_identifier: SystemIdentifier(1),
         segment_size: SIZE,
         server_version_num: 150_000,
@@ -97,8 +90,26 @@ fn what_recovery_ends_with_is_made_durable() {
         checkpoint_lsn: None,
         redo_lsn: None,
         sequence: 1,
-    };
-    write_control(&OsFs, dir, &control).unwrap();
+    }
+}
+
+#[test]
+fn what_recovery_ends_with_is_made_durable() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path();
+    let wal_dir = dir.join("pg_wal");
+    std::fs::create_dir_all(&wal_dir).unwrap();
+    std::fs::create_dir_all(dir.join("slots")).unwrap();
+    let start = SegNo(1).start(SIZE);
+    let (mut wal, mut out) = (WalWriter::new(shape(), start, None), Vec::new());
+    for record in 0..30 {
+        wal.append_record(10, 0, record, &[&vec![7; 50_000]], &mut out);
+    }
+    out.resize(2 << 20, 0);
+    let path = |segno| wal_dir.join(SegNo(segno).file_name(TimelineId::FIRST, SIZE));
+    std::fs::write(path(1), &out[..1 << 20]).unwrap();
+    std::fs::write(path(2), &out[1 << 20..]).unwrap();
+    write_control(&OsFs, dir, &control()).unwrap();
     let fs = Watched::default();
     let recovered = recover(&fs, dir).unwrap().wal.unwrap();
     assert_eq!((recovered.end, recovered.last_record), (wal.lsn(), wal.last_record()));

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use walhub_engine::io::{Io, Waker};
 use walhub_proto::lsn::{Lsn, TimelineId};
-use walhub_proto::retention::{Retention, RetentionConfig};
+use walhub_proto::retention::{Retention, RetentionConfig, WalStatus};
 use walhub_proto::segment::SegNo;
 use walhub_proto::slot::Slot;
 use walhub_proto::time::Now;
@@ -137,6 +137,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let status = retention
             .as_ref()
             .and_then(|retention| retention.wal_status(slot, slots, flush_lsn, oldest));
+        let status =
+            status.map(
+                |status| if self.is_lost(slot, status, oldest) { WalStatus::Lost } else { status },
+            );
         SlotRow {
             slot_name: slot.name.clone(),
             temporary: slot.temporary,
@@ -145,7 +149,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             catalog_xmin: slot.catalog_xmin.map(walhub_proto::feedback::FullTransactionId::xid),
             restart_lsn: slot.restart_lsn,
             restart_tli: self.slot_timeline(slot),
-            wal_status: status.map(walhub_proto::retention::WalStatus::as_str),
+            wal_status: status.map(WalStatus::as_str),
             safe_wal_size: retention
                 .and_then(|retention| retention.safe_wal_size(slot, status, flush_lsn)),
             logical: slot.logical.clone(),
@@ -160,6 +164,21 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             Some(timelines) => Some(timelines.history.timeline_of(restart_lsn)),
             None => slot.restart_tli,
         }
+    }
+
+    /// Whether WAL that a slot keeps is damaged, or was missing when the server started: then its standby
+    /// cannot have what follows either.
+    fn is_lost(&self, slot: &Slot, status: WalStatus, oldest: SegNo) -> bool {
+        let (Some(local), Some(restart_lsn)) = (&self.local, slot.restart_lsn) else {
+            return false;
+        };
+        let segno = SegNo::of_start(restart_lsn, local.segments.size());
+        let is_missing = segno < oldest
+            && match status {
+                WalStatus::Reserved | WalStatus::Extended => true,
+                WalStatus::Unreserved | WalStatus::Lost => false,
+            };
+        is_missing || self.config.shared.damaged.is_any_from(segno)
     }
 
     /// Replaces the rows of the view when they changed.

@@ -3,13 +3,14 @@
 //! It alone writes segments, the control file, slots and every published position.
 //!
 //! Not here: what the upstream says (`upstream`), WAL of its own (`own`), first WAL and timelines
-//! (`timeline`), becoming a primary (`promotion`), the control file (`control`), who may stream
+//! (`timeline`), becoming a primary (`promotion`), the control file (`control`), the mark beside it (`mark`), who may stream
 //! (`sessions`), slots (`slots`), which standbys commits wait for (`sync`), when an upstream waits in
 //! vain (`requests`), what becomes of a failed attempt (`trouble`), history files (`histories`), which segments may go (`keep`), what a start-up finds (`super::recover`).
 
 mod control;
 mod histories;
 mod keep;
+mod mark;
 mod own;
 mod promotion;
 mod reason;
@@ -52,6 +53,7 @@ use super::tail::{SLAB_LEN, TailSlab};
 use super::writer::{FlushMethod, Flushed};
 use crate::settings::{Forward, Settings};
 use histories::Histories;
+use mark::Mark;
 use own::Own;
 use promotion::Promotion;
 use slots::SlotTable;
@@ -66,6 +68,7 @@ const WRITE_TOKEN: Token = Token(WAL_TAG | 1);
 const SYNC_TOKEN: Token = Token(WAL_TAG | 4);
 const LINK_RECV: Token = Token(WAL_TAG | 2);
 const LINK_SEND: Token = Token(WAL_TAG | 3);
+const MARK_TOKEN: Token = Token(WAL_TAG | 5);
 
 /// Bytes of one receive from the upstream.
 const RECEIVE_LEN: usize = 256 << 10;
@@ -151,6 +154,7 @@ pub struct WalCore<C: Send, W> {
     control: Option<ControlFile>,
     control_saved: Option<ControlFile>,
     control_saving: Option<ControlFile>,
+    mark: Mark,
     slots: SlotTable,
     link: Link<C>,
     histories: Histories,
@@ -199,6 +203,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             control: None,
             control_saved: None,
             control_saving: None,
+            mark: Mark::new(&config.data_dir, config.direct),
             slots: SlotTable::new(config.data_dir.join("slots"), recovered.slots),
             link: Link::new(),
             histories: Histories::default(),
@@ -251,7 +256,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             return Some(Instant(0));
         }
         let upstream = if self.stopping == Stopping::No { self.link.deadline() } else { None };
-        [upstream, self.retry_disk_at, Some(self.housekeeping_at)].into_iter().flatten().min()
+        let others = [upstream, self.retry_disk_at, self.mark.deadline()];
+        others.into_iter().flatten().chain([self.housekeeping_at]).min()
     }
 
     /// Whether nothing is left to do but to end the process.
@@ -288,6 +294,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let little = self.local.as_ref().is_some_and(|local| local.unwritten() < DRAIN_BYTES_MAX);
         self.draining = fresh && little;
         self.pump(io);
+        self.note_durable(io, now);
         self.turn_stopping(io, now);
     }
 
@@ -305,6 +312,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             }
             LINK_RECV => self.handle_link_received(io, now, completion.result),
             LINK_SEND => self.handle_link_sent(io, now, completion.result),
+            MARK_TOKEN => self.handle_mark(now, completion),
             token => {
                 if let Some(finished) = self.jobs.handle(io, token, completion.result) {
                     self.handle_job(io, now, finished);
@@ -604,7 +612,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                         "could not write control file: {error}"
                     );
                 }
-                if !self.jobs.is_idle() {
+                if !self.jobs.is_idle() || self.mark.is_busy() {
                     return;
                 }
                 self.stopping = Stopping::Done;

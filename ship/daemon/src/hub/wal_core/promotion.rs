@@ -131,12 +131,25 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             let message = "the database system is shutting down";
             return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message));
         }
+        let state = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
         let Some(local) = &self.local else {
-            let state = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
             let message = "cannot promote a server that has never received WAL";
             let report = Report::error(state, message);
             return Err(report.hint("Set primary_conninfo, and promote once WAL has streamed."));
         };
+        let flush_lsn = local.flush_lsn();
+        if let Some(lost_to) = self.mark.lost_to().filter(|&lost| lost > flush_lsn) {
+            let message = "cannot promote before damaged WAL was received again";
+            return Err(Report::error(state, message)
+                .detail(format!(
+                    "WAL from {flush_lsn} to {lost_to} was durable here and acknowledged, and was found \
+                     damaged at start."
+                ))
+                .hint(format!(
+                    "Let it be received from the primary, or promote a standby that has it. To give it up, \
+                     start this server once with --accept-loss-after {flush_lsn}."
+                )));
+        }
         // The layouts of its first records and the number on their pages are the version's.
         if local.version().is_none_or(|version| version.major().is_none()) {
             return Err(unknown_version(local.version()));

@@ -214,6 +214,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         shared.oldest_lsn.store(oldest);
         let next_xid = local.next_xid().unwrap_or(0);
         self.local = Some(local);
+        self.mark.begin(wal.end, wal.lost_to);
+        for segment in &wal.damaged {
+            shared.damaged.add(segment);
+        }
         let timelines = Arc::new(wal.timelines);
         self.timelines = Some(Arc::clone(&timelines));
         self.mail_ships(|| ToShip::Begin(Arc::clone(&timelines)));

@@ -773,7 +773,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
         let (verified, last, timeline) =
             (local.verified_lsn(), local.last_record(), local.segments.timeline());
-        let reader = reader_at(control, verified, last, timeline);
+        let filling = local.reader().filling();
+        let in_filling = local.segments.size().offset(verified) != 0;
+        let mut reader = reader_at(control, verified.align_down(8), last, timeline);
+        if let Some(filling) = filling.filter(|_| in_filling) {
+            reader = reader.with_filling(filling, verified);
+        }
         match local.rewind(io, &mut self.jobs, reader) {
             Ok(slab) => {
                 self.link.rewind = false;

@@ -588,12 +588,14 @@ fn what_a_crash_left_after_the_end_is_never_read_as_wal() {
     let second = bench.append(&[noise(20_000, 2)], false, LOCAL);
     let third = bench.append(&[noise(100, 3)], true, LOCAL);
     assert_eq!(SIZE.start_of(second.end), START + SIZE.bytes());
-    // A crash loses the block of the checkpoint, and nobody was told that it was durable.
-    let path = bench.dir.path().join("pg_wal").join(SegNo(1).file_name(TimelineId::FIRST, SIZE));
+    // A crash loses a block of the second one in the next segment, which is the one that was being written;
+    // nobody was told that it was durable.
+    let path = bench.dir.path().join("pg_wal").join(SegNo(2).file_name(TimelineId::FIRST, SIZE));
     let dir = bench.kill();
     let fs: &dyn walhub_engine::io::Fs = &OsFs;
-    fs.write_at(&path, SIZE.offset(near_end), &[0; 808]).unwrap();
+    fs.write_at(&path, 4096, &[0; 512]).unwrap();
     std::fs::write(&control_path, control_before).unwrap();
+    std::fs::remove_file(dir.path().join(recover::MARK_FILE)).unwrap();
     // The same sizes again up to where the third one was, and a crash before it is written.
     let mut bench = Bench::start(dir, settings());
     let again = bench.append(&[noise(20_000, 4)], false, LOCAL);
