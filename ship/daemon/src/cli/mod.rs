@@ -19,6 +19,7 @@ use walhub_proto::wire::backend::Report;
 
 use crate::datadir::{CONFIG_FILE, DataDir};
 use crate::demo::{self, DemoArgs};
+use crate::limits::Insufficient;
 use crate::logging::{self, LogConfig};
 use crate::server::{self, ServeConfig};
 use crate::settings::definition::Unit;
@@ -246,7 +247,12 @@ fn init(args: &InitArgs) -> ExitCode {
     };
     server::init(&data_dir, size, settings.wal_page_magic).map_or_else(
         |error| {
-            logging::report(&Report::fatal(SqlState::INTERNAL_ERROR, format!("{error:#}")));
+            match error.downcast_ref::<Insufficient>() {
+                Some(Insufficient(report)) => logging::report(report),
+                None => {
+                    logging::report(&Report::fatal(SqlState::INTERNAL_ERROR, format!("{error:#}")))
+                }
+            }
             ExitCode::FAILURE
         },
         |()| ExitCode::SUCCESS,
