@@ -31,8 +31,8 @@ const OPS_OF_STANDBY: u32 = 4;
 const OPS_BESIDE: u32 = 1024;
 /// Standbys that one core can serve, whatever else there is: all may come to be on one.
 pub(crate) const WAL_SENDERS_MAX: u32 = (OPS_COUNT - OPS_BESIDE) / OPS_OF_STANDBY;
-#[expect(clippy::cast_possible_truncation, reason = "it is a small constant")]
-const OPS_COUNT: u32 = OPS_MAX as u32;
+const OPS_COUNT: u32 = 1 << 17;
+const _: () = assert!(OPS_COUNT as usize == OPS_MAX);
 
 /// Why a server cannot start here with these settings.
 #[derive(Debug)]
@@ -83,10 +83,13 @@ impl Connections {
                     "System allows {nofile}, server needs at least {least}, of which \
                      max_wal_senders = {senders} needs {senders}."
                 ),
-                format!(
-                    "Raise LimitNOFILE= in the unit, or ulimit -n, or set max_wal_senders to {} at most.",
-                    nofile.saturating_sub(beside)
-                ),
+                match nofile.checked_sub(beside) {
+                    Some(possible) if possible > 0 => format!(
+                        "Raise LimitNOFILE= in the unit, or ulimit -n, or set max_wal_senders to \
+                         {possible} at most."
+                    ),
+                    _ => "Raise LimitNOFILE= in the unit, or ulimit -n.".to_owned(),
+                },
             ));
         }
         // A standby that catches up has a segment open; live ones have not. Sockets come first.

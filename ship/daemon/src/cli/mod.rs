@@ -247,12 +247,7 @@ fn init(args: &InitArgs) -> ExitCode {
     };
     server::init(&data_dir, size, settings.wal_page_magic).map_or_else(
         |error| {
-            match error.downcast_ref::<Insufficient>() {
-                Some(Insufficient(report)) => logging::report(report),
-                None => {
-                    logging::report(&Report::fatal(SqlState::INTERNAL_ERROR, format!("{error:#}")))
-                }
-            }
+            report_end(&error);
             ExitCode::FAILURE
         },
         |()| ExitCode::SUCCESS,
@@ -286,9 +281,17 @@ fn serve(args: ServeArgs) -> ExitCode {
     ));
     let reloader = Reloader::new(sources, settings.clone());
     server::run(ServeConfig { data_dir, settings, reloader }).unwrap_or_else(|error| {
-        logging::report(&Report::fatal(SqlState::INTERNAL_ERROR, format!("{error:#}")));
+        report_end(&error);
         ExitCode::FAILURE
     })
+}
+
+/// Says why the server does not start, or has ended.
+fn report_end(error: &anyhow::Error) {
+    match error.downcast_ref::<Insufficient>() {
+        Some(Insufficient(report)) => logging::report(report),
+        None => logging::report(&Report::fatal(SqlState::INTERNAL_ERROR, format!("{error:#}"))),
+    }
 }
 
 /// An error of the command line ends the server; those of the file are all listed first.

@@ -11,7 +11,7 @@ use walhub_proto::wire::reader::decode_frame;
 
 use super::own::OwnHub;
 use super::protocol::{bind, execute, parse, sync};
-use super::{client, query, show_message};
+use super::{client, message, query, show_message};
 use crate::control::console::{ConsoleParams, Sessions, SettingRow, SettingsView, serve};
 use crate::hub::handle::Hub;
 
@@ -259,5 +259,26 @@ fn a_long_text_of_statements_lets_others_have_their_turn_and_can_be_canceled() {
         let canceled = "ERROR 57014 canceling statement due to user request";
         assert_eq!(lines[lines.len() - 2], canceled, "{} lines", lines.len());
         assert!(lines.len() < 5000);
+    });
+}
+
+#[test]
+fn a_copy_that_holds_too_much_fails_and_leaves_nothing() {
+    run(async |server| {
+        let mut client = server.connect(1);
+        for row_len in [1 << 10, 3 << 20] {
+            client.send(&query("copy walhub.messages from stdin")).await;
+            let row = [b"p\t", &vec![b'x'; row_len][..], b"\n"].concat();
+            for piece in row.repeat((8 << 20) / row_len).chunks(50_000) {
+                client.send(&message(b'd', piece)).await;
+            }
+            client.send(&message(b'c', b"")).await;
+            let lines = client.answer().await;
+            let last = lines[lines.len() - 2].split(" [").next().unwrap();
+            assert_eq!((last, lines.last().unwrap().as_str()), (OUT_OF_MEMORY, "Z I"));
+        }
+        assert_eq!(server.hub.log(), [""; 0]);
+        let (used, peak) = server.memory("is null").await;
+        assert!(used == 0 && peak <= LIMIT, "{used} {peak}");
     });
 }
