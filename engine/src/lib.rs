@@ -22,6 +22,7 @@ pub mod files;
 pub mod io;
 pub mod mailbox;
 pub mod probe;
+pub mod process_limits;
 pub mod process_title;
 pub mod published;
 pub mod trial;

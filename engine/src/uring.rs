@@ -320,7 +320,7 @@ impl Uring {
         }
         let interrupted = result == -libc::EINTR || result == -libc::EAGAIN;
         // Closing is the exception: the descriptor is gone even after EINTR.
-        if interrupted && !self.closing && !matches!(self.slots.slot(index).work, Work::Close) {
+        if interrupted && !self.closing && self.slots.slot(index).may_repeat() {
             return self.push_slot(index);
         }
         if let Work::SyncDir { dir: dir @ None, .. } = &mut self.slots.slot(index).work

@@ -1,5 +1,7 @@
 //! What the hub shows to the operating system, and what it needs of it. All is walhub's own.
 
+mod limits;
+
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::thread;

@@ -372,7 +372,7 @@ fn a_message_of_64_mb_spans_segments_of_1_mb_while_other_sessions_commit() {
 fn what_no_record_can_hold_is_refused_and_the_session_goes_on() {
     const RECORD_LEN_MAX: usize = 1020 << 20;
     let scratch = Scratch::new();
-    let hub = Hub::named("own").start(&scratch);
+    let hub = Hub::named("own").set("sql_memory_limit", "1200MB").start(&scratch);
     let before = hub.psql("select pg_current_wal_insert_lsn()");
     let mut client = RawClient::connect(&hub);
     client.begin_message("large", RECORD_LEN_MAX);

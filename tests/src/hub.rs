@@ -54,6 +54,7 @@ pub struct HubBuilder {
     upstream: Option<String>,
     config_file: Option<PathBuf>,
     settings: Vec<(String, String)>,
+    limits: Vec<String>,
 }
 
 impl HubBuilder {
@@ -85,14 +86,21 @@ impl HubBuilder {
         self
     }
 
+    /// Has the operating system limit it, in the words of prlimit without their dashes: `nofile=1024:1024`.
+    #[must_use]
+    pub fn limited(mut self, limit: &str) -> Self {
+        self.limits.push(format!("--{limit}"));
+        self
+    }
+
     /// The hub, not started yet.
     #[must_use]
     pub fn build(self, scratch: &Scratch) -> Hub {
         let data = self.data.unwrap_or_else(|| scratch.path(&self.name));
         let endpoint = Endpoint { host: host(), port: free_port() };
         let log = Log::new(&self.name);
-        let Self { name, upstream, config_file, settings, .. } = self;
-        Hub { name, data, upstream, config_file, settings, endpoint, process: None, log }
+        let Self { name, upstream, config_file, settings, limits, .. } = self;
+        Hub { name, data, upstream, config_file, settings, limits, endpoint, process: None, log }
     }
 
     /// The hub, started.
@@ -116,6 +124,7 @@ pub struct Hub {
     upstream: Option<String>,
     config_file: Option<PathBuf>,
     settings: Vec<(String, String)>,
+    limits: Vec<String>,
     endpoint: Endpoint,
     process: Option<Process>,
     log: Log,
@@ -145,6 +154,7 @@ impl Hub {
             upstream: None,
             config_file: None,
             settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            limits: Vec::new(),
         }
     }
 
@@ -202,9 +212,25 @@ impl Hub {
     /// When it runs already.
     pub fn spawn_with(&mut self, arguments: Vec<OsString>) {
         assert!(self.process.is_none(), "{} runs already", self.name);
-        let mut serve = command(binary());
-        serve.args(arguments);
+        let mut serve = command("prlimit");
+        serve.args(&self.limits).arg(binary()).args(arguments);
         self.process = Some(Process::spawn(&self.name, &mut serve, &self.log));
+    }
+
+    /// Runs a hub that cannot start, and gives what it says.
+    ///
+    /// # Panics
+    /// When it starts.
+    #[must_use]
+    #[track_caller]
+    pub fn refusal(&self) -> String {
+        let mut serve = quick_command("prlimit");
+        serve.args(&self.limits).arg(binary()).args(self.serve_arguments());
+        let output = run(&mut serve);
+        let text = said(&output);
+        assert!(!output.status.success() && output.status.code() != Some(124), "{text}");
+        assert!(!text.contains("panicked"), "{text}");
+        text
     }
 
     /// Starts the hub and waits until it takes connections.

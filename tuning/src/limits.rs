@@ -24,6 +24,8 @@ const VENDOR_DROP_INS: &str = "/usr/lib/systemd/system/walhub@.service.d";
 fn names(limit: &str) -> Option<(&'static str, &'static str)> {
     match limit {
         "memlock" => Some(("LimitMEMLOCK", "Max locked memory")),
+        "fsize" => Some(("LimitFSIZE", "Max file size")),
+        "nproc" => Some(("LimitNPROC", "Max processes")),
         "nofile" => Some(("LimitNOFILE", "Max open files")),
         _ => None,
     }

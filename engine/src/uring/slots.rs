@@ -18,6 +18,8 @@ use crate::io::{FileId, Gather, Head, Landing, SocketId, Token};
 
 /// The most operations that may be under way in one ring.
 pub const OPS_MAX: usize = 1 << 17;
+/// How often an operation on a file is tried again without a pause.
+const FILE_REPEATS_MAX: u32 = 16;
 
 /// Mode of every file made: the owner's alone. PostgreSQL: `PG_FILE_MODE_OWNER`.
 const FILE_MODE: libc::mode_t = 0o600;
@@ -115,16 +117,39 @@ pub(super) struct Slot {
     /// Descriptor of the file or socket, where there is one.
     pub(super) fd: RawFd,
     pub(super) work: Work,
+    /// How often the kernel has asked to try it again.
+    repeated: u32,
     message: libc::msghdr,
     iovecs: Iovecs,
 }
 
 impl Slot {
+    /// Whether to try it again at once when the kernel says EINTR or EAGAIN. A socket waits in the kernel meanwhile.
+    /// A file does not: who asked for the operation must hear of it, and wait.
+    pub(super) const fn may_repeat(&mut self) -> bool {
+        match self.work {
+            Work::Close => false,
+            Work::Read { .. }
+            | Work::Write { .. }
+            | Work::Allocate { .. }
+            | Work::Sync { .. }
+            | Work::SyncDir { .. }
+            | Work::Open { .. }
+            | Work::Rename { .. }
+            | Work::Unlink { .. } => {
+                self.repeated += 1;
+                self.repeated <= FILE_REPEATS_MAX
+            }
+            _ => true,
+        }
+    }
+
     fn new() -> Self {
         Self {
             token: Token(0),
             fd: -1,
             work: Work::Free,
+            repeated: 0,
             // SAFETY: a msghdr of zeros is one without address, pieces or control data.
             message: unsafe { std::mem::zeroed() },
             iovecs: Iovecs::new(),
@@ -256,7 +281,7 @@ impl Slots {
             self.slots.len() - 1
         });
         let slot = &mut self.slots[index];
-        (slot.token, slot.fd, slot.work) = (token, fd, work);
+        (slot.token, slot.fd, slot.work, slot.repeated) = (token, fd, work, 0);
         index
     }
 

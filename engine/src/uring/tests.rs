@@ -609,3 +609,21 @@ fn a_wake_of_a_polled_ring_is_not_lost_whenever_it_comes() {
     called.try_recv().unwrap();
     assert!(ring.poll(None, &mut completions).unwrap());
 }
+
+#[test]
+fn a_file_that_asks_to_be_tried_again_is_not_tried_for_ever() {
+    let ring = &mut ring();
+    let (near, _far) = UnixStream::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    while (&near).write(&[0; 1 << 16]).is_ok() {}
+    let file = FileId(ring.files.insert(near.into()));
+    let data: Gather = smallvec![Bytes::from_static(b"x")];
+    ring.submit(Token(1), Op::Write { file, offset: 0, data, durable: false });
+    let mut completions = Vec::new();
+    let deadline = ring.now_ns() + 10_000_000_000;
+    while completions.is_empty() && ring.now_ns() < deadline {
+        ring.wait(Some(deadline), &mut completions).unwrap();
+    }
+    let completion = completions.pop().expect("it is handed over");
+    assert_eq!(completion.result.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}

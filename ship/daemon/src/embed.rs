@@ -137,7 +137,7 @@ impl Log {
         let thread = thread::Builder::new()
             .name("walhub-control".to_owned())
             .spawn(body)
-            .context("could not start a thread")?;
+            .map_err(|error| crate::limits::thread_refused(&error))?;
         let Ok((front, addresses)) = is_open.recv() else {
             let result = thread.join().map_err(|_| anyhow::anyhow!("the server panicked"))?;
             return Err(result.err().unwrap_or_else(|| anyhow::anyhow!("the server ended")));

@@ -13,6 +13,7 @@ pub mod datadir;
 pub mod demo;
 pub mod embed;
 pub mod hub;
+mod limits;
 pub mod logging;
 mod placement;
 pub mod server;

@@ -2,9 +2,10 @@
 //! blocks run anywhere.
 
 use std::io;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::thread;
 
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 use walhub_engine::cpu::{self, Cpus};
 
 /// What a thread could run on before it was kept to one CPU; threads that it makes would inherit that.
@@ -20,17 +21,75 @@ pub(crate) fn keep_to(cpu: usize) -> io::Result<()> {
     cpu::pin_current_thread(cpu)
 }
 
-/// [`tokio::task::spawn_blocking`], on whichever CPU is free.
-pub(crate) fn spawn_blocking<F, R>(work: F) -> JoinHandle<R>
-where
-    F: FnOnce() -> R + Send + 'static,
-    R: Send + 'static,
-{
-    tokio::task::spawn_blocking(move || {
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Threads for work that blocks. They are started with the server: a limit on threads is met then, and not by a session
+/// that asks for something later.
+#[derive(Debug)]
+struct Workers {
+    jobs: mpsc::Sender<Job>,
+}
+
+static WORKERS: OnceLock<Workers> = OnceLock::new();
+
+/// More than long statements and reads may use at a time: resolving an upstream's name waits for none of them.
+const WORKERS_COUNT: usize = 6;
+/// Of each. Expressions are evaluated there, which nest.
+const WORKER_STACK_BYTES: usize = 8 << 20;
+
+impl Workers {
+    fn start() -> io::Result<Self> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let queue = Arc::new(Mutex::new(queue));
+        for number in 0..WORKERS_COUNT {
+            let queue = Arc::clone(&queue);
+            let worker = thread::Builder::new().name(format!("walhub-worker-{number}"));
+            worker.stack_size(WORKER_STACK_BYTES).spawn(move || work(&queue))?;
+        }
+        Ok(Self { jobs })
+    }
+}
+
+fn work(queue: &Mutex<mpsc::Receiver<Job>>) {
+    loop {
+        // Nothing can panic while it is locked.
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
         if let Some(cpus) = ALL.get() {
             // Refused, the work is done where the control plane is.
             let _ = cpus.give_to_current_thread();
         }
-        work()
-    })
+        job();
+    }
+}
+
+/// Starts the threads for work that blocks.
+///
+/// # Errors
+/// When the system has none left.
+pub(crate) fn start_workers() -> io::Result<()> {
+    if WORKERS.get().is_none() {
+        // Who started them at the same moment, of several servers in one process, has done it for all.
+        let _ = WORKERS.set(Workers::start()?);
+    }
+    Ok(())
+}
+
+/// Has another thread do what blocks, on whichever CPU is free. The answer is lost when the work panics.
+pub(crate) fn spawn_blocking<F, R>(work: F) -> oneshot::Receiver<R>
+where
+    F: FnOnce() -> R + Send + 'static,
+    R: Send + 'static,
+{
+    let (reply, answer) = oneshot::channel();
+    let job: Job = Box::new(move || drop(reply.send(work())));
+    // Without threads, which only a test of a part may be, it is done at once.
+    let refused = match start_workers() {
+        Ok(()) => WORKERS.get().and_then(|workers| workers.jobs.send(job).err().map(|it| it.0)),
+        Err(_) => Some(job),
+    };
+    if let Some(job) = refused {
+        job();
+    }
+    answer
 }

@@ -34,6 +34,7 @@ use crate::hub::front::{Front, SenderAddress};
 use crate::hub::handle::Hub as _;
 use crate::hub::messages::{StopMode, ToControl, ToWal, Upstream};
 use crate::hub::recover::{Choices, NewCluster, Recovered, create_cluster, recover, recover_as};
+use crate::limits::{self, Connections};
 use crate::settings::{Reloader, Settings};
 use crate::signals::{Request, ShutdownMode, Signals};
 use cores::Cores;
@@ -134,11 +135,16 @@ impl Ready {
             parse_conninfo(&settings.primary_conninfo)
                 .map_err(|error| anyhow::anyhow!("invalid connection string syntax: {error}"))?;
         }
+        let connections = limits::check_at_start(&settings)?;
         walhub_engine::uring::io_uring_check()?;
         // One that was left is not meant for this life. PostgreSQL: RemovePromoteSignalFiles.
         let _stale = data_dir.take_promote_file();
         let recovered = recover_or_create(&data_dir, &settings, accept_loss_after)?;
         let recovered_to = recovered.wal.as_ref().map(|wal| wal.end);
+        let control = recovered.wal.as_ref().and_then(|wal| wal.control.as_ref());
+        if let Some(control) = control {
+            limits::check_segment_size(control.segment_size)?;
+        }
         let is_primary = recovered.is_primary();
         let (to_control, from_hub) = mpsc::unbounded_channel();
         let disk = cores::choose_disk(data_dir.path(), &settings)?;
@@ -162,6 +168,7 @@ impl Ready {
             settings_receiver,
             reloader,
             is_primary,
+            connections,
             title: None,
             notify: Notify::default(),
             attempt: None,
@@ -220,6 +227,7 @@ fn recover_or_create(
     if recovered.wal.is_some() || has_upstream {
         return Ok(recovered);
     }
+    limits::check_segment_size(SegmentSize::DEFAULT)?;
     create_primary(data_dir, SegmentSize::DEFAULT, settings.wal_page_magic)?;
     Ok(recover(&OsFs, data_dir.path())?)
 }
@@ -283,6 +291,7 @@ struct Server {
     settings_receiver: watch::Receiver<Arc<Settings>>,
     reloader: Reloader,
     is_primary: bool,
+    connections: Connections,
     title: Option<Title>,
     notify: Notify,
     /// The attempt to reach the upstream that was begun last.
@@ -300,8 +309,12 @@ impl Server {
         mut requests: Requests,
     ) -> anyhow::Result<ExitCode> {
         let (terminate, terminated) = watch::channel(false);
-        let services =
-            Services::new(self.front.clone(), self.settings_receiver.clone(), terminated);
+        let services = Services::new(
+            self.front.clone(),
+            self.settings_receiver.clone(),
+            terminated,
+            self.connections,
+        );
         let listening = tokio::task::spawn_local(listener.run(Arc::clone(&services)));
         if self.is_primary {
             set_status(data_dir, Status::Ready);
@@ -319,7 +332,10 @@ impl Server {
         loop {
             tokio::select! {
                 request = requests.next() => match request {
-                    Request::Reload => self.reload(),
+                    Request::Reload => {
+                        self.reload();
+                        services.settings_changed();
+                    }
                     Request::Promote => self.look_for_promote_file(data_dir),
                     Request::Shutdown(mode) if stopping.is_none_or(|earlier| mode > earlier) => {
                         tracing::info!("{}", mode.message());

@@ -78,6 +78,13 @@ pub struct Message {
     pub content: Vec<u8>,
 }
 
+impl Message {
+    /// Bytes of memory that it takes.
+    pub(crate) const fn held_bytes(&self) -> usize {
+        size_of::<Self>() + self.prefix.len() + self.content.len()
+    }
+}
+
 /// What comes out.
 #[derive(Clone, Debug)]
 pub enum Change {
@@ -239,6 +246,17 @@ impl Decoder {
         let unconfirmed = self.state.unconfirmed.oldest_start(confirmed);
         let known = confirmed.min(self.decoded_lsn());
         [open, unconfirmed].into_iter().flatten().fold(known, Lsn::min)
+    }
+
+    /// Bytes that are in memory now: of the record under way, which is copied once it is whole, of open
+    /// transactions, and of what was decoded and not yet polled.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let decoded = self.state.changes.iter().map(|change| match change {
+            Change::Message(message) => message.held_bytes(),
+            Change::Begin(_) | Change::Commit(_) | Change::Reread(_) => 0,
+        });
+        2 * self.state.body.len() + self.kept_bytes() + decoded.sum::<usize>()
     }
 
     /// Bytes of messages of open transactions that are kept now.

@@ -63,8 +63,12 @@ states! {
     DUPLICATE_PREPARED_STATEMENT = "42P05";
     /// datatype_mismatch
     DATATYPE_MISMATCH = "42804";
+    /// insufficient_resources
+    INSUFFICIENT_RESOURCES = "53000";
     /// disk_full
     DISK_FULL = "53100";
+    /// out_of_memory
+    OUT_OF_MEMORY = "53200";
     /// too_many_connections
     TOO_MANY_CONNECTIONS = "53300";
     /// configuration_limit_exceeded

@@ -23,6 +23,7 @@ use walhub_proto::wire::backend::Report;
 use crate::datadir::{CONFIG_FILE, DataDir};
 use crate::demo::{self, DemoArgs};
 use crate::hub::recover::RecoverError;
+use crate::limits::Insufficient;
 use crate::logging::{self, LogConfig};
 use crate::server::{self, ServeConfig};
 use crate::settings::definition::Unit;
@@ -261,7 +262,7 @@ fn init(args: &InitArgs) -> ExitCode {
     };
     server::init(&data_dir, size, settings.wal_page_magic).map_or_else(
         |error| {
-            logging::report(&Report::fatal(SqlState::INTERNAL_ERROR, format!("{error:#}")));
+            report_end(&error);
             ExitCode::FAILURE
         },
         |()| ExitCode::SUCCESS,
@@ -297,12 +298,17 @@ fn serve(args: ServeArgs) -> ExitCode {
     let accept_loss_after = args.accept_loss_after;
     let config = ServeConfig { data_dir, settings, reloader, accept_loss_after };
     server::run(config).unwrap_or_else(|error| {
-        logging::report(&match error.downcast_ref() {
-            Some(RecoverError::Damaged(damage)) => damage.report(),
-            _ => Report::fatal(SqlState::INTERNAL_ERROR, format!("{error:#}")),
-        });
+        report_end(&error);
         ExitCode::FAILURE
     })
+}
+
+/// Says why the server does not start, or has ended.
+fn report_end(error: &anyhow::Error) {
+    match error.downcast_ref::<Insufficient>() {
+        Some(Insufficient(report)) => logging::report(report),
+        None => logging::report(&Report::fatal(SqlState::INTERNAL_ERROR, format!("{error:#}"))),
+    }
 }
 
 /// An error of the command line ends the server; those of the file are all listed first.

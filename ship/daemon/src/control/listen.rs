@@ -4,18 +4,20 @@
 //! (src/backend/postmaster/postmaster.c).
 
 mod socket_file;
+mod unadmitted;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::task::JoinSet;
 
 use self::socket_file::SocketFile;
-use super::session::{Place, Services, serve_connection, too_many_clients};
+pub(super) use self::unadmitted::Unadmitted;
+use super::session::{Place, Services, is_trusted, serve_connection, stranger, too_many_clients};
 use super::stream::{Connection, Stream};
 use crate::settings::Settings;
 
@@ -25,6 +27,9 @@ const BACKLOG: i32 = 200;
 /// Pause when no descriptor or memory is left for a connection, so that accepting does not spin.
 /// PostgreSQL: `StreamConnection`.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Of many that are turned away, one in so long a time is logged.
+const STRANGERS_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Every socket that clients connect to. Unix socket files go away with it.
 #[derive(Debug)]
@@ -199,9 +204,13 @@ fn bind_directories(settings: &Settings, port: u16) -> io::Result<Vec<(UnixListe
 }
 
 async fn accept_tcp(listener: tokio::net::TcpListener, services: Arc<Services>) {
-    let mut exhausted = false;
+    let (mut exhausted, mut strangers) = (false, Strangers::default());
     loop {
         match listener.accept().await {
+            Ok((stream, address)) if !is_trusted(Some(address)) => {
+                exhausted = false;
+                strangers.turn_away(stream, address);
+            }
             Ok((stream, _)) => {
                 exhausted = false;
                 if let Err(error) = set_options(&stream, &services.settings()) {
@@ -239,13 +248,35 @@ async fn accept_failed(error: &io::Error, exhausted: &mut bool) {
     tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
 }
 
-/// PostgreSQL: `MaxLivePostmasterChildren` leaves as much room again for connections that have
-/// not yet said what they want.
+/// Says to those who can never come in that they cannot, before anything of theirs is read.
+///
+/// PostgreSQL reads who they say they are first. Its message names that as well.
+#[derive(Default)]
+struct Strangers {
+    logged_at: Option<Instant>,
+    /// Those that were not logged since.
+    count: u64,
+}
+
+impl Strangers {
+    fn turn_away(&mut self, stream: tokio::net::TcpStream, address: SocketAddr) {
+        let report = stranger(address);
+        self.count += 1;
+        if self.logged_at.is_none_or(|at| at.elapsed() >= STRANGERS_LOG_INTERVAL) {
+            let more = self.count - 1;
+            let detail =
+                (more > 0).then(|| format!("It is one of {} since the last such line.", more + 1));
+            tracing::info!(detail, "{}", report.message);
+            (self.logged_at, self.count) = (Some(Instant::now()), 0);
+        }
+        Connection::new(Stream::Tcp(stream), Vec::new()).refuse_at_once(&report);
+    }
+}
+
+/// PostgreSQL: `MaxLivePostmasterChildren` leaves room for connections that have not yet said what they want. Here the
+/// descriptors have a say in it, and who is silent makes room (`unadmitted`).
 fn spawn(stream: Stream, services: &Arc<Services>) {
-    let settings = services.settings();
-    let open_max =
-        settings.max_connections.saturating_add(settings.max_wal_senders).saturating_mul(2);
-    let Some(place) = Place::take(&services.open, open_max) else {
+    let Some(place) = Place::take(&services.open, services.connections.open_max) else {
         let mut connection = Connection::new(stream, Vec::new());
         connection.refuse_at_once(&too_many_clients());
         return;

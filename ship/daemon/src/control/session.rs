@@ -25,10 +25,12 @@ use walhub_proto::wire::startup::{
 };
 
 pub(super) use self::greeting::canonical_name;
-use super::console::{self, ConsoleParams, Interrupt, Member, Served, Sessions};
+use super::console::{self, ConsoleParams, Interrupt, Member, Served, Sessions, SettingsView as _};
+use super::listen::Unadmitted;
 use super::replication;
 use super::stream::{Connection, Stream};
 use crate::hub::handle::{Client, Hub};
+use crate::limits::Connections;
 use crate::settings::Settings;
 
 /// How long the process waits for the last words of streams that have ended.
@@ -47,6 +49,9 @@ pub struct Services {
     next_pid: AtomicU32,
     /// Connections accepted and not yet closed, whatever they are.
     pub(super) open: Arc<AtomicU32>,
+    /// How many there may be.
+    pub(super) connections: Connections,
+    unadmitted: Arc<Unadmitted>,
     wal_senders: Arc<AtomicU32>,
     others: Arc<AtomicU32>,
 }
@@ -54,18 +59,23 @@ pub struct Services {
 impl Services {
     /// Nothing is connected yet.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         hub: Arc<dyn Hub<OwnedFd>>,
         settings: watch::Receiver<Arc<Settings>>,
         terminate: watch::Receiver<bool>,
+        connections: Connections,
     ) -> Arc<Self> {
+        let sessions = Arc::new(Sessions::default());
+        sessions.memory().set_limit(settings.borrow().sql_memory_limit());
         Arc::new(Self {
             hub,
             settings,
             terminate,
-            sessions: Arc::default(),
+            sessions,
             next_pid: AtomicU32::new(1),
             open: Arc::default(),
+            connections,
+            unadmitted: Unadmitted::new(connections.unadmitted_max),
             wal_senders: Arc::default(),
             others: Arc::default(),
         })
@@ -84,6 +94,11 @@ impl Services {
         while self.wal_senders.load(Ordering::Acquire) > 0 && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Takes what a reload has changed.
+    pub fn settings_changed(&self) {
+        self.sessions.memory().set_limit(self.settings.borrow().sql_memory_limit());
     }
 
     pub(super) fn settings(&self) -> Arc<Settings> {
@@ -144,11 +159,17 @@ pub async fn serve_connection(stream: Stream, services: Arc<Services>) {
         tracing::info!("connection received: {}", host_and_port(peer));
     }
     let mut connection = Connection::new(stream, Vec::new());
+    let mut silent = services.unadmitted.enter(peer.map(|peer| peer.ip()));
     let started = tokio::time::timeout(
         settings.authentication_timeout,
         first_packet(&mut connection, &services.sessions),
-    )
-    .await;
+    );
+    let started = tokio::select! {
+        biased;
+        started = started => started,
+        () = silent.told_to_go() => return connection.refuse_at_once(&too_many_clients()),
+    };
+    drop(silent);
     let message = match started {
         Ok(Ok(message)) => message,
         Ok(Err(ended)) => return finish(Some(connection), ended).await,
@@ -319,7 +340,7 @@ fn admit(
         return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message)
             .detail("walhub has not yet received WAL from its upstream."));
     }
-    let place = take_place(services, is_walsender)?;
+    let place = take_place(services, is_walsender, peer.is_none())?;
     if !is_trusted(peer) {
         return Err(no_hba_entry(peer, &user, &database, mode));
     }
@@ -362,7 +383,7 @@ fn replication_mode(message: &StartupMessage) -> Result<ReplicationMode, Report>
 }
 
 /// PostgreSQL: `InitProcess`, which keeps the places of walsenders apart from the others.
-fn take_place(services: &Services, is_walsender: bool) -> Result<Place, Report> {
+fn take_place(services: &Services, is_walsender: bool, is_operator: bool) -> Result<Place, Report> {
     let settings = services.settings();
     if is_walsender {
         let max = settings.max_wal_senders;
@@ -373,7 +394,21 @@ fn take_place(services: &Services, is_walsender: bool) -> Result<Place, Report> 
             Report::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
         })
     } else {
-        Place::take(&services.others, settings.max_connections).ok_or_else(too_many_clients)
+        let max = settings.max_connections.min(services.connections.sessions_max);
+        if is_operator {
+            return Place::take(&services.others, max).ok_or_else(too_many_clients);
+        }
+        let unreserved = max.saturating_sub(settings.reserved_connections());
+        Place::take(&services.others, unreserved).ok_or_else(|| {
+            if services.others.load(Ordering::Acquire) >= max {
+                return too_many_clients();
+            }
+            // PostgreSQL: InitPostgres.
+            let message =
+                "remaining connection slots are reserved for non-replication superuser connections";
+            Report::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
+                .detail("walhub's superusers come by Unix socket.")
+        })
     }
 }
 
@@ -381,8 +416,16 @@ pub(super) fn too_many_clients() -> Report {
     Report::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
 }
 
+/// The error for an address that nobody may come from, whoever it is.
+pub(super) fn stranger(address: SocketAddr) -> Report {
+    let message = format!("no pg_hba.conf entry for host \"{}\"", address.ip().to_canonical());
+    Report::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message).detail(
+        "Until it has access control walhub takes connections from loopback addresses and Unix sockets only.",
+    )
+}
+
 /// Until there is access control, whoever is on this machine is trusted and nobody else is.
-fn is_trusted(peer: Option<SocketAddr>) -> bool {
+pub(super) fn is_trusted(peer: Option<SocketAddr>) -> bool {
     peer.is_none_or(|peer| peer.ip().to_canonical().is_loopback())
 }
 

@@ -93,7 +93,7 @@ impl JobError {
     /// Whether the disk was full.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
-        matches!(self.error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        super::writer::is_disk_full(&self.error)
     }
 }
 

@@ -48,6 +48,9 @@ pub enum Flushed {
     /// There is no room. Nothing was acknowledged and everything is still in memory: the same write
     /// can be made again.
     DiskFull(io::Error),
+    /// The disk did not take the write for now. Nothing was acknowledged and everything is still in memory: the same
+    /// write can be made again, after a pause.
+    Busy(io::Error),
     /// Nothing is known about what was to be made durable. Never retried.
     Failed(&'static str, io::Error),
 }
@@ -240,6 +243,7 @@ impl Writer {
             }
             Ok(other) => unreachable!("{other:?} for a write"),
             Err(error) if is_disk_full(&error) => Flushed::DiskFull(error),
+            Err(error) if is_passing(&error) => Flushed::Busy(error),
             Err(error) => Flushed::Failed("write to", error),
         }
     }
@@ -274,10 +278,19 @@ impl Writer {
     }
 }
 
-/// Whether there was no room.
+/// Whether there was no room: on the disk, or under the limit on the size of files.
 #[must_use]
 pub fn is_disk_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}
+
+/// Whether nothing was done, and the same may be tried again: EAGAIN, EINTR.
+#[must_use]
+pub fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// Drops the first `count` bytes.

@@ -26,6 +26,7 @@ use crate::hub::shared::{Shared, StandbyTable};
 use crate::hub::ship_core::{ShipConfig, ShipCore};
 use crate::hub::wal_core::{ShipLink, WalConfig, WalCore, slabs_max};
 use crate::hub::writer::FlushMethod;
+use crate::limits::thread_refused;
 use crate::settings::{Cores as CoresSetting, DedicatedWalCore, Settings, WalSyncMethod};
 
 use super::shared_loop::{SharedLoop, Wakeup, Work};
@@ -316,7 +317,7 @@ fn start_thread(
     thread::Builder::new()
         .name(format!("walhub-core-{index}"))
         .spawn(body)
-        .context("could not start a thread")?;
+        .map_err(|error| thread_refused(&error))?;
     let waker = is_ready.recv().context("a core ended before it began")??;
     Ok(Started { waker, work })
 }

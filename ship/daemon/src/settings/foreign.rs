@@ -317,7 +317,6 @@ static NAMES: &[&str] = &[
     "stats_temp_directory",
     "subtransaction_buffers",
     "summarize_wal",
-    "superuser_reserved_connections",
     "sync_replication_slots",
     "synchronize_seqscans",
     "synchronized_standby_slots",

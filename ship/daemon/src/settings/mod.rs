@@ -155,6 +155,8 @@ pub struct Settings {
     pub port: u16,
     /// Most connections at once.
     pub max_connections: u32,
+    /// Of these, those that only Unix-domain sockets can have.
+    pub superuser_reserved_connections: u32,
     /// Where to put Unix-domain sockets; empty is nowhere.
     pub unix_socket_directories: Vec<PathBuf>,
     /// Idle time before the first keepalive; `None` is the system's default.
@@ -178,6 +180,8 @@ pub struct Settings {
     pub busy_poll_us: Option<u32>,
     /// Memory for the newest WAL.
     pub tail_cache_size: u64,
+    /// Memory for all SQL sessions.
+    pub sql_memory_limit: u64,
     /// How WAL is forced to disk.
     pub wal_sync_method: WalSyncMethod,
     /// Recycled segments to keep.
@@ -254,6 +258,16 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Connections that are kept for an operator, who comes by a Unix socket: none where there is no such socket.
+    #[must_use]
+    pub fn reserved_connections(&self) -> u32 {
+        if self.unix_socket_directories.is_empty() {
+            0
+        } else {
+            self.superuser_reserved_connections
+        }
+    }
+
     /// The value every setting starts from.
     fn default_values() -> BTreeMap<&'static str, Assigned> {
         DEFINITIONS
@@ -274,6 +288,7 @@ impl Settings {
             listen_addresses: v.list("listen_addresses"),
             port: v.number("port"),
             max_connections: v.number("max_connections"),
+            superuser_reserved_connections: v.number("superuser_reserved_connections"),
             unix_socket_directories: v
                 .list("unix_socket_directories")
                 .into_iter()
@@ -296,6 +311,7 @@ impl Settings {
             catchup_cores: u16::try_from(v.number::<i64>("catchup_cores")).ok(),
             busy_poll_us: u32::try_from(v.number::<i64>("busy_poll_us")).ok(),
             tail_cache_size: v.bytes("tail_cache_size").unwrap_or(0),
+            sql_memory_limit: v.bytes("sql_memory_limit").unwrap_or(0),
             wal_sync_method: match v.text("wal_sync_method") {
                 "open_datasync" => WalSyncMethod::OpenDatasync,
                 "fdatasync" => WalSyncMethod::Fdatasync,

@@ -110,6 +110,8 @@ table! {
         "Sets the TCP port the server listens on; 0 on the command line lets the kernel choose.";
     "max_connections", int(1, BACKENDS_MAX), "100", Postmaster, CONNECTION,
         "Sets the maximum number of concurrent connections.";
+    "superuser_reserved_connections", int(0, BACKENDS_MAX), "3", Postmaster, CONNECTION,
+        "Sets the number of connection slots reserved for superusers: here, for Unix sockets, where there are any.";
     "unix_socket_directories", text(check::directory_list), "", Postmaster, CONNECTION,
         "Sets the directories where Unix-domain sockets will be created; walhub's default is none.";
     "tcp_keepalives_idle", measured(Unit::Seconds, 0, INT_MAX), "0", Sighup, TCP,
@@ -132,6 +134,8 @@ table! {
         "Sets for how many microseconds at most a core that has nothing to do looks for work before it sleeps; auto has core 0 alone do it (walhub only).";
     "tail_cache_size", measured(Unit::Megabytes, 16, 65536), "64MB", Postmaster, RESOURCES,
         "Sets the memory that keeps the newest WAL for live standbys (walhub only).";
+    "sql_memory_limit", measured(Unit::Megabytes, 1, 1 << 20), "128MB", Sighup, RESOURCES,
+        "Sets the memory that all SQL sessions together may hold; what needs more fails with \"out of memory\" (walhub only).";
     "wal_sync_method", Kind::Enum { options: WAL_SYNC_METHODS }, "auto", Postmaster, WAL_SETTINGS,
         "Selects the method used for forcing WAL to disk; auto, walhub's default, probes the device.";
     "synchronous_commit", Kind::Enum { options: SYNCHRONOUS_COMMITS }, "on", User, WAL_SETTINGS,

@@ -77,6 +77,13 @@ impl Reread {
         self.found.failed.map_or(Ok(()), Err)
     }
 
+    /// Bytes that are in memory now, as [`Decoder::held_bytes`](super::Decoder::held_bytes) counts them.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        2 * self.found.body.len()
+            + self.found.messages.iter().map(Message::held_bytes).sum::<usize>()
+    }
+
     /// The next message; `None` when more WAL is needed or all is read.
     pub fn poll_message(&mut self) -> Option<Message> {
         self.found.messages.pop_front()

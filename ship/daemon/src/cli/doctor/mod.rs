@@ -17,11 +17,13 @@ use walhub_engine::uring::{
     KERNEL_MIN, UringUnavailable, io_uring_check, operations_missing, operations_used,
     page_cache_is_visible, zero_copy_send_is_there,
 };
+use walhub_proto::segment::SegmentSize;
 use walhub_tuning::{Machine, System, Tree, limits};
 
 use super::DataDirArgs;
 use super::tune::{place_of_data, recognise};
 use crate::datadir::CONFIG_FILE;
+use crate::limits::{FILES_BESIDE, WAL_SENDERS_MAX, files_of_standbys};
 use crate::settings::{Settings, Sources};
 
 /// Exit code when walhub cannot run; 2 is wrong usage.
@@ -30,10 +32,8 @@ const CANNOT_RUN: u8 = 3;
 const SLOW_DURABLE_WRITE_US: u64 = 5_000;
 /// Less free space than this, and a standby that lags for an hour may fill the disk.
 const FREE_BYTES_MIN: u64 = 4 << 30;
-/// Descriptors that a server needs beside those of its sessions.
-const FILES_BESIDE: u64 = 64;
-/// Descriptors of a standby that catches up: its socket and a segment.
-const FILES_OF_STANDBY: u64 = 2;
+/// Threads that a server may start, with some of the kernel's for its rings.
+const THREADS_MIN: u64 = 512;
 /// File systems that are memory, and those that are far away.
 const VOLATILE: [&str; 2] = ["tmpfs", "ramfs"];
 const REMOTE: [&str; 5] = ["nfs", "nfs4", "cifs", "smb3", "9p"];
@@ -109,6 +109,9 @@ pub(super) fn run(args: &DoctorArgs, out: &mut impl Write) -> ExitCode {
     findings.push(disk(&data_dir));
     findings.extend(free_space(&data_dir));
     findings.push(open_files(&tree, &settings));
+    findings.push(file_size(&tree));
+    findings.push(threads(&tree));
+    findings.extend(standbys(&settings));
     findings.push(locked_memory(&tree));
     findings.extend(memory(&tree, &settings));
     findings.extend(knobs::clock(&tree));
@@ -373,10 +376,8 @@ fn open_files(system: &dyn System, settings: &Settings) -> Finding {
     let Some((text, least)) = limit(system, "nofile") else {
         return Finding::ok("open files", "unknown");
     };
-    let standbys = u64::from(settings.max_wal_senders);
     let sessions = u64::from(settings.max_connections);
-    let needed = standbys.saturating_mul(FILES_OF_STANDBY);
-    let needed = needed.saturating_add(sessions).saturating_add(FILES_BESIDE);
+    let needed = files_of_standbys(settings) + sessions + FILES_BESIDE;
     if least >= needed {
         return Finding::ok("open files", format!("{text} allowed, {needed} needed at most"));
     }
@@ -387,6 +388,52 @@ fn open_files(system: &dyn System, settings: &Settings) -> Finding {
         "connections beyond are refused, and a standby may find no descriptor for its segment",
         "LimitNOFILE= in the unit (walhub tune apply), ulimit -n, or docker run --ulimit nofile=",
     )
+}
+
+/// A segment may have any size up to 1 GB: that of the upstream, or of the data directory.
+fn file_size(system: &dyn System) -> Finding {
+    let Some((text, least)) = limit(system, "fsize") else {
+        return Finding::ok("file size", "unknown");
+    };
+    if least >= SegmentSize::MAX.bytes() {
+        return Finding::ok("file size", format!("{text} allowed"));
+    }
+    Finding::bad(
+        Level::Warning,
+        "file size",
+        format!("{text} bytes allowed, a WAL segment may have {}", SegmentSize::MAX.bytes()),
+        "walhub does not start, or stops to receive, where a segment is larger",
+        "LimitFSIZE= in the unit, or ulimit -f unlimited",
+    )
+}
+
+fn threads(system: &dyn System) -> Finding {
+    let Some((text, least)) = limit(system, "nproc") else {
+        return Finding::ok("threads", "unknown");
+    };
+    if least >= THREADS_MIN {
+        return Finding::ok("threads", format!("{text} allowed"));
+    }
+    Finding::bad(
+        Level::Warning,
+        "threads",
+        format!("{text} allowed to all processes of the user, {THREADS_MIN} needed at most"),
+        "walhub does not start, or its rings lack the kernel's workers",
+        "LimitNPROC= and TasksMax= in the unit, or ulimit -u",
+    )
+}
+
+fn standbys(settings: &Settings) -> Option<Finding> {
+    let wanted = settings.max_wal_senders;
+    (wanted > WAL_SENDERS_MAX).then(|| {
+        Finding::bad(
+            Level::Failure,
+            "standbys",
+            format!("max_wal_senders is {wanted}, a core serves {WAL_SENDERS_MAX} at most"),
+            "walhub does not start",
+            "lower max_wal_senders in walhub.toml",
+        )
+    })
 }
 
 /// A limit too small for a ring is a failure of `io_uring`; nothing else is locked.
@@ -403,8 +450,14 @@ fn memory(system: &dyn System, settings: &Settings) -> Option<Finding> {
     let meminfo = read(system, "/proc/meminfo");
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-    let (available, wanted) = (kilobytes << 10, settings.tail_cache_size);
-    let found = format!("{} MB available, tail_cache_size is {} MB", available >> 20, wanted >> 20);
+    let (tail, sql) = (settings.tail_cache_size, settings.sql_memory_limit);
+    let (available, wanted) = (kilobytes << 10, tail + sql);
+    let found = format!(
+        "{} MB available, tail_cache_size is {} MB, sql_memory_limit {} MB",
+        available >> 20,
+        tail >> 20,
+        sql >> 20
+    );
     if wanted <= available / 2 {
         return Some(Finding::ok("memory", found));
     }
@@ -413,7 +466,7 @@ fn memory(system: &dyn System, settings: &Settings) -> Option<Finding> {
         "memory",
         found,
         "the tail cache may be swapped out, or the process killed",
-        "lower tail_cache_size in walhub.toml",
+        "lower tail_cache_size or sql_memory_limit in walhub.toml",
     ))
 }
 
@@ -469,7 +522,7 @@ mod tests {
         settings.max_wal_senders = 500;
         settings.max_connections = 100;
         for (soft, level) in
-            [("1163", Level::Warning), ("1164", Level::Ok), ("unlimited", Level::Ok)]
+            [("1195", Level::Warning), ("1196", Level::Ok), ("unlimited", Level::Ok)]
         {
             let (_root, tree) = tree(&[("/proc/self/limits", &line(soft))]);
             assert_eq!(open_files(&tree, &settings).level, level, "{soft}");
@@ -489,7 +542,7 @@ mod tests {
     #[test]
     fn memory_and_file_system_are_judged() {
         let mut settings = Settings::default();
-        settings.tail_cache_size = 1 << 30;
+        (settings.tail_cache_size, settings.sql_memory_limit) = (1 << 30, 0);
         for (available, level) in [("2097152", Level::Ok), ("2097151", Level::Warning)] {
             let (_root, tree) =
                 tree(&[("/proc/meminfo", &format!("MemAvailable: {available} kB\n"))]);

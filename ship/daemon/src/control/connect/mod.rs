@@ -23,7 +23,7 @@ mod version;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -36,6 +36,7 @@ use walhub_proto::conninfo::{
     Address, ConnInfo, HostSpec, SslMode, SslNegotiation, TargetSessionAttrs,
 };
 
+use crate::placement::spawn_blocking;
 pub use error::{Cause, ConnectError, Failure, ServerError, Target};
 pub use notices::Notices;
 use startup::{Request, Session};
@@ -256,8 +257,10 @@ async fn places(host: &HostSpec) -> Result<Vec<Place>, Cause> {
         )));
     }
     let failed = |error| Cause::Lookup { host: name.clone(), error };
-    let lookup = tokio::net::lookup_host((name.as_str(), host.port)).await;
-    let places: Vec<_> = lookup.map_err(failed)?.map(Place::Tcp).collect();
+    let wanted = (name.clone(), host.port);
+    let lookup = spawn_blocking(move || wanted.to_socket_addrs().map(Iterator::collect::<Vec<_>>));
+    let lookup = lookup.await.unwrap_or_else(|_| Err(io::Error::other("it was given up")));
+    let places: Vec<_> = lookup.map_err(failed)?.into_iter().map(Place::Tcp).collect();
     if places.is_empty() {
         return Err(failed(io::Error::other("No address associated with hostname")));
     }

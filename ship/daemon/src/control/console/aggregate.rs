@@ -9,7 +9,7 @@ use super::datetime::Interval;
 use super::expr::Expr;
 use super::failure::{Result, out_of_range};
 use super::numeric::Numeric;
-use super::plan::{Direction, compare_rows};
+use super::plan::{Direction, cost};
 use super::types::Type;
 use super::value::Value;
 
@@ -92,6 +92,19 @@ struct Input {
     sort: Vec<Value>,
 }
 
+impl Input {
+    /// Bytes that it takes.
+    fn cost(&self) -> usize {
+        let sort = if self.sort.is_empty() { 0 } else { cost(&self.sort) };
+        size_of::<Self>() + self.value.heap_len() + self.delimiter.heap_len() + sort
+    }
+
+    /// How DISTINCT sees two of them.
+    fn compare(&self, other: &Self) -> Ordering {
+        self.value.compare(&other.value).then_with(|| self.delimiter.compare(&other.delimiter))
+    }
+}
+
 impl AggregateCall {
     /// The aggregate over the rows of a group.
     pub(super) fn run<'a>(
@@ -100,7 +113,9 @@ impl AggregateCall {
         ctx: &Context<'_>,
     ) -> Result<Value> {
         let mut inputs = Vec::new();
+        let before = ctx.held();
         for row in rows {
+            ctx.step()?;
             if let Some(filter) = &self.filter
                 && !filter.holds(row, ctx)?
             {
@@ -117,15 +132,18 @@ impl AggregateCall {
             }
             let sort: Result<Vec<Value>> =
                 self.order.iter().map(|(expr, _)| expr.eval(row, ctx)).collect();
-            inputs.push(Input { value, delimiter: eval(&self.delimiter)?, sort: sort? });
+            let input = Input { value, delimiter: eval(&self.delimiter)?, sort: sort? };
+            ctx.hold(input.cost())?;
+            inputs.push(input);
         }
         if self.distinct {
-            let key = |input: &Input| [input.value.clone(), input.delimiter.clone()];
-            inputs.sort_by(|left, right| compare_rows(&key(left), &key(right)));
-            inputs.dedup_by(|left, right| compare_rows(&key(left), &key(right)).is_eq());
+            inputs.sort_by(Input::compare);
+            inputs.dedup_by(|left, right| left.compare(right).is_eq());
         }
         inputs.sort_by(|left, right| self.compare(left, right));
-        self.fold(inputs)
+        let folded = self.fold(inputs)?;
+        ctx.release_to(before);
+        Ok(folded)
     }
 
     fn compare(&self, left: &Input, right: &Input) -> Ordering {

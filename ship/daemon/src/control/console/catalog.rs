@@ -11,6 +11,7 @@ use walhub_proto::time::Timestamp;
 use super::context::Context;
 use super::datetime::Interval;
 use super::interrupts::CopyProgress;
+use super::memory;
 use super::message_scan;
 use super::parameters;
 use super::plan::Rows;
@@ -257,6 +258,13 @@ pub(super) static RELATIONS: &[Relation] = &[
         ],
         later: &[],
         rows: |ctx| ctx.hub.commit_latency().into_iter().map(commit_latency).collect(),
+    },
+    Relation {
+        schema: "walhub",
+        name: "sql_memory",
+        columns: memory::COLUMNS,
+        later: &[],
+        rows: memory::rows,
     },
     Relation {
         schema: "walhub",

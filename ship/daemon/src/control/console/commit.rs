@@ -20,6 +20,7 @@ use walhub_proto::wire::backend::{Encoder, Report, Severity};
 use super::SettingsView;
 use super::failure::Result;
 use super::held::{Held, HeldAnswer, HeldRows, Lsns};
+use super::memory::Reservation;
 use super::session::{Ending, Session};
 use super::wire::{Attended, Told, Wire};
 use crate::clock;
@@ -64,7 +65,7 @@ impl<V: SettingsView> Session<V> {
         };
         match result {
             Ok(()) => {
-                self.release(&lsns);
+                self.release(wire, &lsns).await?;
                 Ok(lsns)
             }
             Err(failure) => {
@@ -84,16 +85,16 @@ impl<V: SettingsView> Session<V> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let (records, flush) = self.pending.take_immediate();
+        let (records, flush, memory) = self.pending.take_immediate();
         if !records.is_empty() {
             let wait = flush.then_some(WaitLevel::LocalFlush);
             let append = Append { records, commit: None, wait, owner: self.params.client.pid };
-            lsns.immediate = self.append(wire, append).await?.ends;
+            lsns.immediate = self.append(wire, append, memory).await?.ends;
         }
         if how == Settle::Commit && !in_block {
-            let records = self.pending.take_transaction();
+            let (records, memory) = self.pending.take_transaction();
             if !records.is_empty() {
-                lsns.transactional = Ok(self.append_transaction(wire, records).await?.ends);
+                lsns.transactional = Ok(self.append_transaction(wire, records, memory).await?.ends);
             }
         } else {
             lsns.transactional = Err(self.insert_lsn());
@@ -114,6 +115,7 @@ impl<V: SettingsView> Session<V> {
         &mut self,
         wire: &mut Wire<S>,
         records: Vec<NewRecord>,
+        memory: Reservation,
     ) -> Result<Appended>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -124,7 +126,7 @@ impl<V: SettingsView> Session<V> {
             wait: WaitLevel::of_commit(self.synchronous_commit()),
             owner: self.params.client.pid,
         };
-        self.append(wire, append).await
+        self.append(wire, append, memory).await
     }
 
     fn synchronous_commit(&self) -> SynchronousCommit {
@@ -133,7 +135,13 @@ impl<V: SettingsView> Session<V> {
         own.unwrap_or_else(|| self.params.settings.borrow().synchronous_commit())
     }
 
-    async fn append<S>(&mut self, wire: &mut Wire<S>, append: Append) -> Result<Appended>
+    /// Has it appended. Until it is answered the records may wait for room in the tail: `memory` is theirs.
+    async fn append<S>(
+        &mut self,
+        wire: &mut Wire<S>,
+        append: Append,
+        memory: Reservation,
+    ) -> Result<Appended>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -161,6 +169,7 @@ impl<V: SettingsView> Session<V> {
                 }
             }
         };
+        drop(memory);
         let mut appended = answered.map_err(Box::new)?;
         if let Some(warning) = appended.warning.take() {
             self.notice_first(&warning);
@@ -246,12 +255,16 @@ impl<V: SettingsView> Session<V> {
             self.out.raw(bytes.get(..first.at).unwrap_or_default());
         }
         self.held.clear();
+        self.answers_memory.shrink_to(0);
     }
 
     /// Gives the answers that waited, each where it belongs.
-    fn release(&mut self, lsns: &Lsns) {
+    async fn release<S>(&mut self, wire: &mut Wire<S>, lsns: &Lsns) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         if self.held.is_empty() {
-            return;
+            return Ok(());
         }
         let bytes = std::mem::replace(&mut self.out, Encoder::new()).take();
         let mut copied = 0;
@@ -264,10 +277,12 @@ impl<V: SettingsView> Session<V> {
                     self.describe_first(describes.as_deref());
                     self.message_row(lsns.of(slot), format, suspends, &mut text);
                 }
-                HeldAnswer::Rows(rows) => self.release_rows(*rows, lsns),
+                HeldAnswer::Rows(rows) => self.release_rows(wire, *rows, lsns).await?,
             }
         }
         self.out.raw(bytes.get(copied..).unwrap_or_default());
+        self.answers_memory.shrink_to(0);
+        Ok(())
     }
 
     /// The one row of a statement that emits one message.
@@ -287,20 +302,33 @@ impl<V: SettingsView> Session<V> {
         }
     }
 
-    fn release_rows(&mut self, held: HeldRows, lsns: &Lsns) {
-        let answers = held.slots.iter().map(|slot| lsns.of(*slot)).collect();
-        match self.run_again(&held.prepared, &held.arguments, answers) {
-            Ok(rows) => {
-                let columns = held.prepared.columns.as_deref().unwrap_or_default();
-                if held.describes {
+    async fn release_rows<S>(
+        &mut self,
+        wire: &mut Wire<S>,
+        held: HeldRows,
+        lsns: &Lsns,
+    ) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let HeldRows { prepared, arguments, formats, slots, describes, memory: _memory } = held;
+        let answers = slots.iter().map(|slot| lsns.of(*slot)).collect();
+        match self.run_again(wire, &prepared, &arguments, answers).await {
+            Ok(result) => {
+                let columns = prepared.columns.as_deref().unwrap_or_default();
+                if describes {
                     self.describe_row(columns, &[]);
                 }
-                self.data_rows(columns, &held.formats, rows.iter());
-                self.out.command_complete(&format!("SELECT {}", rows.len()));
+                let count = result.rows.len();
+                self.send_rows(wire, columns, &formats, result).await?;
+                self.out.command_complete(&format!("SELECT {count}"));
+                Ok(())
             }
-            // It ran without one before; only a look at the clock can make the difference.
+            Err(failure) if self.ending.is_some() => Err(failure),
+            // It ran without one before; only a look at the clock or a lack of memory can make the difference.
             Err(failure) => {
                 self.out.report(&failure);
+                Ok(())
             }
         }
     }

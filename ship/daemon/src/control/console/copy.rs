@@ -21,8 +21,11 @@ use super::emit::{TRANSACTION_BYTES_MAX, message_record};
 use super::failure::{Failure, Result, fail};
 use super::interrupts::{CopyProgress, Interrupts};
 use super::session::{Ending, Next, Session};
-use super::wire::Wire;
+use super::wire::{Body, Wire};
 use crate::hub::append;
+
+/// Rows that are taken as one step of a turn.
+const ROWS_A_STEP: u64 = 32;
 
 /// Shows the COPY while it runs.
 struct Shown<'a> {
@@ -38,9 +41,9 @@ impl Drop for Shown<'_> {
 
 /// What the client sent.
 enum Sent {
-    Data(Vec<u8>),
+    Data(Body<Vec<u8>>),
     Done,
-    Failed(Vec<u8>),
+    Failed(Body<Vec<u8>>),
 }
 
 impl<V: SettingsView> Session<V> {
@@ -61,24 +64,35 @@ impl<V: SettingsView> Session<V> {
         let progress = CopyProgress { database, ..CopyProgress::default() };
         let mut shown = Shown { interrupts: &interrupts, progress };
         let mut reader = RowReader::new(copy, TRANSACTION_BYTES_MAX);
+        let mut memory = self.account.reservation();
         loop {
             let sent = self.copy_data(wire, &interrupts).await;
             let (data, at_end) = match sent.map_err(|failure| located(failure, &reader))? {
-                Sent::Data(data) => (data, false),
-                Sent::Done => (Vec::new(), true),
+                Sent::Data(data) => (Some(data), false),
+                Sent::Done => (None, true),
                 Sent::Failed(message) => {
-                    let message = text_parameter(message.strip_suffix(b"\0").unwrap_or(&message));
+                    let message = &message.bytes;
+                    let message = text_parameter(message.strip_suffix(b"\0").unwrap_or(message));
                     let failure = message.map_or_else(|failure| failure, client_failed);
                     return Err(located(failure, &reader));
                 }
             };
-            shown.progress.bytes_processed += u64::try_from(data.len()).unwrap_or(u64::MAX);
-            reader.push(&data).map_err(|failure| located(failure, &reader))?;
+            if let Some(Body { bytes, memory: _read }) = &data {
+                shown.progress.bytes_processed += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+                // A row that is whole is there three times: as it came, as fields, and as a message.
+                let room = 3 * (reader.waiting_len() + bytes.len());
+                let room = memory.grow_to(room).and_then(|()| reader.push(bytes));
+                room.map_err(|failure| located(failure, &reader))?;
+            }
+            drop(data);
             while let Some(row) = reader.next(at_end)? {
                 let emitted = message_record(true, &row.prefix, &row.content)
-                    .and_then(|record| self.pending.push(record, false));
+                    .and_then(|record| self.pending.push(record, false, None));
                 emitted.map_err(|failure| located(failure, &reader))?;
                 shown.progress.tuples_processed += 1;
+                if shown.progress.tuples_processed.is_multiple_of(ROWS_A_STEP) {
+                    self.turn.pass().await;
+                }
             }
             if at_end {
                 return Ok(shown.progress.tuples_processed);
@@ -109,10 +123,13 @@ impl<V: SettingsView> Session<V> {
             let body_max = self.body_max();
             let (kind, len) = match wire.frame(body_max) {
                 Ok(Some(frame)) => (frame.kind, frame.len),
-                Ok(None) => {
-                    self.more(wire, interrupts).await?;
-                    continue;
-                }
+                Ok(None) => match wire.take_discarded() {
+                    Some((_, failure)) => return Err(failure),
+                    None => {
+                        self.more(wire, interrupts).await?;
+                        continue;
+                    }
+                },
                 Err(malformed) => return Err(self.out_of_step(malformed)),
             };
             let body = wire.take_body(len);

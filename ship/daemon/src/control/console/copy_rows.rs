@@ -77,6 +77,11 @@ impl<'a> RowReader<'a> {
         format!("COPY messages, line {}", self.line)
     }
 
+    /// Bytes that wait to become a row.
+    pub(super) const fn waiting_len(&self) -> usize {
+        self.raw.len() - self.start
+    }
+
     /// Takes more bytes. A row cannot be larger than the transaction that it goes into.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<()> {
         if self.ended && self.copy.format != Format::Binary {

@@ -8,6 +8,7 @@
 //! PostgreSQL: `LogLogicalMessage` (src/backend/replication/logical/message.c).
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use walhub_proto::lsn::Lsn;
@@ -85,8 +86,10 @@ pub(super) enum Call {
 pub(super) struct Emitter {
     calls: RefCell<Vec<Call>>,
     bytes: Cell<usize>,
-    /// In the second run: the answers, in the order of the calls.
-    answers: Option<RefCell<std::vec::IntoIter<Lsn>>>,
+    /// What the session held before.
+    held: usize,
+    /// In the second run: the answers, in the order of the calls, and which is next.
+    answers: Option<(Arc<[Lsn]>, Cell<usize>)>,
     notices: RefCell<Vec<Report>>,
     /// Parameters to set when the statement has run: name, value, and whether for the transaction.
     settings: RefCell<Vec<(String, String, bool)>>,
@@ -95,12 +98,21 @@ pub(super) struct Emitter {
 impl Emitter {
     /// For the first run, of a session that holds so many bytes already.
     pub(super) fn collecting(held: usize) -> Self {
-        Self { bytes: Cell::new(held), ..Self::default() }
+        Self { held, bytes: Cell::new(held), ..Self::default() }
     }
 
     /// For the second run.
-    pub(super) fn answering(answers: Vec<Lsn>) -> Self {
-        Self { answers: Some(RefCell::new(answers.into_iter())), ..Self::default() }
+    pub(super) fn answering(answers: Arc<[Lsn]>) -> Self {
+        Self { answers: Some((answers, Cell::new(0))), ..Self::default() }
+    }
+
+    /// The same, without anything that a run has left that was given up.
+    pub(super) fn begun_afresh(self) -> Self {
+        let held = self.held;
+        match self.answers {
+            None => Self::collecting(held),
+            Some((answers, _)) => Self::answering(answers),
+        }
     }
 
     /// What the first run left.
@@ -138,9 +150,11 @@ impl Emitter {
     }
 
     pub(super) fn answer(&self) -> Option<Value> {
-        let answers = self.answers.as_ref()?;
+        let (answers, next) = self.answers.as_ref()?;
+        let index = next.get();
+        next.set(index + 1);
         // A statement that calls more often in its second run looked at the clock.
-        Some(Value::or_null(answers.borrow_mut().next(), Value::Lsn))
+        Some(Value::or_null(answers.get(index).copied(), Value::Lsn))
     }
 }
 
@@ -163,6 +177,7 @@ pub(super) fn emit_message(
     if bytes > TRANSACTION_BYTES_MAX {
         return Err(too_large());
     }
+    ctx.hold(cost(&record) + size_of::<Call>())?;
     ctx.emitter.bytes.set(bytes);
     ctx.emitter.calls.borrow_mut().push(Call::Message { record, flush });
     Ok(insert_lsn(ctx))

@@ -15,13 +15,15 @@ use walhub_proto::wire::backend::{Report, Severity};
 
 use super::SettingsView;
 use super::commit::Settle;
-use super::context::{Context, Spent};
+use super::context::{Context, Pace, Spent};
+use super::elsewhere::{Arguments, ResultRows};
 use super::emit::{Call, Emitter};
 use super::extended::format_of;
 use super::failure::{
     ACTIVE_SQL_TRANSACTION, NO_ACTIVE_SQL_TRANSACTION, Result, fail, unsupported,
 };
 use super::held::{HeldAnswer, HeldRows, Slot};
+use super::message_scan::Fetched;
 use super::parameters;
 use super::plan::{Plan, Rows};
 use super::session::Session;
@@ -38,7 +40,7 @@ impl<V: SettingsView> Session<V> {
         &mut self,
         wire: &mut Wire<S>,
         prepared: &Arc<Prepared>,
-        arguments: Vec<Value>,
+        arguments: Arguments,
         formats: &[i16],
         describes: bool,
     ) -> Result<()>
@@ -55,18 +57,22 @@ impl<V: SettingsView> Session<V> {
                 if let Some(constant) = prepared.message.as_ref().and_then(MessageShape::constant) {
                     let (record, flush) = constant?;
                     let describes = describes.then_some(prepared);
-                    return self.emit_message(record, flush, format_of(formats, 0), 0, describes);
+                    let format = format_of(formats, 0);
+                    return self.emit_message(record, flush, None, format, 0, describes);
                 }
-                let (rows, slots) = self.run_query(wire, prepared, plan, &arguments).await?;
+                let (result, slots) = self.run_query(wire, prepared, plan, &arguments).await?;
                 if slots.iter().any(|slot| !matches!(slot, Slot::Known(_))) {
-                    let prepared = Arc::clone(prepared);
-                    let formats = formats.to_vec();
-                    let held = HeldRows { prepared, arguments, formats, slots, describes };
+                    drop(result);
+                    let bytes = slots.len() * size_of::<Slot>()
+                        + arguments.iter().map(Value::heap_len).sum::<usize>();
+                    let memory = self.account.reserve(bytes)?;
+                    let (prepared, formats) = (Arc::clone(prepared), formats.to_vec());
+                    let held = HeldRows { prepared, arguments, formats, slots, describes, memory };
                     self.hold(HeldAnswer::Rows(Box::new(held)));
                     return Ok(());
                 }
-                let tag = format!("SELECT {}", rows.len());
-                (rows, Cow::Owned(tag))
+                let tag = format!("SELECT {}", result.rows.len());
+                (result, Cow::Owned(tag))
             }
             Statement::Utility(utility) => {
                 let before = reports(utility).then(|| self.parameters.clone());
@@ -75,14 +81,14 @@ impl<V: SettingsView> Session<V> {
                     self.out.report(&warning);
                 }
                 self.tell_changes(before.as_ref());
-                (rows, tag)
+                (ResultRows { rows, memory: self.account.reservation() }, tag)
             }
         };
         if let Some(columns) = &prepared.columns {
             if describes {
                 self.describe_row(columns, &[]);
             }
-            self.data_rows(columns, formats, rows.iter());
+            self.send_rows(wire, columns, formats, rows).await?;
         }
         self.out.command_complete(&tag);
         Ok(())
@@ -93,19 +99,24 @@ impl<V: SettingsView> Session<V> {
         &mut self,
         wire: &mut Wire<S>,
         prepared: &Arc<Prepared>,
-        arguments: &[Value],
-    ) -> Result<Rows>
+        arguments: &Arguments,
+    ) -> Result<ResultRows>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Statement::Query(plan) = &prepared.statement else { return Ok(Vec::new()) };
+        let Statement::Query(plan) = &prepared.statement else { return Ok(self.no_rows()) };
         let (rows, slots) = self.run_query(wire, prepared, plan, arguments).await?;
         if slots.iter().all(|slot| matches!(slot, Slot::Known(_))) {
             return Ok(rows);
         }
         let lsns = self.settle(wire, Settle::Tell).await?;
         let answers = slots.iter().map(|slot| lsns.of(*slot)).collect();
-        self.run_again(prepared, arguments, answers)
+        self.run_again(wire, prepared, arguments, answers).await
+    }
+
+    /// A result without rows.
+    fn no_rows(&self) -> ResultRows {
+        ResultRows { rows: Rows::new(), memory: self.account.reservation() }
     }
 
     /// Runs a query for the first time.
@@ -113,18 +124,19 @@ impl<V: SettingsView> Session<V> {
         &mut self,
         wire: &mut Wire<S>,
         prepared: &Arc<Prepared>,
-        plan: &Plan,
-        arguments: &[Value],
-    ) -> Result<(Rows, Vec<Slot>)>
+        plan: &Arc<Plan>,
+        arguments: &Arguments,
+    ) -> Result<(ResultRows, Vec<Slot>)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        if prepared.message_scans > 0 {
-            self.fetched = Some(self.fetch_messages(wire, prepared, plan, arguments).await?);
-        }
+        let fetched = match prepared.message_scans {
+            0 => None,
+            _ => Some(self.fetch_messages(wire, prepared, plan, arguments).await?),
+        };
+        let has_read = fetched.is_some();
         let emitter = Emitter::collecting(self.pending.bytes());
-        let rows = self.with_context(arguments, &emitter, |ctx| plan.run(ctx));
-        let has_read = self.fetched.take().is_some();
+        let (rows, emitter) = self.run_plan(wire, plan, arguments, fetched, emitter).await?;
         let settings = emitter.take_settings();
         if rows.is_ok() {
             self.set_config(settings)?;
@@ -144,7 +156,7 @@ impl<V: SettingsView> Session<V> {
                 // What belongs to the transaction goes with the statement that failed.
                 Call::Message { record, .. } if rows.is_err() && record.transactional => continue,
                 Call::Message { record, flush } => {
-                    let slot = self.pending.push(record, flush)?;
+                    let slot = self.pending.push(record, flush, None)?;
                     match slot {
                         Slot::Transactional(_) if in_block => Slot::Known(self.insert_lsn()),
                         slot => slot,
@@ -167,7 +179,7 @@ impl<V: SettingsView> Session<V> {
             });
         }
         let rows = rows?;
-        let answers: Option<Vec<Lsn>> = slots
+        let answers: Option<Arc<[Lsn]>> = slots
             .iter()
             .map(|slot| match slot {
                 Slot::Known(lsn) => Some(*lsn),
@@ -175,7 +187,10 @@ impl<V: SettingsView> Session<V> {
             })
             .collect();
         match answers {
-            Some(answers) if switched => Ok((self.run_again(prepared, arguments, answers)?, slots)),
+            Some(answers) if switched => {
+                drop(rows);
+                Ok((self.run_again(wire, prepared, arguments, answers).await?, slots))
+            }
             _ => Ok((rows, slots)),
         }
     }
@@ -194,15 +209,19 @@ impl<V: SettingsView> Session<V> {
     }
 
     /// Runs a query for the second time, with what became of the first.
-    pub(super) fn run_again(
-        &self,
+    pub(super) async fn run_again<S>(
+        &mut self,
+        wire: &mut Wire<S>,
         prepared: &Prepared,
-        arguments: &[Value],
-        answers: Vec<Lsn>,
-    ) -> Result<Rows> {
-        let Statement::Query(plan) = &prepared.statement else { return Ok(Vec::new()) };
+        arguments: &Arguments,
+        answers: Arc<[Lsn]>,
+    ) -> Result<ResultRows>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Statement::Query(plan) = &prepared.statement else { return Ok(self.no_rows()) };
         let emitter = Emitter::answering(answers);
-        self.with_context(arguments, &emitter, |ctx| plan.run(ctx))
+        self.run_plan(wire, plan, arguments, None, emitter).await?.0
     }
 
     /// Evaluates something of a statement that does not run yet.
@@ -212,16 +231,18 @@ impl<V: SettingsView> Session<V> {
         look: impl FnOnce(&Context<'_>) -> Result<T>,
     ) -> Result<T> {
         let emitter = Emitter::collecting(self.pending.bytes());
-        let seen = self.with_context(arguments, &emitter, look)?;
+        let seen = self.with_context(arguments, &emitter, None, look)?;
         if emitter.take().0.is_empty() { Ok(seen) } else { Err(reads_and_writes()) }
     }
 
-    fn with_context<T>(
+    /// Evaluates something that takes but a moment.
+    pub(super) fn with_context<T>(
         &self,
         arguments: &[Value],
         emitter: &Emitter,
-        run: impl FnOnce(&Context<'_>) -> Result<T>,
-    ) -> Result<T> {
+        fetched: Option<&Fetched>,
+        run: impl FnOnce(&Context<'_>) -> T,
+    ) -> T {
         let settings = self.params.settings.borrow().clone();
         run(&Context {
             client: &self.params.client,
@@ -234,9 +255,9 @@ impl<V: SettingsView> Session<V> {
             emitter,
             sessions: &self.params.sessions,
             arguments,
-            messages: self.fetched.as_ref(),
+            messages: fetched,
             snapshot: OnceCell::new(),
-            spent: Spent::default(),
+            spent: Spent::new(&self.account, Pace::Here),
         })
     }
 
@@ -275,7 +296,7 @@ impl<V: SettingsView> Session<V> {
             }
             Utility::Show(name) => {
                 let show = |ctx: &Context<'_>| statement::show(ctx, name.as_deref());
-                let rows = self.with_context(&[], &Emitter::default(), show)?;
+                let rows = self.with_context(&[], &Emitter::default(), None, show)?;
                 return Ok((rows, (Cow::Borrowed("SHOW"), None)));
             }
             _ => self.run_at_once(utility)?,
@@ -304,9 +325,9 @@ impl<V: SettingsView> Session<V> {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         self.settle(wire, Settle::Commit).await?;
-        let records = self.pending.take_transaction();
+        let (records, memory) = self.pending.take_transaction();
         if !records.is_empty() {
-            self.append_transaction(wire, records).await?;
+            self.append_transaction(wire, records, memory).await?;
         }
         Ok(())
     }
@@ -476,6 +497,6 @@ fn block_warning(message: &str) -> Report {
 }
 
 /// What would be read depends on what would be written.
-fn reads_and_writes() -> super::failure::Failure {
+pub(super) fn reads_and_writes() -> super::failure::Failure {
     unsupported("writing WAL in a statement that reads walhub.messages")
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::context::Context;
 use super::failure::{CARDINALITY_VIOLATION, Result, fail};
 use super::functions::Function;
-use super::plan::Plan;
+use super::plan::{Plan, Rows};
 use super::types::Type;
 use super::value::Value;
 
@@ -170,9 +170,9 @@ impl Expr {
     pub(super) fn eval(&self, row: &[Value], ctx: &Context<'_>) -> Result<Value> {
         ctx.step()?;
         Ok(match &self.node {
-            Node::Const(value) => value.clone(),
-            Node::Column(index) => row.get(*index).cloned().unwrap_or(Value::Null),
-            Node::Param(index) => ctx.arguments.get(*index).cloned().unwrap_or(Value::Null),
+            Node::Const(value) => copied(Some(value), ctx)?,
+            Node::Column(index) => copied(row.get(*index), ctx)?,
+            Node::Param(index) => copied(ctx.arguments.get(*index), ctx)?,
             Node::Aggregate(_) => unreachable!("the planner replaces aggregates by columns"),
             Node::Call(function, args) => return eval_call(function, args, row, ctx),
             Node::Cast(operand, scale) => {
@@ -222,9 +222,10 @@ impl Expr {
             }
             Node::InQuery { operand, plan, negated } => {
                 let operand = operand.eval(row, ctx)?;
-                let rows = plan.run(ctx)?;
                 let first = |row: Vec<Value>| Ok(row.into_iter().next().unwrap_or(Value::Null));
-                member(&operand, rows.into_iter().map(first), *negated)?
+                let is_member =
+                    |rows: Rows| member(&operand, rows.into_iter().map(first), *negated);
+                plan.run_within(ctx, is_member)??
             }
             Node::Between { operand, low, high, negated } => {
                 let value = operand.eval(row, ctx)?;
@@ -275,9 +276,11 @@ impl Expr {
                 best
             }
             Node::Scalar(plan) => {
-                let mut rows = plan.run(ctx)?.into_iter();
-                let first = rows.next();
-                if rows.next().is_some() {
+                let (first, is_only) = plan.run_within(ctx, |rows| {
+                    let is_only = rows.len() <= 1;
+                    (rows.into_iter().next(), is_only)
+                })?;
+                if !is_only {
                     return Err(fail(
                         CARDINALITY_VIOLATION,
                         "more than one row returned by a subquery used as an expression",
@@ -285,7 +288,9 @@ impl Expr {
                 }
                 first.and_then(|row| row.into_iter().next()).unwrap_or(Value::Null)
             }
-            Node::Exists { plan, negated } => Value::Bool(plan.run(ctx)?.is_empty() == *negated),
+            Node::Exists { plan, negated } => {
+                Value::Bool(plan.run_within(ctx, |rows| rows.is_empty())? == *negated)
+            }
         })
     }
 
@@ -293,6 +298,13 @@ impl Expr {
     pub(super) fn holds(&self, row: &[Value], ctx: &Context<'_>) -> Result<bool> {
         Ok(self.eval(row, ctx)? == Value::Bool(true))
     }
+}
+
+/// A value of its own. A large one takes its time.
+fn copied(value: Option<&Value>, ctx: &Context<'_>) -> Result<Value> {
+    let Some(value) = value else { return Ok(Value::Null) };
+    ctx.work(value.heap_len())?;
+    Ok(value.clone())
 }
 
 fn eval_call(
@@ -379,6 +391,8 @@ fn like(text: &str, pattern: &str, fold_case: bool, ctx: &Context<'_>) -> Result
         One,
         Char(char),
     }
+    // Each character is looked at, and kept in four bytes.
+    ctx.work((text.len() + pattern.len()).saturating_mul(16))?;
     let fold = |text: &str| if fold_case { text.to_lowercase() } else { text.to_owned() };
     let text: Vec<char> = fold(text).chars().collect();
     let mut tokens = Vec::new();

@@ -15,10 +15,13 @@ use walhub_proto::wire::backend::Column;
 use super::SettingsView;
 use super::binary;
 use super::context::TEXT_LEN_MAX as VALUE_LEN_MAX;
+use super::elsewhere::{Arguments, ResultRows};
 use super::emit::{large_message_record, message_record};
 use super::failure::{DUPLICATE_CURSOR, PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted};
 use super::held::{HeldAnswer, Slot};
+use super::memory::Reservation;
 use super::messages::{Bind, Message, Target, decode};
+use super::plan::cost;
 use super::session::Session;
 use super::statement::{self, Argument, MessageShape, Prepared, Statement};
 use super::types::Type;
@@ -30,6 +33,10 @@ use crate::hub::append::{self, NewRecord};
 const STATEMENTS_MAX: usize = 256;
 /// Bytes of query text in all prepared statements of one session.
 const STATEMENT_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a message bound to the unnamed portal that are not counted: there is one such portal.
+const UNCOUNTED_LEN_MAX: usize = 8 << 10;
+/// Bytes of a row from which on it is counted while it is encoded.
+const LARGE_ROW_LEN: usize = 64 << 10;
 /// Open portals of one session.
 const PORTALS_MAX: usize = 64;
 
@@ -38,11 +45,13 @@ pub(super) struct Portal {
     pub(super) prepared: Arc<Prepared>,
     pub(super) formats: SmallVec<[i16; 4]>,
     pub(super) state: PortalState,
+    /// What the parameters, the message or the rows take.
+    memory: Reservation,
 }
 
 pub(super) enum PortalState {
     /// It has not run.
-    New(Vec<Value>),
+    New(Arguments),
     /// It has not run, and does nothing but emit this message; whether to flush it.
     Message(NewRecord, bool),
     /// It has run, and this is left.
@@ -56,6 +65,7 @@ impl<V: SettingsView> Session<V> {
         let name = binary::text_parameter(name)?;
         let sql: Arc<str> = binary::text_parameter(query)?.into();
         self.show_running(&sql);
+        let _room = statement::room_to_parse(&self.account, sql.len())?;
         let mut parsed = self.parse_text(&sql)?;
         if parsed.len() > 1 {
             let message = "cannot insert multiple commands into a prepared statement";
@@ -65,7 +75,7 @@ impl<V: SettingsView> Session<V> {
         if self.transaction.is_failed() && !statement::may_end_transaction(parsed.as_ref()) {
             return Err(statement::aborted());
         }
-        let prepared = Arc::new(statement::prepare(parsed, &sql, types)?);
+        let prepared = Arc::new(statement::prepare(parsed, &sql, sql.len(), types, &self.account)?);
         if name.is_empty() {
             self.unnamed_statement = Some(prepared);
         } else {
@@ -105,10 +115,15 @@ impl<V: SettingsView> Session<V> {
         })
     }
 
-    /// `bytes` is the message when that is a large one.
+    /// `bytes` is the message when that is a large one, and `memory` what it takes.
     ///
     /// PostgreSQL: `exec_bind_message`.
-    pub(super) fn bind(&mut self, bind: &Bind<'_>, bytes: Option<&Bytes>) -> Result<()> {
+    pub(super) fn bind(
+        &mut self,
+        bind: &Bind<'_>,
+        bytes: Option<&Bytes>,
+        memory: Option<Reservation>,
+    ) -> Result<()> {
         self.begin_statement();
         let portal = binary::text_parameter(bind.portal)?;
         let prepared = Arc::clone(self.statement(binary::text_parameter(bind.statement)?)?);
@@ -117,8 +132,17 @@ impl<V: SettingsView> Session<V> {
         if self.transaction.is_failed() && !prepared.ends_transaction() {
             return Err(statement::aborted());
         }
+        let mut memory = memory.unwrap_or_else(|| self.account.reservation());
+        let read = memory.bytes();
         let message = match &prepared.message {
-            Some(shape) => message_of(shape, bind, bytes)?,
+            Some(shape) => {
+                // Text of a bytea is decoded, and then copied into the record.
+                let _decoded = match bytes {
+                    Some(bytes) if !bind.is_binary() => Some(self.account.reserve(bytes.len())?),
+                    _ => None,
+                };
+                message_of(shape, bind, bytes)?
+            }
             None => None,
         };
         let large = message.as_ref().is_some_and(|(record, _)| record.body_len() > VALUE_LEN_MAX);
@@ -128,9 +152,24 @@ impl<V: SettingsView> Session<V> {
                 "a message of more than 1 MB can be bound to the unnamed portal only",
             ));
         }
+        // What the record shares with the message stays, else it has its own. A small one costs nothing to count.
         let state = match message {
-            Some((record, flush)) => PortalState::Message(record, flush),
-            None => PortalState::New(self.arguments(bind, &prepared)?),
+            Some((record, flush)) => {
+                if !portal.is_empty() || record.body_len() > UNCOUNTED_LEN_MAX {
+                    memory.grow_to(record.body_len())?;
+                    memory.shrink_to(read.max(record.body_len()));
+                }
+                PortalState::Message(record, flush)
+            }
+            None => {
+                let copied =
+                    bind.parameters.iter().flatten().map(|bytes| bytes.len()).sum::<usize>();
+                let kept =
+                    self.account.reserve(copied + bind.parameters.len() * size_of::<Value>())?;
+                let arguments = self.arguments(bind, &prepared)?;
+                memory = kept;
+                PortalState::New(arguments)
+            }
         };
         let formats = bind.result_formats.len();
         let columns = prepared.columns.as_ref().map_or(0, Vec::len);
@@ -142,7 +181,7 @@ impl<V: SettingsView> Session<V> {
         if let Some(format) = bind.result_formats.iter().find(|format| !matches!(format, 0 | 1)) {
             return Err(unsupported_format(*format));
         }
-        let made = Portal { prepared, formats: bind.result_formats.clone(), state };
+        let made = Portal { prepared, formats: bind.result_formats.clone(), state, memory };
         if portal.is_empty() {
             self.unnamed_portal = Some(made);
         } else {
@@ -160,7 +199,7 @@ impl<V: SettingsView> Session<V> {
         Ok(())
     }
 
-    fn arguments(&self, bind: &Bind<'_>, prepared: &Prepared) -> Result<Vec<Value>> {
+    fn arguments(&self, bind: &Bind<'_>, prepared: &Prepared) -> Result<Arguments> {
         let too_large = |bytes: &&[u8]| bytes.len() > VALUE_LEN_MAX;
         if bind.parameters.iter().flatten().any(too_large) {
             let failure = fail(PROGRAM_LIMIT_EXCEEDED, "parameter is too large");
@@ -259,8 +298,8 @@ impl<V: SettingsView> Session<V> {
         let PortalState::Message(record, flush) = std::mem::replace(&mut portal.state, done) else {
             return None;
         };
-        let format = format_of(&portal.formats, 0);
-        Some(self.emit_message(record, flush, format, rows_max, None))
+        let (format, memory) = (format_of(&portal.formats, 0), portal.memory.take());
+        Some(self.emit_message(record, flush, Some(memory), format, rows_max, None))
     }
 
     /// Emits the message that a statement is, and answers with its row.
@@ -268,6 +307,7 @@ impl<V: SettingsView> Session<V> {
         &mut self,
         record: NewRecord,
         flush: bool,
+        memory: Option<Reservation>,
         format: i16,
         rows_max: i32,
         describes: Option<&Arc<Prepared>>,
@@ -275,7 +315,7 @@ impl<V: SettingsView> Session<V> {
         if self.params.hub.in_recovery() {
             return Err(Box::new(append::in_recovery("pg_logical_emit_message()")));
         }
-        let slot = self.pending.push(record, flush)?;
+        let slot = self.pending.push(record, flush, memory)?;
         let suspends = rows_max == 1;
         if matches!(slot, Slot::Transactional(_)) && self.transaction.is_open() {
             let lsn = self.insert_lsn();
@@ -322,14 +362,19 @@ impl<V: SettingsView> Session<V> {
         let left = match portal.state {
             PortalState::Message(record, flush) => {
                 let format = format_of(&portal.formats, 0);
-                self.emit_message(record, flush, format, rows_max, None)?;
+                let memory = Some(portal.memory.take());
+                self.emit_message(record, flush, memory, format, rows_max, None)?;
                 VecDeque::new()
             }
-            PortalState::Rows(rows) => self.answer_rows(&prepared, rows, &portal.formats, limit),
+            PortalState::Rows(rows) => {
+                self.answer_rows(wire, &prepared, rows, &portal.formats, limit).await?
+            }
             PortalState::New(arguments) => match (limit, &prepared.statement) {
                 (Some(_), Statement::Query(_)) => {
-                    let rows = self.rows_now(wire, &prepared, &arguments).await?;
-                    self.answer_rows(&prepared, rows.into(), &portal.formats, limit)
+                    let result = self.rows_now(wire, &prepared, &arguments).await?;
+                    portal.memory = result.memory;
+                    let rows = result.rows.into();
+                    self.answer_rows(wire, &prepared, rows, &portal.formats, limit).await?
                 }
                 _ => {
                     self.answer(wire, &prepared, arguments, &portal.formats, false).await?;
@@ -337,25 +382,32 @@ impl<V: SettingsView> Session<V> {
                 }
             },
         };
+        portal.memory.shrink_to(left.iter().map(|row| cost(row)).sum());
         portal.state = PortalState::Rows(left);
         self.put_portal(name, portal);
         Ok(())
     }
 
     /// Sends rows up to the limit; what is left comes back.
-    fn answer_rows(
+    async fn answer_rows<S>(
         &mut self,
+        wire: &mut Wire<S>,
         prepared: &Prepared,
         mut rows: VecDeque<Vec<Value>>,
         formats: &[i16],
         limit: Option<usize>,
-    ) -> VecDeque<Vec<Value>> {
+    ) -> Result<VecDeque<Vec<Value>>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let limit = limit.unwrap_or(usize::MAX);
         let sent = limit.min(rows.len());
         if let Some(columns) = &prepared.columns {
-            self.data_rows(columns, formats, rows.iter().take(sent));
+            for row in rows.drain(..sent) {
+                self.data_row(columns, formats, &row);
+                self.write_when_full(wire).await?;
+            }
         }
-        rows.drain(..sent);
         match &prepared.statement {
             // Exactly as many as asked for: PostgreSQL has not looked whether there is another.
             Statement::Query(_) if sent == limit => {
@@ -369,7 +421,7 @@ impl<V: SettingsView> Session<V> {
                 self.out.command_complete("");
             }
         }
-        rows
+        Ok(rows)
     }
 
     pub(super) fn describe_row(&mut self, columns: &[(String, Type)], formats: &[i16]) {
@@ -385,25 +437,49 @@ impl<V: SettingsView> Session<V> {
         self.out.row_description(&columns);
     }
 
-    pub(super) fn data_rows<'a>(
+    /// Sends rows as the client takes them: no more than one buffer of them is encoded at a time, and what is sent is
+    /// given back.
+    pub(super) async fn send_rows<S>(
         &mut self,
+        wire: &mut Wire<S>,
         columns: &[(String, Type)],
         formats: &[i16],
-        rows: impl Iterator<Item = &'a Vec<Value>>,
-    ) {
-        let zone = self.parameters.zone().clone();
+        result: ResultRows,
+    ) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let ResultRows { rows, mut memory } = result;
+        let mut sent = 0;
         for row in rows {
-            let values: Vec<Option<Vec<u8>>> = row
-                .iter()
-                .zip(columns)
-                .enumerate()
-                .map(|(index, (value, (_, ty)))| match format_of(formats, index) {
-                    1 => binary::encode(value, *ty),
-                    _ => value.text(&zone).map(String::into_bytes),
-                })
-                .collect();
-            self.out.data_row(&values);
+            let taken = cost(&row);
+            // A large one is there as text, and again among the answers, until it is written.
+            let _encoded = match taken {
+                LARGE_ROW_LEN.. => Some(self.account.reserve(taken.saturating_mul(4))?),
+                _ => None,
+            };
+            self.data_row(columns, formats, &row);
+            sent += taken;
+            drop(row);
+            if self.write_when_full(wire).await? {
+                memory.shrink_to(memory.bytes().saturating_sub(std::mem::take(&mut sent)));
+            }
         }
+        Ok(())
+    }
+
+    fn data_row(&mut self, columns: &[(String, Type)], formats: &[i16], row: &[Value]) {
+        let zone = self.parameters.zone();
+        let values: SmallVec<[Option<Vec<u8>>; 8]> = row
+            .iter()
+            .zip(columns)
+            .enumerate()
+            .map(|(index, (value, (_, ty)))| match format_of(formats, index) {
+                1 => binary::encode(value, *ty),
+                _ => value.text(zone).map(String::into_bytes),
+            })
+            .collect();
+        self.out.data_row(&values);
     }
 }
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use walhub_proto::lsn::Lsn;
 
+use super::elsewhere::Arguments;
 use super::emit::{TRANSACTION_BYTES_MAX, cost, too_large};
 use super::failure::Result;
+use super::memory::{Account, Reservation};
 use super::statement::Prepared;
-use super::value::Value;
 use crate::hub::append::NewRecord;
 
 /// Where a message will lie, or lies.
@@ -23,7 +24,6 @@ pub(super) enum Slot {
 }
 
 /// Messages that are not in the WAL yet.
-#[derive(Default)]
 pub(super) struct Pending {
     /// Those of the transaction.
     pub(super) transactional: Vec<NewRecord>,
@@ -33,6 +33,15 @@ pub(super) struct Pending {
     pub(super) flush: bool,
     transaction_bytes: usize,
     immediate_bytes: usize,
+    transaction_memory: Reservation,
+    immediate_memory: Reservation,
+}
+
+/// Bytes of memory of so many bytes of records, one more among them than there are in `records`.
+fn memory_of(records: &Vec<NewRecord>, bytes: usize) -> usize {
+    let len = records.len() + 1;
+    let room = if len > records.capacity() { len.next_power_of_two() } else { records.capacity() };
+    bytes + room * size_of::<NewRecord>()
 }
 
 /// How much a transaction held at a savepoint.
@@ -43,6 +52,18 @@ pub(super) struct Mark {
 }
 
 impl Pending {
+    pub(super) fn new(account: &Arc<Account>) -> Self {
+        Self {
+            transactional: Vec::new(),
+            immediate: Vec::new(),
+            flush: false,
+            transaction_bytes: 0,
+            immediate_bytes: 0,
+            transaction_memory: account.reservation(),
+            immediate_memory: account.reservation(),
+        }
+    }
+
     pub(super) const fn bytes(&self) -> usize {
         self.transaction_bytes + self.immediate_bytes
     }
@@ -51,12 +72,26 @@ impl Pending {
         self.transactional.is_empty() && self.immediate.is_empty()
     }
 
-    /// Takes a message.
-    pub(super) fn push(&mut self, record: NewRecord, flush: bool) -> Result<Slot> {
+    /// Takes a message, with the memory that was set aside for it already.
+    pub(super) fn push(
+        &mut self,
+        record: NewRecord,
+        flush: bool,
+        memory: Option<Reservation>,
+    ) -> Result<Slot> {
         let cost = cost(&record);
         if self.bytes() + cost > TRANSACTION_BYTES_MAX {
             return Err(too_large());
         }
+        let (records, bytes, held) = if record.transactional {
+            (&self.transactional, self.transaction_bytes, &mut self.transaction_memory)
+        } else {
+            (&self.immediate, self.immediate_bytes, &mut self.immediate_memory)
+        };
+        if let Some(memory) = memory {
+            held.absorb(memory);
+        }
+        held.grow_to(memory_of(records, bytes + cost))?;
         Ok(if record.transactional {
             self.transaction_bytes += cost;
             self.transactional.push(record);
@@ -69,16 +104,17 @@ impl Pending {
         })
     }
 
-    /// Gives out what belongs to no transaction.
-    pub(super) fn take_immediate(&mut self) -> (Vec<NewRecord>, bool) {
+    /// Gives out what belongs to no transaction, and the memory that it takes.
+    pub(super) fn take_immediate(&mut self) -> (Vec<NewRecord>, bool, Reservation) {
         self.immediate_bytes = 0;
-        (std::mem::take(&mut self.immediate), std::mem::take(&mut self.flush))
+        let records = std::mem::take(&mut self.immediate);
+        (records, std::mem::take(&mut self.flush), self.immediate_memory.take())
     }
 
-    /// Gives out the transaction.
-    pub(super) fn take_transaction(&mut self) -> Vec<NewRecord> {
+    /// Gives out the transaction, and the memory that it takes.
+    pub(super) fn take_transaction(&mut self) -> (Vec<NewRecord>, Reservation) {
         self.transaction_bytes = 0;
-        std::mem::take(&mut self.transactional)
+        (std::mem::take(&mut self.transactional), self.transaction_memory.take())
     }
 
     /// Where a savepoint would be.
@@ -89,7 +125,9 @@ impl Pending {
     /// Forgets what came after the savepoint.
     pub(super) fn roll_back_to(&mut self, mark: Mark) {
         self.transactional.truncate(mark.records);
+        self.transactional.shrink_to_fit();
         self.transaction_bytes = mark.bytes;
+        self.transaction_memory.shrink_to(memory_of(&self.transactional, mark.bytes));
     }
 }
 
@@ -115,11 +153,13 @@ pub(super) enum HeldAnswer {
 /// All that the second run needs.
 pub(super) struct HeldRows {
     pub(super) prepared: Arc<Prepared>,
-    pub(super) arguments: Vec<Value>,
+    pub(super) arguments: Arguments,
     pub(super) formats: Vec<i16>,
     pub(super) slots: Vec<Slot>,
     /// Whether RowDescription comes first.
     pub(super) describes: bool,
+    /// What all that takes.
+    pub(super) memory: Reservation,
 }
 
 /// Where everything lies.

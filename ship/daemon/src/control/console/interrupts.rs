@@ -4,12 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Notify, watch};
 
 use super::activity::Activity;
+use super::memory::{Account, Memory};
+use super::turns::Turns;
 
 /// How far the COPY of a session has come, as `pg_stat_progress_copy` shows it.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -37,12 +40,16 @@ pub struct Interrupts {
     pid: u32,
     secret: u32,
     cancel: Notify,
+    /// Cancel requests so far.
+    cancels: AtomicU64,
     terminate: watch::Sender<bool>,
     /// The whole server's end.
     server: watch::Receiver<bool>,
     copy: Mutex<Option<CopyProgress>>,
     /// What a session in SQL does; `None` of others.
     activity: Mutex<Option<Activity>>,
+    /// The memory that it holds.
+    account: Arc<Account>,
 }
 
 impl Interrupts {
@@ -78,6 +85,21 @@ impl Interrupts {
         }
     }
 
+    /// How many cancel requests have come: one that did while a statement was at work shows here.
+    pub(super) fn cancels(&self) -> u64 {
+        self.cancels.load(Ordering::Acquire)
+    }
+
+    fn cancel(&self) {
+        self.cancels.fetch_add(1, Ordering::AcqRel);
+        self.cancel.notify_waiters();
+    }
+
+    /// The memory that the session holds.
+    pub(super) const fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
     /// Whether the session must end.
     pub(super) fn is_terminated(&self) -> bool {
         *self.terminate.borrow() || *self.server.borrow()
@@ -105,6 +127,8 @@ impl Interrupts {
 #[derive(Default, Debug)]
 pub struct Sessions {
     members: Mutex<BTreeMap<u32, Arc<Interrupts>>>,
+    memory: Arc<Memory>,
+    turns: Turns,
 }
 
 /// A session's place among the others; it leaves on drop.
@@ -133,6 +157,8 @@ impl Sessions {
             server,
             copy: Mutex::default(),
             activity: Mutex::default(),
+            cancels: AtomicU64::new(0),
+            account: Account::new(Arc::clone(&self.memory)),
         });
         locked(&self.members).insert(pid, Arc::clone(&interrupts));
         Member { interrupts, sessions: Arc::clone(self) }
@@ -141,7 +167,7 @@ impl Sessions {
     /// A cancel request from a connection of its own. PostgreSQL: `processCancelRequest`.
     pub fn cancel_request(&self, pid: u32, secret: Option<u32>) {
         match self.member(pid) {
-            Some(member) if secret == Some(member.secret) => member.cancel.notify_waiters(),
+            Some(member) if secret == Some(member.secret) => member.cancel(),
             Some(_) => tracing::info!("wrong key in cancel request for process {pid}"),
             None => tracing::info!("PID {pid} in cancel request did not match any process"),
         }
@@ -150,13 +176,30 @@ impl Sessions {
     /// Cancels what a session waits for; `false` when there is none of that pid.
     pub(super) fn cancel(&self, pid: u32) -> bool {
         let member = self.member(pid);
-        member.inspect(|member| member.cancel.notify_waiters()).is_some()
+        member.inspect(|member| member.cancel()).is_some()
     }
 
     /// Ends a session; `false` when there is none of that pid.
     pub(super) fn terminate(&self, pid: u32) -> bool {
         let member = self.member(pid);
         member.map(|member| member.terminate.send_replace(true)).is_some()
+    }
+
+    /// What they hold of `sql_memory_limit`.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// What each of them holds, by pid.
+    pub(super) fn accounts(&self) -> Vec<(u32, Arc<Account>)> {
+        let members = locked(&self.members);
+        members.iter().map(|(pid, member)| (*pid, Arc::clone(&member.account))).collect()
+    }
+
+    /// Whose long statement runs.
+    pub(super) const fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     /// What every session in SQL does, by pid.

@@ -6,8 +6,10 @@
 //!
 //! Not here: the stream of a logical slot (`replication`).
 
+use std::cell::RefCell;
+use std::sync::Arc;
+
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::oneshot;
 use walhub_engine::crc::crc32c;
 use walhub_proto::decode::{
     Change, DecodeError, Decoder, DecoderConfig, Message, Reread, reading_start,
@@ -20,18 +22,20 @@ use walhub_proto::wire::backend::Report;
 use super::SettingsView;
 use super::aggregate::Aggregate;
 use super::context::Context;
+use super::elsewhere::{Arguments, Stop};
+use super::emit::Emitter;
+use super::execute::reads_and_writes;
 use super::expr::{Comparison, Expr, Node};
 use super::failure::{Failure, PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted, unsupported};
-use super::plan::{Plan, Rows, Source, retain, row_count};
+use super::memory::Reservation;
+use super::plan::{Plan, Rows, Source, cost, retain, row_count};
 use super::session::Session;
 use super::statement::Prepared;
 use super::types::Type;
 use super::value::Value;
-use super::wait_for::canceled;
-use super::wire::{Attended, Interrupt, Told, Wire};
+use super::wire::Wire;
 use crate::hub::append::DATABASE;
 use crate::hub::wal_reader::WalReader;
-use crate::placement::spawn_blocking;
 
 /// Columns of the relation.
 pub(super) const COLUMNS: &[(&str, Type)] = &[
@@ -46,8 +50,8 @@ const PREFIX: usize = 2;
 
 /// Bytes of rows that one statement may hold.
 const ROWS_BYTES_MAX: usize = 64 << 20;
-/// What a row takes beside its prefix and content.
-const ROW_COST: usize = 24 + COLUMNS.len() * size_of::<Value>();
+/// Rows that are looked at on the sessions' thread.
+const ROWS_HERE_MAX: usize = 100;
 /// Rows, their bytes, and WAL after which a batch is handed over.
 const BATCH_ROWS: usize = 1000;
 const BATCH_BYTES: usize = 1 << 20;
@@ -58,16 +62,28 @@ const KEPT_BYTES_MAX: usize = 8 << 20;
 /// What was read for a statement.
 #[derive(Debug)]
 pub(super) struct Fetched {
-    rows: Rows,
+    rows: RefCell<Rows>,
+    memory: Reservation,
     /// How many there are, when only that is wanted.
     pub(super) count: Option<i64>,
     /// Whether WHERE holds for all of them.
     pub(super) is_filtered: bool,
 }
 
-/// The rows of the relation.
+impl Fetched {
+    /// Whether what is done with the rows takes but a moment.
+    pub(super) fn is_small(&self) -> bool {
+        self.rows.borrow().len() <= ROWS_HERE_MAX && self.memory.bytes() <= BATCH_BYTES
+    }
+}
+
+/// The rows of the relation. Where they were read for one place in the query, that takes them once.
 pub(super) fn rows(ctx: &Context<'_>) -> Rows {
-    ctx.messages.map(|fetched| fetched.rows.clone()).unwrap_or_default()
+    match ctx.messages {
+        None => Rows::new(),
+        Some(fetched) if fetched.is_filtered && ctx.is_elsewhere() => fetched.rows.take(),
+        Some(fetched) => fetched.rows.borrow().clone(),
+    }
 }
 
 impl Plan {
@@ -197,6 +213,9 @@ struct Scanner {
     wanted: Wanted,
     /// Where the WAL ended when the statement began.
     end: Lsn,
+    /// Of the record that is read, what is kept of open transactions, and the batch.
+    memory: Reservation,
+    stop: Stop,
 }
 
 /// Some rows, in the order of the commits.
@@ -221,6 +240,8 @@ impl Scanner {
         mut reader: WalReader,
         system_identifier: SystemIdentifier,
         wanted: Wanted,
+        memory: Reservation,
+        stop: Stop,
     ) -> std::result::Result<Option<Self>, Report> {
         let end = reader.flush_lsn();
         if wanted.lower > end || wanted.lower > wanted.upper {
@@ -239,14 +260,15 @@ impl Scanner {
             start_decoding_at: start_reading,
             kept_bytes_max: KEPT_BYTES_MAX,
         });
-        Ok(Some(Self { reader, decoder, reread: None, xid: None, wanted, end }))
+        let (reread, xid) = (None, None);
+        Ok(Some(Self { reader, decoder, reread, xid, wanted, end, memory, stop }))
     }
 
     /// Reads on until there is enough for now.
     fn next_batch(&mut self) -> std::result::Result<Batch, Report> {
         let mut batch = Batch::default();
         let mut wal_bytes = 0;
-        while !batch.is_full(wal_bytes) {
+        while !batch.is_full(wal_bytes) && !self.stop.is_asked_for() {
             if let Some(reread) = &mut self.reread {
                 if let Some(message) = reread.poll_message() {
                     self.take(message, &mut batch);
@@ -257,6 +279,7 @@ impl Scanner {
                         return Err(gone(next));
                     }
                     reread.handle_wal(bytes).map_err(undecodable)?;
+                    self.reserve(&batch)?;
                 } else {
                     self.reread = None;
                 }
@@ -284,10 +307,19 @@ impl Scanner {
                 }
                 wal_bytes += bytes.len();
                 self.decoder.handle_wal(bytes).map_err(undecodable)?;
+                self.reserve(&batch)?;
                 batch.floor = None;
             }
         }
         Ok(batch)
+    }
+
+    /// A record may be as large as a gigabyte, and is in memory as a whole, and then as a message.
+    fn reserve(&mut self, batch: &Batch) -> std::result::Result<(), Report> {
+        let reread = self.reread.as_ref().map_or(0, |reread| reread.held_bytes());
+        let bytes = batch.bytes + self.decoder.held_bytes() + reread;
+        self.memory.shrink_to(bytes);
+        self.memory.grow_to(bytes).map_err(|failure| *failure)
     }
 
     fn take(&self, message: Message, batch: &mut Batch) {
@@ -308,10 +340,6 @@ impl Scanner {
         batch.bytes += cost(&row);
         batch.rows.push(row);
     }
-}
-
-fn cost(row: &[Value]) -> usize {
-    ROW_COST + row.iter().map(Value::heap_len).sum::<usize>()
 }
 
 /// Where to begin to read so that a message that ends at `lower` is seen from its beginning, which
@@ -360,7 +388,7 @@ impl<V: SettingsView> Session<V> {
         wire: &mut Wire<S>,
         prepared: &Prepared,
         plan: &Plan,
-        arguments: &[Value],
+        arguments: &Arguments,
     ) -> Result<Fetched>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -383,55 +411,39 @@ impl<V: SettingsView> Session<V> {
             })?;
         }
         let count = query.is_some_and(Plan::only_counts).then_some(0);
-        let fetched = Fetched { rows: Vec::new(), count, is_filtered: query.is_some() };
+        let (rows, is_filtered) = (RefCell::default(), query.is_some());
+        let fetched = Fetched { rows, memory: self.account.reservation(), count, is_filtered };
         let (Some(identity), Some(reader)) =
             (self.params.hub.identity(), self.params.hub.wal_reader())
         else {
             return Ok(fetched);
         };
         let mut fetching = Fetching { fetched, bytes: 0, limit };
-        let scanner = self
-            .elsewhere(wire, move || Scanner::new(reader, identity.system_identifier, wanted))
-            .await?;
+        let turns = Arc::clone(&self.params.sessions.turns().reads);
+        let (memory, stop) = (self.account.reservation(), Stop::default());
+        let asked = stop.clone();
+        let begin = move || Scanner::new(reader, identity.system_identifier, wanted, memory, asked);
+        let scanner = self.elsewhere(wire, Arc::clone(&turns), stop.clone(), begin).await?;
         let Some(mut scanner) = scanner.map_err(Box::new)? else { return Ok(fetching.fetched) };
+        let filter = query.and_then(|query| query.filter.clone());
         loop {
-            let (back, batch) = self
-                .elsewhere(wire, move || {
-                    let batch = scanner.next_batch();
-                    (scanner, batch)
-                })
-                .await?;
-            scanner = back;
-            let mut batch = batch.map_err(Box::new)?;
-            if let Some(filter) = query.and_then(|query| query.filter.as_ref()) {
+            let (surroundings, kept) = (self.surroundings(arguments, stop.clone()), filter.clone());
+            let read = move || {
+                let mut batch = scanner.next_batch().map_err(Box::new)?;
+                let emitter = Emitter::default();
                 // Each batch may take as many steps as a statement.
-                self.glance(arguments, |ctx| retain(&mut batch.rows, Some(filter), ctx))?;
-            }
+                retain(&mut batch.rows, kept.as_ref(), &surroundings.context(&emitter, None))?;
+                if !emitter.take().0.is_empty() {
+                    return Err(reads_and_writes());
+                }
+                Ok((scanner, batch))
+            };
+            let batch: Result<(Scanner, Batch)> =
+                self.elsewhere(wire, Arc::clone(&turns), stop.clone(), read).await?;
+            let (back, batch) = batch?;
+            scanner = back;
             if fetching.take(batch)? {
                 return Ok(fetching.fetched);
-            }
-        }
-    }
-
-    /// Has another thread do something, and waits for it or an interrupt.
-    async fn elsewhere<S, T>(
-        &mut self,
-        wire: &mut Wire<S>,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-        T: Send + 'static,
-    {
-        let (reply, mut answer) = oneshot::channel();
-        spawn_blocking(move || drop(reply.send(work())));
-        let interrupts = std::sync::Arc::clone(&self.params.member.interrupts);
-        match wire.attend(&interrupts, &mut Told::default(), &mut answer, None).await {
-            Attended::Answered(done) => Ok(done),
-            Attended::Interrupted(Interrupt::Cancel) => Err(canceled()),
-            Attended::Interrupted(Interrupt::Gone) => Err(self.client_gone()),
-            Attended::Interrupted(Interrupt::Terminate) | Attended::Lost | Attended::TimedOut => {
-                Err(self.lost())
             }
         }
     }
@@ -454,10 +466,11 @@ impl Fetching {
             return Ok(at_end);
         }
         self.bytes += rows.iter().map(|row| cost(row)).sum::<usize>();
-        self.fetched.rows.extend(rows);
+        self.fetched.memory.grow_to(self.bytes)?;
+        self.fetched.rows.get_mut().extend(rows);
         let mut has_enough = false;
         if let Some((limit, descending)) = self.limit {
-            let kept = &mut self.fetched.rows;
+            let kept = self.fetched.rows.get_mut();
             kept.sort_by_key(|row| lsn_of(row));
             if descending {
                 kept.reverse();
@@ -483,6 +496,7 @@ fn lsn_of(row: &[Value]) -> Lsn {
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::Account;
     use super::*;
 
     fn batch(lsns: &[u64], floor: Option<u64>) -> Batch {
@@ -491,12 +505,13 @@ mod tests {
     }
 
     fn fetching(limit: Option<(usize, bool)>) -> Fetching {
-        let fetched = Fetched { rows: Vec::new(), count: None, is_filtered: true };
+        let memory = Account::new(Arc::default()).reservation();
+        let fetched = Fetched { rows: RefCell::default(), memory, count: None, is_filtered: true };
         Fetching { fetched, bytes: 0, limit }
     }
 
     fn kept(fetching: &Fetching) -> Vec<u64> {
-        fetching.fetched.rows.iter().map(|row| lsn_of(row).0).collect()
+        fetching.fetched.rows.borrow().iter().map(|row| lsn_of(row).0).collect()
     }
 
     #[test]
@@ -532,6 +547,7 @@ mod tests {
         for _ in 0..1000 {
             assert!(!count.take(batch(&per_batch, None)).unwrap());
         }
-        assert_eq!((count.fetched.count, count.fetched.rows.len()), (Some(1_000_000), 0));
+        let rows = count.fetched.rows.borrow().len();
+        assert_eq!((count.fetched.count, rows), (Some(1_000_000), 0));
     }
 }

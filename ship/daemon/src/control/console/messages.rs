@@ -52,6 +52,11 @@ pub(super) struct Bind<'a> {
 }
 
 impl Bind<'_> {
+    /// Whether every parameter is in the binary format.
+    pub(super) fn is_binary(&self) -> bool {
+        (0..self.parameters.len()).all(|index| self.parameter_format(index) == 1)
+    }
+
     /// Format of a parameter, counted from zero.
     pub(super) fn parameter_format(&self, index: usize) -> i16 {
         format_of(&self.parameter_formats, index)

@@ -3,7 +3,9 @@
 //! A session speaks PostgreSQL's protocol, simple and extended, and answers what psql, drivers and
 //! monitoring tools ask of a server's WAL. From text to rows: `parse` and `utility` read it,
 //! `bind`, `coerce`, `call` and `select` resolve names and types into a `plan`, `expr` and `aggregate` evaluate it
-//! over the rows of `catalog`. Everything is bounded: text, tokens, depth, steps, bytes.
+//! over the rows of `catalog`. Everything is bounded: text, tokens, depth, steps, bytes; `memory` is what all sessions
+//! may hold together. What takes longer than a moment is evaluated `elsewhere`, on a thread that is no session's, and
+//! `turns` says whose.
 //!
 //! Messages go into the WAL through `emit` and `copy`; `held` keeps them until their transaction
 //! ends, and `commit` appends them and waits.
@@ -23,6 +25,7 @@ mod copy;
 mod copy_options;
 mod copy_rows;
 mod datetime;
+mod elsewhere;
 mod emit;
 mod escapes;
 mod execute;
@@ -32,6 +35,7 @@ mod failure;
 mod functions;
 mod held;
 mod interrupts;
+mod memory;
 mod message_scan;
 mod messages;
 mod numeric;
@@ -48,6 +52,7 @@ mod statement;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod turns;
 mod types;
 mod utility;
 mod value;
@@ -64,6 +69,7 @@ use tokio::sync::watch;
 use walhub_proto::syncrep::SynchronousCommit;
 
 pub use self::interrupts::{CopyProgress, Interrupt, Interrupts, Member, Sessions};
+pub use self::memory::Memory;
 pub(in crate::control) use self::parameters::{check_startup, reported_at_startup};
 use crate::hub::handle::{Client, Hub};
 use crate::settings::Settings;
@@ -108,6 +114,11 @@ pub trait SettingsView: Send + Sync + 'static {
 
     /// Every setting.
     fn all(&self) -> Vec<SettingRow>;
+
+    /// Bytes that all sessions together may hold.
+    fn sql_memory_limit(&self) -> usize {
+        memory::LIMIT_DEFAULT
+    }
 
     /// What a commit waits for when the session has not said.
     fn synchronous_commit(&self) -> SynchronousCommit {

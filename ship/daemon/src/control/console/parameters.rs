@@ -2,7 +2,7 @@
 //!
 //! A session may set what PostgreSQL clients set when they connect. Setting them changes what the
 //! console does where it can (TimeZone, application_name), and is remembered where it has nothing
-//! to act on (statement_timeout: no statement here waits).
+//! to act on. statement_timeout ends what is evaluated elsewhere (`elsewhere`).
 //!
 //! PostgreSQL: src/backend/utils/misc/guc.c, guc_tables.c.
 
@@ -154,6 +154,12 @@ impl Parameters {
     /// The value that the session has set itself, or was started with.
     pub(super) fn own_value(&self, lower_name: &str) -> Option<&str> {
         self.values.get(lower_name).map(String::as_str)
+    }
+
+    /// A parameter that is a time, in milliseconds.
+    pub(super) fn milliseconds(&self, lower_name: &str) -> Option<u64> {
+        let value = self.own_value(lower_name)?;
+        total_milliseconds(value).and_then(|total| u64::try_from(total).ok())
     }
 
     /// Sets a parameter of the session. `Ok(false)` when it is not one.
@@ -358,8 +364,8 @@ fn time_zone(name: &str) -> Option<TimeZone> {
     }
 }
 
-/// A time in milliseconds, in the largest unit that divides it. PostgreSQL: `convert_int_from_base_unit`.
-fn milliseconds(value: &str) -> Option<String> {
+/// A time in milliseconds.
+fn total_milliseconds(value: &str) -> Option<i64> {
     let value = value.trim_ascii();
     let split = value.find(|character: char| !character.is_ascii_digit()).unwrap_or(value.len());
     let (number, unit) = value.split_at(split);
@@ -372,7 +378,12 @@ fn milliseconds(value: &str) -> Option<String> {
         "d" => 86_400_000,
         _ => return None,
     };
-    let total = number.checked_mul(factor).filter(|total| *total <= i64::from(i32::MAX))?;
+    number.checked_mul(factor).filter(|total| *total <= i64::from(i32::MAX))
+}
+
+/// A time in the largest unit that divides it. PostgreSQL: `convert_int_from_base_unit`.
+fn milliseconds(value: &str) -> Option<String> {
+    let total = total_milliseconds(value)?;
     if total == 0 {
         return Some("0".to_owned());
     }

@@ -18,9 +18,9 @@ use super::utility::{self, Utility};
 use super::value::{NAME_LEN_MAX, truncated};
 
 /// Bytes of one query text outside its string literals.
-const QUERY_LEN_MAX: usize = 256 << 10;
+pub(super) const QUERY_LEN_MAX: usize = 256 << 10;
 /// Bytes of one query text. It is in memory several times until the statement has run.
-const TEXT_LEN_MAX: usize = 64 << 20;
+pub(super) const TEXT_LEN_MAX: usize = 64 << 20;
 /// Tokens of one statement: bounds the depth of its tree, whose drop is recursive.
 const TOKENS_MAX: usize = 4000;
 /// Nesting of parentheses and the like.
@@ -43,9 +43,7 @@ pub(super) enum Parsed {
 /// PostgreSQL: `pg_parse_query`.
 pub(super) fn parse(sql: &str, notices: &mut Vec<Report>) -> Result<Vec<Parsed>> {
     if sql.len() > TEXT_LEN_MAX {
-        let message = format!("query text of {} bytes is longer than {TEXT_LEN_MAX}", sql.len());
-        let failure = fail(PROGRAM_LIMIT_EXCEEDED, message);
-        return Err(hinted(failure, "Send the content of a message as a parameter."));
+        return Err(too_long(sql.len()));
     }
     let len = if sql.len() > QUERY_LEN_MAX { len_outside_literals(sql) } else { 0 };
     if len > QUERY_LEN_MAX {
@@ -75,6 +73,13 @@ pub(super) fn parse(sql: &str, notices: &mut Vec<Report>) -> Result<Vec<Parsed>>
         .filter(|statement| !statement.is_empty())
         .map(|statement| parse_statement(sql, statement))
         .collect()
+}
+
+/// The error for a text that is too long to be taken apart.
+pub(super) fn too_long(len: usize) -> Failure {
+    let message = format!("query text of {len} bytes is longer than {TEXT_LEN_MAX}");
+    let failure = fail(PROGRAM_LIMIT_EXCEEDED, message);
+    hinted(failure, "Send the content of a message as a parameter.")
 }
 
 /// Cuts an identifier to the length that PostgreSQL keeps.

@@ -19,6 +19,16 @@ use super::value::Value;
 /// Rows of values.
 pub(super) type Rows = Vec<Vec<Value>>;
 
+/// Bytes of memory that a row takes, near enough.
+pub(super) fn cost(row: &[Value]) -> usize {
+    row_cost(row.len()) + row.iter().map(Value::heap_len).sum::<usize>()
+}
+
+/// Bytes of a row of so many values that have nothing on the heap: its place among the rows, and its own.
+const fn row_cost(values: usize) -> usize {
+    size_of::<Vec<Value>>() + values * size_of::<Value>() + 16
+}
+
 /// A query with every name and type resolved.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Plan {
@@ -106,11 +116,36 @@ impl Plan {
         self.outputs.iter().take(self.visible).map(|output| (&*output.name, output.expr.ty))
     }
 
-    /// Runs the query.
+    /// Runs the query. What its rows take is held; nothing else is, afterwards.
     pub(super) fn run(&self, ctx: &Context<'_>) -> Result<Rows> {
+        let before = ctx.held();
+        let rows = self.run_parts(ctx)?;
+        ctx.release_to(before + rows.iter().map(|row| cost(row)).sum::<usize>());
+        Ok(rows)
+    }
+
+    /// Runs a query whose rows are looked at in passing.
+    pub(super) fn run_within<T>(
+        &self,
+        ctx: &Context<'_>,
+        look: impl FnOnce(Rows) -> T,
+    ) -> Result<T> {
+        let before = ctx.held();
+        let seen = look(self.run_parts(ctx)?);
+        ctx.release_to(before);
+        Ok(seen)
+    }
+
+    fn run_parts(&self, ctx: &Context<'_>) -> Result<Rows> {
         let mut rows = match &self.source {
             Source::Nothing => vec![Vec::new()],
-            Source::Relation(relation) => (relation.rows)(ctx),
+            // The rows of walhub.messages are held by what has read them.
+            Source::Relation(relation) if relation.is_messages() => (relation.rows)(ctx),
+            Source::Relation(relation) => {
+                let rows = (relation.rows)(ctx);
+                ctx.hold(rows.iter().map(|row| cost(row)).sum())?;
+                rows
+            }
             Source::Query(plan) => plan.run(ctx)?,
             Source::Values(rows) => values(rows, ctx)?,
             Source::Series(args) => series(args, ctx)?,
@@ -129,16 +164,21 @@ impl Plan {
             };
         }
         retain(&mut rows, self.having.as_ref(), ctx)?;
-        let mut results: Rows = Vec::with_capacity(rows.len());
-        for row in &rows {
+        let mut results: Rows = Vec::new();
+        // Each row makes room for what comes of it.
+        for row in rows {
             let result: Result<Vec<Value>> =
-                self.outputs.iter().map(|output| output.expr.eval(row, ctx)).collect();
+                self.outputs.iter().map(|output| output.expr.eval(&row, ctx)).collect();
             // What was read from the WAL has a limit of its own.
             let result = result?.into_iter().map(|value| match fetched {
                 Some(_) => Ok(value),
                 None => ctx.charge(value),
             });
-            results.push(result.collect::<Result<_>>()?);
+            let result: Vec<Value> = result.collect::<Result<_>>()?;
+            if fetched.is_none() {
+                ctx.hold(cost(&result))?;
+            }
+            results.push(result);
         }
         if self.distinct {
             results.sort_by(|left, right| compare_rows(left, right));
@@ -173,7 +213,12 @@ impl Plan {
 
 fn values(rows: &[Vec<Expr>], ctx: &Context<'_>) -> Result<Rows> {
     let eval = |expr: &Expr| ctx.charge(expr.eval(&[], ctx)?);
-    rows.iter().map(|row| row.iter().map(eval).collect()).collect()
+    let row = |row: &Vec<Expr>| {
+        let row: Vec<Value> = row.iter().map(eval).collect::<Result<_>>()?;
+        ctx.hold(cost(&row))?;
+        Ok(row)
+    };
+    rows.iter().map(row).collect()
 }
 
 /// PostgreSQL: `generate_step_series_int8`.
@@ -193,6 +238,7 @@ fn series(args: &[Expr], ctx: &Context<'_>) -> Result<Rows> {
     let mut next = Some(first);
     while let Some(number) = next.filter(|it| if step > 0 { *it <= last } else { *it >= last }) {
         ctx.step()?;
+        ctx.hold(row_cost(1))?;
         rows.push(vec![Value::Int(number)]);
         next = number.checked_add(step);
     }
@@ -203,12 +249,13 @@ fn series(args: &[Expr], ctx: &Context<'_>) -> Result<Rows> {
 pub(super) fn retain(rows: &mut Rows, condition: Option<&Expr>, ctx: &Context<'_>) -> Result<()> {
     let Some(condition) = condition else { return Ok(()) };
     let mut failure = None;
-    rows.retain(|row| match condition.holds(row, ctx) {
-        Ok(holds) => holds && failure.is_none(),
-        Err(error) => {
-            failure.get_or_insert(error);
-            false
-        }
+    rows.retain(|row| {
+        // What follows a failure is not looked at.
+        failure.is_none()
+            && condition.holds(row, ctx).unwrap_or_else(|error| {
+                failure = Some(error);
+                false
+            })
     });
     failure.map_or(Ok(()), Err)
 }
@@ -232,10 +279,12 @@ pub(super) fn row_count(
 
 impl Grouping {
     fn run(&self, rows: Rows, ctx: &Context<'_>) -> Result<Rows> {
-        let mut keyed: Vec<(Vec<Value>, Vec<Value>)> = Vec::with_capacity(rows.len());
+        let mut keyed: Vec<(Vec<Value>, Vec<Value>)> = Vec::new();
         for row in rows {
             let key: Result<Vec<Value>> = self.keys.iter().map(|key| key.eval(&row, ctx)).collect();
-            keyed.push((key?, row));
+            let key = key?;
+            ctx.hold(cost(&key))?;
+            keyed.push((key, row));
         }
         // Stable: rows of one group keep their order, as string_agg without ORDER BY shows it.
         keyed.sort_by(|left, right| compare_rows(&left.0, &right.0));
@@ -260,6 +309,7 @@ impl Grouping {
         for aggregate in &self.aggregates {
             row.push(ctx.charge(aggregate.run(group.clone(), ctx)?)?);
         }
+        ctx.hold(cost(&row))?;
         Ok(row)
     }
 }

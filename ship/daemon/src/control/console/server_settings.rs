@@ -14,6 +14,10 @@ impl SettingsView for Settings {
         Self::all(self).into_iter().map(row).collect()
     }
 
+    fn sql_memory_limit(&self) -> usize {
+        usize::try_from(self.sql_memory_limit).unwrap_or(usize::MAX)
+    }
+
     fn synchronous_commit(&self) -> SynchronousCommit {
         self.synchronous_commit
     }

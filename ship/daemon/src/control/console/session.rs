@@ -1,7 +1,7 @@
 //! A console session: messages in, messages out.
 //!
-//! Running a statement is synchronous and bounded. The session waits for the socket, for the WAL
-//! that it appends (`commit`), and for what a statement says to wait for (`wait_for`, `copy`).
+//! Running a statement is bounded, and what takes long is done `elsewhere`. The session waits for that, for the socket,
+//! for the WAL that it appends (`commit`), and for what a statement says to wait for (`wait_for`, `copy`).
 //!
 //! PostgreSQL: `PostgresMain` (src/backend/tcop/postgres.c).
 
@@ -23,13 +23,15 @@ use super::commit::Settle;
 use super::extended::Portal;
 use super::failure::{Failure, PROGRAM_LIMIT_EXCEEDED, Result, fail, unsupported};
 use super::held::{Held, Pending};
-use super::message_scan::Fetched;
+use super::memory::{Account, Reservation};
 use super::messages::{self, Broken, Message};
 use super::parameters::Parameters;
 use super::parse::{self, Parsed};
 use super::statement::{self, Prepared};
 use super::transaction::Transaction;
-use super::wire::Wire;
+use super::turns::Turn;
+use super::wait_for::canceled;
+use super::wire::{Body, Wire};
 use super::{ConsoleParams, Served, SettingsView};
 use crate::clock;
 use crate::hub::handle::Identity;
@@ -83,8 +85,13 @@ pub(super) struct Session<V> {
     /// Answers that wait for it.
     pub(super) held: Vec<Held>,
     pub(super) ending: Option<Ending>,
-    /// What the statement that runs has read from the WAL.
-    pub(super) fetched: Option<Fetched>,
+    /// The memory that the session holds.
+    pub(super) account: Arc<Account>,
+    /// Of the answers that wait.
+    pub(super) answers_memory: Reservation,
+    pub(super) turn: Turn,
+    /// Cancel requests that had come when the message was begun.
+    cancels: u64,
     cached: Vec<Cached>,
     cached_next: usize,
     /// The client believes that the server is a standby.
@@ -104,7 +111,7 @@ where
 {
     let interrupts = Arc::clone(&params.member.interrupts);
     let mut session = Session::new(params);
-    let mut wire = Wire::new(stream, input);
+    let mut wire = Wire::new(stream, input, &session.account);
     loop {
         match session.answer_frames(&mut wire).await? {
             Next::Continue => {}
@@ -123,6 +130,7 @@ where
             more = wire.fill() => more?,
         };
         // A client that goes without Terminate is only gone.
+        session.turn.begin();
         if !more {
             return session.leave(&mut wire).await.map(|()| Served::Left);
         }
@@ -134,6 +142,8 @@ impl<V: SettingsView> Session<V> {
         let mut options = params.startup_options.clone();
         let activity = Activity::new(&params.client, &params.database);
         params.member.interrupts.show(activity);
+        let account = Arc::clone(params.member.interrupts.account());
+        params.sessions.memory().set_limit(params.settings.borrow().sql_memory_limit());
         options.insert("application_name".to_owned(), params.client.application_name.clone());
         Self {
             parameters: Parameters::new(&options),
@@ -147,10 +157,13 @@ impl<V: SettingsView> Session<V> {
             portals: BTreeMap::new(),
             unnamed_portal: None,
             skip_to_sync: false,
-            pending: Pending::default(),
+            pending: Pending::new(&account),
             held: Vec::new(),
             ending: None,
-            fetched: None,
+            answers_memory: account.reservation(),
+            account,
+            turn: Turn::new(),
+            cancels: 0,
             cached: Vec::new(),
             cached_next: 0,
             out: Encoder::new(),
@@ -165,12 +178,15 @@ impl<V: SettingsView> Session<V> {
         loop {
             let body_max = self.body_max();
             let next = match wire.frame(body_max) {
-                Ok(None) => break,
+                Ok(None) => match wire.take_discarded() {
+                    Some((kind, failure)) => self.handle_discarded(wire, kind, failure).await,
+                    None => break,
+                },
                 Ok(Some(frame)) => {
                     let (kind, len) = (frame.kind, frame.len);
                     let handled = if kind == b'B' && len > MESSAGE_LEN_MAX && !self.skip_to_sync {
-                        let body = wire.share_body(len);
-                        Some(self.bind_message(&body, Some(&body)))
+                        let Body { bytes, memory } = wire.share_body(len);
+                        Some(self.bind_message(&bytes, Some((&bytes, memory))))
                     } else {
                         let handled = self.handle_at_once(kind, frame.body);
                         if handled.is_some() {
@@ -183,7 +199,7 @@ impl<V: SettingsView> Session<V> {
                         Some(Err(failure)) => self.failed(wire, failure, true).await,
                         None => {
                             let body = wire.take_body(len);
-                            self.handle(wire, kind, &body).await?
+                            self.handle(wire, kind, &body.bytes).await?
                         }
                     }
                 }
@@ -193,8 +209,7 @@ impl<V: SettingsView> Session<V> {
                 return Ok(next);
             }
             let len = self.out.bytes().len();
-            if len >= OUTPUT_HELD_MAX
-                && !self.held.is_empty()
+            if self.holds_too_much()
                 && let Err(failure) = self.settle(wire, Settle::Tell).await
                 && let Next::End(served) = self.failed(wire, failure, true).await
             {
@@ -203,10 +218,61 @@ impl<V: SettingsView> Session<V> {
             if len >= OUTPUT_LEN_SOFT_MAX {
                 self.write(wire).await?;
             }
+            self.turn.pass().await;
         }
         self.write(wire).await?;
         wire.flush().await?;
         Ok(Next::Continue)
+    }
+
+    /// Whether the answers that wait are so many that they are given now.
+    fn holds_too_much(&mut self) -> bool {
+        if self.held.is_empty() {
+            return false;
+        }
+        let len = self.out.bytes().len();
+        // They are put together in a buffer of their own.
+        let bytes = 2 * len + self.held.capacity() * size_of::<Held>();
+        len >= OUTPUT_HELD_MAX || self.answers_memory.grow_to(bytes).is_err()
+    }
+
+    /// A message that there was no memory for has gone by.
+    async fn handle_discarded<S>(&mut self, wire: &mut Wire<S>, kind: u8, failure: Failure) -> Next
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        if self.skip_to_sync {
+            return Next::Continue;
+        }
+        self.failed(wire, failure, messages::is_extended(kind)).await
+    }
+
+    /// Writes the answers once they are a buffer full, as far as they can be told; whether it has.
+    pub(super) async fn write_when_full<S>(&mut self, wire: &mut Wire<S>) -> Result<bool>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        if self.out.bytes().len() < OUTPUT_LEN_SOFT_MAX {
+            return Ok(false);
+        }
+        if !self.held.is_empty() {
+            // What comes before the rows waits for its messages: they cannot be told later than the rows.
+            Box::pin(self.settle(wire, Settle::Tell)).await?;
+        }
+        self.write(wire).await.map_err(|_| self.client_gone())?;
+        self.turn.begin();
+        Ok(true)
+    }
+
+    /// Lets other sessions have their turn between two statements.
+    ///
+    /// PostgreSQL: `CHECK_FOR_INTERRUPTS` in `exec_simple_query`.
+    pub(super) async fn pass_turn(&mut self) -> Result<()> {
+        let interrupts = &self.params.member.interrupts;
+        if self.turn.pass().await && interrupts.cancels() != self.cancels {
+            return Err(canceled());
+        }
+        Ok(())
     }
 
     /// Writes the answers that wait for nothing.
@@ -280,10 +346,11 @@ impl<V: SettingsView> Session<V> {
         })
     }
 
-    /// `bytes` is the body when that is a large one.
-    fn bind_message(&mut self, body: &[u8], bytes: Option<&Bytes>) -> Result<()> {
+    /// `shared` is the body when that is a large one.
+    fn bind_message(&mut self, body: &[u8], shared: Option<(&Bytes, Reservation)>) -> Result<()> {
+        let (bytes, memory) = shared.unzip();
         match messages::decode_bind(body) {
-            Ok(bind) => self.bind(&bind, bytes),
+            Ok(bind) => self.bind(&bind, bytes, memory),
             Err(broken) => Err(fail(SqlState::PROTOCOL_VIOLATION, broken.to_string())),
         }
     }
@@ -305,6 +372,7 @@ impl<V: SettingsView> Session<V> {
             }
         };
         self.begin_statement();
+        self.cancels = self.params.member.interrupts.cancels();
         let is_extended = messages::is_extended(kind);
         let result = match message {
             Message::Terminate => {
@@ -440,6 +508,10 @@ impl<V: SettingsView> Session<V> {
             None => {}
         }
         self.out.report(&failure);
+        if self.transaction.is_open() {
+            // Nothing of what came after the last savepoint can be committed any more.
+            self.pending.roll_back_to(self.transaction.last_mark());
+        }
         self.transaction.fail();
         if extended {
             self.skip_to_sync = true;
@@ -461,6 +533,7 @@ impl<V: SettingsView> Session<V> {
             Some((sql, statements)) => {
                 self.show_running(&sql);
                 for prepared in &*statements {
+                    self.pass_turn().await?;
                     self.simple_statement(wire, prepared).await?;
                 }
             }
@@ -487,23 +560,29 @@ impl<V: SettingsView> Session<V> {
     {
         let sql: Arc<str> = text.into();
         self.show_running(&sql);
+        let _room = statement::room_to_parse(&self.account, sql.len())?;
         let parsed = self.parse_text(&sql)?;
         if parsed.is_empty() {
             self.out.empty(b'I');
         }
-        let mut statements = Vec::with_capacity(parsed.len());
+        let len = sql.len() / parsed.len().max(1);
+        let is_kept = sql.len() <= CACHED_TEXT_LEN_MAX;
+        let mut statements = Vec::new();
         for parsed in parsed {
+            self.pass_turn().await?;
             if self.transaction.is_failed() && !statement::may_end_transaction(Some(&parsed)) {
                 return Err(statement::aborted());
             }
-            let prepared = statement::prepare(Some(parsed), &sql, &[])?;
+            let prepared = statement::prepare(Some(parsed), &sql, len, &[], &self.account)?;
             if !prepared.parameters.is_empty() {
                 let message = "there is no parameter $1";
                 return Err(fail(super::failure::UNDEFINED_PARAMETER, message));
             }
             let prepared = Arc::new(prepared);
             self.simple_statement(wire, &prepared).await?;
-            statements.push(prepared);
+            if is_kept {
+                statements.push(prepared);
+            }
         }
         if !statements.is_empty() {
             self.remember(sql, statements);
@@ -522,7 +601,7 @@ impl<V: SettingsView> Session<V> {
         if self.transaction.is_failed() && !prepared.ends_transaction() {
             return Err(statement::aborted());
         }
-        self.answer(wire, prepared, Vec::new(), &[], true).await
+        self.answer(wire, prepared, Arc::default(), &[], true).await
     }
 
     /// The statements of a text that was run before.
@@ -531,9 +610,6 @@ impl<V: SettingsView> Session<V> {
     }
 
     fn remember(&mut self, sql: Arc<str>, statements: Vec<Arc<Prepared>>) {
-        if sql.len() > CACHED_TEXT_LEN_MAX {
-            return;
-        }
         let entry = (sql, statements.into());
         match self.cached.get_mut(self.cached_next) {
             Some(oldest) => *oldest = entry,

@@ -12,8 +12,9 @@ use super::context::Context;
 use super::emit::message_record;
 use super::expr::{Expr, Node};
 use super::failure::{Result, fail};
+use super::memory::{Account, Reservation};
 use super::parameters;
-use super::parse::{self, Parsed};
+use super::parse::{self, Parsed, QUERY_LEN_MAX};
 use super::plan::{Plan, Rows, Source};
 use super::types::Type;
 use super::utility::Utility;
@@ -30,7 +31,7 @@ pub(super) enum Statement {
 }
 
 /// A statement, its parameters and its text.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) statement: Statement,
     pub(super) sql: Arc<str>,
@@ -42,6 +43,15 @@ pub(super) struct Prepared {
     pub(super) message: Option<MessageShape>,
     /// How often it reads `walhub.messages`.
     pub(super) message_scans: usize,
+    /// What it takes, for as long as anybody has it.
+    _memory: Reservation,
+}
+
+/// Bytes of memory that a statement of that text takes once it is resolved: the text, the values of its literals, and
+/// a tree, which is several times as large as the text outside them.
+const fn cost(len: usize) -> usize {
+    let outside_literals = if len < QUERY_LEN_MAX { len } else { QUERY_LEN_MAX };
+    3 * len + 8 * outside_literals
 }
 
 /// The arguments of `SELECT pg_logical_emit_message(...)`, each a parameter or a constant.
@@ -106,12 +116,21 @@ impl MessageShape {
     }
 }
 
-/// Resolves a statement. `declared` are the parameter types that the client gave, 0 for none.
+/// Sets memory aside for taking a text apart and resolving it, which keeps several copies of it.
+pub(super) fn room_to_parse(account: &Arc<Account>, len: usize) -> Result<Reservation> {
+    account.reserve(cost(len))
+}
+
+/// Resolves a statement, which is `len` bytes of the text. `declared` are the parameter types that the client gave, 0
+/// for none.
 pub(super) fn prepare(
     parsed: Option<Parsed>,
     sql: &Arc<str>,
+    len: usize,
     declared: &[u32],
+    account: &Arc<Account>,
 ) -> Result<Prepared> {
+    let _memory = account.reserve(cost(len))?;
     let mut types = Vec::with_capacity(declared.len());
     for oid in declared {
         types.push(Type::from_oid(*oid).ok_or_else(|| {
@@ -138,7 +157,15 @@ pub(super) fn prepare(
     };
     let columns = columns(&statement);
     let message_scans = binder.message_scans;
-    Ok(Prepared { parameters, columns, message, message_scans, statement, sql: sql.clone() })
+    Ok(Prepared {
+        parameters,
+        columns,
+        message,
+        message_scans,
+        statement,
+        sql: sql.clone(),
+        _memory,
+    })
 }
 
 fn columns(statement: &Statement) -> Option<Vec<(String, Type)>> {

@@ -23,6 +23,7 @@ use crate::hub::handle::{
 mod append;
 mod copy;
 mod live;
+mod memory;
 mod own;
 mod promote;
 mod protocol;

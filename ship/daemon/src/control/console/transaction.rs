@@ -117,6 +117,15 @@ impl Transaction {
         Ok((if commits { "COMMIT" } else { "ROLLBACK" }, None))
     }
 
+    /// What the transaction held at its last savepoint, before which nothing can be lost yet.
+    pub(super) fn last_mark(&self) -> Mark {
+        let block = self.block.as_ref();
+        block
+            .and_then(|block| block.savepoints.last())
+            .map(|savepoint| savepoint.mark)
+            .unwrap_or_default()
+    }
+
     /// SET outlives the transaction, when it commits.
     pub(super) fn keep(&mut self, change: impl Fn(&mut Parameters)) {
         if let Some(block) = &mut self.block {

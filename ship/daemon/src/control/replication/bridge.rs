@@ -7,7 +7,7 @@ use std::pin::Pin;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use walhub_proto::wire::backend::Encoder;
 use walhub_proto::wire::frontend::LARGE_MESSAGE_LIMIT;
-use walhub_proto::wire::reader::decode_frame;
+use walhub_proto::wire::reader::{FRAME_HEADER_LEN, Malformed};
 
 use crate::control::console::{self, ConsoleParams, Served};
 use crate::control::stream::Stream;
@@ -54,21 +54,27 @@ impl Bridge {
     }
 }
 
-/// Passes frames on up to ReadyForQuery (`true`) or the end of the pipe (`false`).
+/// Passes frames on up to ReadyForQuery (`true`) or the end of the pipe (`false`), each as it comes: none is in memory
+/// as a whole.
 async fn pass_answer(from: &mut DuplexStream, to: &mut Stream) -> io::Result<bool> {
     let mut buf = Vec::new();
+    // What is left of the frame that has begun, and whether it is the last one.
+    let (mut left, mut ready) = (0, false);
     loop {
         let mut passed = 0;
-        let mut ready = false;
-        while let Some(frame) =
-            decode_frame(buf.get(passed..).unwrap_or_default(), LARGE_MESSAGE_LIMIT).map_err(
-                |malformed| io::Error::new(io::ErrorKind::InvalidData, malformed.to_string()),
-            )?
-        {
-            if frame.kind == b'G' {
+        loop {
+            let here = left.min(buf.len() - passed);
+            (passed, left) = (passed + here, left - here);
+            let Some((kind, len)) = frame_begun(&buf[passed..])? else { break };
+            if left > 0 || ready {
+                break;
+            }
+            if kind == b'G' {
+                if buf.len() - passed < len {
+                    break;
+                }
                 // Nobody here passes data on: the console is told that none comes.
-                let len = frame.len;
-                to.write_all(buf.get(..passed).unwrap_or_default()).await?;
+                to.write_all(&buf[..passed]).await?;
                 buf.drain(..passed + len);
                 passed = 0;
                 let mut encoder = Encoder::new();
@@ -78,16 +84,27 @@ async fn pass_answer(from: &mut DuplexStream, to: &mut Stream) -> io::Result<boo
                 from.write_all(encoder.bytes()).await?;
                 continue;
             }
-            passed += frame.len;
-            ready = frame.kind == b'Z';
+            (left, ready) = (len, kind == b'Z');
         }
-        to.write_all(buf.get(..passed).unwrap_or_default()).await?;
+        to.write_all(&buf[..passed]).await?;
         buf.drain(..passed);
-        if ready {
+        if ready && left == 0 {
             return Ok(true);
         }
         if from.read_buf(&mut buf).await? == 0 {
             return Ok(false);
         }
     }
+}
+
+/// Type and length, with both, of the frame that begins here.
+fn frame_begun(bytes: &[u8]) -> io::Result<Option<(u8, usize)>> {
+    let Some(head) = bytes.first_chunk::<FRAME_HEADER_LEN>() else { return Ok(None) };
+    let [kind, word @ ..] = *head;
+    let len = usize::try_from(u32::from_be_bytes(word)).unwrap_or(usize::MAX);
+    if (4..=LARGE_MESSAGE_LIMIT).contains(&len) {
+        return Ok(Some((kind, 1 + len)));
+    }
+    let malformed = Malformed::Length { got: u32::from_be_bytes(word) };
+    Err(io::Error::new(io::ErrorKind::InvalidData, malformed.to_string()))
 }

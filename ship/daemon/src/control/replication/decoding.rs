@@ -21,7 +21,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use walhub_engine::crc::crc32c;
 use walhub_proto::decode::{Change, DecodeError, Decoder, DecoderConfig, Message, Reread};
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
@@ -155,7 +154,7 @@ pub(super) struct Decoding {
     /// A transaction whose messages are read again, and the read that is under way.
     reread: Option<Box<Reread>>,
     reader: Option<WalReader>,
-    piece: Option<JoinHandle<Piece>>,
+    piece: Option<oneshot::Receiver<Piece>>,
     out: Output,
     /// On its way to the hub.
     forward: Output,
@@ -568,7 +567,7 @@ async fn answered(confirming: &mut Option<Confirming>) {
 }
 
 /// Waits for a read; without one for ever.
-async fn read_again(piece: &mut Option<JoinHandle<Piece>>) -> Option<Box<Piece>> {
+async fn read_again(piece: &mut Option<oneshot::Receiver<Piece>>) -> Option<Box<Piece>> {
     match piece {
         Some(read) => read.await.ok().map(Box::new),
         None => pending().await,

@@ -129,6 +129,23 @@ fn places_are_limited_and_given_back() {
 }
 
 #[test]
+fn who_has_been_silent_for_longest_makes_room_for_who_comes() {
+    run(async {
+        let harness = Harness::new(FakeHub::ready());
+        let mut silent = Vec::new();
+        for _ in 0..100 {
+            silent.push(harness.open().await);
+            tokio::task::yield_now().await;
+        }
+        let refused = ["E FATAL 53300 sorry, too many clients already"];
+        assert_eq!(silent[0].answer().await, refused);
+        let mut client = harness.connect(SQL).await;
+        assert_eq!(client.answer().await.last().unwrap(), "Z I");
+        silent.pop().unwrap().send(&startup_packet(3 << 16, SQL)).await;
+    });
+}
+
+#[test]
 fn only_this_machine_is_trusted() {
     let trusted = |address: &str| is_trusted(Some(address.parse().unwrap()));
     assert!(is_trusted(None));

@@ -87,6 +87,21 @@ impl Bench {
         }
     }
 
+    /// Runs until a write has completed; what came of it is not told to the writer.
+    fn first_write(&mut self) -> io::Result<Done> {
+        loop {
+            self.local.pump(&mut self.io, &mut self.jobs);
+            let mut completions = Vec::new();
+            self.io.wait(None, &mut completions).unwrap();
+            for Completion { token, result } in completions {
+                if token == WRITE {
+                    return result;
+                }
+                self.finish_job(token, result);
+            }
+        }
+    }
+
     /// Runs until nothing more happens by itself; `flushed` is called after each flush.
     fn settle(&mut self, mut flushed: impl FnMut(&mut Self)) {
         loop {
@@ -110,24 +125,26 @@ impl Bench {
                     }
                     continue;
                 }
-                let Some(finished) = self.jobs.handle(&mut self.io, token, result) else {
-                    continue;
-                };
-                match &finished.kind {
-                    FileJob::Prepare(_) => {
-                        let prepared = self.local.segments.handle_prepared(finished);
-                        assert!(matches!(prepared, Prepared::Ready), "{prepared:?}");
-                    }
-                    FileJob::Recycle(name) => {
-                        let (name, done) = (name.clone(), finished.result.is_ok());
-                        assert!(done, "{:?}", finished.result);
-                        let (io, jobs) = (&mut self.io, &mut self.jobs);
-                        self.local.segments.handle_recycled(io, jobs, name, done);
-                    }
-                    _ => assert!(finished.result.is_ok(), "{:?}", finished.result),
-                }
+                self.finish_job(token, result);
                 self.local.pump(&mut self.io, &mut self.jobs);
             }
+        }
+    }
+
+    fn finish_job(&mut self, token: Token, result: io::Result<Done>) {
+        let Some(finished) = self.jobs.handle(&mut self.io, token, result) else { return };
+        match &finished.kind {
+            FileJob::Prepare(_) => {
+                let prepared = self.local.segments.handle_prepared(finished);
+                assert!(matches!(prepared, Prepared::Ready), "{prepared:?}");
+            }
+            FileJob::Recycle(name) => {
+                let (name, done) = (name.clone(), finished.result.is_ok());
+                assert!(done, "{:?}", finished.result);
+                let (io, jobs) = (&mut self.io, &mut self.jobs);
+                self.local.segments.handle_recycled(io, jobs, name, done);
+            }
+            _ => assert!(finished.result.is_ok(), "{:?}", finished.result),
         }
     }
 
@@ -236,4 +253,28 @@ fn with_wal_always_coming_in_some_record_is_known_to_be_durable() {
     }
     assert!(seen - first.0 > 15 * 18_000, "stuck at {seen}");
     assert!(seen <= bench.local.flush_lsn());
+}
+
+#[test]
+fn a_write_that_the_disk_does_not_take_now_is_made_again_after_a_pause() {
+    let mut bench = Bench::new();
+    let (mut wal, mut bytes) = (writer(), Vec::new());
+    wal.append_record(10, 0, 1, &[&[7; 3000]], &mut bytes);
+    let (local, slabs) = (&mut bench.local, &mut bench.slabs);
+    local.append(START, &bytes, &mut |slab| slabs.push(slab)).unwrap();
+    let wanted = bench.local.verified_lsn();
+    for kind in [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted] {
+        let result = bench.first_write();
+        assert!(result.is_ok());
+        // As if the device had taken none of it.
+        let flushed = bench.local.handle_write(&mut bench.io, Err(kind.into()));
+        assert!(matches!(&flushed, Flushed::Busy(error) if error.kind() == kind), "{flushed:?}");
+        bench.local.pause();
+        bench.local.pump(&mut bench.io, &mut bench.jobs);
+        assert!(bench.local.is_idle() && bench.local.is_paused());
+        assert_eq!(bench.local.flush_lsn(), START);
+        bench.local.resume();
+    }
+    bench.settle(|_| ());
+    assert_eq!(bench.local.flush_lsn(), wanted);
 }

@@ -11,7 +11,7 @@ use walhub_proto::recovery::ControlFile;
 
 use super::super::jobs::Step;
 use super::super::segments::FileJob;
-use super::super::writer::is_disk_full;
+use super::super::writer::{is_disk_full, is_passing};
 use super::WalCore;
 
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
@@ -75,7 +75,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Saves the control file and waits for it: for what must be durable before anything else is.
     ///
     /// # Errors
-    /// When there is no room; then nothing has changed. Any other error ends the process.
+    /// When there is no room, or not at this moment; then nothing has changed. Any other error ends the process.
     pub(super) fn save_control_now<I: Io<Conn = C>>(&mut self, io: &I) -> io::Result<()> {
         let Some(control) = &mut self.control else { return Ok(()) };
         control.sequence += 1;
@@ -91,7 +91,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 self.control_saved = Some(control.clone());
                 Ok(())
             }
-            Err(error) if is_disk_full(&error) => {
+            Err(error) if is_disk_full(&error) || is_passing(&error) => {
                 // The same copy again next time: the other one is the good one.
                 control.sequence -= 1;
                 Err(error)

@@ -446,6 +446,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                     &format!("could not write to WAL: {}", reason(&error)),
                 );
             }
+            Flushed::Busy(error) => {
+                if let Some(local) = &mut self.local {
+                    local.pause();
+                }
+                let text = format!("could not write to WAL: {}", reason(&error));
+                self.wait_for_disk(now, false, &text);
+            }
             Flushed::Failed(step, error) => {
                 let name = self.local.as_ref().map(|local| {
                     let segno = SegNo::of_start(local.write_lsn(), local.segments.size());
@@ -504,7 +511,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 sqlstate = SqlState::DISK_FULL.0,
                 detail,
                 hint = "Free space on the file system of the data directory, or lower wal_keep_size or \
-                        max_slot_wal_keep_size; receiving resumes by itself.",
+                        max_slot_wal_keep_size; of \"File too large\", raise LimitFSIZE= (prlimit --fsize). \
+                        Receiving resumes by itself.",
                 "{what}"
             );
         } else {

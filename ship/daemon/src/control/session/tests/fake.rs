@@ -19,6 +19,7 @@ use crate::hub::append::Waited;
 use crate::hub::handle::{
     Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
 };
+use crate::limits::Connections;
 
 #[derive(Default)]
 pub(super) struct FakeHub {
@@ -202,7 +203,8 @@ impl Harness {
         let (settings, settings_read) = watch::channel(Arc::new(settings));
         let (terminate, terminate_read) = watch::channel(false);
         let shared: Arc<dyn Hub<OwnedFd>> = Arc::<FakeHub>::clone(&hub);
-        let services = Services::new(shared, settings_read, terminate_read);
+        let connections = Connections::of(&settings_read.borrow(), None).unwrap();
+        let services = Services::new(shared, settings_read, terminate_read, connections);
         Self { hub, services, terminate, _settings: settings }
     }
 
