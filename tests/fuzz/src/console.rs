@@ -102,7 +102,8 @@ impl Hub<OwnedFd> for Primary {
         });
         let ends: Vec<Lsn> = records.collect();
         let (end, waited) = (self.end(), Waited::Reached);
-        answered(Ok(Appended { ends, xid: append.commit.map(|_| 800), end, waited }))
+        let xid = append.commit.map(|_| 800);
+        answered(Ok(Appended { ends, xid, end, waited, warning: None }))
     }
 
     fn wait(&self, _: Lsn, _: WaitLevel, _: u32) -> oneshot::Receiver<Waited> {

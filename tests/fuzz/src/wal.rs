@@ -7,6 +7,7 @@ use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::page::{LONG_HEADER, LongHeader, PAGE_LEN, PageHeader, WalVersion};
 use walhub_proto::record::{RecordHeader, RecordReader, RecordSink};
 use walhub_proto::recovery::{ControlFile, EndOfWal, ScanPlan, SegmentPart};
+use walhub_proto::rmgr::facts::DatabaseFacts;
 use walhub_proto::rmgr::message::LogicalMessage;
 use walhub_proto::rmgr::standby::RunningXacts;
 use walhub_proto::rmgr::xact::{XactAssignment, XactEnd};
@@ -183,6 +184,7 @@ pub(crate) fn end_of_wal(bytes: &[u8]) {
         last_record: None,
         own_wal: seed & 2 != 0,
         counters: None,
+        database: DatabaseFacts::default(),
         checkpoint_lsn: None,
         redo_lsn: None,
         sequence: 1,

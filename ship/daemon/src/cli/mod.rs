@@ -305,10 +305,13 @@ fn serve(args: ServeArgs) -> ExitCode {
 
 /// Says why the server does not start, or has ended.
 fn report_end(error: &anyhow::Error) {
-    match error.downcast_ref::<Insufficient>() {
-        Some(Insufficient(report)) => logging::report(report),
-        None => logging::report(&Report::fatal(SqlState::INTERNAL_ERROR, format!("{error:#}"))),
+    if let Some(Insufficient(report)) = error.downcast_ref() {
+        return logging::report(report);
     }
+    logging::report(&match error.downcast_ref() {
+        Some(RecoverError::Damaged(damage)) => damage.report(),
+        _ => Report::fatal(SqlState::INTERNAL_ERROR, format!("{error:#}")),
+    });
 }
 
 /// An error of the command line ends the server; those of the file are all listed first.
