@@ -166,12 +166,6 @@ impl LocalWal {
         self.facts.facts()
     }
 
-    /// The transaction that the last record of any belongs to, when nothing has ended it.
-    #[must_use]
-    pub fn last_open(&self) -> Option<u32> {
-        self.facts.last_open()
-    }
-
     /// The next transaction id after the verified WAL, with its epoch, when it is known.
     #[must_use]
     pub fn next_xid(&self) -> Option<u64> {

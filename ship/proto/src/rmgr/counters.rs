@@ -422,8 +422,7 @@ impl CounterReader {
                 self.note(Event::OldestCommit(fields.u32()?));
             }
             COMMIT_TS_SETTS => {
-                fields.bytes(10)?; // When and from where, with no padding.
-                fields.bytes(2)?;
+                fields.bytes(12)?; // When and from where, and padding.
                 self.note_commit(fields.u32()?);
             }
             _ => {}

@@ -202,10 +202,11 @@ impl Own {
         self.put(RM_STANDBY, standby::XLOG_RUNNING_XACTS, 0, &body);
     }
 
-    /// While something is prepared the list of what runs does not tell standbys that what is younger is over.
-    /// Whoever holds a lock, or is the last that wrote, is ended by name: nobody can read behind such a lock,
-    /// and who decodes waits for it. PostgreSQL: `StandbyReleaseOldLocks`, `ReorderBufferAbortOld`, which do
-    /// wait until the prepared transaction has ended; here nothing ends it.
+    /// While something is prepared the list of what runs does not tell that what is younger is over. So the
+    /// old primary's transactions that hold a lock on standbys are ended by name, for nobody can read behind
+    /// it, and so is walhub's own that a crash has cut off, for which who decodes waits. PostgreSQL:
+    /// `StandbyReleaseOldLocks`, `ReorderBufferAbortOld`, which do wait until the prepared transaction has
+    /// ended; here nothing ends it.
     fn put_aborts(&mut self, last_open: Option<u32>, now: Timestamp) {
         let prepared = self.database.prepared.clone().unwrap_or_default();
         if prepared.is_empty() {
@@ -389,7 +390,7 @@ fn with_headers(bytes: usize) -> usize {
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// From now on this hub writes WAL of its own.
     ///
-    /// `last_open` is the transaction that a crash has cut off, if any.
+    /// `last_open` is the transaction of walhub's own that a crash has cut off, if any.
     pub(super) fn begin_own(
         &mut self,
         now: Now,

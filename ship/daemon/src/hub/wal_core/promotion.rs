@@ -27,7 +27,6 @@ use walhub_proto::time::Now;
 use walhub_proto::wire::backend::Report;
 
 use super::super::append::not_in_recovery;
-use super::super::local::LocalWal;
 use super::super::messages::{PromoteReply, ToControl};
 use super::super::recover;
 use super::super::writer::is_disk_full;
@@ -288,8 +287,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// The control file says that this is the primary: so it is.
     fn finish_promotion(&mut self, now: Now) {
-        let last_open = self.local.as_ref().and_then(LocalWal::last_open);
-        self.begin_own(now, None, last_open);
+        self.begin_own(now, None, None);
         self.publish_receiver();
         tracing::info!("archive recovery complete");
         (self.config.control)(ToControl::Promoted);
