@@ -7,7 +7,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -348,7 +347,8 @@ pub trait Waker: Clone + Send + Sync + 'static {
     fn wake(&self);
 }
 
-/// Disk and network of one core.
+/// Disk and network of one core. There is no way here to a file but to submit an operation: [`Fs`], whose
+/// calls block, is for whoever is no core.
 pub trait Io {
     /// A connected socket on its way between threads.
     type Conn: Send + 'static;
@@ -408,9 +408,6 @@ pub trait Io {
 
     /// Microseconds since the Unix epoch.
     fn unix_micros(&self) -> i64;
-
-    /// Blocking file access for start-up and rare work.
-    fn fs(&self) -> Arc<dyn Fs>;
 }
 
 /// How the kernel is to treat a TCP socket; what is `None` stays the system's default.
@@ -446,7 +443,7 @@ pub struct DirEntry {
     pub len: u64,
 }
 
-/// Blocking file access. Every error carries the path in its message.
+/// Blocking file access, for start-up. Every error carries the path in its message.
 pub trait Fs: Send + Sync {
     /// Files and directories of `dir`, sorted by name.
     ///

@@ -29,15 +29,13 @@ use std::net::Shutdown;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use socket2::SockRef;
 
 use crate::clock;
-use crate::files::OsFs;
 use crate::io::{
-    Completion, Done, FileId, Fs, GATHER_PIECES_MAX, Io, Op, SocketId, TcpTuning, Token, ZeroCopy,
+    Completion, Done, FileId, GATHER_PIECES_MAX, Io, Op, SocketId, TcpTuning, Token, ZeroCopy,
 };
 
 use busy::{Spinner, register_napi};
@@ -116,7 +114,6 @@ pub struct Uring {
     has_zero_copy_send: bool,
     spinner: Spinner,
     napi_refusal: Option<io::Error>,
-    fs: Arc<OsFs>,
     /// The kernel takes submissions from the thread that made the ring only.
     thread: PhantomData<*const ()>,
 }
@@ -157,7 +154,6 @@ impl Uring {
             timers: Timers::default(),
             completed: None,
             closing: false,
-            fs: Arc::new(OsFs),
             thread: PhantomData,
         })
     }
@@ -578,10 +574,6 @@ impl Io for Uring {
 
     fn unix_micros(&self) -> i64 {
         clock::unix_micros()
-    }
-
-    fn fs(&self) -> Arc<dyn Fs> {
-        Arc::<OsFs>::clone(&self.fs)
     }
 }
 

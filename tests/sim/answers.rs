@@ -71,6 +71,11 @@ impl Talk {
         self.sent = 0;
         Some(true)
     }
+
+    /// Bytes that the other end has not taken.
+    pub(crate) fn unsent(&self) -> usize {
+        self.output.len() - self.sent
+    }
 }
 
 pub(crate) fn identify(out: &mut Encoder, timeline: TimelineId, lsn: Lsn) {

@@ -44,6 +44,8 @@ pub(crate) struct DiskFaults {
     /// When the machine or the process stops, a bit changes of what was durable long before. Outside the
     /// fault model.
     pub(crate) rots: bool,
+    /// Nanoseconds that each kilobyte of a read or write takes, beside what the operation does.
+    pub(crate) ns_per_kib: u64,
 }
 
 /// Written bytes that are not durable.
@@ -169,13 +171,14 @@ impl Disk {
         !self.dead
     }
 
-    /// How long an operation takes, in nanoseconds.
-    pub(crate) fn latency(&mut self, flush: bool) -> u64 {
+    /// How long an operation on so many bytes takes, in nanoseconds.
+    pub(crate) fn latency(&mut self, flush: bool, len: usize) -> u64 {
         let base = if flush {
             self.rng.log_range(50_000, 4_000_000)
         } else {
             self.rng.log_range(5_000, 300_000)
         };
+        let base = base + (bytes(len) >> 10) * self.faults.ns_per_kib;
         if self.rng.chance(self.faults.slow) {
             base + self.rng.range(20_000_000, 900_000_000)
         } else {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use walhub_engine::io::{
-    BLOCK_LEN, Completion, Done, FileId, Fs, Gather, Head, Io, Op, SocketId, Token, Waker, ZeroCopy,
+    BLOCK_LEN, Completion, Done, FileId, Gather, Head, Io, Op, SocketId, Token, Waker, ZeroCopy,
 };
 
 use crate::disk::{SECTOR, SimFs};
@@ -96,7 +96,12 @@ impl SimIo {
         let mut disk = self.fs.disk();
         let flush =
             matches!(op, Op::Sync { .. } | Op::SyncDir { .. } | Op::Write { durable: true, .. });
-        let delay = disk.latency(flush);
+        let len = match &op {
+            Op::Write { data, .. } => data.iter().map(bytes::Bytes::len).sum(),
+            Op::Read { buf, .. } => buf.capacity(),
+            _ => 0,
+        };
+        let delay = disk.latency(flush, len);
         let op = match op {
             Op::Write { file, offset, data, durable } => {
                 let (file, direct) = self.file(file);
@@ -226,10 +231,6 @@ impl Io for SimIo {
 
     fn unix_micros(&self) -> i64 {
         EPOCH_MICROS + i64::try_from(self.now_ns() / 1000).expect("virtual time is short")
-    }
-
-    fn fs(&self) -> Arc<dyn Fs> {
-        Arc::new(self.fs.clone())
     }
 }
 

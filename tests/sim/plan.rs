@@ -388,6 +388,7 @@ fn disk(rng: &mut Rng) -> DiskFaults {
         full_blocks_all: rng.chance(300),
         lies: false,
         rots: false,
+        ns_per_kib: 0,
     }
 }
 

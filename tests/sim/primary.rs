@@ -16,6 +16,9 @@ use crate::rng::{Rng, bytes, size};
 use crate::source::Source;
 use crate::world::{Actor, Event, World};
 
+/// From when on it is looked at how long a hub takes nothing: before, its first segment is being made.
+const STALLS_FROM_NS: u64 = 3_000_000_000;
+
 /// How the primary works.
 #[derive(Clone, Debug)]
 pub(crate) struct PrimaryPlan {
@@ -49,6 +52,8 @@ struct Session {
     talk: Talk,
     streaming: Option<Streaming>,
     timer: u64,
+    /// Bytes that the hub does not take, and since when.
+    stalled: Option<(usize, u64)>,
 }
 
 /// The simulated primary.
@@ -70,6 +75,8 @@ pub(crate) struct Primary {
     pub(crate) flipped: u64,
     /// No more WAL is made.
     pub(crate) quiet: bool,
+    /// The longest time for which a hub took nothing of what there was for it.
+    pub(crate) stalled_ns: u64,
 }
 
 impl Primary {
@@ -87,12 +94,15 @@ impl Primary {
             told: Vec::new(),
             flipped: 0,
             quiet: false,
+            stalled_ns: 0,
         }
     }
 
     pub(crate) fn accept(&mut self, end: End, hub: usize) {
-        self.sessions
-            .insert(end, Session { hub, talk: Talk::default(), streaming: None, timer: 0 });
+        self.sessions.insert(
+            end,
+            Session { hub, talk: Talk::default(), streaming: None, timer: 0, stalled: None },
+        );
     }
 
     /// All connections end; with `promoted` a new primary comes.
@@ -345,9 +355,20 @@ impl Primary {
         let time = now(world);
         loop {
             let Some(session) = self.sessions.get_mut(&end) else { return };
-            match session.talk.flush(world.now, &mut world.net, end) {
+            let flushed = session.talk.flush(world.now, &mut world.net, end);
+            let unsent = session.talk.unsent();
+            if let Some((_, since)) = session.stalled.filter(|(before, _)| *before != unsent) {
+                session.stalled = None;
+                if since > STALLS_FROM_NS {
+                    self.stalled_ns = self.stalled_ns.max(world.now - since);
+                }
+            }
+            match flushed {
                 None => return self.hang_up(world, end),
-                Some(false) => return self.arm(world, end),
+                Some(false) => {
+                    session.stalled.get_or_insert((unsent, world.now));
+                    return self.arm(world, end);
+                }
                 Some(true) => {}
             }
             let Some(streaming) = &mut session.streaming else { return };

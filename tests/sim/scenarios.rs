@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use walhub::settings::{Forward, ZerocopySend};
 use walhub_proto::segment::SegmentSize;
+use walhub_proto::syncrep::WaitLevel;
 
 use crate::plan::{Fault, Plan};
 use crate::restore::RestorePlan;
@@ -25,6 +26,11 @@ pub(crate) struct Scenario {
     pub(crate) plan: fn() -> Plan,
     pub(crate) expect: Expect,
 }
+
+/// A flush or two, two files and the copy of a few megabytes.
+const FIRST_COMMIT_NS_MAX: u64 = 300_000_000;
+/// A hub may take nothing while what it has of a timeline becomes durable.
+const STALLED_NS_MAX: u64 = 100_000_000;
 
 const ANY: Expect = Expect::Well(|_| true);
 
@@ -166,6 +172,58 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             plan
         },
         expect: Expect::Well(|stats| stats.timelines == 2 && stats.rebuilt > 0),
+    },
+    Scenario {
+        name: "the_first_commit_after_a_promotion_waits_for_no_more_than_is_in_use_of_a_segment",
+        plan: || of_large_segments(Plan::calm_promotion(74)),
+        expect: Expect::Well(|stats| {
+            stats.timelines == 2 && (1..FIRST_COMMIT_NS_MAX).contains(&stats.first_commit_ns)
+        }),
+    },
+    Scenario {
+        name: "the_first_commit_after_a_promotion_with_small_segments",
+        plan: || Plan {
+            segment_size: SegmentSize::MIN,
+            ..of_large_segments(Plan::calm_promotion(74))
+        },
+        expect: Expect::Well(|stats| {
+            stats.timelines == 2 && (1..FIRST_COMMIT_NS_MAX).contains(&stats.first_commit_ns)
+        }),
+    },
+    Scenario {
+        name: "the_stream_goes_on_while_the_timeline_changes_in_a_large_segment",
+        plan: || {
+            let mut plan = of_large_segments(Plan {
+                faults: vec![(Fault::TimelineSwitch, 1)],
+                faults_ns: 12_000_000_000,
+                // One copy ends before the next begins.
+                fault_pause_ns: (2_000_000_000, 3_000_000_000),
+                ..Plan::calm(75)
+            });
+            plan.primary.pause_ns = (1_000_000, 2_000_000);
+            plan.primary.burst = (5_000, 10_000);
+            plan.primary.total = 48 << 20;
+            plan.primary.switch = 0;
+            plan.record_len_max = 20_000;
+            let settings = Arc::make_mut(&mut plan.hubs[0].settings);
+            settings.tail_cache_size = 16 << 20;
+            plan
+        },
+        expect: Expect::Well(|stats| stats.timelines > 3 && stats.stalled_ns < STALLED_NS_MAX),
+    },
+    Scenario {
+        name: "power_is_lost_while_a_large_segment_is_copied",
+        plan: || {
+            let mut plan = of_large_segments(Plan {
+                faults: vec![(Fault::TimelineSwitch, 1), (Fault::HubPower, 2)],
+                faults_ns: 30_000_000_000,
+                fault_pause_ns: (100_000_000, 600_000_000),
+                ..Plan::calm(76)
+            });
+            plan.primary.total = 24 << 20;
+            plan
+        },
+        expect: Expect::Well(|stats| stats.timelines > 5 && stats.power_losses > 5),
     },
     Scenario {
         name: "cascade_of_three_hubs_with_resets_and_kills",
@@ -500,6 +558,18 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         expect: Expect::Caught(&[" waits: Some"]),
     },
 ];
+
+/// To copy or to fill a whole segment of these takes two thirds of a second.
+fn of_large_segments(mut plan: Plan) -> Plan {
+    plan.segment_size = SegmentSize::new(32 << 20).expect("a size");
+    plan.disks[0].ns_per_kib = 20_000;
+    plan.hubs[0].direct = true;
+    if let Some(promoted) = &mut plan.promoted {
+        promoted.levels = vec![Some(WaitLevel::LocalFlush)];
+        promoted.content_max = 1_000;
+    }
+    plan
+}
 
 /// Four standbys with a small tail cache that cannot hold what comes while one is away.
 fn behind_now_and_then(seed: u64) -> Plan {

@@ -68,11 +68,15 @@ pub(crate) struct Stats {
     pub(crate) released: u64,
     /// WAL that was received where it belongs, in bytes.
     pub(crate) landed: u64,
+    /// The longest time for which a hub took no WAL though there was some.
+    pub(crate) stalled_ns: u64,
+    /// From the first word of a promotion to the first commit.
+    pub(crate) first_commit_ns: u64,
 }
 
 impl Stats {
     /// Its numbers, in the order of the fields.
-    pub(crate) fn numbers(&self) -> [u64; 17] {
+    pub(crate) fn numbers(&self) -> [u64; 19] {
         [
             self.events,
             self.virtual_ns,
@@ -91,6 +95,8 @@ impl Stats {
             self.moves,
             self.released,
             self.landed,
+            self.stalled_ns,
+            self.first_commit_ns,
         ]
     }
 
@@ -116,6 +122,8 @@ impl Stats {
             moves: next(),
             released: next(),
             landed: next(),
+            stalled_ns: next(),
+            first_commit_ns: next(),
         }
     }
 
@@ -187,6 +195,8 @@ pub(crate) struct Sim {
     clients: Option<Clients>,
     promotion: Promotion,
     restore: Restore,
+    /// When it was first asked for.
+    promotion_at: Option<u64>,
     hubs: Vec<HubMachine>,
     deaths: Vec<Death>,
     down_until: Vec<u64>,
@@ -234,6 +244,7 @@ impl Sim {
         Self {
             promotion: Promotion::None,
             restore: plan.restore.map_or(Restore::None, Restore::Planned),
+            promotion_at: None,
             deaths: vec![Death::Power; hubs.len()],
             down_until: vec![0; hubs.len()],
             chaos: rng("crash"),
@@ -271,6 +282,7 @@ impl Sim {
         self.stats.commits = self.clients.as_ref().map_or(0, |clients| clients.answered);
         self.stats.released = self.world.borrow().net.released;
         self.stats.landed = self.world.borrow().net.landed;
+        self.stats.stalled_ns = self.primary.stalled_ns;
         self.stats.moves = self.hubs.iter().map(HubMachine::moves).sum();
         Ok(self.stats)
     }
@@ -505,6 +517,7 @@ impl Sim {
                 self.promotion = Promotion::Asked;
             }
             Promotion::Asked => {
+                self.promotion_at.get_or_insert(world.now);
                 self.hubs[0].wait_for_nothing();
                 // In between it may die, and lose what its standbys have.
                 if self.chaos.chance(300) || self.stage != Stage::Faults {
@@ -565,7 +578,14 @@ impl Sim {
         };
         let life = self.hubs[0].life.as_ref().map(|life| life.number);
         let durable = self.primary.source.current().end();
-        clients.take_answers(&mut self.world.borrow_mut(), life, durable, &reached)
+        let mut world = self.world.borrow_mut();
+        clients.take_answers(&mut world, life, durable, &reached)?;
+        if let (Some(at), true, 0) =
+            (self.promotion_at, clients.answered > 0, self.stats.first_commit_ns)
+        {
+            self.stats.first_commit_ns = world.now - at;
+        }
+        Ok(())
     }
 
     fn bury(&mut self, hub: usize) -> Result<(), String> {

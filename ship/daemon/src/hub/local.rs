@@ -11,7 +11,7 @@ use std::io;
 
 use walhub_engine::buffer::SlabRoom;
 use walhub_engine::io::{Done, Io};
-use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
+use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::page::WalVersion;
 use walhub_proto::record::{RecordReader, WalViolation};
 use walhub_proto::rmgr::counters::Counters;
@@ -262,16 +262,18 @@ impl LocalWal {
         self.version
     }
 
-    /// Goes back to the end of the last valid record: what came after it will come again.
-    /// The caller waits until no write is under way and no segment is being made ready.
+    /// Goes back to the end of the last valid record: what came after it will come again. `block` is the
+    /// beginning of the block that this lies in, when it was read back. The caller waits until
+    /// [`LocalWal::can_rewind`].
     ///
     /// # Errors
-    /// When there is no memory for it now, or its block is on disk only and cannot be read.
+    /// When there is no memory for it now, or the block is on disk only.
     pub fn rewind<I: Io>(
         &mut self,
         io: &mut I,
         jobs: &mut Jobs<FileJob>,
         reader: RecordReader,
+        block: Option<&[u8]>,
     ) -> Result<TailSlab, TruncateError> {
         let end = self.verified_lsn();
         assert!(reader.next_lsn() == end);
@@ -279,20 +281,10 @@ impl LocalWal {
         if !self.tail.can_truncate(end, self.writer.needed_from()) {
             return Err(TailFull.into());
         }
-        let size = self.segments.size();
-        let segno = SegNo::of_start(end, size);
-        let (fs, path) = (io.fs(), self.segments.segment_path(segno));
-        // A record may be larger than the tail: then its beginning is on disk only.
-        let read = |block: LsnRange| {
-            let mut bytes = vec![0; usize::try_from(block.len()).unwrap_or(0)];
-            let count = fs.read_at(&path, size.offset(block.start), &mut bytes)?;
-            bytes.truncate(count);
-            Ok(bytes)
-        };
-        let slab = self.tail.truncate(end, read)?;
+        let slab = self.tail.truncate(end, block)?;
         if self.writer.write_lsn() > end {
             self.writer.truncate(end);
-            self.segments.rewind(io, jobs, segno);
+            self.segments.rewind(io, jobs, SegNo::of_start(end, self.segments.size()));
         }
         // What begins in the middle of a page has seen no page header.
         self.reader = match self.version {
@@ -300,6 +292,13 @@ impl LocalWal {
             None => reader,
         };
         Ok(slab)
+    }
+
+    /// Whether no write is under way, and no segment is being made ready that would have to go.
+    #[must_use]
+    pub fn can_rewind(&self) -> bool {
+        let keeps_files = self.writer.write_lsn() <= self.verified_lsn();
+        self.writer.is_idle() && (keeps_files || self.segments.is_settled())
     }
 
     /// The WAL goes on on another timeline.

@@ -6,7 +6,7 @@ mod damage;
 mod heads;
 mod mark;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,7 @@ use walhub_proto::segment::{SegNo, SegmentSize};
 use walhub_proto::slot::{Slot, decode_slot};
 
 use super::messages::Timelines;
+use super::segments::is_temporary;
 use super::shared::DamagedSegment;
 use super::writer::is_disk_full;
 use damage::Wal;
@@ -113,6 +114,8 @@ pub struct Recovered {
     pub slots: Vec<Slot>,
     /// The timeline history files that can be read; of none before there is WAL: nobody knows whose they are.
     pub histories: Vec<TimelineHistory>,
+    /// Timelines that have a history file, of whichever history.
+    pub history_files: BTreeSet<TimelineId>,
 }
 
 impl Recovered {
@@ -302,7 +305,9 @@ pub fn recover_as(
         if has_wal {
             return Err(RecoverError::NoControl { dir: wal_dir });
         }
-        return Ok(Recovered { slots: read_slots(fs, data_dir)?, ..Recovered::default() });
+        let history_files = history_files(fs, &wal_dir)?;
+        let slots = read_slots(fs, data_dir)?;
+        return Ok(Recovered { slots, history_files, ..Recovered::default() });
     };
     let Whole { control, mark, found, mut listing } = look(fs, data_dir, control, choices)?;
     let size = control.segment_size;
@@ -361,7 +366,14 @@ pub fn recover_as(
         lost_to,
         damaged,
     };
-    Ok(Recovered { wal: Some(wal), slots: read_slots(fs, data_dir)?, histories })
+    let history_files = history_files(fs, &wal_dir)?;
+    let slots = read_slots(fs, data_dir)?;
+    Ok(Recovered { wal: Some(wal), slots, histories, history_files })
+}
+
+fn history_files(fs: &dyn Fs, wal_dir: &Path) -> io::Result<BTreeSet<TimelineId>> {
+    let files = fs.list(wal_dir)?;
+    Ok(files.iter().filter_map(|file| history::parse_file_name(&file.name)).collect())
 }
 
 /// The version of the WAL, when a whole record of it is there.
@@ -784,7 +796,11 @@ const PARTIAL_SUFFIX: &str = ".partial";
 
 /// The name under which the end of the last timeline's WAL is kept, and its name before; `None` when the
 /// timeline was left between two segments.
-fn partial_name(size: SegmentSize, history: &TimelineHistory) -> Option<(SegNo, String, String)> {
+#[must_use]
+pub fn partial_name(
+    size: SegmentSize,
+    history: &TimelineHistory,
+) -> Option<(SegNo, String, String)> {
     let [.., parent, _] = history.entries() else { return None };
     let switchpoint = parent.end.filter(|&end| size.offset(end) != 0)?;
     let segno = SegNo::of_start(switchpoint, size);
@@ -847,7 +863,7 @@ fn sort_segments(
     let first = SegNo::of_start(found.oldest_lsn, size);
     let last = SegNo::of_end(found.end.max(control.start_lsn + 1), size);
     for entry in listing {
-        if entry.name == "xlogtemp" {
+        if is_temporary(&entry.name) {
             fs.remove(&wal_dir.join(&entry.name))?;
             continue;
         }
@@ -911,7 +927,7 @@ fn read_slots(fs: &dyn Fs, data_dir: &Path) -> Result<Vec<Slot>, RecoverError> {
 }
 
 /// Makes the segment in which a new timeline begins: what the old one has before `start`, then
-/// zeros. PostgreSQL: `XLogFileCopy`.
+/// zeros. A running server does it piece by piece (`super::segments`). PostgreSQL: `XLogFileCopy`.
 ///
 /// # Errors
 /// As the operating system's.

@@ -16,14 +16,28 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use walhub_engine::buffer::Buffer;
 use walhub_engine::io::{BLOCK_LEN, FileId, Io, OpenMode};
-use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use walhub_proto::page::{LONG_HEADER, LongHeader, PAGE_LEN, PageHeader, WalVersion};
 use walhub_proto::segment::{SegNo, SegmentSize};
 
-use super::jobs::{Finished, Jobs, Step, fill_steps};
+use super::jobs::{Finished, Jobs, Step, fill_steps, zero_steps};
 
 /// Bytes of zeros in one write of a new segment.
 pub const ZEROS_LEN: usize = 1 << 20;
+const BLOCK_BYTES: u64 = 4096;
+
+/// Where a segment is made before it has its name.
+const TEMPORARY: &str = "xlogtemp";
+/// The same for one that is copied. Both may be under way.
+const TEMPORARY_COPY: &str = "xlogtemp.copy";
+/// Zeros that are written behind what is copied, at most. For more of them it is not waited.
+const COPY_ZEROS_MAX: u64 = 16 << 20;
+
+/// Whether a file in `pg_wal` is one that was being made when a process ended.
+#[must_use]
+pub fn is_temporary(name: &str) -> bool {
+    name == TEMPORARY || name == TEMPORARY_COPY
+}
 
 /// What a file job was for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,8 +52,16 @@ pub enum FileJob {
     Close,
     /// Saves the control file.
     Control,
-    /// Saves a slot.
-    Slot(String),
+    /// Writes and removes files of slots.
+    Slots,
+    /// Keeps a timeline's history.
+    History(TimelineId),
+    /// Makes the files with which a timeline begins.
+    Switch,
+    /// Renames the end of the timeline before to this name.
+    Partial(SegNo, String),
+    /// Reads back the block in which the WAL ends.
+    ReadBack,
 }
 
 /// What came of preparing a segment.
@@ -84,6 +106,8 @@ pub struct Segments {
     first_page: Option<PageHeader>,
     /// The last try to make a segment ready failed: none is made before [`Segments::retry`].
     blocked: bool,
+    /// What was being made ready when its timeline was left: its name, if it is to be a spare file.
+    left_behind: Option<Option<String>>,
 }
 
 impl Segments {
@@ -119,6 +143,7 @@ impl Segments {
             zeros,
             first_page: None,
             blocked,
+            left_behind: None,
         }
     }
 
@@ -262,7 +287,8 @@ impl Segments {
 
     /// Starts to make `segno` ready.
     fn prepare<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>, segno: SegNo, end: Lsn) {
-        if self.blocked {
+        // One at a time; what the old timeline has left becomes this segment.
+        if self.blocked || self.left_behind.is_some() {
             return;
         }
         let path = self.segment_path(segno);
@@ -290,7 +316,7 @@ impl Segments {
     }
 
     fn create_steps(&self, segno: SegNo, path: &Path, end: Lsn) -> Vec<Step> {
-        let temporary = self.path("xlogtemp");
+        let temporary = self.path(TEMPORARY);
         let mut steps = vec![
             Step::Unlink(temporary.clone()),
             Step::Open(temporary.clone(), OpenMode { create: true, direct: self.direct }),
@@ -309,8 +335,16 @@ impl Segments {
     }
 
     /// Takes the end of a [`FileJob::Prepare`].
-    pub fn handle_prepared(&mut self, finished: Finished<FileJob>) -> Prepared {
+    pub fn handle_prepared<I: Io>(
+        &mut self,
+        io: &mut I,
+        jobs: &mut Jobs<FileJob>,
+        finished: Finished<FileJob>,
+    ) -> Prepared {
         let FileJob::Prepare(segno) = finished.kind else { return Prepared::Ready };
+        if let Some(name) = self.left_behind.take() {
+            return self.handle_left_behind(io, jobs, name, finished.result);
+        }
         match finished.result {
             Ok(Some(file)) => {
                 self.next = Next::Ready(segno, file);
@@ -323,6 +357,29 @@ impl Segments {
                 Prepared::Failed(error)
             }
         }
+    }
+
+    /// What was being made ready for a timeline that was left is a spare file.
+    fn handle_left_behind<I: Io>(
+        &mut self,
+        io: &mut I,
+        jobs: &mut Jobs<FileJob>,
+        name: Option<String>,
+        result: Result<Option<FileId>, super::jobs::JobError>,
+    ) -> Prepared {
+        let prepared = match result {
+            Ok(file) => {
+                file.into_iter().for_each(|file| jobs.close(io, FileJob::Close, file));
+                self.spare.extend(name);
+                Prepared::Ready
+            }
+            Err(error) => {
+                self.blocked = true;
+                Prepared::Failed(error)
+            }
+        };
+        self.prepare_ahead(io, jobs);
+        prepared
     }
 
     /// Tries again what failed.
@@ -428,30 +485,107 @@ impl Segments {
         self.prepare_ahead(io, jobs);
     }
 
-    /// Goes over to `timeline`: the segment that is written next has a file already, at
-    /// [`Segments::segment_path`]. What was made ready on the old timeline becomes spare.
+    /// The steps that make the segment of `timeline` in which that begins at `start`, and leave it open; no
+    /// more than what is before `start` is copied. PostgreSQL: `XLogFileCopy`, which also writes zeros.
+    ///
+    /// They are written over a file that was made ready already, if there is one. Otherwise a large
+    /// segment is only allocated: a flush in it costs more, but nobody waits for a gigabyte of zeros.
+    pub fn copy_steps<I: Io>(
+        &mut self,
+        io: &mut I,
+        jobs: &mut Jobs<FileJob>,
+        timeline: TimelineId,
+        start: Lsn,
+    ) -> Vec<Step> {
+        let segno = SegNo::of_start(start, self.size);
+        let (from, end) = (self.segment_path(segno), self.size.offset(start));
+        let name = segno.file_name(timeline, self.size);
+        // What a switch that was broken off has left under that name is replaced.
+        self.spare.retain(|spare| *spare != name);
+        let (to, temporary) = (self.path(&name), self.path(TEMPORARY_COPY));
+        let direct = self.direct;
+        let mode = |create| OpenMode { create, direct };
+        let mut steps = vec![Step::Unlink(temporary.clone())];
+        let mut zeros = Vec::new();
+        if let Some(ready) = self.take_ready(io, jobs) {
+            steps.push(Step::Rename(self.path(&ready), temporary.clone()));
+            steps.push(Step::Open(temporary.clone(), mode(false)));
+        } else {
+            steps.push(Step::Open(temporary.clone(), mode(true)));
+            let len = self.size.bytes();
+            let zeros_from = end.next_multiple_of(BLOCK_BYTES);
+            if len - zeros_from <= COPY_ZEROS_MAX {
+                zeros.extend(zero_steps(zeros_from, len, &self.zeros));
+            } else {
+                steps.push(Step::Allocate { len, zeros: self.zeros.clone() });
+            }
+        }
+        steps.push(Step::OpenSource(from, mode(false)));
+        steps.push(Step::Copy { offset: 0, end });
+        steps.push(Step::CloseSource);
+        steps.extend(zeros);
+        steps.push(Step::Sync);
+        steps.push(Step::Rename(temporary, to));
+        steps.push(Step::SyncDir(self.dir.clone()));
+        steps
+    }
+
+    /// The steps that read the block in which `range` lies, from its beginning.
+    #[must_use]
+    pub fn read_steps(&self, range: LsnRange) -> Vec<Step> {
+        let path = self.segment_path(SegNo::of_start(range.start, self.size));
+        let offset = self.size.offset(range.start.align_down(BLOCK_BYTES));
+        vec![
+            Step::Open(path, OpenMode { create: false, direct: self.direct }),
+            Step::Read { offset, len: BLOCK_LEN },
+            Step::Close,
+        ]
+    }
+
+    /// Takes a file that is to be written over: a spare one, or the one made ready for the next segment.
+    fn take_ready<I: Io>(&mut self, io: &mut I, jobs: &mut Jobs<FileJob>) -> Option<String> {
+        if let Some(spare) = self.spare.pop_front() {
+            return Some(spare);
+        }
+        match self.next {
+            // One that was opened again after a restart has WAL in it.
+            Next::Ready(segno, file) if !self.is_held(segno) => {
+                self.next = Next::Unwanted;
+                jobs.close(io, FileJob::Close, file);
+                Some(segno.file_name(self.timeline, self.size))
+            }
+            Next::Ready(..) | Next::Preparing(_) | Next::Unwanted => None,
+        }
+    }
+
+    /// Goes over to `timeline`, which begins in the segment that was `copied` and is open, or with one that
+    /// is still to be made. What was made ready on the old timeline becomes spare.
     pub fn switch_timeline<I: Io>(
         &mut self,
         io: &mut I,
         jobs: &mut Jobs<FileJob>,
         timeline: TimelineId,
-        copied: Option<SegNo>,
+        copied: Option<(SegNo, FileId)>,
     ) {
-        assert!(self.is_settled(), "a segment is being prepared");
         self.close_current(io, jobs);
-        if let Next::Ready(segno, file) = std::mem::replace(&mut self.next, Next::Unwanted) {
-            jobs.close(io, FileJob::Close, file);
-            // One that was opened again after a restart has WAL in it.
-            if !self.is_held(segno) {
-                self.spare.push_back(segno.file_name(self.timeline, self.size));
+        match std::mem::replace(&mut self.next, Next::Unwanted) {
+            Next::Ready(segno, file) => {
+                jobs.close(io, FileJob::Close, file);
+                if !self.is_held(segno) {
+                    self.spare.push_back(segno.file_name(self.timeline, self.size));
+                }
             }
+            Next::Preparing(segno) => {
+                let is_spare = !self.is_held(segno);
+                let name = segno.file_name(self.timeline, self.size);
+                self.left_behind = Some(is_spare.then_some(name));
+            }
+            Next::Unwanted => {}
         }
         self.timeline = timeline;
-        if let Some(segno) = copied {
-            // What an earlier life left under that name was a spare file; now it is this segment.
-            let name = segno.file_name(timeline, self.size);
-            self.spare.retain(|spare| *spare != name);
+        if let Some((segno, file)) = copied {
             self.hold(segno);
+            self.next = Next::Ready(segno, file);
         }
     }
 }

@@ -6,7 +6,6 @@
 //! Not here: what is durable (`writer`), what may be sent (`shared`).
 
 use std::collections::VecDeque;
-use std::io;
 
 use bytes::Bytes;
 use walhub_engine::buffer::{Slab, SlabPool, SlabRoom, SlabWriter};
@@ -123,19 +122,13 @@ pub struct TailFull;
 pub enum TruncateError {
     /// No slab can be had now.
     Full,
-    /// The block before the cut could not be read back.
-    Io(io::Error),
+    /// The block before the cut is no longer in memory: this much of it is needed.
+    Missing(LsnRange),
 }
 
 impl From<TailFull> for TruncateError {
     fn from(TailFull: TailFull) -> Self {
         Self::Full
-    }
-}
-
-impl From<io::Error> for TruncateError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
     }
 }
 
@@ -247,7 +240,7 @@ impl Tail {
     }
 
     /// Forgets everything at and after `end`. Slabs are immutable, so the block that `end` lies in
-    /// moves to a new one; `read` reads it back when it is no longer in memory.
+    /// moves to a new one; `read_back` is its beginning when it is no longer in memory.
     ///
     /// # Errors
     /// [`TruncateError`]; nothing has changed.
@@ -257,13 +250,16 @@ impl Tail {
     pub fn truncate(
         &mut self,
         end: Lsn,
-        read: impl FnOnce(LsnRange) -> io::Result<Vec<u8>>,
+        read_back: Option<&[u8]>,
     ) -> Result<TailSlab, TruncateError> {
         assert!(end <= self.end, "truncating to {end}, beyond {}", self.end);
         let mut gather = Gather::new();
         let block = LsnRange::new(end.align_down(BLOCK_BYTES), end);
-        let bytes =
-            if self.view.gather(block, &mut gather) { gather.concat() } else { read(block)? };
+        let bytes = match read_back {
+            _ if self.view.gather(block, &mut gather) => gather.concat(),
+            Some(bytes) => bytes.to_vec(),
+            None => return Err(TruncateError::Missing(block)),
+        };
         assert!(u64::try_from(bytes.len()) == Ok(block.len()), "a part of a block was read");
         let (current, slab) = open_slab(&self.pool, block.start, &bytes).ok_or(TailFull)?;
         self.set_current(current, &slab);
@@ -345,7 +341,7 @@ mod tests {
         let mut tail = tail(8192, &[], 4);
         append_all(&mut tail, &[1; 5000]);
         let (mut room, _) = tail.lend(4).unwrap();
-        tail.truncate(Lsn(8192 + 10), |_| unreachable!("it is in memory")).unwrap();
+        tail.truncate(Lsn(8192 + 10), None).unwrap();
         append_all(&mut tail, &[2; 2]);
         room.fill(9);
         drop(room);
@@ -357,7 +353,7 @@ mod tests {
     fn truncated_bytes_are_replaced_not_seen() {
         let mut tail = tail(8192, &[], 4);
         append_all(&mut tail, &[1; 5000]);
-        tail.truncate(Lsn(8192 + 4500), |_| unreachable!("it is in memory")).unwrap();
+        tail.truncate(Lsn(8192 + 4500), None).unwrap();
         append_all(&mut tail, &[2; 5000]);
         let mut want = vec![1; 4500];
         want.extend([2; 5000]);
@@ -381,7 +377,7 @@ mod tests {
         // Bad bytes from the middle of the first slab into the third.
         append(&mut tail, &mut view, 1, 8192);
         append(&mut tail, &mut view, 9, 2 * SLAB_LEN);
-        view.push(tail.truncate(Lsn(8192), |_| unreachable!("it is in memory")).unwrap(), 4);
+        view.push(tail.truncate(Lsn(8192), None).unwrap(), 4);
         append(&mut tail, &mut view, 2, 2 * SLAB_LEN);
         let mut gather = Gather::new();
         assert!(view.gather(LsnRange::new(Lsn(100), Lsn(8192 + 2 * SLAB_BYTES)), &mut gather));
@@ -397,11 +393,10 @@ mod tests {
     fn a_block_that_is_no_longer_in_memory_is_read_back() {
         let mut tail = tail(0, &[], 2);
         append_all(&mut tail, &vec![1; 4 * SLAB_LEN]);
-        let read = |range: LsnRange| {
-            assert_eq!(range, LsnRange::new(Lsn(4096), Lsn(5000)));
-            Ok(vec![7; 904])
-        };
-        tail.truncate(Lsn(5000), read).unwrap();
+        let missing = LsnRange::new(Lsn(4096), Lsn(5000));
+        let refused = tail.truncate(Lsn(5000), None).unwrap_err();
+        assert!(matches!(refused, TruncateError::Missing(range) if range == missing));
+        tail.truncate(Lsn(5000), Some(&[7; 904])).unwrap();
         assert_eq!(tail.end(), Lsn(5000));
         assert_eq!(bytes(&tail, 4096, 5000).unwrap(), [7; 904]);
     }

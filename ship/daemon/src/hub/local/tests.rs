@@ -8,7 +8,7 @@ use walhub_engine::crc::crc32c;
 use walhub_engine::io::{Completion, Token};
 use walhub_engine::uring::{Uring, UringConfig};
 use walhub_proto::generate::{WalShape, WalWriter};
-use walhub_proto::lsn::SystemIdentifier;
+use walhub_proto::lsn::{LsnRange, SystemIdentifier};
 use walhub_proto::page::WalVersion;
 use walhub_proto::rmgr::facts::Facts;
 use walhub_proto::segment::SegmentSize;
@@ -135,7 +135,8 @@ impl Bench {
         let Some(finished) = self.jobs.handle(&mut self.io, token, result) else { return };
         match &finished.kind {
             FileJob::Prepare(_) => {
-                let prepared = self.local.segments.handle_prepared(finished);
+                let (io, jobs) = (&mut self.io, &mut self.jobs);
+                let prepared = self.local.segments.handle_prepared(io, jobs, finished);
                 assert!(matches!(prepared, Prepared::Ready), "{prepared:?}");
             }
             FileJob::Recycle(name) => {
@@ -188,7 +189,13 @@ fn a_record_larger_than_the_tail_may_break_off_and_come_again() {
     assert_eq!((bench.local.verified_lsn(), bench.local.flush_lsn()), (verified, verified));
     let last = bench.local.last_record().unwrap();
     let again = reader(verified).with_prev(last);
-    bench.local.rewind(&mut bench.io, &mut bench.jobs, again).unwrap();
+    // The block in which the first record ends is on disk only.
+    let missing = LsnRange::new(verified.align_down(4096), verified);
+    let refused =
+        bench.local.rewind(&mut bench.io, &mut bench.jobs, again.clone(), None).unwrap_err();
+    assert!(matches!(refused, TruncateError::Missing(range) if range == missing));
+    let block = bench.on_disk(SegNo(1), verified - START);
+    bench.local.rewind(&mut bench.io, &mut bench.jobs, again, Some(&block)).unwrap();
     assert_eq!(bench.local.received_lsn(), verified);
     let rest = usize::try_from(verified - START).unwrap();
     bench.feed(&out[rest..], |_| ());
@@ -244,7 +251,8 @@ fn with_wal_always_coming_in_some_record_is_known_to_be_durable() {
                 } else if token == SYNC {
                     let _ = bench.local.handle_sync(&mut bench.io, result);
                 } else if let Some(finished) = bench.jobs.handle(&mut bench.io, token, result) {
-                    let _ = bench.local.segments.handle_prepared(finished);
+                    let (io, jobs) = (&mut bench.io, &mut bench.jobs);
+                    let _ = bench.local.segments.handle_prepared(io, jobs, finished);
                 }
             }
         }

@@ -4,14 +4,13 @@
 //!
 //! PostgreSQL: `UpdateControlFile`, `UpdateMinRecoveryPoint`.
 
-use std::io;
-
-use walhub_engine::io::{Io, Waker};
+use walhub_engine::io::{Io, OpenMode, Waker};
 use walhub_proto::recovery::ControlFile;
+use walhub_proto::time::Now;
 
-use super::super::jobs::Step;
+use super::super::jobs::{JobError, Step, replace_steps};
 use super::super::segments::FileJob;
-use super::super::writer::{is_disk_full, is_passing};
+use super::super::writer::is_passing;
 use super::WalCore;
 
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
@@ -35,74 +34,105 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
+    /// Whether the control file vouches for everything that is durable; if not, it is saved.
+    ///
     /// A record that began before the first WAL here cannot be verified after a crash, unless the
-    /// control file says that it was durable: that comes before anybody is told so.
-    pub(super) fn vouch_for_first_record<I: Io<Conn = C>>(&mut self, io: &I) -> io::Result<()> {
-        let (Some(control), Some(local)) = (&self.control, &self.local) else { return Ok(()) };
-        let unseen = local.unseen_end().filter(|&end| end > control.flush_lsn);
-        if unseen.is_none_or(|end| end > local.flush_lsn()) {
-            return Ok(());
+    /// control file says that it was durable: that comes before anybody is told so. So does a checkpoint
+    /// of the own WAL.
+    pub(super) fn is_vouched_for<I: Io<Conn = C>>(&mut self, io: &mut I) -> bool {
+        let (Some(saved), Some(local)) = (&self.control_saved, &self.local) else { return true };
+        let unseen = local.unseen_end();
+        let first = unseen.is_some_and(|end| end > saved.flush_lsn && end <= local.flush_lsn());
+        let checkpoint = self.durable_checkpoint();
+        let checkpoint = checkpoint.filter(|(start, _)| saved.checkpoint_lsn != Some(*start));
+        if !first && checkpoint.is_none() {
+            self.forget_saved_checkpoint();
+            return true;
         }
-        let before = control.clone();
         self.move_control_bound();
-        let saved = self.save_control_now(io);
-        if let (Err(_), Some(control)) = (&saved, &mut self.control) {
-            let sequence = control.sequence;
-            *control = ControlFile { sequence, ..before };
+        if let (Some(control), Some((start, redo))) = (&mut self.control, checkpoint) {
+            (control.checkpoint_lsn, control.redo_lsn) = (Some(start), Some(redo));
         }
-        saved
+        self.control_awaited = true;
+        self.save_control(io);
+        false
     }
 
+    /// Saves the control file, if it has changed. One save is under way at a time: with two copies of which
+    /// each write takes the older one, a second could write over the newer.
     pub(super) fn save_control<I: Io<Conn = C>>(&mut self, io: &mut I) {
-        let Some(control) = &mut self.control else { return };
-        if self.control_saving.is_some() || self.control_saved.as_ref() == Some(control) {
+        let Some(control) = &self.control else { return };
+        let wanted = self.switched_control().unwrap_or_else(|| control.clone());
+        if self.control_saving.is_some() || self.control_saved.as_ref() == Some(&wanted) {
             return;
         }
-        control.sequence += 1;
-        self.control_saving = Some(control.clone());
-        let (offset, block) = super::super::recover::control_block(control);
+        let wanted = ControlFile { sequence: wanted.sequence + 1, ..wanted };
+        let (offset, block) = super::super::recover::control_block(&wanted);
         let path = self.config.data_dir.join(super::super::recover::CONTROL_FILE);
-        let mode = walhub_engine::io::OpenMode { create: true, direct: false };
-        let steps = vec![
-            Step::Open(path, mode),
-            Step::Write { offset, data: block.into(), durable: false },
-            Step::Sync,
-            Step::Close,
-        ];
+        let steps = if self.control_saved.is_some() {
+            let mode = OpenMode { create: true, direct: false };
+            vec![
+                Step::Open(path, mode),
+                Step::Write { offset, data: block.into(), durable: false },
+                Step::Sync,
+                Step::Close,
+            ]
+        } else {
+            // The first copy has no other to fall back on. With room for both, no later save needs any.
+            replace_steps(&path, block.repeat(2))
+        };
+        self.control_saving = Some(wanted);
         self.jobs.start(io, FileJob::Control, steps);
     }
 
-    /// Saves the control file and waits for it: for what must be durable before anything else is.
-    ///
-    /// # Errors
-    /// When there is no room, or not at this moment; then nothing has changed. Any other error ends the process.
-    pub(super) fn save_control_now<I: Io<Conn = C>>(&mut self, io: &I) -> io::Result<()> {
-        let Some(control) = &mut self.control else { return Ok(()) };
-        control.sequence += 1;
-        // Not the copy that a save under way may yet write over: after two timeline switches in a row
-        // that would be the newer of the two.
-        let copy = |control: &ControlFile| super::super::recover::control_block(control).0;
-        if self.control_saving.as_ref().is_some_and(|saving| copy(saving) == copy(control)) {
-            control.sequence += 1;
-        }
-        match super::super::recover::write_control(io.fs().as_ref(), &self.config.data_dir, control)
-        {
+    /// Takes the end of a save.
+    pub(super) fn handle_control_saved<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        now: Now,
+        result: Result<(), JobError>,
+    ) {
+        let Some(saved) = self.control_saving.take() else { return };
+        let is_awaited = std::mem::take(&mut self.control_awaited);
+        match result {
             Ok(()) => {
-                self.control_saved = Some(control.clone());
-                Ok(())
+                if let Some(control) = &mut self.control {
+                    control.sequence = saved.sequence;
+                }
+                self.control_saved = Some(saved);
+                if self.first_wal.is_some() {
+                    return self.finish_first_wal(io, now);
+                }
+                self.go_on_switching(io, now);
+                if is_awaited {
+                    self.publish_flushed(io, now);
+                }
             }
-            Err(error) if is_disk_full(&error) || is_passing(&error) => {
-                // The same copy again next time: the other one is the good one.
-                control.sequence -= 1;
-                Err(error)
+            // The same copy again next time: the other one is the good one.
+            Err(error) if self.first_wal.is_some() && may_pass(&error) => {
+                self.give_up_first_wal(io, now, &error);
             }
-            Err(error) => {
+            Err(error) if is_awaited && may_pass(&error) => {
+                self.wait_for_disk(
+                    now,
+                    error.is_disk_full(),
+                    &format!("could not write control file: {error}"),
+                );
+            }
+            Err(error) if is_awaited => {
                 let text = format!("could not write control file: {error}");
                 walhub_engine::fatal::fatal(
                     walhub_engine::fatal::FatalReason::ControlFileFailed,
                     &text,
                 );
             }
+            // The older bound is good, too.
+            Err(error) => tracing::error!(sqlstate = error.sqlstate().0, "{error}"),
         }
     }
+}
+
+/// Whether the same may be done once more: there was no room, or not at this moment.
+fn may_pass(error: &JobError) -> bool {
+    error.is_disk_full() || is_passing(&error.error)
 }

@@ -31,12 +31,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         for standby in with_slot {
             self.take_reply(standby);
         }
-        self.finish_drops(io);
+        self.finish_drops();
         self.check_archive_timeout(now);
         self.keep_partial(io);
         // A slot that has come to keep WAL for the first time keeps it after a crash, too.
-        self.slots.save(io, &mut self.jobs, Lsn::INVALID);
-        self.slots.save_confirmed(io, &mut self.jobs, now.instant);
+        self.slots.save(Lsn::INVALID);
+        self.slots.save_confirmed(now.instant);
         if self.config.settings.hot_standby_feedback {
             let standbys =
                 self.config.standbys.in_use().map(|(_, standby)| standby_horizons(standby));
@@ -45,6 +45,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.link_feedback(now, horizons);
         }
         self.remove_old_segments(io);
+        self.work_on_slots(io);
         self.publish_slots();
     }
 
@@ -96,7 +97,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             }
             self.end_sessions_of(&invalidation.name);
         }
-        self.slots.save(io, &mut self.jobs, plan.oldest_kept.start(size));
+        self.slots.save(plan.oldest_kept.start(size));
+        self.work_on_slots(io);
         // A slot's file must not ask, after a crash, for a segment that is gone.
         let saved = self
             .slots
@@ -125,7 +127,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     pub(super) fn slot_rows(&self) -> Vec<SlotRow> {
         let slots = self.slots.slots();
-        slots.iter().map(|slot| self.slot_row(slot, &slots)).collect()
+        self.slots.made().map(|slot| self.slot_row(slot, &slots)).collect()
     }
 
     fn slot_row(&self, slot: &Slot, slots: &[Slot]) -> SlotRow {

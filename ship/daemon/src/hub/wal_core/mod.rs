@@ -2,8 +2,12 @@
 //!
 //! It alone writes segments, the control file, slots and every published position.
 //!
+//! It never calls the file system: files are worked on by jobs, steps of which go through its ring, and what
+//! must wait for one goes on when that has ended.
+//!
 //! Not here: what the upstream says (`upstream`), WAL of its own (`own`), first WAL and timelines
-//! (`timeline`), becoming a primary (`promotion`), the control file (`control`), the mark beside it (`mark`), who may stream
+//! (`timeline`, `switch`), becoming a primary (`promotion`), the control file (`control`), the mark beside it
+//! (`mark`), who may stream
 //! (`sessions`), slots (`slots`), which standbys commits wait for (`sync`), when an upstream waits in
 //! vain (`requests`), what becomes of a failed attempt (`trouble`), history files (`histories`), which segments may go (`keep`), what a start-up finds (`super::recover`).
 
@@ -15,13 +19,15 @@ mod own;
 mod promotion;
 mod reason;
 mod sessions;
+mod slot_files;
 mod slots;
+mod switch;
 mod sync;
 mod timeline;
 mod trouble;
 mod upstream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,8 +35,9 @@ use std::time::Duration;
 
 use walhub_engine::buffer::{Buffer, BufferPool, SlabPool};
 use walhub_engine::files::reason;
-use walhub_engine::io::{Completion, Io, Token, Waker};
+use walhub_engine::io::{Completion, FileId, Io, Token, Waker};
 use walhub_engine::mailbox::{Receiver, Sender};
+use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::TimelineId;
 use walhub_proto::recovery::ControlFile;
 use walhub_proto::segment::SegNo;
@@ -40,12 +47,12 @@ use walhub_proto::time::{Instant, Now};
 
 use super::commits::CommitLink;
 use super::front::PublishedSlots;
-use super::jobs::{Finished, Jobs};
+use super::jobs::{Finished, JobError, Jobs};
 use super::latency::{Followed, Reached};
 use super::local::LocalWal;
 use super::messages::{StopMode, Timelines, ToControl, ToShip, ToWal};
 use super::moves::Serves;
-use super::recover::Recovered;
+use super::recover::{Recovered, RecoveredWal};
 use super::segments::{FileJob, Prepared};
 use super::session::ZEROCOPY_UNACKED_BYTES_MAX;
 use super::shared::{Shared, StandbyTable};
@@ -57,6 +64,7 @@ use mark::Mark;
 use own::Own;
 use promotion::Promotion;
 use slots::SlotTable;
+use switch::Switch;
 use sync::SyncRep;
 use trouble::Fault;
 use upstream::Link;
@@ -77,6 +85,8 @@ const RECEIVE_BUFFERS: usize = 4;
 const DRAIN_BYTES_MAX: u64 = 256 << 10;
 /// How often a full or failing disk is tried again.
 const DISK_RETRY: Duration = Duration::from_secs(1);
+/// Messages that are read in one turn: more of them do not keep WAL from being written.
+const MAIL_PER_TURN_MAX: usize = 64;
 /// How often standbys' replies move slots, feedback and removal.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
 
@@ -142,6 +152,8 @@ enum Stopping {
     Draining {
         ships: usize,
     },
+    /// The slots and the control file are saved for the last time.
+    Closing,
     Done,
 }
 
@@ -154,7 +166,17 @@ pub struct WalCore<C: Send, W> {
     control: Option<ControlFile>,
     control_saved: Option<ControlFile>,
     control_saving: Option<ControlFile>,
+    /// Something waits for the save that is under way, or for the next one.
+    control_awaited: bool,
     mark: Mark,
+    /// What the first contact begins with, while its control file is being saved.
+    first_wal: Option<RecoveredWal>,
+    /// Timelines that have a history file here.
+    history_files: BTreeSet<TimelineId>,
+    /// Histories whose files are being written.
+    histories_saving: BTreeMap<TimelineId, TimelineHistory>,
+    /// On the way to another timeline.
+    switch: Option<Switch>,
     slots: SlotTable,
     link: Link<C>,
     histories: Histories,
@@ -177,6 +199,8 @@ pub struct WalCore<C: Send, W> {
     received: bool,
     /// The socket is looked at once more before the next write.
     draining: bool,
+    /// More mail than for one turn.
+    has_mail: bool,
 }
 
 /// Slabs that the tail may hold under these settings.
@@ -203,7 +227,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             control: None,
             control_saved: None,
             control_saving: None,
+            control_awaited: false,
             mark: Mark::new(&config.data_dir, config.direct),
+            first_wal: None,
+            history_files: recovered.history_files,
+            histories_saving: BTreeMap::new(),
+            switch: None,
             slots: SlotTable::new(config.data_dir.join("slots"), recovered.slots),
             link: Link::new(),
             histories: Histories::default(),
@@ -222,6 +251,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             receive_buffers: BufferPool::new(RECEIVE_LEN, RECEIVE_BUFFERS),
             received: false,
             draining: false,
+            has_mail: false,
             config,
         };
         let forward_flushed = core.config.settings.forward == Forward::Flushed;
@@ -252,10 +282,14 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// When [`WalCore::turn`] must be called next.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        if self.draining {
+        if self.draining || self.has_mail {
             return Some(Instant(0));
         }
-        let upstream = if self.stopping == Stopping::No { self.link.deadline() } else { None };
+        // The end of a job is a turn, too.
+        let waits_for_job =
+            self.link.is_closed() && (self.switch.is_some() || self.must_wait_for_files());
+        let has_time = self.stopping == Stopping::No && !waits_for_job;
+        let upstream = if has_time { self.link.deadline() } else { None };
         let others = [upstream, self.retry_disk_at, self.mark.deadline()];
         others.into_iter().flatten().chain([self.housekeeping_at]).min()
     }
@@ -268,12 +302,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Does everything that can be done now.
     pub fn turn<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        while let Some(mail) = self.config.mail.recv() {
-            self.handle_mail(io, now, mail);
-        }
+        self.read_mail(io, now);
         self.take_replies(io, now);
         if self.retry_disk_at.is_some_and(|at| at <= now.instant) {
             self.retry_disk_at = None;
+            self.retry_switch(io, now);
             if let Some(local) = &mut self.local {
                 local.resume();
                 local.segments.retry(io, &mut self.jobs);
@@ -322,12 +355,22 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         self.pump(io);
     }
 
+    /// Some of what has come; what is left has its turn after the next look at what has completed.
+    fn read_mail<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
+        for _ in 0..MAIL_PER_TURN_MAX {
+            let Some(mail) = self.config.mail.recv() else { break };
+            self.handle_mail(io, now, mail);
+        }
+        self.has_mail = !self.config.mail.is_empty();
+        self.work_on_slots(io);
+    }
+
     fn handle_mail<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, mail: ToWal<C>) {
         match mail {
             ToWal::Connected(upstream) => self.handle_connected(io, now, upstream),
             ToWal::ConnectFailed(reason) => self.handle_not_connected(now, &reason, Fault::Nobodys),
             ToWal::ConnectRefused(reason) => self.handle_not_connected(now, &reason, Fault::Peers),
-            ToWal::Slot(request, reply) => self.handle_slot_request(io, request, reply),
+            ToWal::Slot(request, reply) => self.handle_slot_request(request, reply),
             ToWal::Start(session) => self.handle_start(session),
             ToWal::Ended { standby, reply, end } => self.handle_ended(io, standby, reply, end),
             ToWal::EndStream { pid, report } => self.end_stream(pid, &report),
@@ -365,7 +408,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             let sent = ship.mail.send(mail());
             // One that is drained has ended.
             assert!(
-                sent.is_ok() || matches!(self.stopping, Stopping::Draining { .. }),
+                sent.is_ok()
+                    || matches!(self.stopping, Stopping::Draining { .. } | Stopping::Closing),
                 "a ship core does not read its mail"
             );
         }
@@ -373,6 +417,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     fn publish_received(&self) {
         let Some(local) = &self.local else { return };
+        // What is of the next timeline is nobody's before that is this server's.
+        if self.follows_switch() {
+            return;
+        }
         let verified = local.verified_lsn();
         if self.config.shared.received_lsn.load() != verified {
             // First: a standby that has replayed the WAL may speak of its transactions.
@@ -416,7 +464,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Starts whatever write is due.
     fn pump<I: Io<Conn = C>>(&mut self, io: &mut I) {
-        if self.received || self.draining {
+        // What comes after a switch belongs into the segment that is being made.
+        if self.received || self.draining || self.switch.is_some() {
             return;
         }
         if let Some(local) = &mut self.local {
@@ -473,13 +522,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Tells everybody what is durable now.
     fn publish_flushed<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        if let Err(error) = self.vouch_for_first_record(io).and_then(|()| self.note_checkpoint(io))
-        {
-            return self.wait_for_disk(
-                now,
-                true,
-                &format!("could not write control file: {error}"),
-            );
+        // It comes here again when the control file is saved, or when the disk is tried again.
+        if !self.is_vouched_for(io) {
+            return;
         }
         let Some(local) = &self.local else { return };
         let (before, flush_lsn) = (self.config.shared.flush_lsn.load(), local.flush_lsn());
@@ -528,11 +573,17 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
-    fn handle_job<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, finished: Finished<FileJob>) {
-        match (&finished.kind, &finished.result) {
-            (FileJob::Prepare(_), _) => {
+    fn handle_job<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        now: Now,
+        mut finished: Finished<FileJob>,
+    ) {
+        match std::mem::replace(&mut finished.kind, FileJob::Close) {
+            FileJob::Prepare(segno) => {
+                finished.kind = FileJob::Prepare(segno);
                 let Some(local) = &mut self.local else { return };
-                match local.segments.handle_prepared(finished) {
+                match local.segments.handle_prepared(io, &mut self.jobs, finished) {
                     Prepared::Ready => {
                         self.note_disk_has_room();
                         self.resume_receiving(io, now);
@@ -543,40 +594,24 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                     }
                 }
             }
-            (FileJob::Control, result) => {
-                let saved = self.control_saving.take();
-                match result {
-                    // One that was waited for may have been saved meanwhile.
-                    Ok(_) => {
-                        let newest = |a: &ControlFile, b: &ControlFile| a.sequence.cmp(&b.sequence);
-                        self.control_saved =
-                            saved.into_iter().chain(self.control_saved.take()).max_by(newest);
-                    }
-                    Err(error) => tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}"),
-                }
+            FileJob::Control => self.handle_control_saved(io, now, finished.result.map(drop)),
+            FileJob::Slots => self.handle_slots_done(io, &finished.result.map(drop)),
+            FileJob::History(timeline) => {
+                self.handle_history_kept(io, now, timeline, finished.result.map(drop));
             }
-            (FileJob::Slot(name), result) => {
-                if let Err(error) = result {
-                    tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
-                }
-                let saved = result.is_ok();
-                let name = name.clone();
-                self.slots.handle_saved(&name, saved);
-                self.finish_drops(io);
+            FileJob::Switch => self.handle_switch_files(io, now, finished),
+            FileJob::Partial(segno, name) => {
+                self.handle_partial_kept(segno, name, finished.result.map(drop));
             }
-            (FileJob::Recycle(name), result) => {
-                if let Err(error) = result {
-                    tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
-                }
-                let (name, done) = (name.clone(), result.is_ok());
+            FileJob::ReadBack => self.handle_read_back(now, finished),
+            FileJob::Recycle(name) => {
+                let done = finished.result.is_ok();
+                log_failure(&finished.result);
                 if let Some(local) = &mut self.local {
                     local.segments.handle_recycled(io, &mut self.jobs, name, done);
                 }
             }
-            (FileJob::Remove | FileJob::Close, Err(error)) => {
-                tracing::error!(sqlstate = SqlState::IO_ERROR.0, "{error}");
-            }
-            (FileJob::Remove | FileJob::Close, Ok(_)) => {}
+            FileJob::Remove | FileJob::Close => log_failure(&finished.result),
         }
     }
 
@@ -586,19 +621,30 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
         self.config.shared.stopping.store(true, Ordering::Release);
         self.stopping = Stopping::Flushing;
-        self.give_up_promotion();
+        // A promotion whose files are being made goes on: the next start may be a primary's already.
+        if !self.is_switching() {
+            self.give_up_promotion();
+        }
         self.link.stop(io, now);
     }
 
     fn turn_stopping<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
         match self.stopping {
             Stopping::No | Stopping::Done => {}
+            Stopping::Flushing if self.is_switching() => {}
             Stopping::Flushing => {
+                self.give_up_promotion();
                 self.close_own(now);
                 self.turn_own(now);
                 self.pump(io);
-                let settled =
-                    self.local.as_ref().is_none_or(|local| local.is_flushed() || local.is_paused());
+                // What was durable last is not told before the control file says so, if it can.
+                if self.control_awaited && self.control_saving.is_some() {
+                    return;
+                }
+                let is_stuck = self.switch.is_some();
+                let settled = self.local.as_ref().is_none_or(|local| {
+                    local.is_flushed() || local.is_paused() || is_stuck && local.is_idle()
+                });
                 if !self.link.is_closed() || !self.is_own_closed() || !settled {
                     return;
                 }
@@ -613,18 +659,16 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 }
                 self.housekeep(io, now);
                 self.move_control_bound();
-                if let Err(error) = self.save_control_now(io) {
-                    // The next start reads from the older bound.
-                    tracing::error!(
-                        sqlstate = SqlState::DISK_FULL.0,
-                        "could not write control file: {error}"
-                    );
+                self.save_control(io);
+                self.stopping = Stopping::Closing;
+                self.turn_stopping(io, now);
+            }
+            // If it could not be saved, the next start reads from the older bound.
+            Stopping::Closing => {
+                if self.jobs.is_idle() && !self.mark.is_busy() {
+                    self.stopping = Stopping::Done;
+                    (self.config.control)(ToControl::Stopped);
                 }
-                if !self.jobs.is_idle() || self.mark.is_busy() {
-                    return;
-                }
-                self.stopping = Stopping::Done;
-                (self.config.control)(ToControl::Stopped);
             }
             Stopping::Draining { .. } => {}
         }
@@ -638,5 +682,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         for slab in slabs {
             self.mail_ships(|| ToShip::Slab(slab.clone()));
         }
+    }
+}
+
+fn log_failure(result: &Result<Option<FileId>, JobError>) {
+    if let Err(error) = result {
+        tracing::error!(sqlstate = error.sqlstate().0, "{error}");
     }
 }

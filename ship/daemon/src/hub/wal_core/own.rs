@@ -18,7 +18,7 @@ use std::vec;
 
 use bytes::Bytes;
 use walhub_engine::crc::crc32c;
-use walhub_engine::io::{Io, Waker};
+use walhub_engine::io::Waker;
 use walhub_proto::generate::{OpenRecord, RecordKind, WalShape, WalWriter};
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::page::WalVersion;
@@ -433,6 +433,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
         own.warn_of_limits();
         self.own = Some(own);
+        if let Some(local) = &mut self.local {
+            // Its first segment may be made before any page header was read.
+            local.segments.set_format(shape.system_identifier, shape.version);
+        }
         let shared = &self.config.shared;
         shared.is_primary.store(true, Ordering::Release);
         shared.forward_flushed.store(true, Ordering::Relaxed);
@@ -569,24 +573,20 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             .is_none_or(|own| own.is_closed && own.work.is_none() && own.batch.is_empty())
     }
 
-    /// The control file learns of a checkpoint once its record is durable, and before a session does.
-    pub(super) fn note_checkpoint<I: Io<Conn = C>>(&mut self, io: &I) -> std::io::Result<()> {
-        let (Some(own), Some(local), Some(control)) = (&self.own, &self.local, &mut self.control)
-        else {
-            return Ok(());
-        };
-        let Some(at) = own.unsaved.filter(|at| at.end <= local.flush_lsn()) else { return Ok(()) };
-        let before = (control.checkpoint_lsn, control.redo_lsn);
-        control.checkpoint_lsn = Some(at.start);
-        control.redo_lsn = Some(at.redo);
-        self.move_control_bound();
-        let saved = self.save_control_now(io);
-        match (&saved, &mut self.control, &mut self.own) {
-            (Ok(()), _, Some(own)) => own.unsaved = None,
-            (Err(_), Some(control), _) => (control.checkpoint_lsn, control.redo_lsn) = before,
-            _ => {}
+    /// Where the last checkpoint record and its redo position are, once the record is durable and as long as
+    /// the control file does not know it.
+    pub(super) fn durable_checkpoint(&self) -> Option<(Lsn, Lsn)> {
+        let (own, local) = (self.own.as_ref()?, self.local.as_ref()?);
+        let at = own.unsaved.filter(|at| at.end <= local.flush_lsn())?;
+        Some((at.start, at.redo))
+    }
+
+    /// The control file may know it now.
+    pub(super) fn forget_saved_checkpoint(&mut self) {
+        let saved = self.control_saved.as_ref().and_then(|control| control.checkpoint_lsn);
+        if let Some(own) = &mut self.own {
+            own.unsaved = own.unsaved.filter(|at| saved != Some(at.start));
         }
-        saved
     }
 
     /// Ends a segment that has waited for more for too long. PostgreSQL: `CheckArchiveTimeout`.

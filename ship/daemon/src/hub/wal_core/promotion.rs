@@ -4,19 +4,18 @@
 //!
 //! 1. The stream from the upstream ends, and what is not whole and valid is forgotten.
 //! 2. What is left becomes durable. Its end is where the new timeline begins.
-//! 3. The new timeline's history file, then the segment in which it begins: nobody looks at either yet.
-//! 4. The control file. This is the moment; who starts from it is the primary.
-//! 5. Standbys are told, and own WAL begins (`own`). The old timeline's last segment is renamed.
+//! 3. The new timeline's history file, the segment in which it begins and the control file (`switch`). Who
+//!    starts from that is the primary.
+//! 4. Standbys are told, and own WAL begins (`own`). The old timeline's last segment is renamed.
 //!
-//! Not here: what the first records are (`own`), what a timeline's change does (`timeline`).
+//! Not here: what the first records are (`own`), what a timeline's change does (`switch`, `timeline`).
 //!
 //! PostgreSQL: `FinishWalRecovery`, `StartupXLOG` (src/backend/access/transam/xlog.c).
 
-use std::io;
+use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 
 use walhub_engine::io::{Io, Waker};
-use walhub_proto::history;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::page::WalVersion;
 use walhub_proto::rmgr::facts::Facts;
@@ -27,10 +26,12 @@ use walhub_proto::time::Now;
 use walhub_proto::wire::backend::Report;
 
 use super::super::append::not_in_recovery;
+use super::super::jobs::{JobError, Step};
 use super::super::messages::{PromoteReply, ToControl};
-use super::super::recover;
-use super::super::writer::is_disk_full;
+use super::super::recover::partial_name;
+use super::super::segments::FileJob;
 use super::own::small_len;
+use super::switch::Purpose;
 use super::{Stopping, WalCore};
 
 /// Zeros that are appended at a time.
@@ -42,8 +43,6 @@ const REASON: &str = "no recovery target specified";
 #[derive(Debug, Default)]
 pub(super) struct Promotion {
     waiters: Vec<PromoteReply>,
-    /// The timeline that was chosen, when it has come that far.
-    timeline: Option<TimelineId>,
 }
 
 impl Promotion {
@@ -167,30 +166,21 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Goes on with a promotion, as far as it can now.
     pub(super) fn turn_promotion<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
         let is_ready = self.promotion.is_some()
+            && self.switch.is_none()
             && self.link.is_closed()
             && !self.link.rewind
+            && !self.must_wait_for_files()
             && self.retry_disk_at.is_none()
             && self.fill_after_switch();
-        if !is_ready || !self.is_settled() {
-            return;
-        }
-        match self.begin_timeline(io) {
-            Ok(()) => self.finish_promotion(now),
-            Err(error) => {
-                let what = format!("could not begin a new timeline: {error}");
-                self.wait_for_disk(now, is_disk_full(&error), &what);
-            }
+        if is_ready && self.is_settled() {
+            self.begin_timeline(io, now);
         }
     }
 
-    /// Whether everything is durable, no file is being worked on that a switch concerns, and there is
-    /// room for the first records.
+    /// Whether everything is durable, and there is room for the first records.
     fn is_settled(&self) -> bool {
         let Some(local) = &self.local else { return false };
-        local.is_flushed()
-            && local.segments.is_settled()
-            && self.control_saving.is_none()
-            && local.has_room(small_len(&local.facts().database))
+        local.is_flushed() && local.has_room(small_len(&local.facts().database))
     }
 
     /// A record that ends its segment counts to the end of it: what has not come of the filling, which is
@@ -218,56 +208,29 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         is_whole
     }
 
-    /// Everything up to and with the control file. Done again after an error, it does the same.
-    fn begin_timeline<I: Io<Conn = C>>(&mut self, io: &mut I) -> io::Result<()> {
-        let (Some(local), Some(timelines)) = (&self.local, &self.timelines) else {
-            return Ok(());
-        };
-        let switchpoint = local.flush_lsn();
-        let version = local.version();
-        let parent = timelines.history.clone();
-        let timeline = match self.promotion.as_ref().and_then(|promotion| promotion.timeline) {
-            Some(timeline) => timeline,
-            None => self.choose_timeline(io)?,
-        };
-        let history = parent.extend(timeline, switchpoint, REASON);
-        let path = self.wal_dir().join(history::file_name(timeline));
-        io.fs().replace(&path, history.content())?;
-        let copied = self.copy_segment_to(io, timeline, switchpoint)?;
-        let before = self.control.clone();
-        self.move_control_bound();
-        if let Some(control) = &mut self.control {
-            control.timeline = timeline;
-            control.own_wal = true;
-            control.wal_version = control.wal_version.or(version);
-        }
-        if let Err(error) = self.save_control_now(io) {
-            self.control = before;
-            return Err(error);
-        }
-        self.name_those_ahead(switchpoint, timeline);
-        self.adopt_timeline(io, timeline, history, copied);
-        self.must_keep_partial = true;
-        Ok(())
-    }
-
     /// The timeline after the greatest that is known here. PostgreSQL: `findNewestTimeLine`.
-    fn choose_timeline<I: Io<Conn = C>>(&mut self, io: &I) -> io::Result<TimelineId> {
-        let files = io.fs().list(&self.wal_dir())?;
-        let known = files.iter().filter_map(|file| history::parse_file_name(&file.name));
-        let current = self.timelines.as_ref().map(|timelines| timelines.current);
-        let newest = known.chain(current).max().unwrap_or(TimelineId::FIRST);
-        let next = newest.to_u32().checked_add(1).and_then(TimelineId::new);
-        let timeline = next.ok_or_else(|| io::Error::other("there is no timeline left"))?;
+    fn begin_timeline<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
+        let (Some(local), Some(timelines)) = (&self.local, &self.timelines) else { return };
+        let newest = self.history_files.last().copied().max(Some(timelines.current));
+        let newest = newest.unwrap_or(TimelineId::FIRST);
+        let Some(timeline) = newest.to_u32().checked_add(1).and_then(TimelineId::new) else {
+            if let Some(promotion) = self.promotion.take() {
+                let report = Report::error(
+                    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                    "cannot promote: there is no timeline left",
+                );
+                promotion.answer(&Err(report));
+            }
+            return;
+        };
         tracing::info!("selected new timeline ID: {timeline}");
-        if let Some(promotion) = &mut self.promotion {
-            promotion.timeline = Some(timeline);
-        }
-        Ok(timeline)
+        let switchpoint = local.flush_lsn();
+        let history = timelines.history.clone().extend(timeline, switchpoint, REASON);
+        self.begin_switch(io, now, Purpose::Promote, history, switchpoint);
     }
 
     /// Says which standbys have WAL that the new timeline has not: a crash here has lost it.
-    fn name_those_ahead(&self, switchpoint: Lsn, timeline: TimelineId) {
+    pub(super) fn name_those_ahead(&self, switchpoint: Lsn, timeline: TimelineId) {
         for (&standby, attached) in &self.attached {
             let entry = self.config.standbys.standby(standby);
             let ahead = Lsn(entry.write_lsn.load(Ordering::Relaxed));
@@ -286,7 +249,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     /// The control file says that this is the primary: so it is.
-    fn finish_promotion(&mut self, now: Now) {
+    pub(super) fn finish_promotion(&mut self, now: Now) {
         self.begin_own(now, None, None);
         self.publish_receiver();
         tracing::info!("archive recovery complete");
@@ -298,21 +261,33 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Renames the old timeline's last segment, a moment after the ship cores have heard that its WAL is
     /// in the new timeline's.
-    pub(super) fn keep_partial<I: Io<Conn = C>>(&mut self, io: &I) {
+    pub(super) fn keep_partial<I: Io<Conn = C>>(&mut self, io: &mut I) {
         if !std::mem::take(&mut self.must_keep_partial) {
             return;
         }
         let wal_dir = self.wal_dir();
-        let (Some(timelines), Some(local)) = (&self.timelines, &mut self.local) else { return };
+        let (Some(timelines), Some(local)) = (&self.timelines, &self.local) else { return };
         let size = local.segments.size();
-        match recover::keep_partial(io.fs().as_ref(), &wal_dir, size, &timelines.history) {
-            Ok(Some((segno, name))) => local.segments.hold_partial(segno, name),
-            Ok(None) => {}
+        let Some((segno, name, partial)) = partial_name(size, &timelines.history) else { return };
+        let rename = Step::Rename(wal_dir.join(name), wal_dir.join(&partial));
+        let job = FileJob::Partial(segno, partial);
+        self.jobs.start(io, job, vec![rename, Step::SyncDir(wal_dir)]);
+    }
+
+    /// Takes the end of a [`FileJob::Partial`].
+    pub(super) fn handle_partial_kept(
+        &mut self,
+        segno: SegNo,
+        name: String,
+        result: Result<(), JobError>,
+    ) {
+        let Some(local) = &mut self.local else { return };
+        match result {
             // The next start does it.
-            Err(error) => {
-                let segno = SegNo::of_end(local.flush_lsn(), size);
-                tracing::warn!("could not rename the old timeline's segment {}: {error}", segno.0);
+            Err(error) if error.error.kind() != ErrorKind::NotFound => {
+                tracing::warn!("could not rename the old timeline's last segment: {error}");
             }
+            Ok(()) | Err(_) => local.segments.hold_partial(segno, name),
         }
     }
 }

@@ -1,13 +1,13 @@
 //! What the answer to START_REPLICATION changes: the first WAL, the next timeline, its history.
 //!
-//! Not here: the connection that the answer comes on (`upstream`).
+//! Not here: the connection that the answer comes on (`upstream`), going over to a timeline (`switch`).
 //!
 //! PostgreSQL: `WalRcvFetchTimeLineHistoryFiles`, `XLogFileCopy`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use walhub_engine::io::{Io, Waker};
+use walhub_engine::io::{FileId, Io, Waker};
 use walhub_proto::history;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, TimelineId};
@@ -15,16 +15,19 @@ use walhub_proto::record::RecordReader;
 use walhub_proto::recovery::ControlFile;
 use walhub_proto::rmgr::facts::DatabaseFacts;
 use walhub_proto::segment::SegNo;
+use walhub_proto::time::Now;
 
 use super::super::handle::Identity;
+use super::super::jobs::{JobError, replace_steps};
 use super::super::local::LocalWal;
 use super::super::messages::{Timelines, ToControl, ToShip};
 use super::super::recover::RecoveredWal;
-use super::super::segments::Segments;
+use super::super::segments::{FileJob, Segments};
 use super::super::tail::Tail;
 use super::super::writer::{Writer, WriterTokens};
 use super::histories::HISTORY_BYTES_MAX;
-use super::upstream::{Drop, State, no_room_for_control};
+use super::switch::Purpose;
+use super::upstream::{Drop, State};
 use super::{SYNC_TOKEN, WRITE_TOKEN, WalCore};
 
 /// Reads the WAL of the cluster that `control` names, from `lsn` on.
@@ -47,7 +50,8 @@ pub(super) fn reader_at(
 }
 
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
-    /// Keeps a history file, before any WAL of its timeline. PostgreSQL: `WalRcvFetchTimeLineHistoryFiles`.
+    /// Keeps a history file, before any WAL of its timeline. Nothing is taken from the upstream until it is
+    /// durable. PostgreSQL: `WalRcvFetchTimeLineHistoryFiles`.
     pub(super) fn keep_history<I: Io<Conn = C>>(
         &mut self,
         io: &mut I,
@@ -67,16 +71,16 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 return Ok(());
             }
         };
-        if !self.histories.has(&history) {
+        if self.histories.has(&history) {
+            self.histories.keep(history);
+        } else {
             tracing::info!(
                 "fetching timeline history file for timeline {timeline} from primary server"
             );
-            io.fs().replace(&self.wal_dir().join(&name), content).map_err(|error| {
-                let text = format!("could not write timeline history file: {error}");
-                Drop::Reason { text, detail: None, hint: None }
-            })?;
+            self.histories_saving.insert(timeline, history);
+            let steps = replace_steps(&self.wal_dir().join(&name), content.to_vec());
+            self.jobs.start(io, FileJob::History(timeline), steps);
         }
-        self.histories.keep(history);
         Ok(())
     }
 
@@ -87,16 +91,54 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
+    /// Takes the end of a [`FileJob::History`].
+    pub(super) fn handle_history_kept<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        now: Now,
+        timeline: TimelineId,
+        result: Result<(), JobError>,
+    ) {
+        let Some(history) = self.histories_saving.remove(&timeline) else { return };
+        match result {
+            Ok(()) => {
+                self.history_files.insert(timeline);
+                self.histories.keep(history);
+                self.resume_receiving(io, now);
+            }
+            Err(error) => {
+                let text = format!("could not write timeline history file: {error}");
+                self.drop_link(io, now, Drop::Reason { text, detail: None, hint: None });
+            }
+        }
+    }
+
+    /// Whether files are being worked on that the upstream's next words depend on.
+    pub(super) fn must_wait_for_files(&self) -> bool {
+        self.first_wal.is_some() || !self.histories_saving.is_empty()
+    }
+
     pub(super) fn handle_started<I: Io<Conn = C>>(
         &mut self,
         io: &mut I,
+        now: Now,
         timeline: TimelineId,
         start: Lsn,
     ) -> Result<(), Drop> {
         if self.local.is_none() {
             self.begin_first_wal(io, timeline, start)?;
         } else if self.timelines.as_ref().is_some_and(|timelines| timelines.current != timeline) {
-            self.switch_timeline(io, timeline, start)?;
+            self.follow_timeline(io, now, timeline, start)?;
+        } else {
+            self.note_started(now, timeline, start);
+        }
+        Ok(())
+    }
+
+    /// WAL of this timeline streams from there on, if the connection is still there.
+    pub(super) fn note_started(&mut self, now: Now, timeline: TimelineId, start: Lsn) {
+        if !matches!(self.link.state, State::Live(_)) {
+            return;
         }
         self.note_server_version();
         let receiver = &self.config.shared.receiver;
@@ -111,11 +153,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             tracing::info!("started streaming WAL from primary at {start} on timeline {timeline}");
         }
         (self.config.control)(ToControl::Status);
-        Ok(())
+        self.sync.restart_policy();
+        self.tell_progress(now);
     }
 
-    /// The first contact: from now on this data directory belongs to that cluster.
-    pub(super) fn begin_first_wal<I: Io<Conn = C>>(
+    /// The first contact: from now on this data directory belongs to that cluster. The control file says so
+    /// before any WAL is taken.
+    fn begin_first_wal<I: Io<Conn = C>>(
         &mut self,
         io: &mut I,
         timeline: TimelineId,
@@ -144,20 +188,33 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             redo_lsn: None,
             sequence: 0,
         });
-        // Twice, for room for both copies: no later save needs any.
-        if let Err(error) = self.save_control_now(io).and_then(|()| self.save_control_now(io)) {
-            self.control = None;
-            return Err(no_room_for_control(&error));
-        }
-        self.adopt_recovered(RecoveredWal::fresh(
-            system_identifier,
-            size,
-            timeline,
-            history,
-            start,
-        ));
-        self.histories.adopt(timeline);
+        self.first_wal =
+            Some(RecoveredWal::fresh(system_identifier, size, timeline, history, start));
+        self.control_awaited = true;
+        self.save_control(io);
         Ok(())
+    }
+
+    /// The control file of the first contact is durable.
+    pub(super) fn finish_first_wal<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
+        let Some(wal) = self.first_wal.take() else { return };
+        let (timeline, start) = (wal.timelines.current, wal.end);
+        self.adopt_recovered(wal);
+        self.histories.adopt(timeline);
+        self.note_started(now, timeline, start);
+        self.resume_receiving(io, now);
+    }
+
+    /// It could not be saved: there was no first contact.
+    pub(super) fn give_up_first_wal<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        now: Now,
+        error: &JobError,
+    ) {
+        (self.first_wal, self.control) = (None, None);
+        let text = format!("could not write control file: {error}");
+        self.drop_link(io, now, Drop::Reason { text, detail: None, hint: None });
     }
 
     /// Takes up WAL that is on disk, or the place where the first will be.
@@ -230,40 +287,28 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         self.wake_ships();
     }
 
-    /// Goes over to the next timeline. Everything before `start` is durable on the old one.
-    pub(super) fn switch_timeline<I: Io<Conn = C>>(
+    /// Begins to go over to the upstream's next timeline.
+    fn follow_timeline<I: Io<Conn = C>>(
         &mut self,
         io: &mut I,
+        now: Now,
         timeline: TimelineId,
         start: Lsn,
     ) -> Result<(), Drop> {
-        let Some(local) = &self.local else { return Ok(()) };
+        let Some(local) = &mut self.local else { return Ok(()) };
         let refuse = |text| Drop::Refused { text, detail: None, hint: None };
         let current = local.segments.timeline();
         let history = self.histories.of_next(timeline, current, start).map_err(refuse)?;
-        if local.flush_lsn() != start {
+        if local.flush_lsn() != start || local.received_lsn() != start || !local.is_flushed() {
             let text = format!(
                 "timeline {timeline} begins at {start}, but local WAL ends at {}",
                 local.flush_lsn()
             );
             return Err(Drop::Reason { text, detail: None, hint: None });
         }
-        let copied = self.copy_segment_to(io, timeline, start).map_err(|error| Drop::Reason {
-            text: error.to_string(),
-            detail: None,
-            hint: None,
-        })?;
-        let before = self.control.clone();
-        if let Some(control) = &mut self.control {
-            control.timeline = timeline;
-        }
-        self.move_control_bound();
-        if let Err(error) = self.save_control_now(io) {
-            self.control = before;
-            return Err(no_room_for_control(&error));
-        }
-        self.adopt_timeline(io, timeline, history, copied);
-        tracing::info!("new target timeline is {timeline}");
+        // What comes now is the new timeline's.
+        local.set_timeline(timeline);
+        self.begin_switch(io, now, Purpose::Follow, history, start);
         Ok(())
     }
 
@@ -273,7 +318,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         io: &mut I,
         timeline: TimelineId,
         history: TimelineHistory,
-        copied: Option<SegNo>,
+        copied: Option<(SegNo, FileId)>,
     ) {
         self.histories.adopt(timeline);
         let Some(local) = &mut self.local else { return };
@@ -292,26 +337,6 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
         self.save_slots(io);
         self.publish_slots();
-    }
-
-    /// Makes the segment in which `timeline` begins at `start`, from that of the current one; none when it
-    /// begins with a segment.
-    pub(super) fn copy_segment_to<I: Io<Conn = C>>(
-        &self,
-        io: &I,
-        timeline: TimelineId,
-        start: Lsn,
-    ) -> std::io::Result<Option<SegNo>> {
-        let Some(local) = &self.local else { return Ok(None) };
-        let size = local.segments.size();
-        if size.offset(start) == 0 {
-            return Ok(None);
-        }
-        let segno = SegNo::of_start(start, size);
-        let from = local.segments.segment_path(segno);
-        let to = self.wal_dir().join(segno.file_name(timeline, size));
-        super::super::recover::copy_segment_start(io.fs().as_ref(), &from, &to, size, start)?;
-        Ok(Some(segno))
     }
 
     pub(super) fn note_server_version(&mut self) {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use walhub_engine::buffer::SlabRoom;
 use walhub_engine::io::{Done, Gather, Head, Io, Landed, Landing, Op, SocketId, Waker};
 use walhub_proto::feedback::Horizons;
-use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::time::{Instant, Now};
 use walhub_proto::walreceiver::{
@@ -20,9 +20,11 @@ use walhub_proto::walreceiver::{
 };
 
 use super::super::front::micros_between;
+use super::super::jobs::Finished;
 use super::super::latency::Stage;
 use super::super::local::{AppendError, LocalWal};
 use super::super::messages::{ToControl, Upstream};
+use super::super::segments::FileJob;
 use super::super::tail::TruncateError;
 use super::timeline::reader_at;
 use super::trouble::{FAULTS_MAX, Fault, RETRY_PAUSE_MAX, Trouble};
@@ -46,6 +48,8 @@ pub(super) struct Link<C> {
     pub(super) last_start: Option<(Lsn, TimelineId)>,
     /// What was received after the last valid record must be forgotten before connecting again.
     pub(super) rewind: bool,
+    /// The block in which that record ends, when it is needed from the disk.
+    pub(super) block: Block,
     /// The connection that is being made is to where the upstream no longer is.
     pub(super) outdated: bool,
     pub(super) marker: std::marker::PhantomData<fn(C)>,
@@ -78,6 +82,15 @@ pub(super) enum State {
     },
 }
 
+/// A part of a block that is on disk only.
+#[derive(Debug)]
+pub(super) enum Block {
+    Unwanted,
+    Reading(LsnRange),
+    /// The block, from the range's start on.
+    Read(LsnRange, Vec<u8>),
+}
+
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) socket: SocketId,
@@ -108,14 +121,6 @@ pub(super) enum Drop {
     BadWal(String),
 }
 
-pub(super) fn no_room_for_control(error: &io::Error) -> Drop {
-    Drop::Reason {
-        text: format!("could not write control file: {error}"),
-        detail: None,
-        hint: None,
-    }
-}
-
 impl From<UpstreamViolation> for Drop {
     fn from(violation: UpstreamViolation) -> Self {
         let (text, detail, hint) = (violation.to_string(), violation.detail(), violation.hint());
@@ -135,6 +140,7 @@ impl<C> Link<C> {
             trouble: Trouble::default(),
             last_start: None,
             rewind: false,
+            block: Block::Unwanted,
             outdated: false,
             marker: std::marker::PhantomData,
         }
@@ -298,11 +304,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if self.stopping != Stopping::No {
             return;
         }
+        // Where the next connection begins is not known before.
+        let is_settled = !self.link.rewind && self.switch.is_none() && !self.must_wait_for_files();
         match &mut self.link.state {
             State::Waiting { until }
-                if *until <= now.instant
-                    && !self.link.rewind
-                    && self.link.attempt == Attempt::None =>
+                if *until <= now.instant && is_settled && self.link.attempt == Attempt::None =>
             {
                 let conninfo = self.config.settings.primary_conninfo.clone();
                 // A primary keeps to its own WAL, whatever a reload says. PostgreSQL: primary_conninfo is
@@ -376,7 +382,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     /// Gives the receiver what its next reply says.
-    fn tell_progress(&mut self, now: Now) {
+    pub(super) fn tell_progress(&mut self, now: Now) {
         let (State::Live(live), Some(local)) = (&mut self.link.state, &self.local) else { return };
         let flush_lsn = self.config.shared.flush_lsn.load();
         let reply = self.sync.reply(local.write_lsn(), flush_lsn);
@@ -565,10 +571,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     fn take_held<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) -> Result<(), Drop> {
         loop {
+            let must_wait = self.must_wait_for_files();
             let State::Live(live) = &mut self.link.state else { return Ok(()) };
-            if live.held.is_empty()
-                || !ready_for(live, self.local.as_ref(), self.control_saving.is_some())
-            {
+            if live.held.is_empty() || must_wait || !ready_for(live, self.local.as_ref()) {
                 return Ok(());
             }
             live.switchpoint = None;
@@ -632,9 +637,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 self.note_history_absent(timeline, detail);
             }
             ReceiverEvent::Started { timeline, start } => {
-                self.handle_started(io, timeline, start)?;
-                self.sync.restart_policy();
-                self.tell_progress(now);
+                return self.handle_started(io, now, timeline, start);
             }
             ReceiverEvent::EndOfTimeline { switchpoint, .. } => {
                 let timeline = self.config.shared.timeline.load(Ordering::Relaxed);
@@ -693,7 +696,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     /// Ends the connection, says why once, and tries again later.
-    fn drop_link<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, why: Drop) {
+    pub(super) fn drop_link<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, why: Drop) {
         let State::Live(live) = &self.link.state else { return };
         let (socket, receiving, sending) = (live.socket, live.receiving, live.sending.is_some());
         let leaves = matches!(why, Drop::Leave);
@@ -757,18 +760,19 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Forgets what came after the last valid record: a new connection begins there.
     fn rewind_when_idle<I: Io<Conn = C>>(&mut self, io: &mut I) {
-        if !self.link.rewind {
+        // On the way to another timeline it is not yet said which one goes on.
+        if !self.link.rewind || self.switch.is_some() {
             return;
         }
         let (Some(local), Some(control)) = (&mut self.local, &self.control) else {
-            self.link.rewind = false;
+            self.link.rewind = self.first_wal.is_some();
             return;
         };
         if local.received_lsn() == local.verified_lsn() {
             self.link.rewind = false;
             return;
         }
-        if !local.is_idle() || !local.segments.is_settled() {
+        if !local.can_rewind() || matches!(self.link.block, Block::Reading(_)) {
             return;
         }
         let (verified, last, timeline) =
@@ -779,16 +783,35 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if let Some(filling) = filling.filter(|_| in_filling) {
             reader = reader.with_filling(filling, verified);
         }
-        match local.rewind(io, &mut self.jobs, reader) {
+        let block = match &self.link.block {
+            Block::Read(range, bytes) if range.end == verified => bytes.get(..block_len(*range)),
+            Block::Read(..) | Block::Reading(_) | Block::Unwanted => None,
+        };
+        match local.rewind(io, &mut self.jobs, reader, block) {
             Ok(slab) => {
                 self.link.rewind = false;
+                self.link.block = Block::Unwanted;
                 self.announce_slabs([slab]);
             }
             // At the next turn, then.
             Err(TruncateError::Full) => {}
-            Err(TruncateError::Io(error)) => {
-                let text = error.to_string();
-                self.link.log_once(&text, None, None, Fault::Nobodys, Some(verified));
+            Err(TruncateError::Missing(range)) if self.retry_disk_at.is_none() => {
+                self.link.block = Block::Reading(range);
+                let steps = local.segments.read_steps(range);
+                self.jobs.start(io, FileJob::ReadBack, steps);
+            }
+            Err(TruncateError::Missing(_)) => {}
+        }
+    }
+
+    /// Takes the end of a [`FileJob::ReadBack`].
+    pub(super) fn handle_read_back(&mut self, now: Now, finished: Finished<FileJob>) {
+        let Block::Reading(range) = self.link.block else { return };
+        match finished.result {
+            Ok(_) => self.link.block = Block::Read(range, finished.data),
+            Err(error) => {
+                self.link.block = Block::Unwanted;
+                self.wait_for_disk(now, error.is_disk_full(), &error.to_string());
             }
         }
     }
@@ -803,13 +826,12 @@ impl Live {
 }
 
 /// Whether what was received can be taken now.
-///
-/// A switch saves the control file and waits for it. A save that is under way meanwhile could put its
-/// older copy over the second of two such saves.
-fn ready_for(live: &Live, local: Option<&LocalWal>, control_saving: bool) -> bool {
+fn ready_for(live: &Live, local: Option<&LocalWal>) -> bool {
     let Some(local) = local else { return true };
-    let switching = live.switchpoint.is_some();
-    let settled =
-        !switching || (local.is_flushed() && local.segments.is_settled() && !control_saving);
-    settled && local.has_room(live.held.len())
+    (live.switchpoint.is_none() || local.is_flushed()) && local.has_room(live.held.len())
+}
+
+/// Bytes of a range within a block.
+fn block_len(range: LsnRange) -> usize {
+    usize::try_from(range.len()).unwrap_or(0)
 }

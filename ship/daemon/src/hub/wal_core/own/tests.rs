@@ -7,7 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::oneshot::error::TryRecvError;
 use walhub_engine::files::OsFs;
-use walhub_engine::io::Completion;
+use walhub_engine::io::{Completion, Io};
 use walhub_engine::mailbox::{Sender, mailbox};
 use walhub_engine::uring::{Uring, UringConfig};
 use walhub_proto::lsn::{SystemIdentifier, TimelineId};
@@ -30,6 +30,7 @@ use super::*;
 use crate::settings::Settings;
 
 mod promotion;
+mod slots;
 mod xids;
 
 const SIZE: SegmentSize = SegmentSize::MIN;
@@ -77,7 +78,7 @@ impl Bench {
     fn start(dir: TempDir, settings: Settings) -> Self {
         let recovered = recover(&OsFs, dir.path()).unwrap();
         let io = Uring::new(UringConfig::default()).unwrap();
-        let (mail, receiver) = mailbox(64, io.waker());
+        let (mail, receiver) = mailbox(256, io.waker());
         let (commits, link) = commits(io.waker());
         let (shared, told) = (Arc::<Shared>::default(), Told::default());
         let tells = Arc::clone(&told);
