@@ -506,7 +506,7 @@ fn kill9_at_any_moment_of_a_promotion_leaves_a_relay_or_a_primary() {
     let moments: [(&str, Moment); 6] = [
         ("at once", |_| true),
         ("the history is there", |data| data.join("pg_wal/00000002.history").exists()),
-        ("the segment is being copied", |data| data.join("pg_wal/xlogtemp").exists()),
+        ("the segment is being copied", |data| data.join("pg_wal/xlogtemp.copy").exists()),
         ("the segment is there", |data| !segments_of(data, "00000002").is_empty()),
         ("the old segment is renamed", |data| {
             let files = fs::read_dir(data.join("pg_wal")).expect("pg_wal");

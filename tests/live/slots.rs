@@ -2,10 +2,14 @@
 
 use std::fs;
 
-use walhub_tests::client::SqlServer;
+use walhub_tests::client::{Session, SqlServer};
 use walhub_tests::compare::{assert_equal_tables, segment_names};
-use walhub_tests::postgres::StopMode;
+use walhub_tests::hub::Hub;
+use walhub_tests::log::Log;
+use walhub_tests::postgres::{StopMode, program};
+use walhub_tests::process::{Process, command};
 use walhub_tests::receivewal::ReceiveWal;
+use walhub_tests::scratch::Scratch;
 use walhub_tests::topology::Relay;
 use walhub_tests::wait::wait_until;
 
@@ -147,4 +151,65 @@ fn slot_in_use_is_refused_to_another_standby() {
     assert!(error.contains("replication slot \"taken\" is active for PID"), "{error}");
     let error = relay.hub.replication_error("DROP_REPLICATION_SLOT taken");
     assert!(error.contains("55006"), "{error}");
+}
+
+/// Times that a client creates a slot and drops it, unless it is ended before.
+const ROUNDS_MAX: usize = 20_000;
+/// What a client prints after each.
+const ROUND: &str = "created and dropped";
+
+/// A client that creates a slot and drops it again and again.
+fn slot_client(hub: &Hub, name: &str, scratch: &Scratch) -> (Process, Log) {
+    let round = format!(
+        "select pg_create_physical_replication_slot('{name}', true);\n\
+         select pg_drop_replication_slot('{name}');\nselect '{ROUND}';\n"
+    );
+    let path = scratch.path(&format!("{name}.sql"));
+    fs::write(&path, round.repeat(ROUNDS_MAX)).expect("a script");
+    let mut psql = command("stdbuf");
+    psql.arg("--output=L").arg(program("psql"));
+    psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", &hub.endpoint().database(), "-f"]);
+    psql.arg(path);
+    let log = Log::new(name);
+    (Process::spawn(name, &mut psql, &log), log)
+}
+
+#[test]
+fn a_client_commits_while_three_others_create_and_drop_slots() {
+    const COMMITS: usize = 40;
+    // It takes a flush or two to make a slot durable, or its absence, as it does for a commit.
+    const ROUNDS_PER_COMMIT_MAX: usize = 10;
+    let scratch = Scratch::new();
+    // Requests come while the wal core works: its mail never ends by itself.
+    let mut hub = Hub::named("hub").set("dedicated_wal_core", "on").start(&scratch);
+    let mut committer = Session::open(&hub);
+    let mut clients: Vec<(Process, Log)> =
+        ["one", "two", "three"].map(|name| slot_client(&hub, name, &scratch)).into();
+    let rounds = |clients: &[(Process, Log)]| -> usize {
+        clients.iter().map(|(_, log)| log.count(log.beginning(), ROUND)).sum()
+    };
+    for (_, log) in &clients {
+        log.wait_for(log.beginning(), ROUND);
+    }
+    let before = rounds(&clients);
+    for _ in 0..COMMITS {
+        committer.psql("select pg_logical_emit_message(true, 'a', 'b')");
+    }
+    let made = rounds(&clients) - before;
+    eprintln!("{made} rounds beside {COMMITS} commits");
+    assert!(made <= COMMITS * ROUNDS_PER_COMMIT_MAX, "{made} rounds beside {COMMITS} commits");
+    // Nor do commits keep slots from being made.
+    for (_, log) in &clients {
+        log.wait_for(log.mark(), ROUND);
+    }
+    clients.iter_mut().for_each(|(client, _)| client.kill9());
+    hub.wait_sql(
+        "select count(*) from pg_stat_activity where backend_type = 'client backend'",
+        "2",
+    );
+    // What was answered is so after a crash: nothing is there but what a client had not yet dropped.
+    let there = hub.psql("select slot_name from pg_replication_slots order by 1");
+    hub.kill9();
+    hub.start();
+    assert_eq!(hub.psql("select slot_name from pg_replication_slots order by 1"), there);
 }
