@@ -142,7 +142,7 @@ fn accepted_loss_moves_the_damaged_wal_aside_and_goes_on_on_a_new_timeline() {
     let damaged = contents(&hub.pg_wal());
     let end = offered(&refused(&hub, &[]));
     let mut arguments = hub.serve_arguments();
-    arguments.extend(["--accept-loss-after".into(), end.clone().into()]);
+    arguments.extend(["--accept-loss-after".into(), end.into()]);
     let mark = hub.log().mark();
     hub.spawn_with(arguments);
     hub.wait_ready();

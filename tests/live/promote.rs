@@ -12,7 +12,7 @@ use walhub_tests::process::{command_as_postgres, run_ok, said};
 use walhub_tests::receivewal::ReceiveWal;
 use walhub_tests::scratch::Scratch;
 use walhub_tests::topology::Relay;
-use walhub_tests::wait::wait_until;
+use walhub_tests::wait::{wait_for, wait_until};
 use walhub_tests::waldump::{Dump, waldump};
 use walhub_tests::workload::{Pgbench, pgbench_initialize, wait_transactions};
 
@@ -646,11 +646,13 @@ fn the_end_of_the_old_timeline_goes_with_the_wal_around_it() {
     relay.hub.wait_received(&relay.primary.flush_lsn());
     relay.primary.kill9();
     promote(&relay.hub);
-    let partial = fs::read_dir(relay.hub.pg_wal()).expect("pg_wal").flatten().find_map(|file| {
-        let name = file.file_name().into_string().ok()?;
-        name.ends_with(".partial").then(|| file.path())
+    // A moment after the promotion.
+    let partial = wait_for("the segment in which the timelines meet", || {
+        fs::read_dir(relay.hub.pg_wal()).expect("pg_wal").flatten().find_map(|file| {
+            let name = file.file_name().into_string().ok()?;
+            name.ends_with(".partial").then(|| file.path())
+        })
     });
-    let partial = partial.expect("the segment in which the timelines meet");
     let oldest = relay.hub.segments().expect("pg_wal")[0].clone();
     relay.hub.switch_wal(30);
     relay.hub.kill9();

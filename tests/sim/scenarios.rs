@@ -511,7 +511,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 faults: vec![(Fault::HubPower, 1), (Fault::HubKill, 1)],
                 faults_ns: 60_000_000_000,
                 fault_pause_ns: (1_000_000_000, 3_000_000_000),
-                ..Plan::calm_own(28)
+                // A start-up reads from the bound on, which is before the middle here.
+                ..Plan::calm_own(35)
             };
             plan.disks[0].rots = true;
             plan

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::syncrep::WaitMode;
@@ -487,9 +488,10 @@ fn handle_event(
         }
         ReceiverEvent::TimelineHistory { timeline, content } => {
             let truth = primary.source.history_of(*timeline);
-            if truth.as_ref().map(walhub_proto::history::TimelineHistory::content)
-                != Some(content.as_slice())
-            {
+            // A promotion that a crash broke off has left the history of a timeline that never was.
+            let never_was = truth.is_none() && TimelineHistory::parse(content, *timeline).is_ok();
+            let truth = truth.as_ref().map(TimelineHistory::content);
+            if !never_was && truth != Some(content.as_slice()) {
                 return Err(format!(
                     "standby {number} received a wrong history file of timeline {timeline}"
                 ));

@@ -370,7 +370,8 @@ impl LocalWal {
     /// What is durable goes on to the last record that is so as a whole.
     fn note_durable(&mut self) {
         let flush_lsn = self.writer.flush_lsn();
-        while let Some(target) = self.targets.pop_front_if(|target| target.lsn <= flush_lsn) {
+        while self.targets.front().is_some_and(|target| target.lsn <= flush_lsn) {
+            let Some(target) = self.targets.pop_front() else { break };
             self.durable = target;
         }
     }
