@@ -164,9 +164,10 @@ fn a_promoted_relay_goes_on_where_the_wal_ends() {
         assert_begins(&all_records(&bench.dir), switchpoint, 1, 2);
         // The old segment is out of the way of a complete one.
         bench.later += Duration::from_secs(1);
-        bench.turn();
         let name = SegNo::of_start(switchpoint, SIZE).file_name(TimelineId::FIRST, SIZE);
         let is_inside = SIZE.offset(switchpoint) != 0;
+        bench.turn();
+        bench.run(|bench| bench.core.jobs.is_idle().then_some(()));
         assert_eq!(bench.file(&format!("{name}.partial")).exists(), is_inside, "{what}");
         assert!(!is_inside || !bench.file(&name).exists(), "{what}");
         // Nothing is given out twice, and a crash changes nothing.
