@@ -612,18 +612,19 @@ fn a_wake_of_a_polled_ring_is_not_lost_whenever_it_comes() {
 
 #[test]
 fn a_file_that_asks_to_be_tried_again_is_not_tried_for_ever() {
-    let ring = &mut ring();
-    let (near, _far) = UnixStream::pair().unwrap();
-    near.set_nonblocking(true).unwrap();
-    while (&near).write(&[0; 1 << 16]).is_ok() {}
-    let file = FileId(ring.files.insert(near.into()));
+    let mut slots = Slots::new();
+    let mut repeats_of = |work: Work| {
+        let index = slots.begin(Token(1), -1, work);
+        let repeats = (0..1000).take_while(|_| slots.slot(index).may_repeat()).count();
+        slots.end(index);
+        repeats
+    };
     let data: Gather = smallvec![Bytes::from_static(b"x")];
-    ring.submit(Token(1), Op::Write { file, offset: 0, data, durable: false });
-    let mut completions = Vec::new();
-    let deadline = ring.now_ns() + 10_000_000_000;
-    while completions.is_empty() && ring.now_ns() < deadline {
-        ring.wait(Some(deadline), &mut completions).unwrap();
-    }
-    let completion = completions.pop().expect("it is handed over");
-    assert_eq!(completion.result.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    let write = || Work::Write { file: FileId(0), offset: 0, data: data.clone(), durable: false };
+    // Each operation has as many tries, also in a slot that another one has used up.
+    assert_eq!((repeats_of(write()), repeats_of(write())), (16, 16));
+    assert_eq!(repeats_of(Work::Sync { file: FileId(0) }), 16);
+    // A socket waits in the kernel; a descriptor that was to be closed is gone.
+    assert_eq!(repeats_of(Work::CancelRecv { socket: SocketId(0) }), 1000);
+    assert_eq!(repeats_of(Work::Close), 0);
 }
