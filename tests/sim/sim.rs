@@ -36,8 +36,8 @@ const SECOND: u64 = 1_000_000_000;
 /// More events than any run has: a core that never sleeps would make as many.
 const EVENTS_MAX: u64 = 3_000_000;
 const STANDBY_MACHINES: usize = 100;
-/// Bytes that a segment has before any of them rot: the first half was durable long before.
-const ROT_BYTES_MIN: u64 = 256 << 10;
+/// How far before the end the bit is that rots: durable for a while, and read at a start.
+const ROT_BYTES_BACK: u64 = 32 << 10;
 
 fn hub_machine(hub: usize) -> usize {
     1 + hub
@@ -620,14 +620,14 @@ impl Sim {
         self.take_answers()
     }
 
-    /// Damages WAL in the middle of the hub's last segment, if its disk is such a one.
+    /// Damages WAL some way before the end of what is durable, if the hub's disk is such a one.
     fn rot(&self, hub: usize) {
         let (claimed, size) = (self.hubs[hub].claimed, self.plan.segment_size);
         let begun = size.offset(claimed);
-        if self.hubs[hub].fs.disk().faults.rots && begun > ROT_BYTES_MIN {
+        if self.hubs[hub].fs.disk().faults.rots && begun > 2 * ROT_BYTES_BACK {
             let name = SegNo::of_start(claimed, size).file_name(TimelineId::FIRST, size);
             let path = self.hubs[hub].wal_dir().join(name);
-            self.hubs[hub].fs.disk().rot(&path, begun / 2);
+            self.hubs[hub].fs.disk().rot(&path, begun - ROT_BYTES_BACK);
         }
     }
 
