@@ -197,6 +197,8 @@ fn a_relay_receives_damaged_wal_again_and_is_not_promoted_before() {
     let error = relay.hub.psql_error("select pg_promote()");
     assert!(error.contains("cannot promote before damaged WAL"), "{error}");
     relay.primary.start();
+    // It lists what runs, without which nobody is promoted.
+    relay.primary.psql("checkpoint");
     relay.primary.wait_acknowledged("hub", &lsn);
     let name = relay.primary.finish_segment();
     relay.primary.wait_acknowledged("hub", &relay.primary.flush_lsn());

@@ -149,6 +149,9 @@ fn a_silent_upstream_is_replaced_by_a_reload() {
     let mut hub = hub.build(&scratch);
     hub.spawn();
     fake.wait_connections(1);
+    // A reload that changes nothing says: try again.
+    send_signal(hub.pid(), Signal::HUP);
+    fake.wait_connections(2);
     fs::write(&file, settings(&primary.endpoint().conninfo("hub"))).expect("hub.toml");
     send_signal(hub.pid(), Signal::HUP);
     primary.wait_streaming("hub");

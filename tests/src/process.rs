@@ -183,6 +183,18 @@ pub fn send_signal(pid: u32, signal: Signal) {
     }
 }
 
+/// Stops a process, and waits until none of its threads runs.
+#[track_caller]
+pub fn freeze(pid: u32) {
+    send_signal(pid, Signal::STOP);
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).expect("a process").flatten();
+    let is_stopped = |stat: String| {
+        stat.rsplit_once(')').is_some_and(|(_, state)| state.trim_start().starts_with('T'))
+    };
+    let stats = || threads().map(|thread| fs::read_to_string(thread.path().join("stat")));
+    wait_until("every thread is stopped", || stats().all(|stat| stat.is_ok_and(is_stopped)));
+}
+
 /// State and parent of a process, from `/proc`.
 fn stat(pid: u32) -> Option<(char, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

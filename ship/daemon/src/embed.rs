@@ -36,6 +36,9 @@
 //!
 //! Any number of threads may append at once; each call of [`Log::append`] is one transaction, and what
 //! waits shares a flush. The calls block; [`Log::begin_append`] gives a future instead.
+//!
+//! What would make an acknowledgement a lie ends the process, as it ends a server: a flush that fails, and a
+//! data directory that is removed, moved or replaced under an open log.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

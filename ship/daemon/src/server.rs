@@ -127,8 +127,12 @@ impl Ready {
         listen: impl FnOnce(&Settings) -> io::Result<Listener>,
     ) -> anyhow::Result<Self> {
         let ServeConfig { mut data_dir, settings, reloader, accept_loss_after } = config;
-        data_dir.watch().with_context(|| {
-            format!("could not watch data directory \"{}\"", data_dir.path().display())
+        data_dir.watch().map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => limits::thread_refused(&error).into(),
+            _ => anyhow::Error::from(error).context(format!(
+                "could not watch data directory \"{}\"",
+                data_dir.path().display()
+            )),
         })?;
         let settings = Arc::new(settings);
         if !settings.primary_conninfo.is_empty() {

@@ -8,6 +8,7 @@ mod zero_copy;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -34,6 +35,8 @@ use zero_copy::ZeroCopySends;
 /// Bytes of a read from a socket. A reply is 39 bytes with its frame, and every idle standby waits with
 /// such a buffer.
 pub const REPLY_BUFFER_LEN: usize = 512;
+/// How long a standby that is told why its session ends may take to hear it.
+const LAST_WORDS_LINGER: Duration = Duration::from_secs(1);
 /// Bytes that one message of a standby may have before it is complete.
 pub const UNREAD_BYTES_MAX: usize = 64 << 10;
 
@@ -165,7 +168,7 @@ enum Phase {
     Streaming,
     /// Both sides have sent CopyDone: hand the socket back once nothing is under way.
     Finishing,
-    /// Send what is queued, then close.
+    /// Send what is queued, then close once it is heard.
     LastWords,
     /// The socket is shut down: wait for what is under way, then close.
     Closing,
@@ -211,6 +214,8 @@ pub struct Session<C> {
     /// What is at the other end decodes, and has no WAL.
     logical: bool,
     reached_end_of_timeline: bool,
+    /// When the session is closed that has said why it ends.
+    heard_until: Option<Instant>,
 }
 
 /// How a session is begun.
@@ -270,6 +275,7 @@ impl<C> Session<C> {
             zero_copy: ZeroCopySends::new(start.zero_copy),
             logical: start.logical,
             reached_end_of_timeline: false,
+            heard_until: None,
         }
     }
 
@@ -283,7 +289,10 @@ impl<C> Session<C> {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Streaming | Phase::Finishing | Phase::LastWords => self.sender.poll_timeout(),
+            Phase::Streaming | Phase::Finishing => self.sender.poll_timeout(),
+            Phase::LastWords => {
+                self.sender.poll_timeout().into_iter().chain(self.heard_until).min()
+            }
             Phase::Closing => self.zero_copy.deadline(),
         }
     }
@@ -420,8 +429,13 @@ impl<C> Session<C> {
     }
 
     fn receive<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
-        // What follows the standby's CopyDone is a command, and the control plane's to receive.
-        if self.receiving || self.phase != Phase::Streaming || !self.sender.takes_messages() {
+        let is_wanted = match self.phase {
+            // What follows the standby's CopyDone is a command, and the control plane's to receive.
+            Phase::Streaming => self.sender.takes_messages(),
+            Phase::LastWords => true,
+            Phase::Finishing | Phase::Closing => false,
+        };
+        if self.receiving || !is_wanted {
             return;
         }
         let buf = around.replies.take().unwrap_or_else(|| Buffer::with_capacity(REPLY_BUFFER_LEN));
@@ -440,7 +454,7 @@ impl<C> Session<C> {
         }
         match self.phase {
             Phase::Streaming | Phase::Finishing => {}
-            Phase::LastWords => return self.close(around.io),
+            Phase::LastWords => return self.wait_until_heard(around),
             Phase::Closing => return,
         }
         match self.sender.poll_transmit(around.now) {
@@ -469,6 +483,15 @@ impl<C> Session<C> {
                     self.read_on(around);
                 }
             }
+        }
+    }
+
+    /// Closes when the standby has, or after a moment: a socket that is closed while there is something to
+    /// read takes back what was sent last. PostgreSQL's walsender does not close at all after an error.
+    fn wait_until_heard<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
+        let now = around.now.instant;
+        if *self.heard_until.get_or_insert(now + LAST_WORDS_LINGER) <= now {
+            self.close(around.io);
         }
     }
 
@@ -570,6 +593,9 @@ impl<C> Session<C> {
         };
         if buf.is_empty() {
             return self.close(around.io);
+        }
+        if self.phase == Phase::LastWords {
+            return;
         }
         self.unread.extend_from_slice(&buf);
         drop(buf);

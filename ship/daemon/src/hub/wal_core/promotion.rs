@@ -148,11 +148,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                      start this server once with --accept-loss-after {flush_lsn}."
                 )));
         }
+        may_go_on(&local.facts())?;
         // The layouts of its first records and the number on their pages are the version's.
         if local.version().is_none_or(|version| version.major().is_none()) {
             return Err(unknown_version(local.version()));
         }
-        may_go_on(&local.facts())
+        Ok(())
     }
 
     /// Nobody is promoted while the server stops.

@@ -50,7 +50,7 @@ pub(super) struct Link<C> {
     pub(super) rewind: bool,
     /// The block in which that record ends, when it is needed from the disk.
     pub(super) block: Block,
-    /// The connection that is being made is to where the upstream no longer is.
+    /// There was a reload since the attempt that is under way began: it is begun again.
     pub(super) outdated: bool,
     pub(super) marker: std::marker::PhantomData<fn(C)>,
 }
@@ -273,7 +273,11 @@ impl<C> Link<C> {
                 self.trouble.forget();
                 self.state = State::Waiting { until: now.instant };
             }
-            State::Connecting => self.outdated |= elsewhere,
+            // So this attempt, which may be one that nobody answers, is given up.
+            State::Connecting => {
+                self.trouble.forget();
+                self.outdated = true;
+            }
             State::Closing { retry_at, .. } => {
                 self.trouble.forget();
                 if let Some(at) = retry_at {
@@ -672,7 +676,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             Err(AppendError::Violation(violation)) => {
                 // Good records may have come before the bad one.
                 self.link.trouble.handle_verified(verified);
-                Err(Drop::BadWal(violation.to_string()))
+                Err(Drop::BadWal(format!("{violation} ({})", violation.numbers())))
             }
             Err(AppendError::Gap { got, want }) => {
                 let text = format!("WAL stream begins at {got}, expected {want}");
