@@ -4,7 +4,8 @@
 //! once it has heard nothing for half of its `wal_sender_timeout`, which may be a minute or a few
 //! milliseconds, and is not known here. So neither a count nor a pause tells them apart, but an order
 //! does: every status that is sent here while this is in doubt requests an answer. An upstream that stops
-//! asks again between any two answers. One that lives has just heard from us, and does not.
+//! asks again each time that it has answered all that has come, which may be two or three statuses at once.
+//! One that lives has just heard from us, and does not ask at all.
 //!
 //! Not here: what an upstream cannot be told (walhub's `wal_core::sync`).
 //!
@@ -19,6 +20,8 @@ use crate::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Answers that were each followed by another request, at least.
 const ROUNDS_MIN: u32 = 3;
+/// Answers in a row without a request between them: the upstream lives.
+const SILENT_ANSWERS_MAX: u32 = 8;
 
 /// A keepalive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +62,8 @@ struct Probe {
     /// has not come.
     is_covered: bool,
     rounds: u32,
+    /// Answers since the last request.
+    silent_answers: u32,
 }
 
 impl Doubt {
@@ -76,19 +81,29 @@ impl Doubt {
                     has_asked: false,
                     is_covered: false,
                     rounds: 0,
+                    silent_answers: 0,
                 });
                 Verdict::Ask
             }
             (Heard::Request, Some(probe)) if probe.is_covered => {
                 (probe.has_asked, probe.is_covered) = (true, false);
+                probe.silent_answers = 0;
                 Verdict::IsAnswered
             }
             // It is an answer, too: walhub says both with one keepalive.
-            (Heard::Request, Some(probe)) => probe.end_round(now),
+            (Heard::Request, Some(probe)) => {
+                probe.silent_answers = 0;
+                probe.end_round(now)
+            }
             (Heard::Answer, None) => Verdict::Nothing,
             (Heard::Answer, Some(probe)) if probe.is_answered && !probe.has_asked => {
-                self.probe = None;
-                Verdict::Nothing
+                probe.silent_answers += 1;
+                if probe.silent_answers >= SILENT_ANSWERS_MAX {
+                    self.probe = None;
+                    return Verdict::Nothing;
+                }
+                probe.is_covered = true;
+                Verdict::Ask
             }
             (Heard::Answer, Some(probe)) => {
                 let is_first = !probe.is_answered;
@@ -232,11 +247,25 @@ mod tests {
                 upstream.asks_after_us = Some(timeout_ms * 1_000 / 2);
                 let left = upstream.run(&mut Doubt::default(), |_| true, 60 * SECOND);
                 assert_eq!(left, None, "{timeout_ms} ms, {rtt_us} us");
-                // Three for each time that it asks: the reply, and two to see that it lives.
+                // For each time that it asks: the reply, and those that show that it lives.
                 let asked = 60_000 / (timeout_ms / 2);
-                assert!(upstream.statuses <= 3 * asked, "{}", upstream.statuses);
+                let each = u64::from(SILENT_ANSWERS_MAX) + 2;
+                assert!(upstream.statuses <= each * asked, "{}", upstream.statuses);
             }
         }
+    }
+
+    /// As PostgreSQL 15 was seen to say it: it reads two statuses before it looks whether it may end.
+    #[test]
+    fn an_upstream_that_stops_is_left_though_it_answers_two_statuses_at_once() {
+        let mut doubt = Doubt::default();
+        let mut words = [Heard::Answer, Heard::Answer, Heard::Request].into_iter().cycle();
+        assert_eq!(doubt.note(Instant(0), Heard::Request, true), Verdict::Ask);
+        let stops = (1..40_000).map(|step| Instant(step * 50_000)).find(|&now| {
+            let heard = words.next().expect("a cycle");
+            doubt.note(now, heard, true) == Verdict::Stops
+        });
+        assert!(stops.is_some_and(|stops| stops.0 < 1_100_000_000), "{stops:?}");
     }
 
     #[test]

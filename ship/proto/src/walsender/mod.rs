@@ -538,6 +538,10 @@ impl WalSender {
             return false;
         }
         match self.timeline_end {
+            // Not all of a timeline that was left is here yet, and no more will come.
+            Some(end) if self.stop_at.is_some_and(|stop| stop < end) => {
+                self.stop_at.is_some_and(|stop| stop <= self.sent_lsn)
+            }
             Some(_) => self.copy_done == Farewell::Sent,
             None => {
                 self.copy_done == Farewell::Sent

@@ -302,6 +302,21 @@ fn a_stopping_server_waits_for_the_flush_of_everything() {
 }
 
 #[test]
+fn a_stopping_server_that_lacks_the_end_of_a_timeline_that_was_left_waits_for_what_it_has() {
+    let mut sender = WalSender::new(WalSenderConfig::default(), at(0), Lsn(100), Some(Lsn(500)));
+    sender.handle_sendable(at(0), Lsn(200));
+    sender.begin_stop(at(0), Lsn(300));
+    assert_eq!(pump(&mut sender, at(0)), [('w', 100, 300), ('k', 300, 1)]);
+    feed(&mut sender, at(1), &status(300, 200, 0).encode());
+    pump(&mut sender, at(1));
+    assert!(!sender.is_drained());
+    feed(&mut sender, at(2), &status(300, 300, 0).encode());
+    assert_eq!(pump(&mut sender, at(2)), [('C', 0, 0)]);
+    assert!(sender.is_drained());
+    sender.check();
+}
+
+#[test]
 fn a_client_that_never_flushes_is_believed_its_write() {
     let mut sender = sender(0);
     sender.begin_stop(at(0), Lsn(300));
