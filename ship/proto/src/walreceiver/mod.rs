@@ -498,6 +498,7 @@ impl WalReceiver {
         if let Step::TimelineHistory(timeline) = self.step
             && !self.needs_history(timeline)
             && error.leaves_session()
+            && error.is(SqlState::UNDEFINED_FILE)
         {
             self.history_absent = Some(error.message);
             return Ok(());

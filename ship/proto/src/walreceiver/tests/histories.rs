@@ -53,6 +53,20 @@ fn a_history_that_is_here_is_not_fetched_again() {
 }
 
 #[test]
+fn a_history_that_the_upstream_could_not_read_is_not_one_that_it_does_not_have() {
+    let mut receiver = start(WalReceiverConfig::default(), local(1, 0x300_0000), 150_018);
+    let report = Report::error(SqlState::IO_ERROR, "could not read file: Input/output error");
+    let answer = Encoder::new().report(&report).ready_for_query(b'I').take();
+    for reply in [identity("4", "0/3000100"), segment_size()] {
+        query(&mut receiver);
+        feed(&mut receiver, at(0), &reply).unwrap();
+    }
+    assert_eq!(query(&mut receiver), "TIMELINE_HISTORY 2");
+    // The next attempt asks again.
+    assert!(feed(&mut receiver, at(0), &answer).is_err());
+}
+
+#[test]
 fn a_skipped_number_that_the_upstream_does_not_have_stops_nothing() {
     let mut receiver = start(WalReceiverConfig::default(), local(1, 0x300_0000), 150_018);
     let events = converse(
