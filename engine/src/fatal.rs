@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::OnceLock;
 
 /// Why the process cannot go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,9 +57,22 @@ impl FatalReason {
     }
 }
 
+/// Ends what stands for the process where a process runs many of them: in the simulator.
+pub type FatalHook = fn(FatalReason, &str) -> !;
+
+static HOOK: OnceLock<FatalHook> = OnceLock::new();
+
+/// From now on `hook` is called instead of ending the process. The first one stays.
+pub fn set_fatal_hook(hook: FatalHook) {
+    let _ = HOOK.set(hook);
+}
+
 /// Prints `PANIC:  message` to standard error and ends the process: no destructor runs, and no other
 /// thread does anything after it.
 pub fn fatal(reason: FatalReason, message: impl fmt::Display) -> ! {
+    if let Some(hook) = HOOK.get() {
+        hook(reason, &message.to_string());
+    }
     // One write, so that no other thread's line comes between. A closed standard error changes
     // nothing about the end.
     let line = format!("PANIC:  {message}\n");

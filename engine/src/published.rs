@@ -1,8 +1,24 @@
 //! A number that one thread publishes and others read.
 
+#[cfg(debug_assertions)]
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
+
+#[cfg(debug_assertions)]
+thread_local! {
+    static BEFORE_LOAD: Cell<Option<fn()>> = const { Cell::new(None) };
+}
+
+/// Has `act` called before each load in this thread, for the simulator: there it runs other cores, so that
+/// what they publish falls between two loads. Without debug assertions it is never called.
+pub fn set_before_load(act: Option<fn()>) {
+    #[cfg(debug_assertions)]
+    BEFORE_LOAD.set(act);
+    #[cfg(not(debug_assertions))]
+    let _ = act;
+}
 
 /// A published position, on a cache line of its own.
 ///
@@ -25,6 +41,10 @@ impl Published {
     /// The last value published.
     #[must_use]
     pub fn load(&self) -> u64 {
+        #[cfg(debug_assertions)]
+        if let Some(act) = BEFORE_LOAD.get() {
+            act();
+        }
         self.0.load(Ordering::Acquire)
     }
 }

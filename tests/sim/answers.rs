@@ -2,6 +2,8 @@
 //!
 //! A simulated primary and a hub's simulated control plane answer with the same words.
 
+use std::io;
+
 use walhub_proto::command::{Command, parse};
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::sqlstate::SqlState;
@@ -96,18 +98,23 @@ pub(crate) fn show(out: &mut Encoder, name: &str, value: &str) {
     out.command_complete("SHOW").ready_for_query(b'I');
 }
 
-pub(crate) fn history(out: &mut Encoder, timeline: TimelineId, content: Option<&[u8]>) {
+pub(crate) fn history(out: &mut Encoder, timeline: TimelineId, content: &io::Result<Vec<u8>>) {
     let name = walhub_proto::history::file_name(timeline);
-    let Some(content) = content else {
-        let text = format!("could not open file \"pg_wal/{name}\": No such file or directory");
-        out.report(&Report::error(SqlState::UNDEFINED_FILE, text)).ready_for_query(b'I');
-        return;
+    let content = match content {
+        Ok(content) => content,
+        Err(error) => {
+            let is_absent = error.kind() == io::ErrorKind::NotFound;
+            let sqlstate = if is_absent { SqlState::UNDEFINED_FILE } else { SqlState::IO_ERROR };
+            let text = format!("could not open file \"pg_wal/{name}\": {error}");
+            out.report(&Report::error(sqlstate, text)).ready_for_query(b'I');
+            return;
+        }
     };
     out.row_description(&[
         Column::text("filename", ColumnType::TEXT),
         Column::text("content", ColumnType::TEXT),
     ]);
-    out.data_row(&[Some(name.as_bytes()), Some(content)]);
+    out.data_row(&[Some(name.as_bytes()), Some(&content[..])]);
     out.command_complete("TIMELINE_HISTORY").ready_for_query(b'I');
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct OwnPlan {
     /// Bytes of content that are appended, at most.
     pub(crate) total: u64,
     pub(crate) content_max: u64,
+    /// All content has the length of `content_max`, and there are no commits.
+    pub(crate) one_size: bool,
     /// Levels of `synchronous_commit`, as what they wait for.
     pub(crate) levels: Vec<Option<WaitLevel>>,
     /// Waits that are cancelled, checkpoints and switches, in requests of a thousand.
@@ -70,6 +72,8 @@ struct Client {
     busy: Option<(u32, Busy)>,
     canceled: bool,
     last_end: Lsn,
+    /// When it asked.
+    since: u64,
 }
 
 /// A message that was asked for.
@@ -77,6 +81,8 @@ struct Client {
 struct Asked {
     len: usize,
     refused: bool,
+    /// The hub has begun a life without it.
+    lost: bool,
     /// One past its record in the WAL.
     found: Option<Lsn>,
 }
@@ -94,6 +100,8 @@ pub(crate) struct Clients {
     pub(crate) quiet: bool,
     /// Requests that were answered as they wanted.
     pub(crate) answered: u64,
+    /// How long the slowest of them took, in nanoseconds.
+    pub(crate) slowest: u64,
 }
 
 /// What enough standbys have: how many have this position in this mode.
@@ -106,6 +114,7 @@ impl Clients {
             busy: None,
             canceled: false,
             last_end: Lsn::INVALID,
+            since: 0,
         };
         let reader = RecordReader::new(Lsn(segment_size.bytes()), segment_size, crc32c)
             .with_timeline(TimelineId::FIRST)
@@ -119,6 +128,7 @@ impl Clients {
             made: 0,
             quiet: false,
             answered: 0,
+            slowest: 0,
         }
     }
 
@@ -183,6 +193,12 @@ impl Clients {
         }
     }
 
+    /// The hub begins a life with what was found: what was not is lost for good.
+    pub(crate) fn lose_unfound(&mut self) {
+        let asked = self.ledger.asked.values_mut();
+        asked.filter(|asked| asked.found.is_none()).for_each(|asked| asked.lost = true);
+    }
+
     /// A session does the next thing.
     pub(crate) fn wake(&mut self, world: &mut World, number: usize, hub: &mut HubMachine) {
         let owner = u32::try_from(number).expect("few");
@@ -210,11 +226,12 @@ impl Clients {
             let lsn = client.last_end;
             Busy::Wait { answer: hub.wait(lsn, level, owner, time), lsn, level }
         } else {
-            let commit = rng.chance(700);
+            let commit = rng.chance(700) && !self.plan.one_size;
             let count = if commit { rng.below(4) } else { rng.range(1, 3) };
             let (mut ids, mut records) = (Vec::new(), Vec::new());
             for _ in 0..count {
-                let len = size(rng.log_range(8, self.plan.content_max));
+                let content_min = if self.plan.one_size { self.plan.content_max } else { 8 };
+                let len = size(rng.log_range(content_min, self.plan.content_max));
                 records.push(self.ledger.ask(self.next_id, len, commit));
                 ids.push(self.next_id);
                 self.next_id += 1;
@@ -228,6 +245,7 @@ impl Clients {
             world.after(patience, Event::Wake(Actor::Client(number), None));
         }
         client.busy = Some((life, busy));
+        client.since = world.now;
     }
 
     /// Takes answers, and checks what they promise. `life` is the hub's, if it has one.
@@ -274,6 +292,7 @@ impl Clients {
                     check_wait(wait, end, durable, reached, self.plan.sync())
                         .map_err(|wrong| format!("client {number}: {wrong}"))?;
                     self.answered += 1;
+                    self.slowest = self.slowest.max(world.now - client.since);
                 }
             }
             client.busy = None;
@@ -360,7 +379,7 @@ impl Ledger {
     }
 
     fn ask(&mut self, id: u64, len: usize, transactional: bool) -> NewRecord {
-        self.asked.insert(id, Asked { len, refused: false, found: None });
+        self.asked.insert(id, Asked { len, refused: false, lost: false, found: None });
         NewRecord::message(transactional, PREFIX, &content(id, len)).expect("short")
     }
 
@@ -435,6 +454,9 @@ impl Ledger {
         };
         if asked.refused {
             return Err(format!("message {id} at {at} was refused"));
+        }
+        if asked.lost {
+            return Err(format!("message {id} at {at} was lost before, and is back"));
         }
         if message.content != content(id, asked.len) {
             return Err(format!("message {id} at {at} is not what was asked for"));

@@ -4,19 +4,21 @@
 //!
 //! | zone | faults |
 //! |---|---|
-//! | data of a file | A completed write is durable only after a later `Sync` of the file, or when it was itself durable. At a crash every sector of 512 bytes that was not durable is old or new, each on its own: writes are torn, lost and reordered, those under way included. |
+//! | data of a file | A completed write is durable only after a later `Sync` of the file, or when it was itself durable. At a crash every sector of 512 bytes that was not durable is as it was durable, or as any of the writes since had left it, each on its own: writes are torn, lost and reordered, those under way included. |
 //! | length of a file | As its data: a sector that survives beyond the old end takes the length with it, and what lies between is zeros. |
 //! | names | Creation, rename and removal are durable only after `SyncDir`. At a crash each one is done or not, except that none is done without those before it that had to do with the same names. A rename is done whole or not at all. |
 //! | transfers | Writes and reads are short. Direct I/O that is not aligned fails with EINVAL. |
 //! | room | Writes that need new room fail with ENOSPC for a while, on some disks all writes. |
+//! | errors | Now and then a write, a read, a rename, a removal or a flush fails with EIO and an open with EMFILE. A write that failed was made or not. A failed flush of WAL, or write of it, ends the process, which recovers; so does one of the control file that is waited for. What is made ready for later is tried again; a file that cannot be read or opened ends one session; a save that failed is made again. |
 //! | time | Every operation takes its own time, now and then very long; operations overtake each other. |
 //!
 //! Outside the model: a sector of which a write was interrupted is old or new, never garbage; data
-//! that a completed flush covers is never lost or altered; a flush never fails. A disk that lies
-//! about flushes exists ([`DiskFaults::lies`]) to prove that the checkers notice.
+//! that a completed flush covers is never lost or altered, and is read back as it is; after a flush that failed
+//! the next one still covers what that one did not. A disk that lies about flushes exists ([`DiskFaults::lies`]) to prove that the checkers notice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -39,6 +41,8 @@ pub(crate) struct DiskFaults {
     pub(crate) slow: u64,
     /// A full disk takes no writes at all, not even over old ones.
     pub(crate) full_blocks_all: bool,
+    /// Operations that fail, in cases of ten thousand.
+    pub(crate) errors: u64,
     /// Flushes that say "done" and did nothing. Outside the fault model.
     pub(crate) lies: bool,
     /// When the machine or the process stops, a bit changes of what was durable long before. Outside the
@@ -49,11 +53,33 @@ pub(crate) struct DiskFaults {
 }
 
 /// Written bytes that are not durable.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Dirty {
     start: usize,
-    end: usize,
+    content: Vec<u8>,
     number: u64,
+}
+
+impl Dirty {
+    fn end(&self) -> usize {
+        self.start + self.content.len()
+    }
+
+    /// What is left of it without the bytes of `range`.
+    fn without(self, range: &Range<usize>) -> Vec<Self> {
+        let (start, end) = (self.start, self.end());
+        let part = |part: Range<usize>| {
+            let content = self.content.get(part.start - start..part.end - start)?.to_vec();
+            (!content.is_empty()).then_some(Self {
+                start: part.start,
+                content,
+                number: self.number,
+            })
+        };
+        let before = start..end.min(range.start).max(start);
+        let after = start.max(range.end).min(end)..end;
+        [before, after].into_iter().filter_map(part).collect()
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -62,6 +88,23 @@ struct File {
     durable: Vec<u8>,
     dirty: Vec<Dirty>,
     opens: u32,
+}
+
+impl File {
+    /// These bytes were written, and are not durable.
+    fn note_dirty(&mut self, start: usize, end: usize, number: u64) {
+        let content = self.data[start..end].to_vec();
+        self.dirty.push(Dirty { start, content, number });
+    }
+
+    /// These bytes are durable, and the rest of their sectors with them.
+    fn make_durable(&mut self, start: usize, end: usize) {
+        let end = end.next_multiple_of(SECTOR).min(self.data.len());
+        let range = start / SECTOR * SECTOR..end;
+        put(&mut self.durable, range.start, &self.data[range.clone()]);
+        let dirty = std::mem::take(&mut self.dirty);
+        self.dirty = dirty.into_iter().flat_map(|dirty| dirty.without(&range)).collect();
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -96,12 +139,11 @@ impl NameChange {
     }
 }
 
-/// A flush under way: exactly what was written when it was submitted.
+/// A flush under way: of exactly what was written when it was submitted.
 #[derive(Debug)]
 pub(crate) struct Flush {
     file: u64,
     up_to: u64,
-    pieces: Vec<(usize, Vec<u8>)>,
 }
 
 /// One machine's disk.
@@ -123,8 +165,12 @@ pub(crate) struct Disk {
     pub(crate) dead: bool,
     /// Operations until the power goes off.
     pub(crate) crash_in: Option<u64>,
+    /// File after whose next write, before its flush, the power goes off.
+    pub(crate) crash_at: Option<PathBuf>,
     /// Names that were removed or renamed away, for the checkers.
     pub(crate) gone: Vec<PathBuf>,
+    /// Operations that failed for no reason.
+    pub(crate) failed: u64,
 }
 
 fn not_found(path: &Path) -> io::Error {
@@ -137,6 +183,10 @@ fn not_found(path: &Path) -> io::Error {
 fn no_space() -> io::Error {
     io::Error::from_raw_os_error(28)
 }
+
+/// What an operation fails with for no reason of its own.
+pub(crate) const EIO: i32 = 5;
+pub(crate) const EMFILE: i32 = 24;
 
 impl Disk {
     pub(crate) fn new(rng: Rng, faults: DiskFaults) -> Self {
@@ -154,7 +204,9 @@ impl Disk {
             full: false,
             dead: false,
             crash_in: None,
+            crash_at: None,
             gone: Vec::new(),
+            failed: 0,
         }
     }
 
@@ -169,6 +221,15 @@ impl Disk {
             }
         }
         !self.dead
+    }
+
+    /// Whether an operation fails now, and with what: with `errno`.
+    pub(crate) fn fail(&mut self, errno: i32) -> io::Result<()> {
+        if self.faults.errors == 0 || self.rng.below(10_000) >= self.faults.errors {
+            return Ok(());
+        }
+        self.failed += 1;
+        Err(io::Error::from_raw_os_error(errno))
     }
 
     /// How long an operation on so many bytes takes, in nanoseconds.
@@ -257,14 +318,27 @@ impl Disk {
             let units = len.div_ceil(unit) - 1;
             len = unit * size(self.rng.range(1, bytes(units)));
         }
+        let failed = self.fail(EIO);
+        if failed.is_err() && self.rng.chance(500) {
+            return failed.map(|()| 0);
+        }
         let number = self.next_number();
         let lies = self.faults.lies;
         let file = self.files.get_mut(&file_number).expect("an open file");
         write_at(&mut file.data, offset, &data, len);
+        if failed.is_err() {
+            file.note_dirty(offset, offset + len, number);
+            return failed.map(|()| 0);
+        }
         if durable && !lies {
-            write_at(&mut file.durable, offset, &data, len);
+            file.make_durable(offset, offset + len);
         } else {
-            file.dirty.push(Dirty { start: offset, end: offset + len, number });
+            file.note_dirty(offset, offset + len, number);
+            if self.crash_at.as_ref().is_some_and(|path| self.names.get(path) == Some(&file_number))
+            {
+                self.crash_at = None;
+                self.crash_in = Some(0);
+            }
         }
         Ok(len)
     }
@@ -282,7 +356,7 @@ impl Disk {
                 return Err(no_space());
             }
             file.data.resize(end, 0);
-            file.dirty.push(Dirty { start, end, number });
+            file.note_dirty(start, end, number);
         }
         Ok(())
     }
@@ -312,29 +386,20 @@ impl Disk {
 
     /// Begins a flush: it covers the writes that are done now.
     pub(crate) fn begin_flush(&mut self, file: u64) -> Flush {
-        let up_to = self.number;
-        let content = self.files.get(&file).expect("an open file");
-        let pieces = if self.faults.lies {
-            Vec::new()
-        } else {
-            content
-                .dirty
-                .iter()
-                .map(|dirty| (dirty.start, content.data[dirty.start..dirty.end].to_vec()))
-                .collect()
-        };
-        Flush { file, up_to, pieces }
+        Flush { file, up_to: self.number }
     }
 
     pub(crate) fn finish_flush(&mut self, flush: Flush) {
-        let lies = self.faults.lies;
-        let Some(file) = self.files.get_mut(&flush.file) else { return };
-        for (start, piece) in flush.pieces {
-            let len = piece.len();
-            write_at(&mut file.durable, start, &[Bytes::from(piece)], len);
+        if self.faults.lies {
+            return;
         }
-        if !lies {
-            file.dirty.retain(|dirty| dirty.number > flush.up_to);
+        let Some(file) = self.files.get_mut(&flush.file) else { return };
+        let (covered, left) = std::mem::take(&mut file.dirty)
+            .into_iter()
+            .partition(|dirty| dirty.number <= flush.up_to);
+        file.dirty = left;
+        for dirty in covered {
+            put(&mut file.durable, dirty.start, &dirty.content);
         }
     }
 
@@ -391,7 +456,7 @@ impl Disk {
             let len = data.iter().map(Bytes::len).sum();
             if let Some(file) = self.files.get_mut(&file) {
                 write_at(&mut file.data, offset, &data, len);
-                file.dirty.push(Dirty { start: offset, end: offset + len, number });
+                file.note_dirty(offset, offset + len, number);
             }
         }
         self.settle_names();
@@ -413,7 +478,7 @@ impl Disk {
             let done = self.rng.chance(500);
             if let Some(file) = self.files.get_mut(&file).filter(|_| done) {
                 write_at(&mut file.data, offset, &data, len);
-                file.dirty.push(Dirty { start: offset, end: offset + len, number });
+                file.note_dirty(offset, offset + len, number);
             }
         }
         for file in self.files.values_mut() {
@@ -458,24 +523,34 @@ impl Disk {
     }
 }
 
+/// Leaves of every sector one of the versions that it had since it was durable.
 fn settle_data(file: &mut File, rng: &mut Rng) {
+    // As it was after each write, one after the other.
+    let mut content = file.durable.clone();
     for dirty in std::mem::take(&mut file.dirty) {
-        let mut start = dirty.start;
+        put(&mut content, dirty.start, &dirty.content);
         // All new and all old are as likely as a mixture.
         let keep = rng.pick(&[0, 500, 1000]);
-        while start < dirty.end {
-            let end = ((start / SECTOR + 1) * SECTOR).min(dirty.end);
+        let mut start = dirty.start;
+        while start < dirty.end() {
+            let sector = start / SECTOR * SECTOR;
+            let end = (sector + SECTOR).min(content.len());
             if rng.chance(keep) {
-                if file.durable.len() < end {
-                    file.durable.resize(end, 0);
-                }
-                file.durable[start..end].copy_from_slice(&file.data[start..end]);
+                put(&mut file.durable, sector, &content[sector..end]);
             }
-            start = end;
+            start = sector + SECTOR;
         }
     }
     file.data.clone_from(&file.durable);
     file.opens = 0;
+}
+
+fn put(to: &mut Vec<u8>, offset: usize, content: &[u8]) {
+    let end = offset + content.len();
+    if to.len() < end {
+        to.resize(end, 0);
+    }
+    to[offset..end].copy_from_slice(content);
 }
 
 fn write_at(to: &mut Vec<u8>, offset: usize, data: &[Bytes], len: usize) {
@@ -523,11 +598,14 @@ impl Fs for SimFs {
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.disk().content(path).map(<[u8]>::to_vec).ok_or_else(|| not_found(path))
+        let mut disk = self.disk();
+        disk.fail(EIO)?;
+        disk.content(path).map(<[u8]>::to_vec).ok_or_else(|| not_found(path))
     }
 
     fn read_at(&self, path: &Path, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let disk = self.disk();
+        let mut disk = self.disk();
+        disk.fail(EIO)?;
         let content = disk.content(path).ok_or_else(|| not_found(path))?;
         let rest = content.get(size(offset)..).unwrap_or_default();
         let count = rest.len().min(buf.len());
@@ -540,6 +618,7 @@ impl Fs for SimFs {
         if !disk.step() {
             return Ok(());
         }
+        disk.fail(EMFILE)?;
         let file = disk.open(path, true)?;
         let data = vec![Bytes::copy_from_slice(content)];
         let write = disk.begin_write(file, offset, data);
@@ -554,6 +633,7 @@ impl Fs for SimFs {
     fn sync(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.disk();
         if disk.step() {
+            disk.fail(EIO)?;
             let file = disk.lookup(path)?;
             let flush = disk.begin_flush(file);
             disk.finish_flush(flush);
@@ -564,6 +644,7 @@ impl Fs for SimFs {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.disk();
         if disk.step() {
+            disk.fail(EIO)?;
             let up_to = disk.begin_dir_flush();
             disk.finish_dir_flush(path, up_to);
         }
@@ -586,12 +667,20 @@ impl Fs for SimFs {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut disk = self.disk();
-        if disk.step() { disk.rename(from, to) } else { Ok(()) }
+        if !disk.step() {
+            return Ok(());
+        }
+        disk.fail(EIO)?;
+        disk.rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.disk();
-        if disk.step() { disk.unlink(path) } else { Ok(()) }
+        if !disk.step() {
+            return Ok(());
+        }
+        disk.fail(EIO)?;
+        disk.unlink(path)
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {

@@ -60,6 +60,7 @@ pub(crate) fn main() -> ExitCode {
             .with_writer(std::io::stderr)
             .init();
     }
+    crate::hub::catch_fatal();
     if let Ok(seed) = env::var("WALHUB_SIM_SEED") {
         return alone(Run::Seed(number(&seed)));
     }
@@ -104,7 +105,7 @@ fn alone(run: Run) -> ExitCode {
 fn make(run: Run) -> Result<Stats, String> {
     match run {
         Run::Seed(seed) => simulate(Plan::of_seed(seed)),
-        Run::Scenario(scenario) => match (scenario.expect, simulate((scenario.plan)())) {
+        Run::Scenario(scenario) => match (scenario.expect, simulate(scenario_plan(scenario))) {
             (Expect::Well(holds), Ok(stats)) if holds(&stats) => Ok(stats),
             (Expect::Well(_), Ok(stats)) => {
                 Err(format!("what the scenario is about did not happen: {stats:?}"))
@@ -120,6 +121,16 @@ fn make(run: Run) -> Result<Stats, String> {
             }
         },
     }
+}
+
+/// A scenario's plan, with another seed if `WALHUB_SIM_SEED_OF_SCENARIO` says so: to look for one that shows a
+/// fault.
+fn scenario_plan(scenario: &Scenario) -> Plan {
+    let mut plan = (scenario.plan)();
+    if let Ok(seed) = env::var("WALHUB_SIM_SEED_OF_SCENARIO") {
+        plan.seed = number(&seed);
+    }
+    plan
 }
 
 /// A run; a panic anywhere in it is a failure like any other.

@@ -1,8 +1,11 @@
 //! A simulated machine that runs a hub: the production cores on simulated disk and network, and a
 //! simulated control plane that connects, answers commands and hands connections over.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
@@ -16,16 +19,17 @@ use walhub::hub::messages::{
     MAILBOX_MESSAGES_MAX, NewSession, StopMode, ToControl, ToWal, Upstream,
 };
 use walhub::hub::moves::places;
-use walhub::hub::recover::{NewCluster, create_cluster, recover};
+use walhub::hub::recover::{NewCluster, Recovered, create_cluster, recover};
 use walhub::hub::shared::{Shared, ShipStats, StandbyTable};
 use walhub::hub::ship_core::{ShipConfig, ShipCore};
 use walhub::hub::wal_core::{ShipLink, WalConfig, WalCore, slabs_max};
 use walhub::hub::writer::FlushMethod;
 use walhub::settings::Settings;
-use walhub_engine::io::{Fs, Io};
+use walhub_engine::io::{Fs, Io as _};
 use walhub_engine::mailbox::{Sender, mailbox};
 use walhub_proto::command::Command;
 use walhub_proto::lsn::{Lsn, TimelineId};
+use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::syncrep::{SyncProgress, WaitLevel};
 use walhub_proto::time::Timestamp;
@@ -33,8 +37,10 @@ use walhub_proto::wire::backend::{Report, Severity};
 
 use crate::answers::{self, Asked, Talk};
 use crate::disk::SimFs;
-use crate::io::{SimIo, SimWaker};
+use crate::io::SimIo;
 use crate::net::{End, SimConn};
+use crate::preempt::{Preemption, SharedCore, run_once};
+use crate::rng::Rng;
 use crate::world::{Actor, CoreKey, Event, World};
 
 /// Where a hub's data directory is, on its own disk.
@@ -53,6 +59,10 @@ pub(crate) struct HubPlan {
     pub(crate) direct: bool,
     pub(crate) durable_write: bool,
     pub(crate) settings: Arc<Settings>,
+    /// Bytes that connected standbys without a slot hold back at most.
+    pub(crate) max_wal_size: u64,
+    /// Loads of a published position before which another core has a turn, in cases of a thousand.
+    pub(crate) preempt: u64,
 }
 
 type SlotAnswer = oneshot::Receiver<Result<Option<SlotRow>, Report>>;
@@ -78,7 +88,7 @@ struct Downstream {
 /// One life of a hub process.
 pub(crate) struct Life {
     pub(crate) number: u32,
-    cores: Vec<(SimIo, Core<SimConn, SimWaker>)>,
+    cores: Vec<SharedCore>,
     pub(crate) shared: Arc<Shared>,
     ships: Vec<Arc<ShipStats>>,
     standbys: Arc<StandbyTable>,
@@ -113,17 +123,35 @@ pub(crate) struct HubMachine {
     published: [Lsn; 3],
     /// Sessions that went from core to core in earlier lives.
     moves: u64,
+    /// Its process has ended itself.
+    pub(crate) fatal: bool,
+    preempt_rng: Rng,
+    /// Times that cores ran inside another one's turn.
+    pub(crate) preempted: u64,
+}
+
+/// What is thrown where a process would end.
+struct Fatal(String);
+
+/// Has a process that cannot go on end its hub's life only.
+pub(crate) fn catch_fatal() {
+    walhub_engine::fatal::set_fatal_hook(|reason, message| {
+        resume_unwind(Box::new(Fatal(format!("{reason:?}: {message}"))))
+    });
 }
 
 impl HubMachine {
     pub(crate) fn new(number: usize, plan: HubPlan, fs: SimFs) -> Self {
         let data = Path::new(DATA_DIR);
+        // Nothing is wrong before the first start.
+        let errors = std::mem::take(&mut fs.disk().faults.errors);
         for dir in [data.to_path_buf(), data.join("pg_wal"), data.join("slots")] {
             fs.create_dir(&dir).expect("a new disk");
         }
         if let Some(new) = &plan.own {
             create_cluster(&fs, data, new).expect("a new disk");
         }
+        fs.disk().faults.errors = errors;
         Self {
             number,
             plan,
@@ -134,6 +162,9 @@ impl HubMachine {
             claimed: Lsn::INVALID,
             published: [Lsn::INVALID; 3],
             moves: 0,
+            fatal: false,
+            preempt_rng: Rng::new(crate::rng::bytes(number), "preemption"),
+            preempted: 0,
         }
     }
 
@@ -170,6 +201,7 @@ impl HubMachine {
         let recovered = recover(&self.fs, data)
             .map_err(|error| format!("hub {} cannot start: {error}", self.number))?;
         let end = recovered.wal.as_ref().map(|wal| wal.end);
+        self.check_slots(&recovered)?;
         self.lives += 1;
         let settings = &self.plan.settings;
         let cores = self.plan.cores + self.plan.catchup_cores;
@@ -222,17 +254,18 @@ impl HubMachine {
             } else {
                 FlushMethod::WriteThenSync
             },
+            max_wal_size: self.plan.max_wal_size,
         };
         let mut wal = Some(WalCore::new(config, recovered, now(&ios[0])));
         let alone = self.plan.cores == 1;
         let cores = ios.into_iter().map(|io| {
             let wal = wal.take();
             let ship = if wal.is_some() && !alone { None } else { ship_cores.pop_front() };
-            (io, Core { wal, ship })
+            Rc::new(RefCell::new((io, Core { wal, ship })))
         });
         let cores: Vec<_> = cores.collect();
-        for (io, _) in &cores {
-            world.borrow_mut().run_soon(io.key());
+        for number in 0..cores.len() {
+            world.borrow_mut().run_soon(self.key(number));
         }
         self.published = [Lsn::INVALID; 3];
         self.life = Some(Life {
@@ -250,6 +283,24 @@ impl HubMachine {
             ended: BTreeSet::new(),
         });
         Ok(end)
+    }
+
+    /// What the files of slots ask for is there.
+    fn check_slots(&self, recovered: &Recovered) -> Result<(), String> {
+        let Some(wal) = &recovered.wal else { return Ok(()) };
+        for slot in &recovered.slots {
+            let Some(lsn) = slot.restart_lsn.filter(|&lsn| lsn < wal.end) else { continue };
+            let segno = SegNo::of_start(lsn, wal.timelines.segment_size);
+            if !wal.held.contains_key(&segno) {
+                return Err(format!(
+                    "hub {} has the slot {} from {lsn} on, and its WAL only from {:?}",
+                    self.number,
+                    slot.name,
+                    wal.held.keys().next()
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The process is gone, with everything in its memory.
@@ -276,29 +327,45 @@ impl HubMachine {
         if life.number != key.life || life.ended.contains(&key.core) {
             return Ok(());
         }
-        let (io, core) = &mut life.cores[key.core];
-        let mut completions = Vec::new();
-        io.wait(None, &mut completions).expect("the simulator waits");
-        for completion in completions {
-            core.handle(io, completion);
-            self.claimed = self.claimed.max(life.shared.flush_lsn.load());
-            if self.fs.disk().dead {
-                return Ok(());
+        let core = Rc::clone(&life.cores[key.core]);
+        let shared = Arc::clone(&life.shared);
+        let mut claimed = self.claimed;
+        let turn = || {
+            let (io, core) = &mut *core.borrow_mut();
+            let look = || claimed = claimed.max(shared.flush_lsn.load());
+            run_once(io, core, look)
+        };
+        let rng = self.preempt_rng.clone();
+        let preemption =
+            Preemption::new(life.cores.clone(), life.ended.clone(), rng, self.plan.preempt);
+        let (outcome, preemption) = preemption.during(|| catch_unwind(AssertUnwindSafe(turn)));
+        self.preempt_rng = preemption.rng;
+        self.preempted += preemption.count;
+        life.ended = preemption.ended;
+        self.claimed = claimed.max(life.shared.flush_lsn.load());
+        match outcome {
+            Ok(None) => return Ok(()),
+            Ok(Some(true)) => {}
+            Ok(Some(false)) => {
+                life.ended.insert(key.core);
             }
-        }
-        let go_on = core.turn(io);
-        self.claimed = self.claimed.max(life.shared.flush_lsn.load());
-        if self.fs.disk().dead {
-            return Ok(());
-        }
-        if !go_on {
-            life.ended.insert(key.core);
-        } else if let Some(deadline) = core.deadline_ns() {
-            let mut world = world.borrow_mut();
-            let at = deadline.max(world.now + 1_000);
-            world.run_at(key, at);
+            Err(thrown) => match thrown.downcast::<Fatal>() {
+                Ok(fatal) => return self.end_by(*fatal),
+                Err(thrown) => resume_unwind(thrown),
+            },
         }
         self.check_published()
+    }
+
+    /// The process has ended itself: rightly, if its disk has failed.
+    fn end_by(&mut self, Fatal(why): Fatal) -> Result<(), String> {
+        let mut disk = self.fs.disk();
+        if disk.failed == 0 {
+            return Err(format!("hub {} ended its process: {why}", self.number));
+        }
+        disk.dead = true;
+        self.fatal = true;
+        Ok(())
     }
 
     /// Published positions are in order and never go back.
@@ -591,9 +658,9 @@ impl HubMachine {
     fn command(&mut self, world: &World, end: End, command: Command) {
         let history = match &command {
             Command::TimelineHistory { timeline } => {
-                self.fs.read(&self.wal_dir().join(walhub_proto::history::file_name(*timeline))).ok()
+                self.fs.read(&self.wal_dir().join(walhub_proto::history::file_name(*timeline)))
             }
-            _ => None,
+            _ => Ok(Vec::new()),
         };
         let Some(life) = &mut self.life else { return };
         let Some(downstream) = life.downstream.get_mut(&end) else { return };
@@ -619,7 +686,7 @@ impl HubMachine {
                 talk.answer(|out| answers::show(out, &name, &identity.segment_size.to_string()))
             }
             Command::TimelineHistory { timeline } => {
-                talk.answer(|out| answers::history(out, timeline, history.as_deref()))
+                talk.answer(|out| answers::history(out, timeline, &history))
             }
             Command::ReadReplicationSlot { slot } => {
                 let rows = life.slots.load();

@@ -1,7 +1,6 @@
 //! The engine's `Io` over the simulated world: what the production code runs on.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,9 +8,9 @@ use walhub_engine::io::{
     BLOCK_LEN, Completion, Done, FileId, Gather, Head, Io, Op, SocketId, Token, Waker, ZeroCopy,
 };
 
-use crate::disk::{SECTOR, SimFs};
+use crate::disk::{EIO, EMFILE, SECTOR, SimFs};
 use crate::net::{Net, Owner, RecvInto, SendOp, SimConn};
-use crate::world::{CoreKey, CoreState, DiskOp, Event, Shared, World};
+use crate::world::{CoreKey, CoreState, DiskOp, Event, FileSend, Shared, World};
 
 /// Microseconds since the Unix epoch at virtual time zero.
 const EPOCH_MICROS: i64 = 1_700_000_000_000_000;
@@ -51,8 +50,16 @@ impl SimIo {
         Self { world: std::rc::Rc::clone(world), key, fs: fs.clone(), wake: SimWaker(wake) }
     }
 
-    pub(crate) fn key(&self) -> CoreKey {
-        self.key
+    /// Whether the power is off.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.fs.disk().dead
+    }
+
+    /// Its core is to run at `deadline` at the latest.
+    pub(crate) fn run_at(&self, deadline: u64) {
+        let mut world = self.world.borrow_mut();
+        let at = deadline.max(world.now + 1_000);
+        world.run_at(self.key, at);
     }
 
     fn state<T>(&self, act: impl FnOnce(&mut CoreState) -> T) -> T {
@@ -151,14 +158,13 @@ impl Io for SimIo {
                 self.submit_send(token, socket, head, body, true);
             }
             Op::SendFile { socket, head, file, offset, len } => {
+                let end = self.state(|state| state.sockets[&socket.0]);
                 let (file, _) = self.file(file);
-                let cached = self.fs.disk().read_cached(file, offset, len);
-                if cached.is_empty() {
-                    let result = Ok(Done::Sent(0));
-                    let mut world = self.world.borrow_mut();
-                    return world.complete(self.key, Completion { token, result });
-                }
-                self.submit_send(token, socket, head, Gather::from_iter([cached.into()]), false);
+                let data = vec![bytes::Bytes::copy_from_slice(head.as_slice())];
+                let op = FileSend { end, file, offset, len, data };
+                let mut world = self.world.borrow_mut();
+                let delay = world.file_step();
+                world.after(delay, Event::Disk(self.key, token, DiskOp::SendFile(op)));
             }
             Op::CancelRecv { socket } => {
                 let end = self.state(|state| state.sockets[&socket.0]);
@@ -243,32 +249,65 @@ pub(crate) fn now(world: &World) -> walhub_proto::time::Now {
     }
 }
 
+/// Takes the next piece of a file on its way to a socket: what the file has then. The socket gets all of
+/// them together.
+fn step_file_send(world: &mut World, key: CoreKey, token: Token, mut op: FileSend) {
+    let Some(core) = world.cores.get(&key) else { return };
+    let fs = core.fs.clone();
+    let piece = crate::rng::size(world.rng.log_range(512, 1 << 20)).min(op.len);
+    let cached = fs.disk().read_cached(op.file, op.offset, piece);
+    let count = cached.len();
+    op.offset += crate::rng::bytes(count);
+    op.len -= count;
+    op.data.push(cached.into());
+    if count == piece && op.len > 0 {
+        let delay = world.file_step();
+        return world.after(delay, Event::Disk(key, token, DiskOp::SendFile(op)));
+    }
+    let data: std::collections::VecDeque<_> =
+        op.data.into_iter().filter(|piece| !piece.is_empty()).collect();
+    // The header alone is not sent.
+    if count == 0 && data.len() < 2 {
+        return world.complete(key, Completion { token, result: Ok(Done::Sent(0)) });
+    }
+    let now = world.now;
+    world.net.submit_send(now, key, op.end, SendOp { token, data, memory: None });
+    world.settle();
+}
+
 /// Ends a disk operation.
 pub(crate) fn finish_disk(world: &mut World, key: CoreKey, token: Token, op: DiskOp) {
+    let op = match op {
+        DiskOp::SendFile(op) => return step_file_send(world, key, token, op),
+        op => op,
+    };
     let Some(core) = world.cores.get_mut(&key) else { return };
     let fs = core.fs.clone();
     let mut disk = fs.disk();
     let done = |result: io::Result<()>, done: Done| result.map(|()| done);
-    let exists = |path: &Path| path.to_path_buf();
     let result = match op {
         DiskOp::Write { write, durable, unit } => {
             disk.finish_write(write, durable, unit).map(Done::Wrote)
         }
-        DiskOp::Flush(flush) => {
+        DiskOp::Flush(flush) => disk.fail(EIO).map(|()| {
             disk.finish_flush(flush);
-            Ok(Done::Synced)
-        }
-        DiskOp::DirFlush { path, up_to } => {
+            Done::Synced
+        }),
+        DiskOp::DirFlush { path, up_to } => disk.fail(EIO).map(|()| {
             disk.finish_dir_flush(&path, up_to);
-            Ok(Done::Synced)
-        }
+            Done::Synced
+        }),
+        DiskOp::SendFile(_) => unreachable!("goes step by step"),
         DiskOp::Other(op) => match op {
-            Op::Open { path, mode } => disk.open(&exists(&path), mode.create).map(|file| {
-                let id = core.next_id;
-                core.next_id += 1;
-                core.files.insert(id, (file, mode.direct));
-                Done::Opened(FileId(id))
-            }),
+            Op::Open { path, mode } => {
+                let opened = disk.fail(EMFILE).and_then(|()| disk.open(&path, mode.create));
+                opened.map(|file| {
+                    let id = core.next_id;
+                    core.next_id += 1;
+                    core.files.insert(id, (file, mode.direct));
+                    Done::Opened(FileId(id))
+                })
+            }
             Op::Close { file } => {
                 let (file, _) = core.files.remove(&file.0).expect("the file is open");
                 disk.close(file);
@@ -282,16 +321,22 @@ pub(crate) fn finish_disk(world: &mut World, key: CoreKey, token: Token, op: Dis
                     Err(io::Error::from_raw_os_error(22))
                 } else {
                     let unit = if direct { BLOCK_LEN } else { 1 };
-                    buf.fill(&disk.read(file, offset, buf.capacity(), unit));
-                    Ok(Done::Read(buf))
+                    disk.fail(EIO).map(|()| {
+                        buf.fill(&disk.read(file, offset, buf.capacity(), unit));
+                        Done::Read(buf)
+                    })
                 }
             }
             Op::Allocate { file, len } => {
                 let (file, _) = core.files[&file.0];
-                done(disk.allocate(file, len), Done::Allocated)
+                done(disk.fail(EIO).and_then(|()| disk.allocate(file, len)), Done::Allocated)
             }
-            Op::Rename { from, to } => done(disk.rename(&from, &to), Done::Renamed),
-            Op::Unlink { path } => done(disk.unlink(&path), Done::Unlinked),
+            Op::Rename { from, to } => {
+                done(disk.fail(EIO).and_then(|()| disk.rename(&from, &to)), Done::Renamed)
+            }
+            Op::Unlink { path } => {
+                done(disk.fail(EIO).and_then(|()| disk.unlink(&path)), Done::Unlinked)
+            }
             Op::Write { .. }
             | Op::Sync { .. }
             | Op::SyncDir { .. }

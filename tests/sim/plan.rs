@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walhub::hub::recover::NewCluster;
+use walhub::hub::wal_core::MAX_WAL_SIZE;
 use walhub::settings::{Forward, Settings, ZerocopySend};
 use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegmentSize;
@@ -26,6 +27,8 @@ const SECOND: u64 = 1_000 * MS;
 pub(crate) enum Fault {
     /// A hub's machine loses power a few operations from now.
     HubPower,
+    /// A hub's machine loses power when its control file is written next.
+    HubPowerAtControl,
     /// A hub's process is killed a few operations from now.
     HubKill,
     /// A hub is asked to stop, and started again.
@@ -53,6 +56,8 @@ pub(crate) struct Plan {
     pub(crate) segment_size: SegmentSize,
     pub(crate) major: u32,
     pub(crate) record_len_max: u64,
+    /// Most records are as short as can be.
+    pub(crate) short_records: bool,
     pub(crate) primary: PrimaryPlan,
     pub(crate) hubs: Vec<HubPlan>,
     pub(crate) disks: Vec<DiskFaults>,
@@ -66,6 +71,8 @@ pub(crate) struct Plan {
     pub(crate) faults: Vec<(Fault, u64)>,
     /// Virtual time after the last fault within which all must be well.
     pub(crate) patience_ns: u64,
+    /// Nothing is slow, and within that time everybody has what the source has made durable.
+    pub(crate) prompt_ns: Option<u64>,
     /// All hubs are stopped in good order at the end.
     pub(crate) stop_at_end: bool,
     /// A slot may never be invalidated, whatever the settings say: to prove that the checker notices.
@@ -135,6 +142,7 @@ impl Plan {
                 .expect("a size"),
             major: u32::try_from(rng.range(13, 18)).expect("small"),
             record_len_max: rng.pick(&[20_000, 200_000, 200_000, 3 << 20]),
+            short_records: false,
             primary: primary(rng, total),
             hubs,
             disks,
@@ -145,6 +153,7 @@ impl Plan {
             fault_pause_ns: (20 * MS, rng.log_range(100, 4_000) * MS),
             faults: faults(rng),
             patience_ns: 300 * SECOND,
+            prompt_ns: None,
             stop_at_end: rng.chance(300),
             slots_are_sacred: false,
             promises_are_too_much: false,
@@ -171,7 +180,53 @@ impl Plan {
         if rng.chance(200) && plan.hubs.len() == 1 && plan.own.is_none() {
             plan.make_promoted(&mut rng);
         }
+        let mut rng = Rng::new(seed, "errors");
+        if rng.chance(200) {
+            plan.disks.iter_mut().for_each(|disk| disk.errors = rng.pick(&[3, 20, 100]));
+        }
+        let mut rng = Rng::new(seed, "preemption");
+        if rng.chance(300) {
+            plan.hubs.iter_mut().for_each(|hub| hub.preempt = rng.pick(&[20, 100, 300]));
+        }
+        if Rng::new(seed, "prompt").chance(50) {
+            plan.make_prompt();
+        }
         plan
+    }
+
+    /// Nothing goes wrong and nothing is slow, but for what `short` transfers cost.
+    pub(crate) fn make_prompt(&mut self) {
+        let long = Some(Duration::from_secs(60));
+        self.prompt_ns = Some(150 * MS);
+        self.faults = Vec::new();
+        self.sleepy = 0;
+        self.promoted = None;
+        self.faults_ns = 20 * SECOND;
+        self.net.latency_ns = (20_000, MS);
+        self.net.ns_per_kib = (100, 2_000);
+        self.net.window = (256 << 10, 4 << 20);
+        (self.primary.pause_ns, self.primary.burst) = ((10 * MS, 400 * MS), (100, 20_000));
+        (self.primary.total, self.primary.switch, self.primary.timeout) = (1 << 20, 0, long);
+        self.record_len_max = 20_000;
+        for disk in &mut self.disks {
+            (disk.slow, disk.errors) = (0, 0);
+        }
+        for standby in &mut self.standbys {
+            standby.flush_ns = (50_000, 5 * MS);
+            standby.apply_ns = standby.apply_ns.map(|_| (10_000, 5 * MS));
+            (standby.status_interval, standby.timeout) = (Some(Duration::from_secs(10)), long);
+            standby.retry_ns = 10 * MS;
+        }
+        for hub in &mut self.hubs {
+            let settings = Arc::make_mut(&mut hub.settings);
+            settings.wal_receiver_status_interval = Some(Duration::from_secs(10));
+            (settings.wal_sender_timeout, settings.wal_receiver_timeout) = (long, long);
+            settings.wal_retrieve_retry_interval = Duration::from_millis(50);
+        }
+        if let Some(own) = &mut self.own {
+            (own.content_max, own.total, own.cancel) = (20_000, own.total.min(1 << 20), 0);
+            own.think_ns = (10_000, 200 * MS);
+        }
     }
 
     /// The primary is lost, and the hub takes its place.
@@ -183,6 +238,7 @@ impl Plan {
             think_ns: (10_000, rng.log_range(1, 500) * MS),
             total: rng.log_range(10 << 10, 3 << 20),
             content_max: rng.pick(&[100, 2_000, 20_000, 300_000, 2 << 20]),
+            one_size: false,
             levels: vec![
                 None,
                 Some(WaitLevel::LocalFlush),
@@ -227,6 +283,7 @@ impl Plan {
             think_ns: (10_000, rng.log_range(1, 500) * MS),
             total: rng.log_range(100 << 10, 4 << 20),
             content_max: rng.pick(&[100, 2_000, 20_000, 300_000, 5 << 20]),
+            one_size: false,
             levels: if rng.chance(500) { all.to_vec() } else { some },
             cancel: rng.pick(&[0, 0, 50, 300]),
             requests: rng.pick(&[0, 10, 10, 100]),
@@ -274,6 +331,7 @@ impl Plan {
             think_ns: (10_000, 20 * MS),
             total: 4 << 20,
             content_max: 20_000,
+            one_size: false,
             levels: vec![
                 None,
                 Some(WaitLevel::LocalFlush),
@@ -302,6 +360,7 @@ impl Plan {
             think_ns: (10_000, 100 * MS),
             total: 1 << 20,
             content_max: 20_000,
+            one_size: false,
             levels: vec![
                 None,
                 Some(WaitLevel::LocalFlush),
@@ -331,6 +390,7 @@ impl Plan {
         plan.own = None;
         plan.promoted = None;
         plan.restore = None;
+        plan.prompt_ns = None;
         plan
     }
 }
@@ -377,6 +437,8 @@ fn hub(rng: &mut Rng, base: &Settings, upstream: Option<usize>) -> HubPlan {
         direct: rng.chance(750),
         durable_write: rng.chance(500),
         settings: Arc::new(settings),
+        max_wal_size: MAX_WAL_SIZE,
+        preempt: 0,
     }
 }
 
@@ -386,6 +448,7 @@ fn disk(rng: &mut Rng) -> DiskFaults {
         short_read: rng.pick(&[0, 0, 20, 200]),
         slow: rng.pick(&[0, 0, 2, 20]),
         full_blocks_all: rng.chance(300),
+        errors: 0,
         lies: false,
         rots: false,
         ns_per_kib: 0,

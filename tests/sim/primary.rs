@@ -296,13 +296,9 @@ impl Primary {
             }
             Command::TimelineHistory { timeline } => {
                 let history = self.source.history_of(timeline);
-                talk.answer(|out| {
-                    answers::history(
-                        out,
-                        timeline,
-                        history.as_ref().map(walhub_proto::history::TimelineHistory::content),
-                    )
-                });
+                let content = history.map(|history| history.content().to_vec());
+                let content = content.ok_or(std::io::ErrorKind::NotFound.into());
+                talk.answer(|out| answers::history(out, timeline, &content));
             }
             Command::ReadReplicationSlot { slot } => {
                 let slot = self

@@ -422,6 +422,162 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         expect: Expect::Caught(&["has a slot and only"]),
     },
     Scenario {
+        name: "nothing_is_wrong_and_nobody_waits",
+        plan: || {
+            let mut plan = Plan::calm(30);
+            plan.hubs[0].cores = 3;
+            plan.make_prompt();
+            plan
+        },
+        expect: Expect::Well(|stats| stats.standby_bytes > 1 << 20),
+    },
+    Scenario {
+        name: "nothing_is_wrong_and_no_commit_waits",
+        plan: || {
+            let mut plan = Plan::calm_own(31);
+            plan.hubs[0].cores = 2;
+            if let Some(mut own) = plan.own.take() {
+                (own.clients, own.names) = (1, String::new());
+                own.levels = vec![Some(WaitLevel::LocalFlush)];
+                plan.set_own(own);
+            }
+            plan.make_prompt();
+            plan
+        },
+        expect: Expect::Well(|stats| stats.commits > 50),
+    },
+    Scenario {
+        name: "standbys_read_segments_that_are_used_again",
+        plan: || {
+            let mut plan = behind_now_and_then(32);
+            plan.faults = vec![(Fault::Stall, 5), (Fault::StandbyDies, 2)];
+            plan.fault_pause_ns = (5_000_000, 200_000_000);
+            plan.hubs[0].direct = true;
+            // Some connections are too slow for what comes.
+            (plan.net.ns_per_kib, plan.net.window) = ((1_000, 2_000_000), (50_000, 100_000));
+            plan.net.short = 0;
+            plan.hubs[0].max_wal_size = 6 << 20;
+            let settings = Arc::make_mut(&mut plan.hubs[0].settings);
+            (settings.min_wal_size, settings.wal_keep_size) = (1 << 20, 0);
+            settings.tail_cache_size = 2 << 20;
+            settings.wal_sender_timeout = Some(std::time::Duration::from_secs(60));
+            for standby in &mut plan.standbys {
+                standby.slot = false;
+            }
+            plan
+        },
+        expect: Expect::Well(|stats| stats.removed > 3),
+    },
+    Scenario {
+        name: "power_is_lost_while_slots_let_segments_go",
+        plan: || slots_let_segments_go(33),
+        expect: Expect::Well(|stats| stats.power_losses > 20 && stats.segments_gone > 20),
+    },
+    Scenario {
+        name: "slots_let_segments_go_on_a_disk_with_errors",
+        plan: || {
+            let mut plan = slots_let_segments_go(34);
+            plan.disks[0].errors = 500;
+            plan
+        },
+        expect: Expect::Well(|stats| stats.fatals > 1 && stats.segments_gone > 20),
+    },
+    Scenario {
+        name: "power_is_lost_while_the_control_file_is_written",
+        plan: || {
+            // The control file is saved at each new segment.
+            let mut plan = Plan {
+                faults: vec![(Fault::HubPowerAtControl, 1)],
+                faults_ns: 60_000_000_000,
+                fault_pause_ns: (5_000_000, 300_000_000),
+                ..Plan::calm(35)
+            };
+            plan.primary.pause_ns = (1_000_000, 40_000_000);
+            plan.primary.burst = (20_000, 500_000);
+            plan.primary.total = 48 << 20;
+            plan.primary.switch = 20;
+            plan
+        },
+        expect: Expect::Well(|stats| stats.power_losses > 10),
+    },
+    Scenario {
+        name: "a_disk_fails_now_and_then",
+        plan: || {
+            let mut plan = Plan {
+                faults: vec![
+                    (Fault::TimelineSwitch, 1),
+                    (Fault::Failover, 1),
+                    (Fault::HubPower, 3),
+                ],
+                faults_ns: 40_000_000_000,
+                fault_pause_ns: (20_000_000, 1_000_000_000),
+                ..Plan::calm(59)
+            };
+            plan.primary.total = 20 << 20;
+            plan.disks[0].errors = 300;
+            plan
+        },
+        expect: Expect::Well(|stats| stats.fatals > 3 && stats.timelines > 2),
+    },
+    Scenario {
+        name: "own_wal_on_a_disk_that_fails_now_and_then",
+        plan: || {
+            let mut plan = Plan {
+                faults: vec![(Fault::HubPower, 1), (Fault::StandbyDies, 1)],
+                faults_ns: 40_000_000_000,
+                fault_pause_ns: (20_000_000, 1_000_000_000),
+                ..Plan::calm_own(37)
+            };
+            plan.disks[0].errors = 300;
+            plan
+        },
+        expect: Expect::Well(|stats| stats.fatals > 3 && stats.commits > 100),
+    },
+    Scenario {
+        name: "what_a_recycled_segment_had_before_is_no_wal",
+        plan: || {
+            // Short records, so that one of before begins where a torn write ends.
+            let mut plan = Plan {
+                faults: vec![(Fault::HubPower, 1)],
+                faults_ns: 60_000_000_000,
+                fault_pause_ns: (2_000_000, 100_000_000),
+                ..Plan::calm(38)
+            };
+            (plan.seed, plan.short_records) = (1001, true);
+            plan.primary.pause_ns = (1_000_000, 40_000_000);
+            plan.primary.burst = (1_000, 200_000);
+            plan.primary.total = 24 << 20;
+            plan.hubs[0].durable_write = false;
+            let settings = Arc::make_mut(&mut plan.hubs[0].settings);
+            (settings.min_wal_size, settings.wal_keep_size) = (1 << 20, 0);
+            plan
+        },
+        expect: Expect::Well(|stats| stats.power_losses > 20),
+    },
+    Scenario {
+        name: "other_cores_run_between_two_loads",
+        plan: || {
+            let mut plan = behind_now_and_then(39);
+            plan.faults = vec![(Fault::StandbyDies, 3), (Fault::Stall, 3), (Fault::HubStop, 1)];
+            plan.hubs[0].cores = 3;
+            (plan.hubs[0].preempt, plan.sleepy) = (400, 500);
+            // Short messages: memory for them is had when they come.
+            plan.primary.message_bytes_max = 8 << 10;
+            plan
+        },
+        expect: Expect::Well(|stats| cfg!(not(debug_assertions)) || stats.preempted > 1000),
+    },
+    Scenario {
+        name: "own_wal_of_records_of_one_size_and_power_is_lost",
+        plan: || records_of_one_size(1000, 0),
+        expect: Expect::Well(|stats| stats.power_losses > 20),
+    },
+    Scenario {
+        name: "own_wal_of_records_of_one_size_that_cross_segments",
+        plan: || records_of_one_size(41, 150),
+        expect: Expect::Well(|stats| stats.power_losses > 20),
+    },
+    Scenario {
         name: "own_wal_commits_at_every_level",
         plan: || Plan { stop_at_end: true, ..Plan::calm_own(20) },
         expect: Expect::Well(|stats| stats.commits > 200 && stats.stops == 1),
@@ -568,6 +724,48 @@ fn of_large_segments(mut plan: Plan) -> Plan {
     if let Some(promoted) = &mut plan.promoted {
         promoted.levels = vec![Some(WaitLevel::LocalFlush)];
         promoted.content_max = 1_000;
+    }
+    plan
+}
+
+/// Standbys with slots that confirm in turn, so that slots are saved and segments go all the time.
+fn slots_let_segments_go(seed: u64) -> Plan {
+    let mut plan = Plan {
+        faults: vec![(Fault::HubPower, 3), (Fault::HubKill, 1)],
+        faults_ns: 40_000_000_000,
+        fault_pause_ns: (5_000_000, 300_000_000),
+        ..Plan::calm(seed)
+    };
+    for standby in &mut plan.standbys {
+        (standby.slot, standby.flush_ns) = (true, (50_000, 20_000_000));
+        standby.retry_ns = 10_000_000;
+    }
+    plan.primary.pause_ns = (1_000_000, 40_000_000);
+    plan.primary.burst = (20_000, 500_000);
+    plan.primary.total = 48 << 20;
+    let settings = Arc::make_mut(&mut plan.hubs[0].settings);
+    (settings.min_wal_size, settings.wal_keep_size) = (1 << 20, 0);
+    settings.max_slot_wal_keep_size = None;
+    settings.wal_retrieve_retry_interval = std::time::Duration::from_millis(20);
+    plan
+}
+
+/// What a crash has lost and what comes in its place have the same sizes, and power is lost soon again.
+/// `requests` of a thousand are checkpoints or end a segment.
+fn records_of_one_size(seed: u64, requests: u64) -> Plan {
+    let mut plan = Plan {
+        faults: vec![(Fault::HubPower, 1)],
+        faults_ns: if requests == 0 { 200_000_000_000 } else { 60_000_000_000 },
+        fault_pause_ns: (1_000_000, 100_000_000),
+        ..Plan::calm_own(seed)
+    };
+    (plan.hubs[0].durable_write, plan.hubs[0].direct) = (false, false);
+    if let Some(own) = &mut plan.own {
+        // Records of 88 bytes: what a start-up appends first is as long as two of them.
+        (own.content_max, own.one_size) = (34, true);
+        (own.requests, own.clients, own.think_ns) = (requests, 12, (10_000, 5_000_000));
+        own.total = if requests == 0 { 2 << 20 } else { 40 << 20 };
+        own.levels = vec![None];
     }
     plan
 }

@@ -9,11 +9,14 @@
 //! 6. Of a hub with WAL of its own: what it calls durable is valid WAL, of what was asked for and nothing
 //!    else, no transaction id twice; a session that is told "committed" at a level finds its records
 //!    wherever that level promised them, and every session is told something.
-//! 7. Once faults stop, all hubs and standbys reach the primary's end within bounded time.
+//! 7. Where nothing is slow or goes wrong ([`Plan::prompt_ns`]), nobody waits: WAL is received, told and
+//!    answered within bounded time.
+//! 8. Once faults stop, all hubs and standbys reach the primary's end within bounded time.
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
+use walhub::hub::recover::CONTROL_FILE;
 use walhub_engine::io::Fs as _;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
@@ -21,11 +24,12 @@ use walhub_proto::segment::SegNo;
 
 use crate::clients::Clients;
 use crate::disk::{Disk, SimFs};
-use crate::hub::{Ask, HubMachine};
+use crate::hub::{Ask, DATA_DIR, HubMachine};
 use crate::io::finish_disk;
 use crate::net::{Net, Owner, SimConn};
 use crate::plan::{Fault, Plan};
 use crate::primary::Primary;
+use crate::promptness::Promptness;
 use crate::restore::Restore;
 use crate::rng::Rng;
 use crate::source::Source;
@@ -72,11 +76,15 @@ pub(crate) struct Stats {
     pub(crate) stalled_ns: u64,
     /// From the first word of a promotion to the first commit.
     pub(crate) first_commit_ns: u64,
+    /// Processes that ended themselves because their disk failed.
+    pub(crate) fatals: u64,
+    /// Times that cores ran inside another one's turn.
+    pub(crate) preempted: u64,
 }
 
 impl Stats {
     /// Its numbers, in the order of the fields.
-    pub(crate) fn numbers(&self) -> [u64; 19] {
+    pub(crate) fn numbers(&self) -> [u64; 21] {
         [
             self.events,
             self.virtual_ns,
@@ -97,6 +105,8 @@ impl Stats {
             self.landed,
             self.stalled_ns,
             self.first_commit_ns,
+            self.fatals,
+            self.preempted,
         ]
     }
 
@@ -124,6 +134,8 @@ impl Stats {
             landed: next(),
             stalled_ns: next(),
             first_commit_ns: next(),
+            fatals: next(),
+            preempted: next(),
         }
     }
 
@@ -137,7 +149,7 @@ impl Stats {
     pub(crate) fn describe(&self) -> String {
         format!(
             "{} MB of WAL made, {} MB received in place, {} MB received by standbys, {:.1} hours of virtual time, {} events: {} power losses, {} kills, \
-             {} stops, {} timelines, {} segments gone, {} fresh starts, {} rebuilt, {} replies with a policy, {} commits, {} sends without a copy",
+             {} stops, {} timelines, {} segments gone, {} fresh starts, {} rebuilt, {} replies with a policy, {} commits, {} sends without a copy, {} ends by a failed disk, {} turns inside turns",
             self.wal_bytes >> 20,
             self.landed >> 20,
             self.standby_bytes >> 20,
@@ -152,7 +164,9 @@ impl Stats {
             self.rebuilt,
             self.promises,
             self.commits,
-            self.released
+            self.released,
+            self.fatals,
+            self.preempted
         )
     }
 }
@@ -204,6 +218,7 @@ pub(crate) struct Sim {
     chaos: Rng,
     stage: Stage,
     stats: Stats,
+    promptness: Promptness,
 }
 
 impl Sim {
@@ -220,6 +235,8 @@ impl Sim {
                 Source::new(rng("workload"), plan.segment_size, plan.major, plan.record_len_max)
             }
         };
+        let mut source = source;
+        source.short_records = plan.short_records;
         let clients = plan.own.clone().map(|own| Clients::new(own, seed, plan.segment_size));
         let primary = Primary::new(source, plan.primary.clone(), rng("primary"));
         let hubs: Vec<HubMachine> = plan
@@ -250,6 +267,7 @@ impl Sim {
             chaos: rng("crash"),
             stage: Stage::Faults,
             stats: Stats::default(),
+            promptness: Promptness::new(plan.prompt_ns, plan.standbys.len(), plan.hubs.len()),
             plan,
             world,
             primary,
@@ -283,6 +301,7 @@ impl Sim {
         self.stats.released = self.world.borrow().net.released;
         self.stats.landed = self.world.borrow().net.landed;
         self.stats.stalled_ns = self.primary.stalled_ns;
+        self.stats.preempted = self.hubs.iter().map(|hub| hub.preempted).sum();
         self.stats.moves = self.hubs.iter().map(HubMachine::moves).sum();
         Ok(self.stats)
     }
@@ -347,7 +366,11 @@ impl Sim {
             Event::Wake(Actor::Primary, end) => {
                 let world = Rc::clone(&self.world);
                 self.primary.wake(&mut world.borrow_mut(), end)?;
+                self.promptness.made(world.borrow().now, self.primary.source.durable_end());
                 let told = std::mem::take(&mut self.primary.told);
+                for &(hub, _, lsn) in &told {
+                    self.promptness.told(world.borrow().now, hub, lsn)?;
+                }
                 told.into_iter().try_for_each(|told| self.check_told(told))
             }
             Event::Wake(Actor::Control(hub), Some(end)) => {
@@ -369,6 +392,8 @@ impl Sim {
                 if self.plan.loses_tail && matches!(self.promotion, Promotion::Checkpointed(_)) {
                     self.lose_primary();
                 }
+                let received = self.standbys[number].received();
+                self.promptness.received(world.borrow().now, number, received)?;
                 if want == Want::Connect {
                     self.connect_standby(number);
                 }
@@ -432,6 +457,10 @@ impl Sim {
     /// After a core ran: a death, requests, answers.
     fn after_hub(&mut self, hub: usize) -> Result<(), String> {
         if self.hubs[hub].fs.disk().dead {
+            if std::mem::take(&mut self.hubs[hub].fatal) {
+                self.stats.fatals += 1;
+                self.deaths[hub] = Death::Kill;
+            }
             return self.bury(hub);
         }
         self.follow(hub)?;
@@ -467,8 +496,10 @@ impl Sim {
         let tli =
             TimelineId::new(life.shared.timeline.load(Ordering::Acquire)).expect("a timeline");
         let name = walhub_proto::history::file_name(tli);
-        let content = machine.fs.read(&machine.wal_dir().join(name));
-        let content = content.map_err(|error| format!("a timeline without history: {error}"))?;
+        let path = machine.wal_dir().join(name);
+        // The checker's own look does not fail.
+        let content = machine.fs.disk().content(&path).map(<[u8]>::to_vec);
+        let content = content.ok_or("a timeline without history")?;
         let history = TimelineHistory::parse(content, tli).map_err(|error| error.to_string())?;
         let begin = history.entry(tli).map(|entry| entry.begin).unwrap_or_default();
         if begin < machine.flushed.min(self.primary.source.current().end()) {
@@ -560,6 +591,7 @@ impl Sim {
             self.primary.source.extend(wal);
             from = to;
         }
+        self.promptness.made(self.world.borrow().now, from);
         Ok(())
     }
 
@@ -585,7 +617,7 @@ impl Sim {
         {
             self.stats.first_commit_ns = world.now - at;
         }
-        Ok(())
+        self.promptness.answered(clients.slowest)
     }
 
     fn bury(&mut self, hub: usize) -> Result<(), String> {
@@ -644,10 +676,19 @@ impl Sim {
         if is_restored {
             self.hubs[hub].forget_published();
         }
+        self.hubs[hub].fs.disk().failed = 0;
         let mut started = self.hubs[hub].start(&self.world);
         // A hub that cannot start for want of room is started again once there is some.
         if started.is_err() && std::mem::take(&mut self.hubs[hub].fs.disk().full) {
             started = self.hubs[hub].start(&self.world);
+        }
+        // Neither can one whose disk fails; somebody starts it again.
+        let failed = self.hubs[hub].fs.disk().failed > 0;
+        if failed && started.as_ref().is_err_and(|error| error.contains("cannot start")) {
+            let mut world = self.world.borrow_mut();
+            self.down_until[hub] = world.now + SECOND / 10;
+            world.at(self.down_until[hub], Event::Wake(Actor::Control(hub), None));
+            return Ok(());
         }
         let end = started?;
         if self.hubs[hub].fs.disk().dead {
@@ -677,6 +718,9 @@ impl Sim {
             ));
         }
         self.follow(hub)?;
+        if let Some(clients) = self.clients.as_mut().filter(|_| hub == 0) {
+            clients.lose_unfound();
+        }
         self.check_wal(hub)
     }
 
@@ -890,7 +934,9 @@ impl Sim {
             let mut disk = hub.fs.disk();
             disk.full = false;
             disk.crash_in = None;
+            disk.crash_at = None;
             disk.faults.slow = 0;
+            disk.faults.errors = 0;
             drop(disk);
             hub.reload();
         }
@@ -977,6 +1023,11 @@ impl Sim {
                 // A hub that is down dies while it starts.
                 let operations = self.chaos.log_range(1, 200) - 1;
                 self.hubs[hub].fs.disk().crash_in = Some(operations);
+            }
+            Fault::HubPowerAtControl => {
+                self.deaths[hub] = Death::Power;
+                let path = std::path::Path::new(DATA_DIR).join(CONTROL_FILE);
+                self.hubs[hub].fs.disk().crash_at = Some(path);
             }
             Fault::HubStop => self.stop(hub),
             Fault::HubDiskFull => {

@@ -73,6 +73,8 @@ pub(crate) struct Source {
     fillings: Vec<(Lsn, Lsn)>,
     /// Longest record that is made now and then.
     record_len_max: u64,
+    /// Most records are as short as can be.
+    pub(crate) short_records: bool,
 }
 
 impl Source {
@@ -110,6 +112,7 @@ impl Source {
             noise,
             fillings: Vec::new(),
             record_len_max,
+            short_records: false,
         };
         source.generate(1);
         source.flush_all();
@@ -168,6 +171,7 @@ impl Source {
         let mut out = Vec::new();
         while self.writer.lsn() < end {
             let len = match self.rng.below(1000) {
+                _ if self.short_records => 11,
                 0..=699 => self.rng.range(24, 400),
                 700..=949 => self.rng.range(400, 9_000),
                 950..=995 => self.rng.range(8_000, 60_000),
@@ -299,6 +303,14 @@ impl Source {
     pub(crate) fn has(&self, tli: TimelineId, lsn: Lsn) -> bool {
         self.history.contains(tli)
             && self.history.switchpoint(tli).is_none_or(|(end, _)| lsn <= end)
+    }
+
+    /// End of the last record that is durable as a whole.
+    pub(crate) fn durable_end(&self) -> Lsn {
+        let timeline = self.current();
+        let whole = timeline.records.partition_point(|(end, _)| *end <= timeline.flush_lsn);
+        let record = whole.checked_sub(1).and_then(|last| timeline.records.get(last));
+        record.map_or(timeline.begin, |(end, _)| *end)
     }
 
     /// The first record's end at or after `lsn`, and that record's start.

@@ -8,6 +8,7 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::syncrep::WaitMode;
 use walhub_proto::walreceiver::{
     Activity, LocalWal, ReceiverEvent, UpstreamViolation, WalReceiver, WalReceiverConfig,
+    WalReceiverState,
 };
 
 use crate::io::now;
@@ -129,6 +130,15 @@ impl Standby {
             "received {:?}, flush at {:?}, down until {}, session {session:?}",
             self.received, self.flush_at, self.down_until
         )
+    }
+
+    /// How far it has received, while it streams.
+    pub(crate) fn received(&self) -> Option<Lsn> {
+        let streams = self
+            .session
+            .as_ref()
+            .is_some_and(|session| session.receiver.state() == WalReceiverState::Streaming);
+        self.received.filter(|_| streams).map(|(_, lsn)| lsn)
     }
 
     /// Whether it has the WAL before `lsn` of the newest timeline, in this mode and whatever it has told.

@@ -59,6 +59,19 @@ pub(crate) enum DiskOp {
     Write { write: u64, durable: bool, unit: usize },
     Flush(Flush),
     DirFlush { path: std::path::PathBuf, up_to: u64 },
+    SendFile(FileSend),
+}
+
+/// Bytes of a file on their way to a socket: they are taken one piece after the other.
+#[derive(Debug)]
+pub(crate) struct FileSend {
+    pub(crate) end: End,
+    /// Number on the disk.
+    pub(crate) file: u64,
+    pub(crate) offset: u64,
+    pub(crate) len: usize,
+    /// What was taken, behind the header.
+    pub(crate) data: Vec<bytes::Bytes>,
 }
 
 /// An `Io`'s part of the world.
@@ -119,6 +132,12 @@ impl World {
         let ((time, _), event) = self.events.pop_first()?;
         self.now = time;
         Some(event)
+    }
+
+    /// How long it takes to the next piece of a file that is sent: now and then something comes between.
+    pub(crate) fn file_step(&mut self) -> u64 {
+        let long = self.rng.chance(20);
+        self.rng.log_range(500, if long { 100_000_000 } else { 50_000 })
     }
 
     /// A core is to run, soon.

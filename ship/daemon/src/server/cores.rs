@@ -24,7 +24,7 @@ use crate::hub::moves::places;
 use crate::hub::recover::Recovered;
 use crate::hub::shared::{Shared, StandbyTable};
 use crate::hub::ship_core::{ShipConfig, ShipCore};
-use crate::hub::wal_core::{ShipLink, WalConfig, WalCore, slabs_max};
+use crate::hub::wal_core::{MAX_WAL_SIZE, ShipLink, WalConfig, WalCore, slabs_max};
 use crate::hub::writer::FlushMethod;
 use crate::limits::thread_refused;
 use crate::settings::{Cores as CoresSetting, DedicatedWalCore, Settings, WalSyncMethod};
@@ -252,6 +252,7 @@ impl Cores {
             settings: Arc::clone(settings),
             direct: disk.direct,
             method: disk.method,
+            max_wal_size: MAX_WAL_SIZE,
         };
         let own_ship = if count == 1 { ship_cores.pop_front() } else { None };
         let mut threads = threads.into_iter();

@@ -1,5 +1,6 @@
 //! A ship core on a ring of its own, with sockets and segment files.
 
+use std::cell::RefCell;
 use std::io::{Read, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -9,6 +10,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use walhub_engine::buffer::SlabPool;
 use walhub_engine::mailbox::{Receiver, mailbox};
+use walhub_engine::published::set_before_load;
 use walhub_engine::uring::{Uring, UringConfig};
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{SystemIdentifier, TimelineId};
@@ -205,6 +207,53 @@ fn a_position_is_not_used_before_the_mail_with_its_slabs_is_read() {
     bench.shared.received_lsn.store(tail.end());
     let now = now(&bench.io);
     bench.ship.handle(&mut bench.io, now, reply);
+    let mut left = SLAB_LEN + 1;
+    bench.read_until(&mut socket, |_, body| {
+        left -= body[25..].len();
+        left == 0
+    });
+}
+
+thread_local! {
+    /// Loads of published positions in this thread, and what another core does before the second.
+    static BEFORE_SECOND_LOAD: RefCell<(u32, Option<Box<dyn FnOnce()>>)> =
+        const { RefCell::new((0, None)) };
+}
+
+fn count_load() {
+    let act = BEFORE_SECOND_LOAD.with_borrow_mut(|(loads, act)| {
+        *loads += 1;
+        act.take_if(|_| *loads == 2)
+    });
+    if let Some(act) = act {
+        act();
+    }
+}
+
+#[test]
+fn what_is_published_after_the_mail_was_read_waits_for_the_next_turn() {
+    let (mut bench, mut tail) = Bench::new(Settings::default());
+    let mut socket = bench.start(tail.end());
+    bench.read_until(&mut socket, |kind, _| kind == b'W');
+    let mut slabs = Vec::new();
+    let mut rest = &vec![4; SLAB_LEN + 1][..];
+    while !rest.is_empty() {
+        let (count, slab) = tail.append(rest).unwrap();
+        rest = &rest[count..];
+        slabs.extend(slab);
+    }
+    let (to_ship, shared, end) = (bench.to_ship.clone(), Arc::clone(&bench.shared), tail.end());
+    let publish = move || {
+        slabs.into_iter().for_each(|slab| to_ship.send(ToShip::Slab(slab)).unwrap());
+        shared.received_lsn.store(end);
+    };
+    // One load comes before the mail; at any other the wal core has just published.
+    BEFORE_SECOND_LOAD.set((0, Some(Box::new(publish))));
+    set_before_load(Some(count_load));
+    bench.turn();
+    set_before_load(None);
+    let (_, publish) = BEFORE_SECOND_LOAD.take();
+    publish.into_iter().for_each(|publish| publish());
     let mut left = SLAB_LEN + 1;
     bench.read_until(&mut socket, |_, body| {
         left -= body[25..].len();

@@ -19,9 +19,8 @@ use super::super::handle::SlotRow;
 use super::WalCore;
 use super::slots::standby_horizons;
 
-/// WAL that connected standbys without a slot may hold back at most, and beyond which a slot is
-/// `extended`. PostgreSQL: the default of `max_wal_size`.
-const MAX_WAL_SIZE: u64 = 1 << 30;
+/// [`WalConfig::max_wal_size`](super::WalConfig::max_wal_size) of a server. PostgreSQL: the default.
+pub const MAX_WAL_SIZE: u64 = 1 << 30;
 
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// What is done a few times a second.
@@ -54,7 +53,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let config = RetentionConfig {
             wal_keep_size: settings.wal_keep_size,
             max_slot_wal_keep_size: settings.max_slot_wal_keep_size,
-            max_wal_size: MAX_WAL_SIZE,
+            max_wal_size: self.config.max_wal_size,
         };
         Some(Retention::new(config, self.local.as_ref()?.segments.size()))
     }
@@ -73,7 +72,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             .filter(|lsn| lsn.is_valid())
             .min()
             .unwrap_or(flush_lsn)
-            .max(back(MAX_WAL_SIZE));
+            .max(back(self.config.max_wal_size));
         let bound = self
             .control_saved
             .as_ref()

@@ -60,6 +60,7 @@ use super::tail::{SLAB_LEN, TailSlab};
 use super::writer::{FlushMethod, Flushed};
 use crate::settings::{Forward, Settings};
 use histories::Histories;
+pub use keep::MAX_WAL_SIZE;
 use mark::Mark;
 use own::Own;
 use promotion::Promotion;
@@ -130,6 +131,9 @@ pub struct WalConfig<C: Send, W> {
     pub direct: bool,
     /// How they are made durable.
     pub method: FlushMethod,
+    /// Bytes of WAL that connected standbys without a slot may hold back at most, and beyond which a slot
+    /// is `extended`.
+    pub max_wal_size: u64,
 }
 
 /// A session that a ship core has.

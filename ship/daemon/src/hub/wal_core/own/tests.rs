@@ -1,6 +1,7 @@
 //! A wal core with WAL of its own, on a ring and a directory of its own.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -94,6 +95,7 @@ impl Bench {
             settings: Arc::new(settings),
             direct: false,
             method: FlushMethod::WriteThenSync,
+            max_wal_size: super::super::MAX_WAL_SIZE,
         };
         let core = WalCore::new(config, recovered, core_loop::now(&io));
         Self { io, core, commits, shared, mail, told, later: Duration::ZERO, dir }
@@ -607,6 +609,36 @@ fn what_a_crash_left_after_the_end_is_never_read_as_wal() {
     assert!(!messages(&found).contains(&noise(100, 3)), "it was lost, and is there again");
     assert!(found.iter().all(|found| found.header.xid == 0));
     assert_eq!(bench.append(&[vec![1]], true, LOCAL).xid, third.xid);
+}
+
+#[test]
+fn a_segment_that_a_standby_is_sent_is_not_used_again() {
+    let mut settings = settings();
+    (settings.min_wal_size, settings.wal_keep_size) = (0, 0);
+    let mut bench = Bench::new(settings);
+    // No connected standby holds anything back.
+    bench.core.config.max_wal_size = 0;
+    bench.append(&[noise(1000, 1)], false, None);
+    let segment = bench.dir.path().join("pg_wal").join(SegNo(1).file_name(TimelineId::FIRST, SIZE));
+    let file = std::fs::File::open(&segment).unwrap();
+    let content = || {
+        let mut content = vec![0; 1 << 20];
+        file.read_exact_at(&mut content, 0).unwrap();
+        content
+    };
+    let standbys = Arc::clone(&bench.core.config.standbys);
+    let standby = standbys.claim().unwrap();
+    standbys.standby(standby).sent_lsn.store(SegNo(1).start(SIZE).0, Ordering::Relaxed);
+    bench.ask(WalRequest::SwitchSegment).unwrap();
+    bench.settle();
+    let before = content();
+    for seed in 2..10 {
+        bench.append(&[noise(1000, seed)], false, None);
+        bench.ask(WalRequest::SwitchSegment).unwrap();
+    }
+    bench.settle();
+    bench.run(|_| (!segment.exists()).then_some(()));
+    assert!(content() == before, "what a standby reads has become other WAL");
 }
 
 #[test]
