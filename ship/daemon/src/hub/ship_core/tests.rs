@@ -214,10 +214,12 @@ fn a_position_is_not_used_before_the_mail_with_its_slabs_is_read() {
     });
 }
 
+/// What another core does.
+type Act = Box<dyn FnOnce()>;
+
 thread_local! {
     /// Loads of published positions in this thread, and what another core does before the second.
-    static BEFORE_SECOND_LOAD: RefCell<(u32, Option<Box<dyn FnOnce()>>)> =
-        const { RefCell::new((0, None)) };
+    static BEFORE_SECOND_LOAD: RefCell<(u32, Option<Act>)> = const { RefCell::new((0, None)) };
 }
 
 fn count_load() {

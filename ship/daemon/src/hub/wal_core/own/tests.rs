@@ -618,7 +618,7 @@ fn a_segment_that_a_standby_is_sent_is_not_used_again() {
     let mut bench = Bench::new(settings);
     // No connected standby holds anything back.
     bench.core.config.max_wal_size = 0;
-    bench.append(&[noise(1000, 1)], false, None);
+    bench.append(&[noise(1000, 1)], false, LOCAL);
     let segment = bench.dir.path().join("pg_wal").join(SegNo(1).file_name(TimelineId::FIRST, SIZE));
     let file = std::fs::File::open(&segment).unwrap();
     let content = || {
