@@ -147,6 +147,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         expect: Expect::Well(|stats| stats.timelines == 2 && stats.commits > 50),
     },
     Scenario {
+        name: "seed_6163dcf13e7c575_opened_a_segment_under_the_name_that_a_promotion_took_from_it",
+        plan: || Plan::of_seed(0x616_3dcf_13e7_c575),
+        expect: Expect::Well(|stats| stats.timelines > 1),
+    },
+    Scenario {
         name: "seed_615ef62796e7343_wrote_pages_of_15_after_those_of_14",
         plan: || Plan::of_seed(0x615_ef62_796e_7343),
         expect: Expect::Well(|stats| stats.timelines > 1),

@@ -161,6 +161,8 @@ struct Reading {
     sendfile: bool,
     /// Whether a part of the message is with the kernel, or on its way to it.
     begun: bool,
+    /// The timeline in the name of the file that was last opened.
+    opened: Option<TimelineId>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -478,8 +480,15 @@ impl<C> Session<C> {
                     self.send(around, Sending::new(header, body, Some(range)).by(path));
                 } else {
                     let (next, sendfile) = (range.start, around.sendfile);
-                    self.reading =
-                        Some(Reading { header, range, next, body, sendfile, begun: false });
+                    self.reading = Some(Reading {
+                        header,
+                        range,
+                        next,
+                        body,
+                        sendfile,
+                        begun: false,
+                        opened: None,
+                    });
                     self.read_on(around);
                 }
             }
@@ -743,6 +752,7 @@ impl<C> Session<C> {
             None => {
                 let path = around.wal_dir.join(segno.file_name(timeline, size));
                 let mode = OpenMode { create: false, direct: false };
+                reading.opened = Some(timeline);
                 around
                     .io
                     .submit(SessionOp::Open.token(self.tag, self.number), Op::Open { path, mode });
@@ -788,7 +798,8 @@ impl<C> Session<C> {
             return;
         };
         let segno = SegNo::of_start(next, size);
-        let name = segno.file_name(file_timeline(around.timelines, self.timeline, segno), size);
+        let timeline = file_timeline(around.timelines, self.timeline, segno);
+        let name = segno.file_name(timeline, size);
         // A segment may be recycled while it is read: what was read then is not this WAL.
         // PostgreSQL: CheckXLogRemoved.
         if segno.start(size) < around.shared.oldest_lsn.load() {
@@ -803,7 +814,10 @@ impl<C> Session<C> {
                 }
             }
             (SessionOp::Open, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
-                return self.fail(around, &removed(&name));
+                // A timeline that has begun meanwhile has the segment under another name.
+                if self.reading.as_ref().is_some_and(|reading| reading.opened == Some(timeline)) {
+                    return self.fail(around, &removed(&name));
+                }
             }
             (_, result) => {
                 let reason = result
