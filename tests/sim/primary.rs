@@ -406,8 +406,10 @@ impl Primary {
         else {
             return;
         };
-        if session.timer <= world.now || at.0 < session.timer {
-            session.timer = at.0.max(world.now + 1_000_000);
+        // What is overdue is looked at once a millisecond, however many events ask for it.
+        let at = at.0.max(world.now + 1_000_000);
+        if session.timer <= world.now || at < session.timer {
+            session.timer = at;
             world.at(session.timer, Event::Wake(Actor::Primary, Some(end)));
         }
     }

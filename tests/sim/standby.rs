@@ -429,10 +429,11 @@ impl Standby {
         }
         let actor = self.actor();
         let Some(session) = &mut self.session else { return };
-        if let Some(at) = session.receiver.poll_timeout()
-            && (session.timer <= world.now || at.0 < session.timer)
+        let overdue = world.now + 1_000_000;
+        if let Some(at) = session.receiver.poll_timeout().map(|at| at.0.max(overdue))
+            && (session.timer <= world.now || at < session.timer)
         {
-            session.timer = at.0.max(world.now + 1_000_000);
+            session.timer = at;
             let end = session.end;
             world.at(session.timer, Event::Wake(actor, Some(end)));
         }
