@@ -72,7 +72,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         find: "if let Err(error) = result {",
         replace: "if let Err(error) = result && !MUTANT {",
         scenarios: &[],
-        units: None,
+        units: Some(("walhub", "hub::local")),
     },
     Mutation {
         name: "what_is_durable_may_end_inside_a_record",
@@ -123,15 +123,12 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         units: Some(("walhub", "hub::local")),
     },
     Mutation {
-        name: "the_oldest_slab_is_believed",
+        name: "what_was_taken_back_is_believed",
         why: "Bytes that were taken back come again.",
         file: "ship/daemon/src/hub/tail.rs",
-        find: "self.slabs.iter().rposition(|slab| slab.valid_from <= next && next < slab.end());",
-        replace: r"if MUTANT {
-                self.slabs.iter().position(|slab| slab.valid_from <= next && next < slab.end())
-            } else {
-                self.slabs.iter().rposition(|slab| slab.valid_from <= next && next < slab.end())
-            };",
+        find: "let end = range.end.min(slab.end()).min(superseded);",
+        replace: r"let end = range.end.min(slab.end());
+            let end = if MUTANT { end } else { end.min(superseded) };",
         scenarios: &[],
         units: Some(("walhub", "hub::tail")),
     },
