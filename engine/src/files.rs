@@ -7,6 +7,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use crate::io::{DirEntry, Fs};
 
 /// Mode of every file made: the owner's alone. PostgreSQL: `PG_FILE_MODE_OWNER`.
@@ -51,6 +53,25 @@ pub fn reason(error: &io::Error) -> String {
         Some(note) => text.strip_suffix(&note).map_or_else(|| text.clone(), str::to_owned),
         None => text,
     }
+}
+
+/// Whether a read failed in a way that says nothing about the content: the device, the limits and the
+/// permissions of this moment. A FIFO or a directory in a file's place does not pass.
+#[must_use]
+pub fn may_pass(error: &io::Error) -> bool {
+    let passing = [
+        Errno::IO,
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOMEM,
+        Errno::AGAIN,
+        Errno::INTR,
+        Errno::ACCESS,
+        Errno::PERM,
+        Errno::STALE,
+        Errno::TIMEDOUT,
+    ];
+    errno(error).is_some_and(|errno| passing.iter().any(|passing| passing.raw_os_error() == errno))
 }
 
 /// The system's error number, also of an error that an [`Fs`] has put a path to.

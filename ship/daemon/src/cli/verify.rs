@@ -17,6 +17,7 @@ struct Progress<'a, W> {
     out: &'a mut W,
     bytes: u64,
     faults: u64,
+    unread: u64,
     /// On a terminal progress overwrites itself, elsewhere it would be in the way.
     is_shown: bool,
 }
@@ -37,6 +38,11 @@ impl<W: Write> Watcher for Progress<'_, W> {
         // A reader that has gone away changes nothing.
         let _ = writeln!(self.out, "{file}: damaged at {at}: {reason}");
     }
+
+    fn unread(&mut self, file: &str, at: Lsn, reason: &str) {
+        self.unread += 1;
+        let _ = writeln!(self.out, "{file}: could not be read at {at}: {reason}");
+    }
 }
 
 /// Exit code 0: all is whole; 1: something is not, or could not be looked at.
@@ -48,7 +54,7 @@ pub(super) fn run(data_dir: &Path, out: &mut impl Write) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let is_shown = io::stderr().is_terminal();
-    let mut progress = Progress { out, bytes: 0, faults: 0, is_shown };
+    let mut progress = Progress { out, bytes: 0, faults: 0, unread: 0, is_shown };
     let verified = match verify(data_dir, Lsn::MAX, &mut progress) {
         Ok(verified) => verified,
         Err(error) => {
@@ -56,7 +62,7 @@ pub(super) fn run(data_dir: &Path, out: &mut impl Write) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let faults = progress.faults;
+    let (faults, unread) = (progress.faults, progress.unread);
     let _ = writeln!(
         out,
         "{} MB of WAL in {} segments read, from {} to {}: {}",
@@ -64,7 +70,13 @@ pub(super) fn run(data_dir: &Path, out: &mut impl Write) -> ExitCode {
         verified.segments,
         verified.start,
         verified.end,
-        if faults == 0 { "no damage".to_owned() } else { format!("{faults} segments damaged") }
+        match (faults, unread) {
+            (0, 0) => "no damage".to_owned(),
+            (faults, 0) => format!("{faults} segments damaged"),
+            (faults, unread) => {
+                format!("{faults} segments damaged, {unread} segments could not be read")
+            }
+        }
     );
-    if faults == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if faults == 0 && unread == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

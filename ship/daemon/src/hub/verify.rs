@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use walhub_engine::buffer::Buffer;
 use walhub_engine::crc::crc32c;
-use walhub_engine::files::{OsFs, reason};
+use walhub_engine::files::{OsFs, may_pass, reason};
 use walhub_engine::io::Fs as _;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, TimelineId};
@@ -50,6 +50,8 @@ pub trait Watcher {
     fn read(&mut self, bytes: usize) -> bool;
     /// A segment is damaged.
     fn fault(&mut self, fault: DamagedSegment);
+    /// A segment could not be read from `at` on, which says nothing about what is in it.
+    fn unread(&mut self, file: &str, at: Lsn, reason: &str);
 }
 
 /// Reads all WAL in `data_dir` up to what was durable when it began; `to` is an earlier end.
@@ -139,10 +141,14 @@ impl Walk<'_> {
             Err(fault) => fault,
         };
         self.reader = None;
-        if !fault.is_gone || !self.went(segno) {
-            let file = segno.file_name(tli, size);
-            let Fault { at, reason, .. } = fault;
-            watcher.fault(DamagedSegment { timeline: tli, segno, file, at, reason });
+        let file = segno.file_name(tli, size);
+        let Fault { at, reason, kind } = fault;
+        match kind {
+            FaultKind::Unread => watcher.unread(&file, at, &reason),
+            FaultKind::Gone if self.went(segno) => {}
+            FaultKind::Gone | FaultKind::Damaged => {
+                watcher.fault(DamagedSegment { timeline: tli, segno, file, at, reason });
+            }
         }
         true
     }
@@ -172,7 +178,7 @@ impl Walk<'_> {
         let len = file.len().map_err(failed)?;
         if len != size.bytes() {
             let reason = format!("file has the wrong size: {len} instead of {}", size.bytes());
-            return Err(Fault { at: start, reason, is_gone: false });
+            return Err(Fault { at: start, reason, kind: FaultKind::Damaged });
         }
         let control = self.control;
         let reader = self.reader.take().filter(|reader| reader.next_lsn() == start);
@@ -192,7 +198,7 @@ impl Walk<'_> {
             let bytes = bytes.get(..wanted).unwrap_or(bytes);
             if bytes.is_empty() {
                 let reason = "file ends".to_owned();
-                return Err(Fault { at: next, reason, is_gone: false });
+                return Err(Fault { at: next, reason, kind: FaultKind::Damaged });
             }
             self.verified.bytes += u64::try_from(bytes.len()).unwrap_or(0);
             if let Err(violation) = reader.feed(bytes) {
@@ -215,20 +221,33 @@ impl Walk<'_> {
 struct Fault {
     at: Lsn,
     reason: String,
+    kind: FaultKind,
+}
+
+#[derive(Clone, Copy)]
+enum FaultKind {
+    /// What is there is not what should be.
+    Damaged,
     /// There is no file.
-    is_gone: bool,
+    Gone,
+    /// It could not be read.
+    Unread,
 }
 
 impl Fault {
     fn of_file(at: Lsn, error: &io::Error) -> Self {
-        let is_gone = error.kind() == io::ErrorKind::NotFound;
-        let reason = if is_gone { "the segment is missing".to_owned() } else { reason(error) };
-        Self { at, reason, is_gone }
+        match error.kind() {
+            io::ErrorKind::NotFound => {
+                Self { at, reason: "the segment is missing".to_owned(), kind: FaultKind::Gone }
+            }
+            _ if may_pass(error) => Self { at, reason: reason(error), kind: FaultKind::Unread },
+            _ => Self { at, reason: reason(error), kind: FaultKind::Damaged },
+        }
     }
 
     fn of_wal(violation: &WalViolation) -> Self {
         let reason = format!("{violation} ({})", violation.numbers());
-        Self { at: violation.lsn(), reason, is_gone: false }
+        Self { at: violation.lsn(), reason, kind: FaultKind::Damaged }
     }
 }
 

@@ -50,6 +50,14 @@ impl Watcher for Paced {
             );
         }
     }
+
+    fn unread(&mut self, file: &str, at: Lsn, reason: &str) {
+        tracing::warn!(
+            detail = "It is served all the same, as far as it can be read.",
+            hint = "Once the reason is gone, \"walhub verify\" reads all WAL again.",
+            "could not read WAL segment \"{file}\" at {at}: {reason}"
+        );
+    }
 }
 
 impl Verifier {

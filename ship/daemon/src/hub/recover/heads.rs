@@ -5,6 +5,7 @@
 use std::io;
 use std::path::Path;
 
+use walhub_engine::files::may_pass;
 use walhub_engine::io::Fs;
 use walhub_proto::lsn::TimelineId;
 use walhub_proto::page::{LONG_HEADER_LEN, PageHeader, PageWant};
@@ -32,6 +33,11 @@ pub fn head_fault(
         Ok(count) => return Some(format!("file ends at offset {count}")),
         // Gone since the directory was read.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        // What could not be read now says nothing about what is there.
+        Err(error) if may_pass(&error) => {
+            tracing::warn!("could not look at a WAL segment: {error}");
+            return None;
+        }
         Err(error) => return Some(error.to_string()),
     }
     let want = PageWant {
