@@ -181,13 +181,16 @@ impl WalReceiver {
         };
         self.next_lsn = size.start_of(lsn);
         self.timeline = timeline.unwrap_or(self.upstream_timeline);
-        // One that the upstream has said it does not have is asked for again: now it is needed.
+        // One that the upstream has said it does not have is asked for again: now it is needed. The upstream
+        // may also have gone on to this timeline since it said which one is its own, and passed others.
         if self.timeline != TimelineId::FIRST
             && !self.known.is_held(self.timeline)
             && self.plan.front() == Some(&Step::StartReplication)
         {
             self.needed = Some(self.timeline);
-            self.plan.push_front(Step::TimelineHistory(self.timeline));
+            self.plan.pop_front();
+            self.plan_histories(self.timeline);
+            self.plan.push_back(Step::StartReplication);
         }
     }
 

@@ -312,11 +312,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     fn reserve_from(&self) -> (Option<Lsn>, Option<TimelineId>) {
         let Some(local) = &self.local else { return (None, None) };
-        let lsn = local
-            .segments
-            .size()
-            .start_of(local.flush_lsn())
-            .max(self.config.shared.oldest_lsn.load());
+        // What is durable and not published yet, a start-up may not find again.
+        let shared = &self.config.shared;
+        let segment = local.segments.size().start_of(shared.flush_lsn.load());
+        let lsn = segment.max(shared.oldest_lsn.load());
         (Some(lsn), Some(local.segments.timeline()))
     }
 

@@ -38,6 +38,26 @@ fn numbers_that_the_newest_history_skips_and_those_before_ours_are_fetched_too()
 }
 
 #[test]
+fn numbers_that_the_upstream_has_passed_since_it_said_who_it_is_are_fetched_too() {
+    let slot = [Some("physical"), Some("0/4000028"), Some("5")];
+    let mut receiver = start(with_slot(false), LocalWal::default(), 150_018);
+    let events = converse(
+        &mut receiver,
+        &[
+            ("IDENTIFY_SYSTEM", identity("3", "0/3000100")),
+            ("SHOW wal_segment_size", segment_size()),
+            ("TIMELINE_HISTORY 2", history(2)),
+            ("TIMELINE_HISTORY 3", history(3)),
+            ("READ_REPLICATION_SLOT \"hub\"", row(&slot)),
+            ("TIMELINE_HISTORY 4", history(4)),
+            ("TIMELINE_HISTORY 5", history(5)),
+            ("START_REPLICATION SLOT \"hub\" 0/4000000 TIMELINE 5", copy_both()),
+        ],
+    );
+    assert_eq!(events.last(), Some(&started(5, 0x400_0000)));
+}
+
+#[test]
 fn a_history_that_is_here_is_not_fetched_again() {
     let mut receiver = start(WalReceiverConfig::default(), local(1, 0x300_0000), 150_018);
     receiver.set_known_histories(known(&[2, 3], &[]));
