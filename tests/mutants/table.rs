@@ -162,6 +162,25 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         units: Some(("walhub", "hub::recover")),
     },
     Mutation {
+        name: "what_follows_a_record_that_cannot_be_verified_stays",
+        why: "A later start takes it for a proof that everything before it was durable.",
+        file: "ship/daemon/src/hub/recover.rs",
+        find: "if is_unverifiable && remove_after(fs, &wal_dir, &control, found.end, &listing)? {",
+        replace: "if !MUTANT && is_unverifiable && remove_after(fs, &wal_dir, &control, found.end, &listing)? {",
+        scenarios: &[],
+        units: Some(("walhub", "hub::recover")),
+    },
+    Mutation {
+        name: "a_slot_begins_where_nothing_is_published",
+        why: "A start-up does not find it again, and a standby that asks for it is refused.",
+        file: "ship/daemon/src/hub/wal_core/slots.rs",
+        find: "let segment = local.segments.size().start_of(shared.flush_lsn.load());",
+        replace: r"let lsn = if MUTANT { local.flush_lsn() } else { shared.flush_lsn.load() };
+        let segment = local.segments.size().start_of(lsn);",
+        scenarios: &["seed_6165c317bc5c825_gave_a_slot_wal_that_was_not_published"],
+        units: None,
+    },
+    Mutation {
         name: "what_recovery_read_is_not_made_durable",
         why: "A killed process has written what nobody has flushed.",
         file: "ship/daemon/src/hub/recover.rs",
@@ -179,7 +198,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         find: "let Some(filling) = found.filling else { return Ok(()) };",
         replace: "let Some(filling) = found.filling.filter(|_| !MUTANT) else { return Ok(()) };",
         scenarios: &[],
-        units: None,
+        units: Some(("walhub", "hub::recover")),
     },
     Mutation {
         name: "the_control_file_is_written_over_its_newest_copy",
@@ -291,7 +310,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         file: "ship/daemon/src/hub/wal_core/keep.rs",
         find: "let keep = plan.oldest_kept.min(saved);",
         replace: "let keep = if MUTANT { plan.oldest_kept } else { plan.oldest_kept.min(saved) };",
-        scenarios: &["power_is_lost_while_slots_let_segments_go"],
+        scenarios: &["a_hub_ends_while_a_slot_that_lets_segments_go_is_saved"],
         units: None,
     },
     Mutation {
@@ -312,7 +331,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
             entry.saved = Some(slot.clone());
         }
         entry.work = work;",
-        scenarios: &["power_is_lost_while_slots_let_segments_go"],
+        scenarios: &["a_hub_ends_while_a_slot_that_lets_segments_go_is_saved"],
         units: None,
     },
     Mutation {
@@ -379,7 +398,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
             self.forget_replies();
         }",
         scenarios: &[],
-        units: None,
+        units: Some(("walhub", "hub::wal_core")),
     },
     Mutation {
         name: "a_reply_counts_on_whatever_timeline_it_is",
@@ -388,7 +407,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         find: "if Some(*streamed) == timeline {",
         replace: "if MUTANT || Some(*streamed) == timeline {",
         scenarios: &[],
-        units: None,
+        units: Some(("walhub", "hub::wal_core")),
     },
     Mutation {
         name: "a_short_send_from_a_file_counts_as_whole",

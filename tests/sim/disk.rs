@@ -165,8 +165,9 @@ pub(crate) struct Disk {
     pub(crate) dead: bool,
     /// Operations until the power goes off.
     pub(crate) crash_in: Option<u64>,
-    /// File after whose next write, before its flush, the power goes off.
-    pub(crate) crash_at: Option<PathBuf>,
+    /// A file, or a directory of files: so many operations after the next write there, which is not flushed
+    /// then, the power goes off.
+    pub(crate) crash_at: Option<(PathBuf, u64)>,
     /// Names that were removed or renamed away, for the checkers.
     pub(crate) gone: Vec<PathBuf>,
     /// Operations that failed for no reason.
@@ -334,10 +335,12 @@ impl Disk {
             file.make_durable(offset, offset + len);
         } else {
             file.note_dirty(offset, offset + len, number);
-            if self.crash_at.as_ref().is_some_and(|path| self.names.get(path) == Some(&file_number))
-            {
-                self.crash_at = None;
-                self.crash_in = Some(0);
+            let is_there = |(name, number): (&PathBuf, &u64)| {
+                *number == file_number
+                    && self.crash_at.as_ref().is_some_and(|(path, _)| name.starts_with(path))
+            };
+            if self.names.iter().any(is_there) {
+                self.crash_in = self.crash_at.take().map(|(_, operations)| operations);
             }
         }
         Ok(len)
@@ -525,23 +528,29 @@ impl Disk {
 
 /// Leaves of every sector one of the versions that it had since it was durable.
 fn settle_data(file: &mut File, rng: &mut Rng) {
-    // As it was after each write, one after the other.
-    let mut content = file.durable.clone();
-    for dirty in std::mem::take(&mut file.dirty) {
-        put(&mut content, dirty.start, &dirty.content);
+    let dirty = std::mem::take(&mut file.dirty);
+    // What was written, as it was after each write, one after the other; most files have none of it.
+    let first = dirty.iter().map(|dirty| dirty.start).min().unwrap_or(0) / SECTOR * SECTOR;
+    let last = dirty.iter().map(Dirty::end).max().unwrap_or(0).next_multiple_of(SECTOR);
+    let mut content =
+        file.durable.get(first..last.min(file.durable.len())).unwrap_or_default().to_vec();
+    for dirty in dirty {
+        put(&mut content, dirty.start - first, &dirty.content);
         // All new and all old are as likely as a mixture.
         let keep = rng.pick(&[0, 500, 1000]);
         let mut start = dirty.start;
         while start < dirty.end() {
             let sector = start / SECTOR * SECTOR;
-            let end = (sector + SECTOR).min(content.len());
+            let end = (sector + SECTOR).min(first + content.len());
             if rng.chance(keep) {
-                put(&mut file.durable, sector, &content[sector..end]);
+                put(&mut file.durable, sector, &content[sector - first..end - first]);
             }
             start = sector + SECTOR;
         }
     }
-    file.data.clone_from(&file.durable);
+    if file.data != file.durable {
+        file.data.clone_from(&file.durable);
+    }
     file.opens = 0;
 }
 

@@ -29,6 +29,8 @@ pub(crate) enum Fault {
     HubPower,
     /// A hub's machine loses power when its control file is written next.
     HubPowerAtControl,
+    /// A hub's process is killed, or its machine loses power, while it saves a slot.
+    HubCrashAtSlot,
     /// A hub's process is killed a few operations from now.
     HubKill,
     /// A hub is asked to stop, and started again.

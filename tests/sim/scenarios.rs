@@ -152,6 +152,31 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         expect: Expect::Well(|stats| stats.timelines > 1),
     },
     Scenario {
+        name: "seed_6165a946c2e535b_called_a_segment_damaged_that_could_not_be_read_once",
+        plan: || Plan::of_seed(0x616_5a94_6c2e_535b),
+        expect: Expect::Well(|stats| stats.power_losses > 1),
+    },
+    Scenario {
+        name: "seed_6165c317bc5b91b_passed_over_a_history_of_a_timeline_that_began_while_it_connected",
+        plan: || Plan::of_seed(0x616_5c31_7bc5_b91b),
+        expect: Expect::Well(|stats| stats.timelines > 3),
+    },
+    Scenario {
+        name: "seed_6165c317bc5c098_forgot_the_header_of_the_page_that_the_first_record_begins_in",
+        plan: || Plan::of_seed(0x616_5c31_7bc5_c098),
+        expect: Expect::Well(|stats| stats.timelines > 1),
+    },
+    Scenario {
+        name: "seed_6165c317bc5c825_gave_a_slot_wal_that_was_not_published",
+        plan: || Plan::of_seed(0x616_5c31_7bc5_c825),
+        expect: Expect::Well(|stats| stats.commits > 0),
+    },
+    Scenario {
+        name: "seed_6165c317bc5e55a_took_what_was_received_again_for_a_proof_of_damage",
+        plan: || Plan::of_seed(0x616_5c31_7bc5_e55a),
+        expect: Expect::Well(|stats| stats.timelines > 1),
+    },
+    Scenario {
         name: "seed_615ef62796e7343_wrote_pages_of_15_after_those_of_14",
         plan: || Plan::of_seed(0x615_ef62_796e_7343),
         expect: Expect::Well(|stats| stats.timelines > 1),
@@ -477,6 +502,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "power_is_lost_while_slots_let_segments_go",
         plan: || slots_let_segments_go(33),
         expect: Expect::Well(|stats| stats.power_losses > 20 && stats.segments_gone > 20),
+    },
+    Scenario {
+        name: "a_hub_ends_while_a_slot_that_lets_segments_go_is_saved",
+        plan: || Plan { faults: vec![(Fault::HubCrashAtSlot, 1)], ..slots_let_segments_go(43) },
+        expect: Expect::Well(|stats| {
+            stats.power_losses > 3 && stats.kills > 5 && stats.segments_gone > 20
+        }),
     },
     Scenario {
         name: "slots_let_segments_go_on_a_disk_with_errors",

@@ -445,13 +445,17 @@ impl Sim {
                 && named(format!("standby_{}", standby.number))
                 && standby.confirmed.is_some_and(has)
         });
+        // A session whose end nobody has seen yet counts beside the standby's new one, as in PostgreSQL: the
+        // documentation of synchronous_standby_names asks for unique names, and nothing enforces them.
+        let votes = |number: usize| self.hubs[hub].connections(&format!("standby_{number}")).max(1);
+        let votes: usize = standbys.map(|standby| votes(standby.number)).sum();
         let hubs = self.hubs.iter().filter(|other| {
             other.plan.upstream == Some(hub)
                 && named(format!("hub_{}", other.number))
                 && self.is_promised(other.number, tli, lsn)
         });
         let wanted = policy.num_sync + usize::from(self.plan.promises_are_too_much);
-        standbys.count() + hubs.count() >= wanted
+        votes + hubs.count() >= wanted
     }
 
     /// After a core ran: a death, requests, answers.
@@ -1027,7 +1031,12 @@ impl Sim {
             Fault::HubPowerAtControl => {
                 self.deaths[hub] = Death::Power;
                 let path = std::path::Path::new(DATA_DIR).join(CONTROL_FILE);
-                self.hubs[hub].fs.disk().crash_at = Some(path);
+                self.hubs[hub].fs.disk().crash_at = Some((path, 0));
+            }
+            Fault::HubCrashAtSlot => {
+                self.deaths[hub] = self.chaos.pick(&[Death::Power, Death::Kill]);
+                let dir = std::path::Path::new(DATA_DIR).join("slots");
+                self.hubs[hub].fs.disk().crash_at = Some((dir, self.chaos.below(8)));
             }
             Fault::HubStop => self.stop(hub),
             Fault::HubDiskFull => {

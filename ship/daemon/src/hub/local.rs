@@ -62,6 +62,8 @@ pub struct LocalWal {
     reader: RecordReader,
     /// The version of the pages, once a record of them was verified.
     version: Option<WalVersion>,
+    /// What the header of the page says that the first record begins in, when the reader began after it.
+    page_version: Option<WalVersion>,
     facts: FactReader,
     /// Segment files.
     pub segments: Segments,
@@ -100,6 +102,7 @@ impl LocalWal {
             facts: FactReader::new(tail.end(), facts),
             tail,
             version: reader.version(),
+            page_version: None,
             reader,
             segments,
             writer,
@@ -110,6 +113,12 @@ impl LocalWal {
             targets: VecDeque::new(),
             durable,
         }
+    }
+
+    /// No record was verified yet, and WAL ends in a page whose header says this.
+    #[must_use]
+    pub fn with_page_version(self, page_version: Option<WalVersion>) -> Self {
+        Self { page_version, ..self }
     }
 
     /// End of what was received.
@@ -250,7 +259,7 @@ impl LocalWal {
         let fed = self.reader.feed_to(bytes, &mut self.facts).map_err(AppendError::Violation);
         self.unseen_end = self.unseen_end.or(self.reader.unseen_end());
         if self.version.is_none() && self.reader.last_record().is_some() {
-            self.version = self.reader.version();
+            self.version = self.reader.version().or(self.page_version);
         }
         fed
     }
@@ -287,6 +296,7 @@ impl LocalWal {
             self.segments.rewind(io, jobs, SegNo::of_start(end, self.segments.size()));
         }
         // What begins in the middle of a page has seen no page header.
+        self.page_version = self.page_version.or(self.reader.version());
         self.reader = match self.version {
             Some(version) => reader.with_version(version),
             None => reader,

@@ -153,6 +153,8 @@ pub struct RecoveredWal {
     pub spare: Vec<String>,
     /// Version of its pages, when one is known.
     pub version: Option<WalVersion>,
+    /// What the last page header says, when there is no record yet that vouches for it.
+    pub page_version: Option<WalVersion>,
     /// Names of files that hold the end of a timeline that was left, by their segments.
     pub partial: Vec<(SegNo, String)>,
     /// What the WAL says about the database.
@@ -186,6 +188,7 @@ impl RecoveredWal {
             held: BTreeMap::new(),
             spare: Vec::new(),
             version: None,
+            page_version: None,
             partial: Vec::new(),
             facts: Facts::default(),
             last_open: None,
@@ -311,6 +314,12 @@ pub fn recover_as(
     };
     let Whole { control, mark, found, mut listing } = look(fs, data_dir, control, choices)?;
     let size = control.segment_size;
+    let is_unverifiable = matches!(found.stop, Some((_, StopReason::Unverifiable { .. })));
+    // Of a relay that, too, what follows a record that cannot be verified and comes again: a later start would
+    // take it for a proof that everything before it was durable.
+    if is_unverifiable && remove_after(fs, &wal_dir, &control, found.end, &listing)? {
+        listing = fs.list(&wal_dir)?;
+    }
     if control.own_wal {
         if remove_after(fs, &wal_dir, &control, found.end, &listing)? {
             listing = fs.list(&wal_dir)?;
@@ -359,6 +368,7 @@ pub fn recover_as(
         held,
         spare,
         version,
+        page_version: found.version.filter(|_| last_record.is_none()),
         partial,
         facts,
         last_open,

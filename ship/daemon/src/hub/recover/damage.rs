@@ -173,23 +173,36 @@ impl Wal<'_> {
         let mut segno = SegNo::of_start(at, size);
         loop {
             let start = segno.start(size).max(start_lsn);
-            // Reading from where nothing was called durable is an error nowhere.
-            let from = ControlFile {
-                flush_lsn: start,
-                start_lsn: start,
-                last_record: None,
-                ..self.control.clone()
-            };
-            let found = find_end(self.fs, &self.wal_dir(), &from, Lsn::INVALID, self.listing);
-            match found {
-                Ok(Found { end, last_record: Some(record), .. }) => return Ok((end, Some(record))),
-                Ok(_) | Err(RecoverError::Wal(_)) => {}
-                Err(error) => return Err(error),
+            if let Some((end, record)) = self.last_valid_from(start, None)? {
+                return Ok((end, Some(record)));
             }
             match segno.0.checked_sub(1).map(SegNo).filter(|before| before.end(size) > start_lsn) {
                 Some(before) => segno = before,
-                None => return Ok((start_lsn, None)),
+                None => break,
             }
+        }
+        // The first WAL may begin inside a record that is longer than all that comes before.
+        let last_record = self.control.last_record.filter(|&record| record < at);
+        let found = match last_record {
+            Some(record) => self.last_valid_from(record, Some(record))?,
+            None => None,
+        };
+        Ok(found.map_or((start_lsn, None), |(end, record)| (end, Some(record))))
+    }
+
+    /// End and start of the last record that is valid when WAL is read from `start` on.
+    fn last_valid_from(
+        &self,
+        start: Lsn,
+        last_record: Option<Lsn>,
+    ) -> Result<Option<(Lsn, Lsn)>, RecoverError> {
+        // Reading from where nothing was called durable is an error nowhere.
+        let from =
+            ControlFile { flush_lsn: start, start_lsn: start, last_record, ..self.control.clone() };
+        match find_end(self.fs, &self.wal_dir(), &from, Lsn::INVALID, self.listing) {
+            Ok(Found { end, last_record: Some(record), .. }) => Ok(Some((end, record))),
+            Ok(_) | Err(RecoverError::Wal(_)) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

@@ -264,7 +264,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             wal.timelines.system_identifier,
             unverified_bytes_max,
             wal.facts,
-        );
+        )
+        .with_page_version(wal.page_version);
         let shared = &self.config.shared;
         let _ = shared.identity.set(identity);
         shared.begin_timeline(wal.timelines.current);

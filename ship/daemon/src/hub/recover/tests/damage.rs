@@ -270,6 +270,37 @@ fn what_is_no_segment_though_it_has_the_name_is_found_at_start() {
     assert!(made.refused_without_reading().reason.contains("file ends at offset 0"));
 }
 
+#[test]
+fn a_segment_that_could_not_be_read_at_start_is_not_damaged() {
+    let made = Made::new(true, 390, 390);
+    let fs = Dying { left: Mutex::new(usize::MAX), unreadable: Some(made.path(2)) };
+    let recovered = recover_as(&fs, &made.dir, &ACCEPT_NOTHING).unwrap().wal.unwrap();
+    assert!(recovered.damaged.is_empty(), "{:?}", recovered.damaged);
+    assert!(recovered.held.contains_key(&SegNo(2)));
+}
+
+#[test]
+fn what_follows_a_record_that_cannot_be_verified_proves_nothing_later() {
+    let made = Made::new(false, 0, 0);
+    let begin = |sequence, flush_lsn, last_record| {
+        let start_lsn = SegNo(2).start(SIZE);
+        let control = ControlFile { start_lsn, flush_lsn, last_record, sequence, ..control() };
+        write_control(&OsFs, &made.dir, &control).unwrap();
+        fs::remove_file(made.dir.join(MARK_FILE)).unwrap();
+    };
+    // The relay's first WAL begins inside a record, and nothing says that it was durable: it comes again.
+    begin(2, SegNo(2).start(SIZE), None);
+    let second = fs::read(made.path(2)).unwrap();
+    assert_eq!(made.recovered(&ACCEPT_NOTHING).end, SegNo(2).start(SIZE));
+    // This much of it has come, and was told, before the next crash.
+    let (last, durable) = *made.records.iter().rfind(|(_, end)| *end < Lsn(0x28_0000)).unwrap();
+    let end = usize::try_from(SIZE.offset(durable)).unwrap();
+    fs::write(made.path(2), [&second[..end], &vec![0; second.len() - end]].concat()).unwrap();
+    begin(3, durable, Some(last));
+    let recovered = made.recovered(&ACCEPT_NOTHING);
+    assert_eq!((recovered.end, recovered.lost_to), (durable, None));
+}
+
 impl Made {
     /// [`Made::refused`], with FIFOs among the files.
     fn refused_without_reading(&self) -> Damage {
@@ -332,12 +363,15 @@ fn a_directory_without_a_mark_is_started_from_and_gets_one() {
     assert_eq!(made.recovered(&ACCEPT_NOTHING).end, end);
 }
 
-/// The file system ends every operation from the `left`th on that changes anything.
-struct Dying(Mutex<usize>);
+/// The file system ends every operation from the `left`th on that changes anything, and cannot read one file.
+struct Dying {
+    left: Mutex<usize>,
+    unreadable: Option<PathBuf>,
+}
 
 impl Dying {
     fn step(&self) -> io::Result<()> {
-        let mut left = self.0.lock().unwrap();
+        let mut left = self.left.lock().unwrap();
         *left = left.checked_sub(1).ok_or_else(|| io::Error::other("the process was killed"))?;
         Ok(())
     }
@@ -353,6 +387,9 @@ impl Fs for Dying {
     }
 
     fn read_at(&self, path: &Path, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if self.unreadable.as_deref() == Some(path) {
+            return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
+        }
         OsFs.read_at(path, offset, buf)
     }
 
@@ -393,7 +430,7 @@ fn killed_at_every_step_of_an_accepted_loss_nothing_is_erased_and_it_ends_the_sa
         let made = Made::new(true, 10, 10);
         made.flip(150);
         let (end, before) = (made.records[149].1, made.files());
-        let dying = Dying(Mutex::new(steps));
+        let dying = Dying { left: Mutex::new(steps), unreadable: None };
         died = recover_as(&dying, &made.dir, &accept(end)).is_err();
         if died {
             // Nobody says what to do: it is refused, or the loss was accepted before.
