@@ -644,7 +644,7 @@ impl<C> Session<C> {
         }
         // Not what this core has heard of: the standby may have heard of more from another one.
         let flush_lsn = around.shared.flush_lsn.load();
-        if seam <= flush_lsn.max(around.shared.sendable_lsn()) {
+        if seam <= flush_lsn {
             return None;
         }
         let name = &self.client.application_name;

@@ -131,12 +131,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// A primary has nothing to say to a standby that has more WAL of its timeline than there ever was: it
     /// has a future that was abandoned. Of a relay the upstream may have that WAL, so there it waits. Where
-    /// a logical slot's client is says nothing about WAL that it has. What is not durable yet has been told
-    /// to who asked, with `forward = received`.
+    /// a logical slot's client is says nothing about WAL that it has.
     fn check_not_ahead(&self, start: &StartStreaming<C>) -> Result<(), Report> {
         let flush_lsn = self.config.shared.flush_lsn.load();
-        let end = flush_lsn.max(self.config.shared.sendable_lsn());
-        if self.own.is_none() || start.logical || start.start <= end {
+        if self.own.is_none() || start.logical || start.start <= flush_lsn {
             return Ok(());
         }
         Err(Report::error(
