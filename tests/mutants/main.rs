@@ -107,6 +107,8 @@ fn simulator(programs: &Programs, number: Option<usize>, scenario: Option<&str>)
 fn units(programs: &Programs, number: Option<usize>, package: &str, filter: &str) -> Command {
     let mut command = Command::new(programs.units(package));
     command.args(["--test-threads=2", filter]);
+    // What fails because of a mutation is no example to be kept beside the sources.
+    command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
     switched(command, number)
 }
 
