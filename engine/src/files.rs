@@ -58,7 +58,7 @@ pub fn reason(error: &io::Error) -> String {
 /// Whether a read failed in a way that says nothing about the content: the device, the limits and the
 /// permissions of this moment. A FIFO or a directory in a file's place does not pass.
 #[must_use]
-pub fn may_pass(error: &io::Error) -> bool {
+pub fn is_read_failure(error: &io::Error) -> bool {
     let passing = [
         Errno::IO,
         Errno::MFILE,

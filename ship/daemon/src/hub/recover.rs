@@ -314,16 +314,14 @@ pub fn recover_as(
     };
     let Whole { control, mark, found, mut listing } = look(fs, data_dir, control, choices)?;
     let size = control.segment_size;
+    // A relay receives it again, and may have less of it at the next start, which would take what is left of it
+    // now for a proof that everything before was durable.
     let is_unverifiable = matches!(found.stop, Some((_, StopReason::Unverifiable { .. })));
-    // Of a relay that, too, what follows a record that cannot be verified and comes again: a later start would
-    // take it for a proof that everything before it was durable.
-    if is_unverifiable && remove_after(fs, &wal_dir, &control, found.end, &listing)? {
+    let has_rest = control.own_wal || is_unverifiable;
+    if has_rest && remove_after(fs, &wal_dir, &control, found.end, &listing)? {
         listing = fs.list(&wal_dir)?;
     }
     if control.own_wal {
-        if remove_after(fs, &wal_dir, &control, found.end, &listing)? {
-            listing = fs.list(&wal_dir)?;
-        }
         zero_after(fs, &wal_dir, &control, found.end)?;
     }
     make_durable(fs, data_dir, &control, &found, &listing)?;

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use walhub_engine::buffer::Buffer;
 use walhub_engine::crc::crc32c;
-use walhub_engine::files::{OsFs, may_pass, reason};
+use walhub_engine::files::{OsFs, is_read_failure, reason};
 use walhub_engine::io::Fs as _;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, TimelineId};
@@ -224,7 +224,7 @@ struct Fault {
     kind: FaultKind,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum FaultKind {
     /// What is there is not what should be.
     Damaged,
@@ -236,13 +236,16 @@ enum FaultKind {
 
 impl Fault {
     fn of_file(at: Lsn, error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::NotFound => {
-                Self { at, reason: "the segment is missing".to_owned(), kind: FaultKind::Gone }
-            }
-            _ if may_pass(error) => Self { at, reason: reason(error), kind: FaultKind::Unread },
-            _ => Self { at, reason: reason(error), kind: FaultKind::Damaged },
-        }
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => FaultKind::Gone,
+            _ if is_read_failure(error) => FaultKind::Unread,
+            _ => FaultKind::Damaged,
+        };
+        let reason = match kind {
+            FaultKind::Gone => "the segment is missing".to_owned(),
+            FaultKind::Damaged | FaultKind::Unread => reason(error),
+        };
+        Self { at, reason, kind }
     }
 
     fn of_wal(violation: &WalViolation) -> Self {
@@ -293,5 +296,26 @@ impl SegmentFile {
             metadata.map(|metadata| (metadata.dev(), metadata.ino())).ok()
         };
         inode(self.file.metadata()) == inode(std::fs::metadata(path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_read_is_not_damaged() {
+        let kind = |errno: Errno| {
+            let error = io::Error::from_raw_os_error(errno.raw_os_error());
+            Fault::of_file(Lsn(1), &error).kind
+        };
+        assert_eq!([Errno::IO, Errno::MFILE].map(kind), [FaultKind::Unread; 2]);
+        // Not found, and what is no file in its place.
+        assert_eq!(kind(Errno::NOENT), FaultKind::Gone);
+        assert_eq!([Errno::ISDIR, Errno::LOOP].map(kind), [FaultKind::Damaged; 2]);
+        let other = Fault::of_file(Lsn(1), &io::Error::other("not a regular file"));
+        assert_eq!((other.kind, other.reason.as_str()), (FaultKind::Damaged, "not a regular file"));
     }
 }

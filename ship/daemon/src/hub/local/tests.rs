@@ -87,6 +87,16 @@ impl Bench {
         }
     }
 
+    /// A record has been received, and nothing of it was written.
+    fn with_a_record() -> Self {
+        let mut bench = Self::new();
+        let (mut wal, mut bytes) = (writer(), Vec::new());
+        wal.append_record(10, 0, 1, &[&[7; 3000]], &mut bytes);
+        let (local, slabs) = (&mut bench.local, &mut bench.slabs);
+        local.append(START, &bytes, &mut |slab| slabs.push(slab)).unwrap();
+        bench
+    }
+
     /// Runs until a write has completed; what came of it is not told to the writer.
     fn first_write(&mut self) -> io::Result<Done> {
         loop {
@@ -270,11 +280,7 @@ fn with_wal_always_coming_in_some_record_is_known_to_be_durable() {
 
 #[test]
 fn a_write_that_the_disk_does_not_take_now_is_made_again_after_a_pause() {
-    let mut bench = Bench::new();
-    let (mut wal, mut bytes) = (writer(), Vec::new());
-    wal.append_record(10, 0, 1, &[&[7; 3000]], &mut bytes);
-    let (local, slabs) = (&mut bench.local, &mut bench.slabs);
-    local.append(START, &bytes, &mut |slab| slabs.push(slab)).unwrap();
+    let mut bench = Bench::with_a_record();
     let wanted = bench.local.verified_lsn();
     for kind in [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted] {
         let result = bench.first_write();
@@ -294,11 +300,7 @@ fn a_write_that_the_disk_does_not_take_now_is_made_again_after_a_pause() {
 
 #[test]
 fn a_flush_that_failed_makes_nothing_durable() {
-    let mut bench = Bench::new();
-    let (mut wal, mut bytes) = (writer(), Vec::new());
-    wal.append_record(10, 0, 1, &[&[7; 3000]], &mut bytes);
-    let (local, slabs) = (&mut bench.local, &mut bench.slabs);
-    local.append(START, &bytes, &mut |slab| slabs.push(slab)).unwrap();
+    let mut bench = Bench::with_a_record();
     let written = bench.first_write();
     assert!(matches!(bench.local.handle_write(&mut bench.io, written), Flushed::NotYet));
     let mut completions = Vec::new();

@@ -5,7 +5,7 @@
 use std::io;
 use std::path::Path;
 
-use walhub_engine::files::may_pass;
+use walhub_engine::files::is_read_failure;
 use walhub_engine::io::Fs;
 use walhub_proto::lsn::TimelineId;
 use walhub_proto::page::{LONG_HEADER_LEN, PageHeader, PageWant};
@@ -34,7 +34,7 @@ pub fn head_fault(
         // Gone since the directory was read.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         // What could not be read now says nothing about what is there.
-        Err(error) if may_pass(&error) => {
+        Err(error) if is_read_failure(&error) => {
             tracing::warn!("could not look at a WAL segment: {error}");
             return None;
         }
