@@ -98,13 +98,19 @@ pub(crate) fn show(out: &mut Encoder, name: &str, value: &str) {
     out.command_complete("SHOW").ready_for_query(b'I');
 }
 
-pub(crate) fn history(out: &mut Encoder, timeline: TimelineId, content: &io::Result<Vec<u8>>) {
+pub(crate) fn history(
+    out: &mut Encoder,
+    timeline: TimelineId,
+    content: &io::Result<Option<Vec<u8>>>,
+) {
     let name = walhub_proto::history::file_name(timeline);
     let content = match content {
-        Ok(content) => content,
-        Err(error) => {
-            let is_absent = error.kind() == io::ErrorKind::NotFound;
-            let sqlstate = if is_absent { SqlState::UNDEFINED_FILE } else { SqlState::IO_ERROR };
+        Ok(Some(content)) => content,
+        other => {
+            let (sqlstate, error) = match other {
+                Err(error) => (SqlState::IO_ERROR, error.to_string()),
+                Ok(_) => (SqlState::UNDEFINED_FILE, "No such file or directory".to_owned()),
+            };
             let text = format!("could not open file \"pg_wal/{name}\": {error}");
             out.report(&Report::error(sqlstate, text)).ready_for_query(b'I');
             return;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 use walhub::hub::append::{Append, AppendAnswer, Appended, NewRecord, Waited, WalRequest};
+use walhub::hub::handle::Hub as _;
 use walhub_engine::crc::crc32c;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::record::{RM_XLOG, RMGR_INFO_MASK, RecordHeader, RecordReader, RecordSink};
@@ -200,7 +201,7 @@ impl Clients {
     }
 
     /// A session does the next thing.
-    pub(crate) fn wake(&mut self, world: &mut World, number: usize, hub: &mut HubMachine) {
+    pub(crate) fn wake(&mut self, world: &mut World, number: usize, hub: &HubMachine) {
         let owner = u32::try_from(number).expect("few");
         let client = &mut self.clients[number];
         if client.busy.is_some() {
@@ -221,10 +222,10 @@ impl Clients {
             let request = rng.pick(&[WalRequest::Checkpoint, WalRequest::SwitchSegment]);
             // A switch costs the rest of a segment.
             self.made += if request == WalRequest::SwitchSegment { 200_000 } else { 0 };
-            Busy::Wal { answer: hub.wal(request, time), request }
+            Busy::Wal { answer: hub.front(time).wal(request), request }
         } else if let (Some(level), true) = (level, client.last_end.is_valid() && rng.chance(100)) {
             let lsn = client.last_end;
-            Busy::Wait { answer: hub.wait(lsn, level, owner, time), lsn, level }
+            Busy::Wait { answer: hub.front(time).wait(lsn, level, owner), lsn, level }
         } else {
             let commit = rng.chance(700) && !self.plan.one_size;
             let count = if commit { rng.below(4) } else { rng.range(1, 3) };
@@ -238,7 +239,7 @@ impl Clients {
                 self.made += bytes(len);
             }
             let append = Append { records, commit: commit.then_some(time), wait: level, owner };
-            Busy::Append { answer: hub.append(append, time), ids, wait: level }
+            Busy::Append { answer: hub.front(time).append(append), ids, wait: level }
         };
         if rng.chance(self.plan.cancel) {
             let patience = rng.log_range(1, 2_000 * MS);
@@ -303,7 +304,7 @@ impl Clients {
     }
 
     /// The server stops: all waits for standbys end.
-    pub(crate) fn cancel_all(&mut self, hub: &mut HubMachine) {
+    pub(crate) fn cancel_all(&mut self, hub: &HubMachine) {
         for (number, client) in self.clients.iter_mut().enumerate() {
             client.canceled = true;
             hub.cancel(u32::try_from(number).expect("few"));

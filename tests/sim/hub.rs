@@ -6,32 +6,23 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::oneshot;
-use walhub::hub::append::{Append, AppendAnswer, Waited, WalRequest};
-use walhub::hub::commits::{Commits, commits};
-use walhub::hub::core_loop::{Core, now};
-use walhub::hub::front::PublishedSlots;
-use walhub::hub::handle::{Client, SlotRequest, SlotRow, StartStreaming, StreamEnd};
-use walhub::hub::messages::{
-    MAILBOX_MESSAGES_MAX, NewSession, StopMode, ToControl, ToWal, Upstream,
-};
-use walhub::hub::moves::places;
+use walhub::hub::assemble::{Assembled, Assembly};
+use walhub::hub::front::{Clock, Front};
+use walhub::hub::handle::{Client, Hub as _, SlotRequest, SlotRow, StartStreaming, StreamEnd};
+use walhub::hub::messages::{ConnectAnswer, StopMode, ToControl, Upstream};
 use walhub::hub::recover::{NewCluster, Recovered, create_cluster, recover};
-use walhub::hub::shared::{Shared, ShipStats, StandbyTable};
-use walhub::hub::ship_core::{ShipConfig, ShipCore};
-use walhub::hub::wal_core::{ShipLink, WalConfig, WalCore, slabs_max};
+use walhub::hub::settings::HubSettings;
 use walhub::hub::writer::FlushMethod;
-use walhub::settings::Settings;
 use walhub_engine::io::{Fs, Io as _};
-use walhub_engine::mailbox::{Sender, mailbox};
 use walhub_proto::command::Command;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
-use walhub_proto::syncrep::{SyncProgress, WaitLevel};
+use walhub_proto::syncrep::WaitLevel;
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::{Report, Severity};
 
@@ -58,7 +49,7 @@ pub(crate) struct HubPlan {
     pub(crate) catchup_cores: usize,
     pub(crate) direct: bool,
     pub(crate) durable_write: bool,
-    pub(crate) settings: Arc<Settings>,
+    pub(crate) settings: Arc<HubSettings>,
     /// Bytes that connected standbys without a slot hold back at most.
     pub(crate) max_wal_size: u64,
     /// Loads of a published position before which another core has a turn, in cases of a thousand.
@@ -89,12 +80,9 @@ struct Downstream {
 pub(crate) struct Life {
     pub(crate) number: u32,
     cores: Vec<SharedCore>,
-    pub(crate) shared: Arc<Shared>,
-    ships: Vec<Arc<ShipStats>>,
-    standbys: Arc<StandbyTable>,
-    pub(crate) slots: PublishedSlots,
-    to_wal: Sender<ToWal<SimConn>>,
-    commits: Commits,
+    pub(crate) front: Front<SimConn>,
+    /// What the control plane's clock shows.
+    clock: Arc<AtomicI64>,
     asks: Arc<Mutex<VecDeque<ToControl>>>,
     downstream: BTreeMap<End, Downstream>,
     next_pid: u32,
@@ -170,9 +158,8 @@ impl HubMachine {
 
     /// Sessions that went from one core to another.
     pub(crate) fn moves(&self) -> u64 {
-        let moved_in = |ship: &Arc<ShipStats>| ship.counts().moved_in.load(Ordering::Relaxed);
-        let ships = self.life.iter().flat_map(|life| &life.ships);
-        self.moves + ships.map(moved_in).sum::<u64>()
+        let rows = self.life.iter().flat_map(|life| life.front.core_stats());
+        self.moves + rows.map(|row| row.moved_in).sum::<u64>()
     }
 
     /// Connections that stream as `name`. Each counts, as in PostgreSQL: one of them may be of a standby
@@ -203,67 +190,41 @@ impl HubMachine {
         let end = recovered.wal.as_ref().map(|wal| wal.end);
         self.check_slots(&recovered)?;
         self.lives += 1;
-        let settings = &self.plan.settings;
-        let cores = self.plan.cores + self.plan.catchup_cores;
-        let ios: Vec<SimIo> =
-            (0..cores).map(|core| SimIo::new(world, self.key(core), &self.fs)).collect();
-        let shared = Arc::new(Shared::default());
-        let standbys =
-            Arc::new(StandbyTable::new(usize::try_from(settings.max_wal_senders).expect("few")));
-        let slots = PublishedSlots::default();
-        let (to_wal, wal_mail) = mailbox(MAILBOX_MESSAGES_MAX, ios[0].waker());
-        let (commits, commit_link) = commits(ios[0].waker());
-        let first_ship = usize::from(self.plan.cores > 1);
-        let live = self.plan.cores - first_ship;
-        let ship_wakers: Vec<_> = ios[first_ship..].iter().map(SimIo::waker).collect();
-        let places = places(&ship_wakers, live);
-        let stats = places.iter().map(|(_, place)| Arc::clone(&place.stats)).collect();
-        let (mut ships, mut ship_cores) = (Vec::new(), VecDeque::new());
-        for ((mail, place), waker) in places.into_iter().zip(ship_wakers) {
-            ships.push(ShipLink { mail, waker, serves: place.serves, sessions: 0 });
-            ship_cores.push_back(ShipCore::new(ShipConfig {
-                shared: Arc::clone(&shared),
-                standbys: Arc::clone(&standbys),
-                place,
-                to_wal: to_wal.clone(),
-                wal_dir: self.wal_dir(),
-                slabs_max: slabs_max(settings),
-                settings: Arc::clone(settings),
-                direct: true,
-            }));
-        }
+        let ios: Vec<SimIo> = (0..self.plan.cores + self.plan.catchup_cores)
+            .map(|core| SimIo::new(world, self.key(core), &self.fs))
+            .collect();
         let asks = Arc::new(Mutex::new(VecDeque::new()));
         let asked = Arc::clone(&asks);
-        let config = WalConfig {
+        let clock = Arc::new(AtomicI64::new(0));
+        let told = Arc::clone(&clock);
+        let method = if self.plan.durable_write {
+            FlushMethod::DurableWrite
+        } else if self.number.is_multiple_of(2) {
+            FlushMethod::BySize
+        } else {
+            FlushMethod::WriteThenSync
+        };
+        let assembly = Assembly {
             data_dir: data.to_path_buf(),
-            shared: Arc::clone(&shared),
-            standbys: Arc::clone(&standbys),
-            mail: wal_mail,
-            ships,
+            recovered,
+            fs: Box::new(self.fs.clone()),
+            clock: Clock(Box::new(move || Timestamp(told.load(Ordering::Relaxed)))),
+            settings: Arc::clone(&self.plan.settings),
+            wakers: ios.iter().map(SimIo::waker).collect(),
+            catchup_cores: self.plan.catchup_cores,
+            direct: self.plan.direct,
+            method,
+            max_wal_size: self.plan.max_wal_size,
             control: Box::new(move |ask| {
                 asked.lock().expect("nobody panics with it").push_back(ask)
             }),
-            slots: Arc::clone(&slots),
-            commits: commit_link,
-            settings: Arc::clone(settings),
-            direct: self.plan.direct,
-            method: if self.plan.durable_write {
-                FlushMethod::DurableWrite
-            } else if self.number.is_multiple_of(2) {
-                FlushMethod::BySize
-            } else {
-                FlushMethod::WriteThenSync
-            },
-            max_wal_size: self.plan.max_wal_size,
         };
-        let mut wal = Some(WalCore::new(config, recovered, now(&ios[0])));
-        let alone = self.plan.cores == 1;
-        let cores = ios.into_iter().map(|io| {
-            let wal = wal.take();
-            let ship = if wal.is_some() && !alone { None } else { ship_cores.pop_front() };
-            Rc::new(RefCell::new((io, Core { wal, ship })))
+        let Assembled { front, cores } = assembly.assemble();
+        let begun = ios.into_iter().zip(cores).map(|(io, core)| {
+            let core = core.begin(&io);
+            Rc::new(RefCell::new((io, core)))
         });
-        let cores: Vec<_> = cores.collect();
+        let cores: Vec<SharedCore> = begun.collect();
         for number in 0..cores.len() {
             world.borrow_mut().run_soon(self.key(number));
         }
@@ -271,12 +232,8 @@ impl HubMachine {
         self.life = Some(Life {
             number: self.lives,
             cores,
-            shared,
-            ships: stats,
-            standbys,
-            slots,
-            to_wal,
-            commits,
+            front,
+            clock,
             asks,
             downstream: BTreeMap::new(),
             next_pid: 1000 * self.lives,
@@ -328,7 +285,7 @@ impl HubMachine {
             return Ok(());
         }
         let core = Rc::clone(&life.cores[key.core]);
-        let shared = Arc::clone(&life.shared);
+        let shared = life.front.shared();
         let mut claimed = self.claimed;
         let turn = || {
             let (io, core) = &mut *core.borrow_mut();
@@ -342,7 +299,7 @@ impl HubMachine {
         self.preempt_rng = preemption.rng;
         self.preempted += preemption.count;
         life.ended = preemption.ended;
-        self.claimed = claimed.max(life.shared.flush_lsn.load());
+        self.claimed = claimed.max(life.front.shared().flush_lsn.load());
         match outcome {
             Ok(None) => return Ok(()),
             Ok(Some(true)) => {}
@@ -371,7 +328,7 @@ impl HubMachine {
     /// Published positions are in order and never go back.
     fn check_published(&mut self) -> Result<(), String> {
         let Some(life) = &self.life else { return Ok(()) };
-        let shared = &life.shared;
+        let shared = life.front.shared();
         let seen =
             [&shared.flush_lsn, &shared.write_lsn, &shared.received_lsn].map(|lsn| lsn.load());
         let [flush, write, received] = seen;
@@ -403,98 +360,63 @@ impl HubMachine {
                 ToControl::Stopped => out.push(Ask::Stopped),
                 // A simulated attempt is answered in any case.
                 ToControl::Status | ToControl::Promoted | ToControl::GiveUpConnecting => {}
-                ToControl::Commits => {
-                    let shared = &life.shared;
-                    life.commits.look(|| wait_positions(shared));
-                }
+                ToControl::Commits => life.front.look(),
                 ToControl::Failed(why) => return Err(format!("hub {} failed: {why}", self.number)),
             }
         }
         Ok(out)
     }
 
-    /// Appends for a session.
+    /// The control plane, at that time.
     ///
     /// # Panics
     /// If the hub is down.
-    pub(crate) fn append(&mut self, append: Append, now: Timestamp) -> AppendAnswer {
-        self.life.as_mut().expect("the hub is up").commits.append(append, now)
-    }
-
-    /// Waits for a session.
-    ///
-    /// # Panics
-    /// If the hub is down.
-    pub(crate) fn wait(
-        &mut self,
-        lsn: Lsn,
-        level: WaitLevel,
-        owner: u32,
-        now: Timestamp,
-    ) -> oneshot::Receiver<Waited> {
-        let life = self.life.as_mut().expect("the hub is up");
-        let shared = &life.shared;
-        life.commits.wait(lsn, level, owner, now, || wait_positions(shared))
-    }
-
-    /// Asks for something else.
-    ///
-    /// # Panics
-    /// If the hub is down.
-    pub(crate) fn wal(
-        &mut self,
-        request: WalRequest,
-        now: Timestamp,
-    ) -> oneshot::Receiver<Result<Lsn, Report>> {
-        self.life.as_mut().expect("the hub is up").commits.wal(request, now)
+    pub(crate) fn front(&self, now: Timestamp) -> &Front<SimConn> {
+        let life = self.life.as_ref().expect("the hub is up");
+        life.clock.store(now.0, Ordering::Relaxed);
+        &life.front
     }
 
     /// Ends a session's wait for standbys.
-    pub(crate) fn cancel(&mut self, owner: u32) {
-        if let Some(life) = &mut self.life {
-            life.commits.cancel(owner);
+    pub(crate) fn cancel(&self, owner: u32) {
+        if let Some(life) = &self.life {
+            life.front.cancel_wait(owner);
         }
     }
 
     /// The answer to [`Ask::Connect`].
     pub(crate) fn connected(&self, conn: Result<SimConn, String>) {
         let Some(life) = &self.life else { return };
-        let mail = match conn {
-            Ok(conn) => ToWal::Connected(Upstream {
+        life.front.answer_connect(match conn {
+            Ok(conn) => ConnectAnswer::Connected(Upstream {
                 conn,
                 unread: Vec::new(),
                 server_version: "15.18".to_owned(),
                 server_version_num: 150_018,
             }),
-            Err(reason) => ToWal::ConnectFailed(reason),
-        };
-        assert!(life.to_wal.send(mail).is_ok(), "the wal core does not read its mail");
+            Err(reason) => ConnectAnswer::Failed(reason),
+        });
     }
 
     /// A fast shutdown begins.
     pub(crate) fn stop(&self) {
         if let Some(life) = &self.life {
-            assert!(
-                life.to_wal.send(ToWal::Stop(StopMode::Fast)).is_ok(),
-                "the wal core does not read its mail"
-            );
+            life.front.stop(StopMode::Fast);
         }
     }
 
     /// The timeline that it is on, when it is up.
     pub(crate) fn timeline(&self) -> Option<TimelineId> {
-        let positions = self.life.as_ref()?.shared.positions()?;
+        let positions = self.life.as_ref()?.front.positions()?;
         Some(positions.timeline)
     }
 
     /// A session waits for a position that is here, as of a relay: everything that is published is looked
     /// at, and noted.
-    pub(crate) fn wait_for_nothing(&mut self) {
-        if let Some(life) = &mut self.life {
-            let (lsn, shared) = (life.shared.flush_lsn.load(), &life.shared);
-            let level = WaitLevel::LocalFlush;
-            let positions = || wait_positions(shared);
-            drop(life.commits.wait(lsn, level, u32::MAX, Timestamp(0), positions));
+    pub(crate) fn wait_for_nothing(&self) {
+        if let Some(life) = &self.life {
+            let lsn = life.front.shared().flush_lsn.load();
+            drop(life.front.wait(lsn, WaitLevel::LocalFlush, u32::MAX));
         }
     }
 
@@ -511,22 +433,14 @@ impl HubMachine {
     /// The hub is to become the primary of its WAL.
     pub(crate) fn promote(&self) {
         if let Some(life) = &self.life {
-            let (reply, _) = oneshot::channel();
-            assert!(
-                life.to_wal.send(ToWal::Promote(reply)).is_ok(),
-                "the wal core does not read its mail"
-            );
+            drop(life.front.promote());
         }
     }
 
     /// A reload of unchanged settings: "try the upstream again".
     pub(crate) fn reload(&self) {
         if let Some(life) = &self.life {
-            let settings = Arc::clone(&self.plan.settings);
-            assert!(
-                life.to_wal.send(ToWal::Settings(settings)).is_ok(),
-                "the wal core does not read its mail"
-            );
+            life.front.reload(Arc::clone(&self.plan.settings));
         }
     }
 
@@ -645,27 +559,15 @@ impl HubMachine {
         if let Some(downstream) = life.downstream.remove(&end)
             && downstream.owns_temporary
         {
-            let (reply, _) = oneshot::channel();
-            let request = SlotRequest::DropTemporary { owner: downstream.client.pid };
-            assert!(
-                life.to_wal.send(ToWal::Slot(request, reply)).is_ok(),
-                "the wal core does not read its mail"
-            );
+            drop(life.front.slot(SlotRequest::DropTemporary { owner: downstream.client.pid }));
         }
         world.net.close(world.now, end);
     }
 
     fn command(&mut self, world: &World, end: End, command: Command) {
-        let history = match &command {
-            Command::TimelineHistory { timeline } => {
-                self.fs.read(&self.wal_dir().join(walhub_proto::history::file_name(*timeline)))
-            }
-            _ => Ok(Vec::new()),
-        };
         let Some(life) = &mut self.life else { return };
         let Some(downstream) = life.downstream.get_mut(&end) else { return };
-        let (Some(identity), Some(positions)) =
-            (life.shared.identity.get(), life.shared.positions())
+        let (Some(identity), Some(positions)) = (life.front.identity(), life.front.positions())
         else {
             let report =
                 Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up");
@@ -686,37 +588,24 @@ impl HubMachine {
                 talk.answer(|out| answers::show(out, &name, &identity.segment_size.to_string()))
             }
             Command::TimelineHistory { timeline } => {
+                let history = life.front.timeline_history(timeline);
                 talk.answer(|out| answers::history(out, timeline, &history))
             }
             Command::ReadReplicationSlot { slot } => {
-                let rows = life.slots.load();
+                let rows = life.front.slots();
                 let row = rows.iter().find(|row| row.slot_name == slot);
                 talk.answer(|out| {
                     answers::read_slot(out, row.map(|row| (row.restart_lsn, row.restart_tli)))
                 });
             }
             Command::CreateReplicationSlot { slot, temporary, .. } => {
-                let (reply, answer) = oneshot::channel();
                 let owner = downstream.client.pid;
                 downstream.owns_temporary |= temporary;
                 let request =
                     SlotRequest::Create { name: slot.clone(), temporary, reserve_wal: true, owner };
-                assert!(
-                    life.to_wal.send(ToWal::Slot(request, reply)).is_ok(),
-                    "the wal core does not read its mail"
-                );
-                downstream.phase = Phase::Slot(slot, answer);
+                downstream.phase = Phase::Slot(slot, life.front.slot(request));
             }
             Command::StartReplication { slot, start, timeline } => {
-                let (reply, answer) = oneshot::channel();
-                let Some(standby) = life.standbys.claim() else {
-                    let report = Report::fatal(SqlState::TOO_MANY_CONNECTIONS, "too many");
-                    talk.answer(|out| {
-                        out.report(&report);
-                    });
-                    downstream.phase = Phase::Leaving;
-                    return;
-                };
                 let start = Box::new(StartStreaming {
                     conn: SimConn::new(end, &world.net.dropped),
                     unread: std::mem::take(&mut talk.input),
@@ -726,17 +615,11 @@ impl HubMachine {
                     timeline: timeline.unwrap_or(positions.timeline),
                     client: downstream.client.clone(),
                 });
-                let mail = ToWal::Start(NewSession { start, standby, reply });
-                assert!(life.to_wal.send(mail).is_ok(), "the wal core does not read its mail");
-                downstream.phase = Phase::Streaming(answer);
+                downstream.phase = Phase::Streaming(life.front.start(start));
             }
             other => panic!("a standby sent {other:?}"),
         }
     }
-}
-
-fn wait_positions(shared: &Shared) -> (Lsn, SyncProgress) {
-    (shared.flush_lsn.load(), shared.synced.load())
 }
 
 fn refuse(downstream: &mut Downstream, world: &mut World, hub: usize, end: End, report: &Report) {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walhub::hub::recover::NewCluster;
+use walhub::hub::settings::{Forward, HubSettings, ZerocopySend};
 use walhub::hub::wal_core::MAX_WAL_SIZE;
-use walhub::settings::{Forward, Settings, ZerocopySend};
+use walhub::settings::Settings;
 use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::syncrep::{SyncRepConfig, WaitLevel, WaitMode};
@@ -94,10 +95,10 @@ pub(crate) struct Plan {
     pub(crate) restore: Option<RestorePlan>,
 }
 
-fn settings(rng: &mut Rng, slots_bounded: bool) -> Settings {
+fn settings(rng: &mut Rng, slots_bounded: bool) -> HubSettings {
     let mb = |count: u64| count << 20;
     let timeout = |rng: &mut Rng| Some(Duration::from_millis(rng.log_range(2_000, 15_000)));
-    let mut settings = Settings::default();
+    let mut settings = Settings::default().hub;
     settings.primary_conninfo = "host=upstream".to_owned();
     settings.tail_cache_size = mb(rng.pick(&[4, 4, 6, 8]));
     settings.wal_keep_size = mb(rng.pick(&[0, 0, 1, 4]));
@@ -422,7 +423,7 @@ impl HubPlan {
     }
 }
 
-fn hub(rng: &mut Rng, base: &Settings, upstream: Option<usize>) -> HubPlan {
+fn hub(rng: &mut Rng, base: &HubSettings, upstream: Option<usize>) -> HubPlan {
     let mut settings = base.clone();
     if upstream.is_some() || rng.chance(500) {
         settings.primary_slot_name = Some(format!("hub_{}", rng.below(1 << 30)));

@@ -296,8 +296,7 @@ impl Primary {
             }
             Command::TimelineHistory { timeline } => {
                 let history = self.source.history_of(timeline);
-                let content = history.map(|history| history.content().to_vec());
-                let content = content.ok_or(std::io::ErrorKind::NotFound.into());
+                let content = Ok(history.map(|history| history.content().to_vec()));
                 talk.answer(|out| answers::history(out, timeline, &content));
             }
             Command::ReadReplicationSlot { slot } => {

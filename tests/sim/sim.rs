@@ -16,6 +16,7 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
+use walhub::hub::handle::Hub as _;
 use walhub::hub::recover::CONTROL_FILE;
 use walhub_engine::io::Fs as _;
 use walhub_proto::history::TimelineHistory;
@@ -402,7 +403,7 @@ impl Sim {
             Event::Wake(Actor::Client(number), _) => {
                 let world = Rc::clone(&self.world);
                 if let Some(clients) = &mut self.clients {
-                    clients.wake(&mut world.borrow_mut(), number, &mut self.hubs[0]);
+                    clients.wake(&mut world.borrow_mut(), number, &self.hubs[0]);
                 }
                 // Some are answered at once.
                 self.take_answers()
@@ -490,15 +491,15 @@ impl Sim {
         let (Some(plan), Some(life)) = (&self.plan.promoted, &machine.life) else { return Ok(()) };
         // What a process does between its death and the end of its turn, nobody sees.
         let is_dead = machine.fs.disk().dead;
-        let is_primary = life.shared.is_primary.load(Ordering::Acquire);
+        let is_primary = life.front.shared().is_primary.load(Ordering::Acquire);
         if is_dead || !is_primary || self.promotion == Promotion::Done {
             return Ok(());
         }
         if self.promotion != Promotion::Asked {
             return Err("a hub was promoted that nobody asked".to_owned());
         }
-        let tli =
-            TimelineId::new(life.shared.timeline.load(Ordering::Acquire)).expect("a timeline");
+        let tli = TimelineId::new(life.front.shared().timeline.load(Ordering::Acquire))
+            .expect("a timeline");
         let name = walhub_proto::history::file_name(tli);
         let path = machine.wal_dir().join(name);
         // The checker's own look does not fail.
@@ -580,7 +581,7 @@ impl Sim {
             return Ok(());
         };
         let timeline = self.primary.source.current().tli;
-        let (end, size) = (life.shared.flush_lsn.load(), self.plan.segment_size);
+        let (end, size) = (life.front.shared().flush_lsn.load(), self.plan.segment_size);
         let mut from = self.primary.source.current().end();
         while from < end {
             let segno = SegNo::of_start(from, size);
@@ -708,8 +709,9 @@ impl Sim {
         let end = end.unwrap_or_default();
         if end < flushed {
             let life = self.hubs[hub].life.as_ref();
-            let timeline =
-                life.and_then(|life| life.shared.positions()).map(|positions| positions.timeline);
+            let timeline = life
+                .and_then(|life| life.front.shared().positions())
+                .map(|positions| positions.timeline);
             let files = self.hubs[hub].fs.list(&self.hubs[hub].wal_dir()).unwrap_or_default();
             let files: Vec<String> = files.into_iter().map(|entry| entry.name).collect();
             return Err(format!(
@@ -742,7 +744,7 @@ impl Sim {
     fn check_wal(&self, hub: usize) -> Result<(), String> {
         let machine = &self.hubs[hub];
         let limit = match &machine.life {
-            Some(life) => life.shared.flush_lsn.load(),
+            Some(life) => life.front.shared().flush_lsn.load(),
             None => machine.flushed,
         };
         let (dir, size) = (machine.wal_dir(), self.plan.segment_size);
@@ -783,7 +785,7 @@ impl Sim {
             return Ok(());
         }
         let Some(life) = &self.hubs[hub].life else { return Ok(()) };
-        let (flush, size) = (life.shared.flush_lsn.load(), self.plan.segment_size);
+        let (flush, size) = (life.front.shared().flush_lsn.load(), self.plan.segment_size);
         for path in gone {
             let name = path
                 .file_name()
@@ -920,7 +922,7 @@ impl Sim {
     fn stop(&mut self, hub: usize) {
         self.hubs[hub].stop();
         if let Some(clients) = self.clients.as_mut().filter(|_| hub == 0) {
-            clients.cancel_all(&mut self.hubs[0]);
+            clients.cancel_all(&self.hubs[0]);
         }
     }
 
@@ -960,12 +962,16 @@ impl Sim {
             return Some("the primary has not flushed".to_owned());
         }
         for hub in &self.hubs {
-            let Some(positions) = hub.life.as_ref().and_then(|life| life.shared.positions()) else {
+            let Some(positions) =
+                hub.life.as_ref().and_then(|life| life.front.shared().positions())
+            else {
                 return Some(format!("hub {} is down or has no WAL", hub.number));
             };
             if positions.flush_lsn != end || positions.timeline != tli {
-                let state =
-                    hub.life.as_ref().map_or("down", |life| life.shared.receiver.state_name());
+                let state = hub
+                    .life
+                    .as_ref()
+                    .map_or("down", |life| life.front.shared().receiver.state_name());
                 return Some(format!(
                     "hub {} ({state}) is at {positions:?}, the primary at {end} on timeline {tli}",
                     hub.number
@@ -1045,7 +1051,7 @@ impl Sim {
                 let known = self.hubs[hub]
                     .life
                     .as_ref()
-                    .is_some_and(|life| life.shared.identity.get().is_some());
+                    .is_some_and(|life| life.front.identity().is_some());
                 self.hubs[hub].fs.disk().full = full && known;
             }
             Fault::Reset => {

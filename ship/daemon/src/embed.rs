@@ -41,6 +41,7 @@
 //! data directory that is removed, moved or replaced under an open log.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -102,7 +103,7 @@ pub struct Message<'a> {
 /// WAL of its own, open in this process.
 #[derive(Debug)]
 pub struct Log {
-    front: Arc<Front>,
+    front: Arc<Front<OwnedFd>>,
     addresses: Vec<SocketAddr>,
     requests: mpsc::UnboundedSender<Request>,
     thread: Option<JoinHandle<anyhow::Result<ExitCode>>>,
@@ -121,7 +122,7 @@ impl Log {
             anyhow::anyhow!(all.join("; "))
         })?;
         anyhow::ensure!(
-            settings.primary_conninfo.is_empty(),
+            settings.hub.primary_conninfo.is_empty(),
             "a log has WAL of its own: primary_conninfo cannot be set"
         );
         let data_dir = DataDir::open_or_create(&options.data_dir)

@@ -70,7 +70,7 @@ impl Connections {
     /// When not even the standbys and an operator have theirs.
     pub(crate) fn of(settings: &Settings, nofile: Option<u64>) -> Result<Self, Insufficient> {
         let (senders, sessions) =
-            (u64::from(settings.max_wal_senders), u64::from(settings.max_connections));
+            (u64::from(settings.hub.max_wal_senders), u64::from(settings.max_connections));
         let small = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
         let wanted = (senders + sessions).clamp(UNADMITTED_MIN, UNADMITTED_MAX);
         let nofile = nofile.unwrap_or(u64::MAX);
@@ -107,7 +107,7 @@ impl Connections {
 
 /// Descriptors of as many standbys as there may be: their sockets, and the segments of those that catch up.
 pub(crate) fn files_of_standbys(settings: &Settings) -> u64 {
-    let senders = u64::from(settings.max_wal_senders);
+    let senders = u64::from(settings.hub.max_wal_senders);
     senders + senders.min(CATCHING_UP_MAX)
 }
 
@@ -138,7 +138,7 @@ pub(crate) fn check_at_start(settings: &Settings) -> anyhow::Result<Connections>
 }
 
 fn check_settings(settings: &Settings) -> Result<(), Insufficient> {
-    let (senders, reserved) = (settings.max_wal_senders, settings.reserved_connections());
+    let (senders, reserved) = (settings.hub.max_wal_senders, settings.reserved_connections());
     if senders > WAL_SENDERS_MAX {
         return Err(insufficient(
             "max_wal_senders is larger than what a core can serve",
@@ -194,7 +194,7 @@ mod tests {
 
     fn settings(connections: u32, senders: u32) -> Settings {
         let mut settings = Settings::default();
-        (settings.max_connections, settings.max_wal_senders) = (connections, senders);
+        (settings.max_connections, settings.hub.max_wal_senders) = (connections, senders);
         settings
     }
 

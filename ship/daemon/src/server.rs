@@ -21,7 +21,6 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use walhub_engine::files::OsFs;
-use walhub_engine::mailbox::Sender;
 use walhub_proto::lsn::{Lsn, SystemIdentifier};
 use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegmentSize;
@@ -32,12 +31,11 @@ use crate::control::session::Services;
 use crate::datadir::{DataDir, Status};
 use crate::hub::front::{Front, SenderAddress};
 use crate::hub::handle::Hub as _;
-use crate::hub::messages::{StopMode, ToControl, ToWal, Upstream};
+use crate::hub::messages::{ConnectAnswer, StopMode, ToControl, Upstream};
 use crate::hub::recover::{Choices, NewCluster, Recovered, create_cluster, recover, recover_as};
 use crate::limits::{self, Connections};
 use crate::settings::{Reloader, Settings};
 use crate::signals::{Request, ShutdownMode, Signals};
-use cores::Cores;
 use notify::Notify;
 use shared_loop::SharedLoop;
 use title::Title;
@@ -135,8 +133,8 @@ impl Ready {
             )),
         })?;
         let settings = Arc::new(settings);
-        if !settings.primary_conninfo.is_empty() {
-            parse_conninfo(&settings.primary_conninfo)
+        if !settings.hub.primary_conninfo.is_empty() {
+            parse_conninfo(&settings.hub.primary_conninfo)
                 .map_err(|error| anyhow::anyhow!("invalid connection string syntax: {error}"))?;
         }
         let connections = limits::check_at_start(&settings)?;
@@ -153,20 +151,12 @@ impl Ready {
         let (to_control, from_hub) = mpsc::unbounded_channel();
         let disk = cores::choose_disk(data_dir.path(), &settings)?;
         let (settings_sender, settings_receiver) = watch::channel(Arc::clone(&settings));
-        let cores = Cores::start(data_dir.path(), &settings, disk, recovered, to_control)?;
-        let front = Arc::new(Front::new(
-            Arc::clone(&cores.shared),
-            Arc::clone(&cores.standbys),
-            Arc::clone(&cores.slots),
-            cores.to_wal.clone(),
-            cores.commits,
-            data_dir.pg_wal(),
-            settings_receiver.clone(),
-        ));
+        let (front, shared_loop) =
+            cores::start(data_dir.path(), &settings, disk, recovered, to_control)?;
+        let front = Arc::new(front);
         let listener = listen(&settings)?;
         announce(&data_dir, &settings, &listener);
         let server = Server {
-            to_wal: cores.to_wal,
             front,
             settings: settings_sender,
             settings_receiver,
@@ -178,14 +168,13 @@ impl Ready {
             attempt: None,
             notices: Notices::default(),
         };
-        let shared_loop = cores.shared_loop;
         let verifier = recovered_to
-            .map(|to| Verifier::start(data_dir.path().to_owned(), to, Arc::clone(&cores.shared)));
+            .map(|to| Verifier::start(data_dir.path().to_owned(), to, Arc::clone(&server.front)));
         Ok(Self { server, listener, from_hub, shared_loop, verifier, data_dir })
     }
 
     /// The hub, for who is in the same process.
-    pub(crate) fn front(&self) -> Arc<Front> {
+    pub(crate) fn front(&self) -> Arc<Front<OwnedFd>> {
         Arc::clone(&self.server.front)
     }
 
@@ -212,7 +201,7 @@ fn recover_or_create(
     settings: &Settings,
     accept_loss_after: Option<Lsn>,
 ) -> anyhow::Result<Recovered> {
-    let has_upstream = !settings.primary_conninfo.is_empty();
+    let has_upstream = !settings.hub.primary_conninfo.is_empty();
     let choices = Choices { accept_loss_after, has_upstream };
     let recovered = recover_as(&OsFs, data_dir.path(), &choices)?;
     if recovered.is_promoted() && has_upstream {
@@ -289,8 +278,7 @@ fn announce(data_dir: &DataDir, settings: &Settings, listener: &Listener) {
 }
 
 struct Server {
-    to_wal: Sender<ToWal<OwnedFd>>,
-    front: Arc<Front>,
+    front: Arc<Front<OwnedFd>>,
     settings: watch::Sender<Arc<Settings>>,
     settings_receiver: watch::Receiver<Arc<Settings>>,
     reloader: Reloader,
@@ -378,7 +366,7 @@ impl Server {
                     if may_drain {
                         draining = true;
                         terminate.send_replace(true);
-                        self.mail(ToWal::Stop(StopMode::Fast));
+                        self.front.stop(StopMode::Fast);
                     }
                 }
             }
@@ -432,11 +420,6 @@ impl Server {
         }
     }
 
-    /// The wal core reads its mail at each turn, so it is never full.
-    fn mail(&self, mail: ToWal<OwnedFd>) {
-        assert!(self.to_wal.send(mail).is_ok(), "the wal core does not read its mail");
-    }
-
     fn reload(&mut self) {
         if let Some(settings) = self.reloader.reload() {
             let settings = Arc::new(settings.clone());
@@ -444,26 +427,25 @@ impl Server {
         }
         self.notices.forget();
         // Unchanged settings too: a reload is how the operator has the upstream tried again.
-        let settings = Arc::clone(&self.settings.borrow());
-        self.mail(ToWal::Settings(settings));
+        self.front.reload(Arc::new(self.settings.borrow().hub.clone()));
     }
 
     fn connect(&mut self, conninfo: String) {
-        let (front, to_wal) = (Arc::clone(&self.front), self.to_wal.clone());
+        let front = Arc::clone(&self.front);
         let settings = self.settings.borrow();
         let name = if settings.cluster_name.is_empty() { "walhub" } else { &settings.cluster_name };
         let options = ConnectOptions {
             fallback_application_name: name.to_owned(),
-            timeout: settings.wal_receiver_timeout,
+            timeout: settings.hub.wal_receiver_timeout,
             notices: self.notices.clone(),
         };
         drop(settings);
         self.attempt = Some(tokio::task::spawn_local(async move {
-            let mail = match try_connect(&conninfo, options, &front).await {
-                Ok(upstream) => ToWal::Connected(upstream),
-                Err(mail) => mail,
+            let answer = match try_connect(&conninfo, options, &front).await {
+                Ok(upstream) => ConnectAnswer::Connected(upstream),
+                Err(answer) => answer,
             };
-            assert!(to_wal.send(mail).is_ok(), "the wal core does not read its mail");
+            front.answer_connect(answer);
         }));
     }
 
@@ -471,7 +453,8 @@ impl Server {
     fn give_up_connecting(&mut self) {
         if let Some(attempt) = self.attempt.take().filter(|attempt| !attempt.is_finished()) {
             attempt.abort();
-            self.mail(ToWal::ConnectFailed("the attempt to connect was given up".to_owned()));
+            let text = "the attempt to connect was given up".to_owned();
+            self.front.answer_connect(ConnectAnswer::Failed(text));
         }
     }
 }
@@ -480,14 +463,14 @@ impl Server {
 async fn try_connect(
     conninfo: &str,
     options: ConnectOptions,
-    front: &Front,
-) -> Result<Upstream<OwnedFd>, ToWal<OwnedFd>> {
+    front: &Front<OwnedFd>,
+) -> Result<Upstream<OwnedFd>, ConnectAnswer<OwnedFd>> {
     let parsed = parse_conninfo(conninfo).map_err(|error| {
-        ToWal::ConnectFailed(format!("invalid connection string syntax: {error}"))
+        ConnectAnswer::Failed(format!("invalid connection string syntax: {error}"))
     })?;
     let conn = connect(&parsed, options).await.map_err(|error| {
         let text = format!("could not connect to the primary server: {error}");
-        if error.is_refusal() { ToWal::ConnectRefused(text) } else { ToWal::ConnectFailed(text) }
+        if error.is_refusal() { ConnectAnswer::Refused(text) } else { ConnectAnswer::Failed(text) }
     })?;
     front.set_sender(SenderAddress {
         host: conn.host,

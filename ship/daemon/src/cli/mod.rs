@@ -368,8 +368,8 @@ mod tests {
         let settings = Sources { file: None, ..sources }.load().unwrap();
         assert_eq!(settings.listen_addresses, ["::1"]);
         assert_eq!(settings.port, 7);
-        assert_eq!(settings.primary_conninfo, "host=a port=1");
-        assert_eq!(settings.wal_keep_size, 1 << 30);
+        assert_eq!(settings.hub.primary_conninfo, "host=a port=1");
+        assert_eq!(settings.hub.wal_keep_size, 1 << 30);
     }
 
     #[test]

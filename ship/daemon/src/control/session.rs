@@ -386,7 +386,7 @@ fn replication_mode(message: &StartupMessage) -> Result<ReplicationMode, Report>
 fn take_place(services: &Services, is_walsender: bool, is_operator: bool) -> Result<Place, Report> {
     let settings = services.settings();
     if is_walsender {
-        let max = settings.max_wal_senders;
+        let max = settings.hub.max_wal_senders;
         Place::take(&services.wal_senders, max).ok_or_else(|| {
             let message = format!(
                 "number of requested standby connections exceeds max_wal_senders (currently {max})"

@@ -3,14 +3,15 @@
 //! Lives on the control plane's thread; its locks are never taken by a core.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
+use walhub_engine::io::Fs;
 use walhub_engine::mailbox::Sender;
 use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, TimelineId};
@@ -27,11 +28,10 @@ use super::handle::{
     StreamEnd, WalReceiverRow, WalSenderRow,
 };
 use super::latency::{LatencyRow, Stage};
-use super::messages::{NewSession, ToWal};
+use super::messages::{ConnectAnswer, NewSession, StopMode, ToWal};
 use super::shared::{LAG_UNKNOWN, Shared, StandbyTable};
 use super::wal_reader::WalReader;
-use crate::clock::now;
-use crate::settings::Settings;
+use crate::hub::settings::HubSettings;
 
 /// Rows of `pg_replication_slots`, replaced whole by the wal core.
 pub type PublishedSlots = Arc<ArcSwap<Vec<SlotRow>>>;
@@ -54,23 +54,52 @@ struct Session {
     timeline: TimelineId,
 }
 
+/// The wall clock of the control plane. Cores are told the time by their `Io`.
+pub struct Clock(pub Box<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+/// What a [`Front`] is made of.
+pub(super) struct FrontParts<C: Send> {
+    pub(super) shared: Arc<Shared>,
+    pub(super) standbys: Arc<StandbyTable>,
+    pub(super) slots: PublishedSlots,
+    pub(super) to_wal: Sender<ToWal<C>>,
+    pub(super) commits: Commits,
+    pub(super) wal_dir: PathBuf,
+    pub(super) fs: Box<dyn Fs>,
+    pub(super) settings: Arc<HubSettings>,
+    pub(super) clock: Arc<Clock>,
+}
+
 /// The hub, for the control plane.
-#[derive(Debug)]
-pub struct Front {
+pub struct Front<C: Send> {
     shared: Arc<Shared>,
     standbys: Arc<StandbyTable>,
     slots: PublishedSlots,
-    to_wal: Sender<ToWal<OwnedFd>>,
+    to_wal: Sender<ToWal<C>>,
     wal_dir: PathBuf,
-    settings: watch::Receiver<Arc<Settings>>,
+    fs: Box<dyn Fs>,
+    settings: ArcSwap<HubSettings>,
+    clock: Arc<Clock>,
     sessions: Mutex<BTreeMap<usize, Session>>,
     sender: Mutex<Option<SenderAddress>>,
     commits: Mutex<Commits>,
 }
 
-impl Front {
+impl<C: Send> fmt::Debug for Front<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Front").field("wal_dir", &self.wal_dir).finish_non_exhaustive()
+    }
+}
+
+impl<C: Send + 'static> Front<C> {
     fn read_history(&self, timeline: TimelineId) -> io::Result<Option<Vec<u8>>> {
-        match std::fs::read(self.wal_dir.join(history::file_name(timeline))) {
+        match self.fs.read(&self.wal_dir.join(history::file_name(timeline))) {
             Ok(content) => Ok(Some(content)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -78,22 +107,63 @@ impl Front {
     }
 
     /// Joins what the cores publish.
-    #[must_use]
-    pub fn new(
-        shared: Arc<Shared>,
-        standbys: Arc<StandbyTable>,
-        slots: PublishedSlots,
-        to_wal: Sender<ToWal<OwnedFd>>,
-        mut commits: Commits,
-        wal_dir: PathBuf,
-        settings: watch::Receiver<Arc<Settings>>,
-    ) -> Self {
-        let latencies = Arc::clone(&shared);
+    pub(super) fn new(parts: FrontParts<C>) -> Self {
+        let FrontParts {
+            shared,
+            standbys,
+            slots,
+            to_wal,
+            mut commits,
+            wal_dir,
+            fs,
+            settings,
+            clock,
+        } = parts;
+        let (latencies, release_clock) = (Arc::clone(&shared), Arc::clone(&clock));
         commits.tell_releases(move |since| {
-            latencies.latencies.record(Stage::Release, micros_between(since, now()));
+            let now = (release_clock.0)();
+            latencies.latencies.record(Stage::Release, micros_between(since, now));
         });
         let (sessions, sender, commits) = (Mutex::default(), Mutex::default(), Mutex::new(commits));
-        Self { shared, standbys, slots, to_wal, wal_dir, settings, sessions, sender, commits }
+        let settings = ArcSwap::new(settings);
+        Self {
+            shared,
+            standbys,
+            slots,
+            to_wal,
+            wal_dir,
+            fs,
+            settings,
+            clock,
+            sessions,
+            sender,
+            commits,
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        (self.clock.0)()
+    }
+
+    /// The wal core reads its mail at each turn, so its mailbox is full only when it has stopped.
+    fn mail(&self, mail: ToWal<C>) {
+        assert!(self.to_wal.send(mail).is_ok(), "the wal core does not read its mail");
+    }
+
+    /// Has all cores use these settings. Unchanged ones have the upstream tried again.
+    pub fn reload(&self, settings: Arc<HubSettings>) {
+        self.settings.store(Arc::clone(&settings));
+        self.mail(ToWal::Settings(settings));
+    }
+
+    /// The one answer to each [`ToControl::Connect`](super::messages::ToControl::Connect).
+    pub fn answer_connect(&self, answer: ConnectAnswer<C>) {
+        self.mail(ToWal::Connect(answer));
+    }
+
+    /// Stops the hub.
+    pub fn stop(&self, mode: StopMode) {
+        self.mail(ToWal::Stop(mode));
     }
 
     /// Remembers where the walreceiver is connected.
@@ -112,6 +182,12 @@ impl Front {
         self.shared.stopping.store(true, Ordering::Release);
     }
 
+    /// Rows of `pg_replication_slots`.
+    #[must_use]
+    pub fn slots(&self) -> Arc<Vec<SlotRow>> {
+        self.slots.load_full()
+    }
+
     /// Number of standbys that are connected now.
     #[must_use]
     pub fn standbys(&self) -> usize {
@@ -126,7 +202,7 @@ impl Front {
     /// position waits.
     #[must_use]
     pub fn sync_standbys(&self) -> SyncStandbys {
-        let config = self.settings.borrow().synchronous_standby_names.clone();
+        let config = self.settings.load().synchronous_standby_names.clone();
         let timeline = self.positions().map(|positions| positions.timeline);
         let sessions = self.sessions();
         let standbys = self.standbys.in_use().filter_map(|(index, standby)| {
@@ -234,7 +310,7 @@ impl Front {
             last_msg_receipt_time: time(&receiver.last_receipt_time),
             latest_end_lsn: Lsn(receiver.latest_end_lsn.load(Ordering::Relaxed)).valid(),
             latest_end_time: time(&receiver.latest_end_time),
-            slot_name: self.settings.borrow().primary_slot_name.clone(),
+            slot_name: self.settings.load().primary_slot_name.clone(),
             sender_host: sender.as_ref().map(|sender| sender.host.clone()),
             sender_port: sender.as_ref().map(|sender| sender.port),
             conninfo: sender.map(|sender| sender.conninfo).unwrap_or_default(),
@@ -242,7 +318,7 @@ impl Front {
     }
 }
 
-impl Hub<OwnedFd> for Front {
+impl<C: Send + 'static> Hub<C> for Front<C> {
     fn core_stats(&self) -> Vec<CoreStatsRow> {
         let ships = self.shared.ships.get().map_or(&[][..], Vec::as_slice);
         (0..).zip(ships).map(|(core, ship)| ship.row(core)).collect()
@@ -278,9 +354,9 @@ impl Hub<OwnedFd> for Front {
         answer
     }
 
-    fn start(&self, start: Box<StartStreaming<OwnedFd>>) -> oneshot::Receiver<StreamEnd<OwnedFd>> {
+    fn start(&self, start: Box<StartStreaming<C>>) -> oneshot::Receiver<StreamEnd<C>> {
         let (reply, answer) = oneshot::channel();
-        let refuse = |start: Box<StartStreaming<OwnedFd>>, reply: oneshot::Sender<_>, report| {
+        let refuse = |start: Box<StartStreaming<C>>, reply: oneshot::Sender<_>, report| {
             drop(reply.send(StreamEnd::Refused { conn: start.conn, unread: start.unread, report }));
         };
         let Some(standby) = self.standbys.claim() else {
@@ -323,11 +399,11 @@ impl Hub<OwnedFd> for Front {
     }
 
     fn append(&self, append: Append) -> AppendAnswer {
-        self.commits().append(append, now())
+        self.commits().append(append, self.now())
     }
 
     fn wait(&self, lsn: Lsn, level: WaitLevel, owner: u32) -> oneshot::Receiver<Waited> {
-        self.commits().wait(lsn, level, owner, now(), || self.wait_positions())
+        self.commits().wait(lsn, level, owner, self.now(), || self.wait_positions())
     }
 
     fn cancel_wait(&self, owner: u32) {
@@ -349,7 +425,7 @@ impl Hub<OwnedFd> for Front {
     }
 
     fn wal(&self, request: WalRequest) -> oneshot::Receiver<Result<Lsn, Report>> {
-        self.commits().wal(request, now())
+        self.commits().wal(request, self.now())
     }
 
     fn snapshot(&self) -> Snapshot {

@@ -11,7 +11,7 @@ use walhub_proto::wire::backend::Report;
 use super::handle::{SlotRequest, SlotRow, StartStreaming, StreamEnd};
 use super::moves::Moved;
 use super::tail::TailSlab;
-use crate::settings::Settings;
+use crate::hub::settings::HubSettings;
 
 /// Mail that one core holds at most. Slabs are one a megabyte, sessions come and go: a core that is
 /// this far behind has stopped.
@@ -41,6 +41,17 @@ pub struct Upstream<C> {
     pub server_version_num: u32,
 }
 
+/// What became of an attempt to connect to the upstream.
+#[derive(Debug)]
+pub enum ConnectAnswer<C> {
+    /// The control plane reached the upstream.
+    Connected(Upstream<C>),
+    /// The control plane could not reach the upstream, or has given up trying to.
+    Failed(String),
+    /// The control plane reached it, and it or we refused.
+    Refused(String),
+}
+
 /// Answer to a [`SlotRequest`].
 pub type SlotReply = oneshot::Sender<Result<Option<SlotRow>, Report>>;
 
@@ -50,12 +61,8 @@ pub type PromoteReply = oneshot::Sender<Result<(), Report>>;
 /// Mail for the wal core.
 #[derive(Debug)]
 pub enum ToWal<C> {
-    /// The control plane reached the upstream.
-    Connected(Upstream<C>),
-    /// The control plane could not reach the upstream, or has given up trying to.
-    ConnectFailed(String),
-    /// The control plane reached it, and it or we refused.
-    ConnectRefused(String),
+    /// What became of an attempt to connect.
+    Connect(ConnectAnswer<C>),
     /// A change to the slots.
     Slot(SlotRequest, SlotReply),
     /// A connection that wants WAL.
@@ -77,7 +84,7 @@ pub enum ToWal<C> {
         report: Report,
     },
     /// New settings.
-    Settings(Arc<Settings>),
+    Settings(Arc<HubSettings>),
     /// Become the primary of the WAL.
     Promote(PromoteReply),
     /// Stop.
@@ -118,7 +125,7 @@ pub enum ToShip<C> {
         report: Option<Report>,
     },
     /// New settings.
-    Settings(Arc<Settings>),
+    Settings(Arc<HubSettings>),
     /// Send everything up to `end`, wait for it to be acknowledged, end all sessions.
     Stop {
         /// Where the WAL ends.

@@ -2,6 +2,7 @@
 //! runs the same code.
 
 pub mod append;
+pub mod assemble;
 pub mod berths;
 pub mod commits;
 pub mod core_loop;
@@ -18,8 +19,10 @@ pub mod messages;
 pub mod moves;
 pub mod pace;
 pub mod recover;
+pub mod report;
 pub mod segments;
 pub mod session;
+pub mod settings;
 pub mod shared;
 pub mod ship_core;
 mod sync;

@@ -28,7 +28,7 @@ use super::moves::{Errand, Lodging};
 use super::shared::{LAG_UNKNOWN, SendPath, Shared, ShipStats, Standby};
 use super::tail::TailView;
 use super::writer::drop_front;
-use crate::settings::ZerocopySend;
+use crate::hub::settings::ZerocopySend;
 pub use zero_copy::ZEROCOPY_UNACKED_BYTES_MAX;
 use zero_copy::ZeroCopySends;
 
@@ -386,14 +386,14 @@ impl<C> Session<C> {
             if self.sending.is_none() && self.reading.is_none() {
                 return self.fail(around, &report);
             }
-            crate::logging::report(&report);
+            crate::hub::report::report(&report);
         }
         self.close(around.io);
     }
 
     /// Tells the standby why, then ends.
     pub fn fail<I: Io>(&mut self, around: &mut Surroundings<'_, I>, report: &Report) {
-        crate::logging::report(report);
+        crate::hub::report::report(report);
         if self.phase == Phase::Closing {
             return;
         }

@@ -33,7 +33,7 @@ use super::pace::Pace;
 use super::session::{REPLY_BUFFER_LEN, Session, SessionOp, SessionStart, Surroundings};
 use super::shared::{Shared, ShipStats, StandbyTable};
 use super::tail::TailView;
-use crate::settings::{CatchupPath, Settings};
+use crate::hub::settings::{CatchupPath, HubSettings};
 
 /// Upper bits of a ship core's tokens.
 pub const SHIP_TAG: u64 = 1 << 62;
@@ -62,7 +62,7 @@ pub struct ShipConfig<C: Send> {
     /// Slabs of the tail.
     pub slabs_max: usize,
     /// Settings.
-    pub settings: Arc<Settings>,
+    pub settings: Arc<HubSettings>,
     /// Whether segments are written past the page cache. Only then are pages of a segment that is
     /// used again replaced and not overwritten, and may be on their way to a standby.
     pub direct: bool,

@@ -24,10 +24,10 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use walhub_proto::wire::backend::{Report, Severity};
 
 use crate::settings::{LogDestination, MessageLevel, Settings};
 
+pub use crate::hub::report::{report, report_as_log};
 pub use layer::LogLayer;
 
 /// How lines look and which are written.
@@ -155,29 +155,6 @@ fn write_to_stderr(line: &[u8]) {
 /// Logs a `LOG` message.
 pub fn log(message: impl Display) {
     tracing::info!("{message}");
-}
-
-/// Logs a report at its own severity.
-pub fn report(report: &Report) {
-    let Report { severity, sqlstate, message, detail, hint, position: _, context: _ } = report;
-    let (severity, sqlstate) = (severity.as_str(), sqlstate.0);
-    let (detail, hint) = (detail.as_deref(), hint.as_deref());
-    match report.severity {
-        Severity::Error | Severity::Fatal | Severity::Panic => {
-            tracing::error!(severity, sqlstate, detail, hint, "{message}");
-        }
-        Severity::Warning => tracing::warn!(severity, sqlstate, detail, hint, "{message}"),
-        Severity::Notice => tracing::info!(severity, sqlstate, detail, hint, "{message}"),
-    }
-}
-
-/// Logs a report as `LOG`: it concerns the operator, not the session that met it.
-///
-/// PostgreSQL: `ereport(LOG, ...)`.
-pub fn report_as_log(report: &Report) {
-    let Report { severity: _, sqlstate, message, detail, hint, position: _, context: _ } = report;
-    let (detail, hint) = (detail.as_deref(), hint.as_deref());
-    tracing::info!(sqlstate = sqlstate.0, detail, hint, "{message}");
 }
 
 /// What `%m` of a C format would show: the system's words without Rust's number.

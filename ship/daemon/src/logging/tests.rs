@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tracing_subscriber::layer::SubscriberExt as _;
 use walhub_proto::sqlstate::SqlState;
+use walhub_proto::wire::backend::Report;
 
 use super::*;
 

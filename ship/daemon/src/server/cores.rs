@@ -1,30 +1,24 @@
 //! Starts the data plane: one thread a core, each with a ring of its own.
 
-use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc as channel;
 use std::thread;
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 use walhub_engine::cpu;
-use walhub_engine::files::reason;
-use walhub_engine::mailbox::{Sender, mailbox};
+use walhub_engine::files::{OsFs, reason};
 use walhub_engine::probe::{nearest_cpu, probe_directory};
 use walhub_engine::uring::{Uring, UringConfig, UringWaker};
 
-use crate::hub::commits::{Commits, commits};
-use crate::hub::core_loop::{Core, now};
-use crate::hub::front::PublishedSlots;
-use crate::hub::messages::{MAILBOX_MESSAGES_MAX, ToControl, ToWal};
-use crate::hub::moves::places;
+use crate::clock;
+use crate::hub::assemble::{Assembled, Assembly};
+use crate::hub::front::{Clock, Front};
+use crate::hub::messages::ToControl;
 use crate::hub::recover::Recovered;
-use crate::hub::shared::{Shared, StandbyTable};
-use crate::hub::ship_core::{ShipConfig, ShipCore};
-use crate::hub::wal_core::{MAX_WAL_SIZE, ShipLink, WalConfig, WalCore, slabs_max};
+use crate::hub::wal_core::{Control, MAX_WAL_SIZE};
 use crate::hub::writer::FlushMethod;
 use crate::limits::thread_refused;
 use crate::settings::{Cores as CoresSetting, DedicatedWalCore, Settings, WalSyncMethod};
@@ -55,17 +49,6 @@ const AUTO_SPIN_US: u32 = 400;
 pub(super) struct Disk {
     direct: bool,
     method: FlushMethod,
-}
-
-/// The running data plane, as the control plane holds it.
-pub(super) struct Cores {
-    pub(super) shared: Arc<Shared>,
-    pub(super) standbys: Arc<StandbyTable>,
-    pub(super) slots: PublishedSlots,
-    pub(super) to_wal: Sender<ToWal<OwnedFd>>,
-    pub(super) commits: Commits,
-    /// The wal core's loop, where it has no thread of its own.
-    pub(super) shared_loop: Option<SharedLoop>,
 }
 
 /// Probes the data directory's file system and says what is used.
@@ -157,125 +140,92 @@ struct Started {
     work: channel::Sender<Work>,
 }
 
-impl Cores {
-    /// Starts all threads.
-    pub(super) fn start(
-        data_dir: &Path,
-        settings: &Arc<Settings>,
-        disk: Disk,
-        recovered: Recovered,
-        to_control: mpsc::UnboundedSender<ToControl>,
-    ) -> anyhow::Result<Self> {
-        let cpus = cpu::allowed_cpus();
-        let count = core_count(settings, cpus.len());
-        let pinned = cpus.len() >= PIN_CPUS_MIN;
-        let is_shared = is_shared(settings, cpus.len(), recovered.is_primary());
-        // With more CPUs there is no telling which of them other programs need.
-        let nearest = if is_shared && cpus.len() <= FEW_CPUS {
-            nearest_cpu(data_dir, &cpus).context("could not probe the CPUs")?
-        } else {
-            None
-        };
-        let shared_wakeup = is_shared.then(Wakeup::new);
-        let mut threads = Vec::new();
-        for index in usize::from(shared_wakeup.is_some())..count {
-            let cpu = pinned.then(|| cpus.get(index % cpus.len()).copied()).flatten();
-            threads.push(start_thread(
-                index,
-                cpu,
-                ring_config(settings, index),
-                to_control.clone(),
-            )?);
-        }
-        if is_shared && settings.busy_poll_us.is_some_and(|us| us > 0) {
-            tracing::warn!(
-                hint = "Set dedicated_wal_core = on.",
-                "busy_poll_us has no effect on core 0, which shares the thread of the SQL sessions"
-            );
-        }
-        // Not pinned, and never looking for work: they take what the others leave.
-        for index in count..count + catchup_core_count(settings, cpus.len()) {
-            threads.push(start_thread(index, None, UringConfig::default(), to_control.clone())?);
-        }
-        let mut wakers: Vec<UringWaker> =
-            threads.iter().map(|thread| thread.waker.clone()).collect();
-        if let Some(wakeup) = &shared_wakeup {
-            wakers.insert(0, wakeup.waker.clone());
-        }
-        let shared = Arc::new(Shared::default());
-        // The first client may come before the wal core has had its first turn.
-        shared.is_primary.store(recovered.is_primary(), Ordering::Release);
-        let standbys_max = usize::try_from(settings.max_wal_senders).unwrap_or(usize::MAX);
-        let standbys = Arc::new(StandbyTable::new(standbys_max));
-        let slots = PublishedSlots::default();
-        let wal_waker = wakers[0].clone();
-        let (to_wal, wal_mail) = mailbox(MAILBOX_MESSAGES_MAX, wal_waker.clone());
-        let (commits, commit_link) = commits(wal_waker);
-        // One core does both; with more, core 0 is the wal core alone.
-        let first_ship = if count == 1 { 0 } else { 1 };
-        let live = count - first_ship;
-        let ship_wakers = &wakers[first_ship..];
-        let places = places(ship_wakers, live);
-        let _ =
-            shared.ships.set(places.iter().map(|(_, place)| Arc::clone(&place.stats)).collect());
-        let (mut ships, mut ship_cores) = (Vec::new(), VecDeque::new());
-        for ((mail, place), waker) in places.into_iter().zip(ship_wakers) {
-            ships.push(ShipLink { mail, waker: waker.clone(), serves: place.serves, sessions: 0 });
-            ship_cores.push_back(ShipCore::new(ShipConfig {
-                shared: Arc::clone(&shared),
-                standbys: Arc::clone(&standbys),
-                place,
-                to_wal: to_wal.clone(),
-                wal_dir: data_dir.join("pg_wal"),
-                slabs_max: slabs_max(settings),
-                settings: Arc::clone(settings),
-                direct: disk.direct,
-            }));
-        }
-        let control: Box<dyn Fn(ToControl) + Send> = match &shared_wakeup {
-            Some(wakeup) => wakeup.control(to_control.clone()),
-            None => {
-                let control = to_control.clone();
-                // The control plane ends only with the process.
-                Box::new(move |ask| drop(control.send(ask)))
-            }
-        };
-        let config = WalConfig {
-            data_dir: data_dir.to_path_buf(),
-            shared: Arc::clone(&shared),
-            standbys: Arc::clone(&standbys),
-            mail: wal_mail,
-            ships,
-            control,
-            slots: Arc::clone(&slots),
-            commits: commit_link,
-            settings: Arc::clone(settings),
-            direct: disk.direct,
-            method: disk.method,
-            max_wal_size: MAX_WAL_SIZE,
-        };
-        let own_ship = if count == 1 { ship_cores.pop_front() } else { None };
-        let mut threads = threads.into_iter();
-        let wal_work: Work = Box::new(move |io| {
-            let wal = WalCore::new(config, recovered, now(io));
-            Core { wal: Some(wal), ship: own_ship }
-        });
-        let shared_loop = match shared_wakeup {
-            Some(wakeup) => Some(wakeup.begin(wal_work, to_control, nearest)),
-            None => {
-                hand_over(&threads.next().context("no core to run on")?, wal_work)?;
-                None
-            }
-        };
-        for (thread, ship) in threads.zip(ship_cores) {
-            hand_over(&thread, Box::new(move |_| Core { wal: None, ship: Some(ship) }))?;
-        }
-        Ok(Self { shared, standbys, slots, to_wal, commits, shared_loop })
+/// Starts all threads; returns the hub, and the wal core's loop where that has no thread of its own.
+pub(super) fn start(
+    data_dir: &Path,
+    settings: &Settings,
+    disk: Disk,
+    recovered: Recovered,
+    to_control: mpsc::UnboundedSender<ToControl>,
+) -> anyhow::Result<(Front<OwnedFd>, Option<SharedLoop>)> {
+    let cpus = cpu::allowed_cpus();
+    let count = core_count(settings, cpus.len());
+    let catchup_cores = catchup_core_count(settings, cpus.len());
+    let is_shared = is_shared(settings, cpus.len(), recovered.is_primary());
+    // With more CPUs there is no telling which of them other programs need.
+    let nearest = if is_shared && cpus.len() <= FEW_CPUS {
+        nearest_cpu(data_dir, &cpus).context("could not probe the CPUs")?
+    } else {
+        None
+    };
+    let wakeup = is_shared.then(Wakeup::new);
+    if is_shared && settings.busy_poll_us.is_some_and(|us| us > 0) {
+        tracing::warn!(
+            hint = "Set dedicated_wal_core = on.",
+            "busy_poll_us has no effect on core 0, which shares the thread of the SQL sessions"
+        );
     }
+    let threads = start_threads(settings, &cpus, count, catchup_cores, is_shared, &to_control)?;
+    let shared_waker = wakeup.iter().map(|wakeup| wakeup.waker.clone());
+    let wakers = shared_waker.chain(threads.iter().map(|thread| thread.waker.clone())).collect();
+    let control: Control = match &wakeup {
+        Some(wakeup) => wakeup.control(to_control.clone()),
+        None => {
+            let control = to_control.clone();
+            // The control plane ends only with the process.
+            Box::new(move |ask| drop(control.send(ask)))
+        }
+    };
+    let assembly = Assembly {
+        data_dir: data_dir.to_path_buf(),
+        recovered,
+        fs: Box::new(OsFs),
+        clock: Clock(Box::new(clock::now)),
+        settings: Arc::new(settings.hub.clone()),
+        wakers,
+        catchup_cores,
+        direct: disk.direct,
+        method: disk.method,
+        max_wal_size: MAX_WAL_SIZE,
+        control,
+    };
+    let Assembled { front, cores } = assembly.assemble();
+    let mut works =
+        cores.into_iter().map(|core| Box::new(move |io: &Uring| core.begin(io)) as Work);
+    let shared_loop = match wakeup {
+        Some(wakeup) => {
+            let work = works.next().context("a hub has a wal core")?;
+            Some(wakeup.begin(work, to_control, nearest))
+        }
+        None => None,
+    };
+    for (thread, work) in threads.iter().zip(works) {
+        thread.work.send(work).map_err(|_| anyhow::anyhow!("a core ended before it began"))?;
+    }
+    Ok((front, shared_loop))
 }
 
-fn hand_over(thread: &Started, work: Work) -> anyhow::Result<()> {
-    thread.work.send(work).map_err(|_| anyhow::anyhow!("a core ended before it began"))
+/// Starts the threads of the cores, of which the wal core may have none.
+fn start_threads(
+    settings: &Settings,
+    cpus: &[usize],
+    count: usize,
+    catchup_cores: usize,
+    is_shared: bool,
+    to_control: &mpsc::UnboundedSender<ToControl>,
+) -> anyhow::Result<Vec<Started>> {
+    let pinned = cpus.len() >= PIN_CPUS_MIN;
+    let mut threads = Vec::new();
+    for index in usize::from(is_shared)..count {
+        let cpu = pinned.then(|| cpus.get(index % cpus.len()).copied()).flatten();
+        let ring = ring_config(settings, index);
+        threads.push(start_thread(index, cpu, ring, to_control.clone())?);
+    }
+    // Not pinned, and never looking for work: they take what the others leave.
+    for index in count..count + catchup_cores {
+        threads.push(start_thread(index, None, UringConfig::default(), to_control.clone())?);
+    }
+    Ok(threads)
 }
 
 /// Starts a core's thread; it makes its ring there, because a ring has one owner for life.

@@ -73,7 +73,7 @@ impl Wakeup {
 
 impl SharedLoop {
     /// Runs until the hub is stopped.
-    pub(super) async fn run(self, front: Arc<Front>) {
+    pub(super) async fn run(self, front: Arc<Front<OwnedFd>>) {
         let Self { wakeup, work, to_control, nearest } = self;
         if let Some(nearest) = nearest {
             keep_to(nearest);
@@ -85,7 +85,7 @@ impl SharedLoop {
     }
 }
 
-async fn run_core(wakeup: Wakeup, work: Work, front: &Front) -> io::Result<()> {
+async fn run_core(wakeup: Wakeup, work: Work, front: &Front<OwnedFd>) -> io::Result<()> {
     let Wakeup { waker, woken, commits_moved } = wakeup;
     let mut io = Uring::polled(UringConfig::default(), waker)?;
     let completed = io.completed().try_clone_to_owned()?;

@@ -2,6 +2,8 @@
 //!
 //! PostgreSQL: `set_ps_display`, `ProcessWalRcvInterrupts` and its kin.
 
+use std::os::fd::OwnedFd;
+
 use walhub_engine::process_title::ProcessTitle;
 
 use crate::hub::front::Front;
@@ -26,7 +28,7 @@ impl Title {
     }
 
     /// Role, position and number of standbys.
-    pub(super) fn show(&mut self, front: &Front) {
+    pub(super) fn show(&mut self, front: &Front<OwnedFd>) {
         let role = match front.shared().receiver.state_name() {
             _ if !front.in_recovery() => "primary",
             "streaming" => "standby streaming",

@@ -5,6 +5,7 @@
 //!
 //! Not here: reading (`crate::hub::verify`).
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc as channel;
@@ -14,7 +15,8 @@ use std::time::Duration;
 use walhub_proto::lsn::Lsn;
 use walhub_proto::sqlstate::SqlState;
 
-use crate::hub::shared::{DamagedSegment, Shared};
+use crate::hub::front::Front;
+use crate::hub::shared::DamagedSegment;
 use crate::hub::verify::{READ_LEN, Watcher, verify};
 
 /// How long to rest after each read: some 30 MB/s are read in all, of which neither a disk nor a core
@@ -31,7 +33,7 @@ pub(super) struct Verifier {
 
 struct Paced {
     stop: channel::Receiver<()>,
-    shared: Arc<Shared>,
+    front: Arc<Front<OwnedFd>>,
 }
 
 impl Watcher for Paced {
@@ -40,7 +42,7 @@ impl Watcher for Paced {
     }
 
     fn fault(&mut self, fault: DamagedSegment) {
-        if self.shared.damaged.add(&fault) {
+        if self.front.shared().damaged.add(&fault) {
             let DamagedSegment { file, at, reason, .. } = fault;
             tracing::error!(
                 sqlstate = SqlState::DATA_CORRUPTED.0,
@@ -62,9 +64,9 @@ impl Watcher for Paced {
 
 impl Verifier {
     /// Begins to read the WAL in `data_dir` before `to`.
-    pub(super) fn start(data_dir: PathBuf, to: Lsn, shared: Arc<Shared>) -> Self {
+    pub(super) fn start(data_dir: PathBuf, to: Lsn, front: Arc<Front<OwnedFd>>) -> Self {
         let (stop, stopped) = channel::channel();
-        let body = move || match verify(&data_dir, to, &mut Paced { stop: stopped, shared }) {
+        let body = move || match verify(&data_dir, to, &mut Paced { stop: stopped, front }) {
             Ok(verified) => tracing::debug!(
                 "{} segments of WAL before {} were read again",
                 verified.segments,

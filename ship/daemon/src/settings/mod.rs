@@ -33,6 +33,7 @@ pub use show::SettingRow;
 pub use source::{Change, Sources};
 pub use table::DEFINITIONS;
 
+use crate::hub::settings::{CatchupPath, Forward, HubSettings, ZerocopySend};
 use error::Place;
 use value::Value;
 
@@ -54,35 +55,6 @@ pub enum DedicatedWalCore {
     On,
     /// It shares that of the SQL sessions.
     Off,
-}
-
-/// How WAL that is no longer in memory is sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CatchupPath {
-    /// What measured best: from the page cache without a copy, through a buffer what is not there.
-    Auto,
-    /// Always through a buffer.
-    Read,
-}
-
-/// Whether WAL that is in memory is sent to standbys without a copy.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ZerocopySend {
-    /// To standbys elsewhere, as long as the kernel then really does not copy.
-    Auto,
-    /// Whatever the kernel makes of it.
-    On,
-    /// Never.
-    Off,
-}
-
-/// When WAL may be sent on to standbys.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Forward {
-    /// Once it is received and verified.
-    Received,
-    /// Once it is durable here.
-    Flushed,
 }
 
 /// How WAL is forced to disk.
@@ -149,6 +121,8 @@ struct Assigned {
 /// Every setting, typed. Sizes are bytes.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
+    /// What the hub is told.
+    pub hub: HubSettings,
     /// Host names and addresses to listen on; `*` is every one, empty is none.
     pub listen_addresses: Vec<String>,
     /// TCP port; 0 lets the kernel choose.
@@ -178,60 +152,16 @@ pub struct Settings {
     /// Microseconds for which a core looks for work before it sleeps, at most; `None` lets walhub
     /// choose.
     pub busy_poll_us: Option<u32>,
-    /// Memory for the newest WAL.
-    pub tail_cache_size: u64,
     /// Memory for all SQL sessions.
     pub sql_memory_limit: u64,
     /// How WAL is forced to disk.
     pub wal_sync_method: WalSyncMethod,
-    /// Recycled segments to keep.
-    pub min_wal_size: u64,
-    /// How long a segment may be kept open for more; zero is for ever.
-    pub archive_timeout: Duration,
     /// Version of WAL of the hub's own.
     pub wal_page_magic: WalVersion,
-    /// Most walsenders at once.
-    pub max_wal_senders: u32,
-    /// Most slots.
-    pub max_replication_slots: u32,
-    /// WAL kept for standbys without a slot.
-    pub wal_keep_size: u64,
-    /// Most WAL that a slot may hold; `None` is no limit.
-    pub max_slot_wal_keep_size: Option<u64>,
-    /// Silence after which a standby is dropped; `None` is never.
-    pub wal_sender_timeout: Option<Duration>,
-    /// Which standbys a commit, or the upstream's, waits for; `None` is none.
-    pub synchronous_standby_names: Option<SyncRepConfig>,
     /// What a commit waits for.
     pub synchronous_commit: SynchronousCommit,
-    /// Most WAL in one message.
-    pub wal_sender_message_size: u64,
-    /// How standbys' sockets are tuned.
-    pub tcp_tuning: TcpTuning,
-    /// Longest time that WAL is put off under load.
-    pub coalesce: Duration,
-    /// How old WAL is sent.
-    pub catchup_path: CatchupPath,
-    /// Whether new WAL is sent without a copy.
-    pub zerocopy_send: ZerocopySend,
-    /// When WAL may be sent on.
-    pub forward: Forward,
-    /// Connection string of the upstream; empty is none.
-    pub primary_conninfo: String,
-    /// Slot to use on the upstream.
-    pub primary_slot_name: Option<String>,
     /// File that asks for a promotion; empty is none.
     pub promote_trigger_file: String,
-    /// Create that slot when it is missing.
-    pub primary_slot_create: bool,
-    /// Send the standbys' feedback upstream.
-    pub hot_standby_feedback: bool,
-    /// Silence after which the upstream is dropped; `None` is never.
-    pub wal_receiver_timeout: Option<Duration>,
-    /// Longest time between replies to the upstream; `None` is only when asked or when there is news.
-    pub wal_receiver_status_interval: Option<Duration>,
-    /// Time between attempts to connect.
-    pub wal_retrieve_retry_interval: Duration,
     /// Form of the log.
     pub log_destination: LogDestination,
     /// Least level that is logged.
@@ -285,6 +215,53 @@ impl Settings {
     fn from_values(values: BTreeMap<&'static str, Assigned>) -> Self {
         let v = Typed(&values);
         Self {
+            hub: HubSettings {
+                tail_cache_size: v.bytes("tail_cache_size").unwrap_or(0),
+                min_wal_size: v.bytes("min_wal_size").unwrap_or(0),
+                archive_timeout: v.duration("archive_timeout"),
+                max_wal_senders: v.number("max_wal_senders"),
+                max_replication_slots: v.number("max_replication_slots"),
+                wal_keep_size: v.bytes("wal_keep_size").unwrap_or(0),
+                max_slot_wal_keep_size: v.bytes("max_slot_wal_keep_size"),
+                wal_sender_timeout: v.duration_unless_zero("wal_sender_timeout"),
+                synchronous_standby_names: SyncRepConfig::parse(
+                    v.text("synchronous_standby_names"),
+                )
+                .unwrap_or_default(),
+                wal_sender_message_size: v.bytes("wal_sender_message_size").unwrap_or(0),
+                tcp_tuning: TcpTuning {
+                    send_buffer: v.bytes("wal_sender_sndbuf").filter(|&bytes| bytes > 0),
+                    notsent_lowat: v.bytes("tcp_notsent_lowat").filter(|&bytes| bytes > 0),
+                    congestion_control: match v.text("tcp_congestion_control") {
+                        "auto" => CongestionControl::UnpacedIfLocal,
+                        "" => CongestionControl::System,
+                        name => CongestionControl::Named(name.to_owned()),
+                    },
+                },
+                coalesce: Duration::from_micros(v.number("coalesce_us")),
+                catchup_path: match v.text("catchup_path") {
+                    "read" => CatchupPath::Read,
+                    _ => CatchupPath::Auto,
+                },
+                zerocopy_send: match v.text("zerocopy_send") {
+                    "on" => ZerocopySend::On,
+                    "off" => ZerocopySend::Off,
+                    _ => ZerocopySend::Auto,
+                },
+                forward: match v.text("forward") {
+                    "flushed" => Forward::Flushed,
+                    _ => Forward::Received,
+                },
+                primary_conninfo: v.text("primary_conninfo").to_owned(),
+                primary_slot_name: Some(v.text("primary_slot_name").to_owned())
+                    .filter(|name| !name.is_empty()),
+                primary_slot_create: v.bool("primary_slot_create"),
+                hot_standby_feedback: v.bool("hot_standby_feedback"),
+                wal_receiver_timeout: v.duration_unless_zero("wal_receiver_timeout"),
+                wal_receiver_status_interval: v
+                    .duration_unless_zero("wal_receiver_status_interval"),
+                wal_retrieve_retry_interval: v.duration("wal_retrieve_retry_interval"),
+            },
             listen_addresses: v.list("listen_addresses"),
             port: v.number("port"),
             max_connections: v.number("max_connections"),
@@ -310,7 +287,6 @@ impl Settings {
             },
             catchup_cores: u16::try_from(v.number::<i64>("catchup_cores")).ok(),
             busy_poll_us: u32::try_from(v.number::<i64>("busy_poll_us")).ok(),
-            tail_cache_size: v.bytes("tail_cache_size").unwrap_or(0),
             sql_memory_limit: v.bytes("sql_memory_limit").unwrap_or(0),
             wal_sync_method: match v.text("wal_sync_method") {
                 "open_datasync" => WalSyncMethod::OpenDatasync,
@@ -319,52 +295,11 @@ impl Settings {
                 "open_sync" => WalSyncMethod::OpenSync,
                 _ => WalSyncMethod::Auto,
             },
-            min_wal_size: v.bytes("min_wal_size").unwrap_or(0),
-            archive_timeout: v.duration("archive_timeout"),
             wal_page_magic: check::parse_wal_page_magic(v.text("wal_page_magic"))
                 .unwrap_or(WalVersion::PG15),
-            max_wal_senders: v.number("max_wal_senders"),
-            max_replication_slots: v.number("max_replication_slots"),
-            wal_keep_size: v.bytes("wal_keep_size").unwrap_or(0),
-            max_slot_wal_keep_size: v.bytes("max_slot_wal_keep_size"),
-            wal_sender_timeout: v.duration_unless_zero("wal_sender_timeout"),
-            synchronous_standby_names: SyncRepConfig::parse(v.text("synchronous_standby_names"))
-                .unwrap_or_default(),
             synchronous_commit: SynchronousCommit::parse(v.text("synchronous_commit"))
                 .unwrap_or_default(),
-            wal_sender_message_size: v.bytes("wal_sender_message_size").unwrap_or(0),
-            tcp_tuning: TcpTuning {
-                send_buffer: v.bytes("wal_sender_sndbuf").filter(|&bytes| bytes > 0),
-                notsent_lowat: v.bytes("tcp_notsent_lowat").filter(|&bytes| bytes > 0),
-                congestion_control: match v.text("tcp_congestion_control") {
-                    "auto" => CongestionControl::UnpacedIfLocal,
-                    "" => CongestionControl::System,
-                    name => CongestionControl::Named(name.to_owned()),
-                },
-            },
-            coalesce: Duration::from_micros(v.number("coalesce_us")),
-            catchup_path: match v.text("catchup_path") {
-                "read" => CatchupPath::Read,
-                _ => CatchupPath::Auto,
-            },
-            zerocopy_send: match v.text("zerocopy_send") {
-                "on" => ZerocopySend::On,
-                "off" => ZerocopySend::Off,
-                _ => ZerocopySend::Auto,
-            },
-            forward: match v.text("forward") {
-                "flushed" => Forward::Flushed,
-                _ => Forward::Received,
-            },
-            primary_conninfo: v.text("primary_conninfo").to_owned(),
-            primary_slot_name: Some(v.text("primary_slot_name").to_owned())
-                .filter(|name| !name.is_empty()),
             promote_trigger_file: v.text("promote_trigger_file").to_owned(),
-            primary_slot_create: v.bool("primary_slot_create"),
-            hot_standby_feedback: v.bool("hot_standby_feedback"),
-            wal_receiver_timeout: v.duration_unless_zero("wal_receiver_timeout"),
-            wal_receiver_status_interval: v.duration_unless_zero("wal_receiver_status_interval"),
-            wal_retrieve_retry_interval: v.duration("wal_retrieve_retry_interval"),
             log_destination: match v.text("log_destination") {
                 "json" => LogDestination::Json,
                 _ => LogDestination::Stderr,

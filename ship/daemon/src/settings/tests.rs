@@ -61,14 +61,14 @@ fn every_default_has_its_type_and_every_bound_is_accepted() {
     assert_eq!(settings.port, 5432);
     assert_eq!(settings.cores, Cores::Auto);
     assert_eq!(settings.catchup_cores, None);
-    assert_eq!(settings.tail_cache_size, 64 << 20);
-    assert_eq!(settings.min_wal_size, 80 << 20);
-    assert_eq!(settings.wal_sender_message_size, 128 << 10);
-    assert_eq!(settings.max_slot_wal_keep_size, None);
-    assert_eq!(settings.wal_sender_timeout, Some(Duration::from_secs(60)));
-    assert_eq!(settings.wal_receiver_status_interval, Some(Duration::from_secs(10)));
+    assert_eq!(settings.hub.tail_cache_size, 64 << 20);
+    assert_eq!(settings.hub.min_wal_size, 80 << 20);
+    assert_eq!(settings.hub.wal_sender_message_size, 128 << 10);
+    assert_eq!(settings.hub.max_slot_wal_keep_size, None);
+    assert_eq!(settings.hub.wal_sender_timeout, Some(Duration::from_secs(60)));
+    assert_eq!(settings.hub.wal_receiver_status_interval, Some(Duration::from_secs(10)));
     assert_eq!(settings.tcp_user_timeout, None);
-    assert_eq!(settings.primary_slot_name, None);
+    assert_eq!(settings.hub.primary_slot_name, None);
     assert!(settings.unix_socket_directories.is_empty());
     for definition in DEFINITIONS {
         if let Kind::Int { min, max, .. } = definition.kind {
@@ -108,17 +108,17 @@ fn values_reach_their_fields() {
     assert_eq!(settings.port, 0);
     assert_eq!(settings.cores, Cores::Count(3));
     assert_eq!(settings.catchup_cores, Some(0));
-    assert_eq!(settings.max_slot_wal_keep_size, Some(10 << 30));
-    assert_eq!(settings.wal_sender_timeout, None);
+    assert_eq!(settings.hub.max_slot_wal_keep_size, Some(10 << 30));
+    assert_eq!(settings.hub.wal_sender_timeout, None);
     assert_eq!(settings.tcp_keepalives_idle, Some(Duration::from_secs(120)));
     assert_eq!(settings.tcp_keepalives_count, Some(4));
     assert_eq!(settings.listen_addresses, ["::1", "a b"]);
-    assert_eq!(settings.forward, Forward::Flushed);
+    assert_eq!(settings.hub.forward, Forward::Flushed);
     assert_eq!(settings.wal_sync_method, WalSyncMethod::OpenSync);
     assert_eq!(settings.log_destination, LogDestination::Json);
-    assert_eq!(settings.primary_slot_name.as_deref(), Some("hub_1"));
+    assert_eq!(settings.hub.primary_slot_name.as_deref(), Some("hub_1"));
     assert_eq!(settings.synchronous_commit, SynchronousCommit::RemoteApply);
-    let names = settings.synchronous_standby_names.map(|names| names.to_string());
+    let names = settings.hub.synchronous_standby_names.map(|names| names.to_string());
     assert_eq!(names.as_deref(), Some("ANY 2 (a, \"b c\", *)"));
 }
 
@@ -196,9 +196,9 @@ fn a_file_may_use_tomls_own_types_and_the_command_line_wins() {
     sources.command_line.push(("wal_keep_size".to_owned(), "2GB".to_owned()));
     let settings = sources.load().unwrap();
     assert_eq!(settings.port, 5433);
-    assert_eq!(settings.wal_keep_size, 2 << 30);
-    assert!(settings.hot_standby_feedback);
-    assert_eq!(settings.wal_sender_timeout, Some(Duration::from_millis(2)));
+    assert_eq!(settings.hub.wal_keep_size, 2 << 30);
+    assert!(settings.hub.hot_standby_feedback);
+    assert_eq!(settings.hub.wal_sender_timeout, Some(Duration::from_millis(2)));
     assert_eq!(settings.log_line_prefix, "%t ");
     let rows = settings.all();
     let row = |name: &str| rows.iter().find(|row| row.name == name).unwrap();
@@ -276,7 +276,7 @@ fn reload_changes_what_may_change_and_keeps_the_rest() {
             "parameter \"wal_keep_size\" changed to \"2GB\"",
         ]
     );
-    assert_eq!((after.port, after.wal_keep_size), (5433, 2 << 30));
+    assert_eq!((after.port, after.hub.wal_keep_size), (5433, 2 << 30));
     let pending: Vec<&str> =
         after.all().into_iter().filter(|row| row.pending_restart).map(|row| row.name).collect();
     assert_eq!(pending, ["port"]);
@@ -284,7 +284,7 @@ fn reload_changes_what_may_change_and_keeps_the_rest() {
     fs::write(sources.file.as_ref().unwrap(), "port = 5433\n").unwrap();
     let (last, changes) = after.reload(&sources).unwrap();
     assert!(changes.contains(&Change::Reset { name: "wal_keep_size" }), "{changes:?}");
-    assert_eq!(last.wal_keep_size, 0);
+    assert_eq!(last.hub.wal_keep_size, 0);
     assert!(last.all().iter().all(|row| !row.pending_restart));
 
     fs::write(sources.file.as_ref().unwrap(), "port = \n").unwrap();

@@ -424,7 +424,7 @@ fn threads(system: &dyn System) -> Finding {
 }
 
 fn standbys(settings: &Settings) -> Option<Finding> {
-    let wanted = settings.max_wal_senders;
+    let wanted = settings.hub.max_wal_senders;
     (wanted > WAL_SENDERS_MAX).then(|| {
         Finding::bad(
             Level::Failure,
@@ -450,7 +450,7 @@ fn memory(system: &dyn System, settings: &Settings) -> Option<Finding> {
     let meminfo = read(system, "/proc/meminfo");
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-    let (tail, sql) = (settings.tail_cache_size, settings.sql_memory_limit);
+    let (tail, sql) = (settings.hub.tail_cache_size, settings.sql_memory_limit);
     let (available, wanted) = (kilobytes << 10, tail + sql);
     let found = format!(
         "{} MB available, tail_cache_size is {} MB, sql_memory_limit {} MB",
@@ -519,7 +519,7 @@ mod tests {
     fn files_are_counted_by_the_settings() {
         let line = |soft| format!("Max open files            {soft}     524288   files\n");
         let mut settings = Settings::default();
-        settings.max_wal_senders = 500;
+        settings.hub.max_wal_senders = 500;
         settings.max_connections = 100;
         for (soft, level) in
             [("1195", Level::Warning), ("1196", Level::Ok), ("unlimited", Level::Ok)]
@@ -542,7 +542,7 @@ mod tests {
     #[test]
     fn memory_and_file_system_are_judged() {
         let mut settings = Settings::default();
-        (settings.tail_cache_size, settings.sql_memory_limit) = (1 << 30, 0);
+        (settings.hub.tail_cache_size, settings.sql_memory_limit) = (1 << 30, 0);
         for (available, level) in [("2097152", Level::Ok), ("2097151", Level::Warning)] {
             let (_root, tree) =
                 tree(&[("/proc/meminfo", &format!("MemAvailable: {available} kB\n"))]);

@@ -105,7 +105,7 @@ fn who_may_not_come_in_is_told_why() {
 fn places_are_limited_and_given_back() {
     run(async {
         let harness = Harness::with_settings(FakeHub::ready(), |settings| {
-            settings.max_wal_senders = 1;
+            settings.hub.max_wal_senders = 1;
             settings.max_connections = 1;
         });
         let mut first = harness.connect(PHYSICAL).await;

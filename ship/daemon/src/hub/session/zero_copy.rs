@@ -15,7 +15,7 @@ use walhub_engine::io::ZeroCopy;
 use walhub_proto::lsn::{Lsn, LsnRange};
 use walhub_proto::time::Instant;
 
-use crate::settings::ZerocopySend;
+use crate::hub::settings::ZerocopySend;
 
 /// Messages with less WAL are copied: a copy is then cheaper than pinning pages and a second completion.
 /// With memory that the ring does not know beforehand the two cost the same at 4 to 8 kB on a fast

@@ -40,7 +40,7 @@ struct Bench {
 
 impl Bench {
     /// With segments 1 to 3 on disk, each filled with its number, and a tail that begins after them.
-    fn new(settings: Settings) -> (Self, Tail) {
+    fn new(settings: HubSettings) -> (Self, Tail) {
         let dir = tempfile::tempdir().unwrap();
         for segno in 1..=3_u8 {
             let file = SegNo(u64::from(segno)).file_name(TimelineId::FIRST, SIZE);
@@ -157,7 +157,7 @@ impl Bench {
 
 #[test]
 fn catch_up_goes_on_from_segment_to_segment() {
-    let (mut bench, tail) = Bench::new(Settings::default());
+    let (mut bench, tail) = Bench::new(crate::hub::settings::for_tests());
     let mut socket = bench.start(SegNo(1).start(SIZE) + 100);
     let mut got = Vec::new();
     let want = usize::try_from(tail.end() - SegNo(1).start(SIZE) - 100).unwrap();
@@ -174,7 +174,7 @@ fn catch_up_goes_on_from_segment_to_segment() {
 
 #[test]
 fn a_client_that_ends_the_stream_gets_its_connection_back() {
-    let (mut bench, tail) = Bench::new(Settings::default());
+    let (mut bench, tail) = Bench::new(crate::hub::settings::for_tests());
     let mut socket = bench.start(tail.end());
     bench.read_until(&mut socket, |kind, _| kind == b'W');
     socket.write_all(&COPY_DONE_MESSAGE).unwrap();
@@ -188,7 +188,7 @@ fn a_client_that_ends_the_stream_gets_its_connection_back() {
 
 #[test]
 fn a_position_is_not_used_before_the_mail_with_its_slabs_is_read() {
-    let (mut bench, mut tail) = Bench::new(Settings::default());
+    let (mut bench, mut tail) = Bench::new(crate::hub::settings::for_tests());
     let mut socket = bench.start(tail.end());
     bench.read_until(&mut socket, |kind, _| kind == b'W');
     socket.write_all(&StandbyStatusUpdate::default().encode()).unwrap();
@@ -234,7 +234,7 @@ fn count_load() {
 
 #[test]
 fn what_is_published_after_the_mail_was_read_waits_for_the_next_turn() {
-    let (mut bench, mut tail) = Bench::new(Settings::default());
+    let (mut bench, mut tail) = Bench::new(crate::hub::settings::for_tests());
     let mut socket = bench.start(tail.end());
     bench.read_until(&mut socket, |kind, _| kind == b'W');
     // What is published next begins in a slab that this core knows, and one send goes beyond it.
@@ -274,7 +274,7 @@ fn what_is_published_after_the_mail_was_read_waits_for_the_next_turn() {
 
 #[test]
 fn a_reply_is_one_mark_and_news_only_while_somebody_waits_for_standbys() {
-    let (mut bench, tail) = Bench::new(Settings::default());
+    let (mut bench, tail) = Bench::new(crate::hub::settings::for_tests());
     let standbys = Arc::clone(&bench.ship.config.standbys);
     let marked = || {
         let mut marked = Vec::new();
@@ -308,7 +308,7 @@ fn a_reply_is_one_mark_and_news_only_while_somebody_waits_for_standbys() {
 
 #[test]
 fn feedback_of_transactions_that_are_not_in_the_recent_past_is_dropped() {
-    let (mut bench, tail) = Bench::new(Settings::default());
+    let (mut bench, tail) = Bench::new(crate::hub::settings::for_tests());
     let standbys = Arc::clone(&bench.ship.config.standbys);
     let mut socket = bench.start(tail.end());
     bench.read_until(&mut socket, |kind, _| kind == b'W');
@@ -354,8 +354,8 @@ struct Pair {
 
 impl Pair {
     fn new() -> (Self, Tail) {
-        let (mut live, tail) = Bench::new(Settings::default());
-        let (mut catchup, other) = Bench::new(Settings::default());
+        let (mut live, tail) = Bench::new(crate::hub::settings::for_tests());
+        let (mut catchup, other) = Bench::new(crate::hub::settings::for_tests());
         drop(other);
         // Both are cores of one hub.
         catchup.ship.config.shared = Arc::clone(&live.shared);

@@ -50,7 +50,7 @@ use super::front::PublishedSlots;
 use super::jobs::{Finished, JobError, Jobs};
 use super::latency::{Followed, Reached};
 use super::local::LocalWal;
-use super::messages::{StopMode, Timelines, ToControl, ToShip, ToWal};
+use super::messages::{ConnectAnswer, StopMode, Timelines, ToControl, ToShip, ToWal};
 use super::moves::Serves;
 use super::recover::{Recovered, RecoveredWal};
 use super::segments::{FileJob, Prepared};
@@ -58,7 +58,7 @@ use super::session::ZEROCOPY_UNACKED_BYTES_MAX;
 use super::shared::{Shared, StandbyTable};
 use super::tail::{SLAB_LEN, TailSlab};
 use super::writer::{FlushMethod, Flushed};
-use crate::settings::{Forward, Settings};
+use crate::hub::settings::{Forward, HubSettings};
 use histories::Histories;
 pub use keep::MAX_WAL_SIZE;
 use mark::Mark;
@@ -126,7 +126,7 @@ pub struct WalConfig<C: Send, W> {
     /// Sessions that append.
     pub commits: CommitLink,
     /// Settings.
-    pub settings: Arc<Settings>,
+    pub settings: Arc<HubSettings>,
     /// Whether segments are written past the page cache.
     pub direct: bool,
     /// How they are made durable.
@@ -209,7 +209,7 @@ pub struct WalCore<C: Send, W> {
 
 /// Slabs that the tail may hold under these settings.
 #[must_use]
-pub fn slabs_max(settings: &Settings) -> usize {
+pub fn slabs_max(settings: &HubSettings) -> usize {
     usize::try_from(settings.tail_cache_size).unwrap_or(usize::MAX) / SLAB_LEN
 }
 
@@ -371,9 +371,15 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     fn handle_mail<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, mail: ToWal<C>) {
         match mail {
-            ToWal::Connected(upstream) => self.handle_connected(io, now, upstream),
-            ToWal::ConnectFailed(reason) => self.handle_not_connected(now, &reason, Fault::Nobodys),
-            ToWal::ConnectRefused(reason) => self.handle_not_connected(now, &reason, Fault::Peers),
+            ToWal::Connect(ConnectAnswer::Connected(upstream)) => {
+                self.handle_connected(io, now, upstream);
+            }
+            ToWal::Connect(ConnectAnswer::Failed(reason)) => {
+                self.handle_not_connected(now, &reason, Fault::Nobodys);
+            }
+            ToWal::Connect(ConnectAnswer::Refused(reason)) => {
+                self.handle_not_connected(now, &reason, Fault::Peers);
+            }
             ToWal::Slot(request, reply) => self.handle_slot_request(request, reply),
             ToWal::Start(session) => self.handle_start(session),
             ToWal::Ended { standby, reply, end } => self.handle_ended(io, standby, reply, end),
@@ -394,7 +400,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         self.link.fail(now, &self.config.settings, reason, fault, verified);
     }
 
-    fn handle_settings<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, settings: Arc<Settings>) {
+    fn handle_settings<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        now: Now,
+        settings: Arc<HubSettings>,
+    ) {
         let old = std::mem::replace(&mut self.config.settings, settings);
         let new = Arc::clone(&self.config.settings);
         // A primary sends what it has flushed, whatever the setting.

@@ -108,7 +108,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     ) {
         if let Err(report) = self.may_promote() {
             if report.sqlstate != SqlState::CANNOT_CONNECT_NOW && self.own.is_none() {
-                crate::logging::report_as_log(&report);
+                crate::hub::report::report_as_log(&report);
             }
             drop(reply.send(Err(report)));
             return;

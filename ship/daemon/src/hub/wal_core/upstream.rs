@@ -29,7 +29,7 @@ use super::super::tail::TruncateError;
 use super::timeline::reader_at;
 use super::trouble::{FAULTS_MAX, Fault, RETRY_PAUSE_MAX, Trouble};
 use super::{LINK_RECV, LINK_SEND, Stopping, WalCore};
-use crate::settings::Settings;
+use crate::hub::settings::HubSettings;
 
 /// WAL of messages that are at least so long is received where it belongs. Of shorter ones several come
 /// with one receive, and what is between them has to be taken out.
@@ -166,7 +166,7 @@ impl<C> Link<C> {
     pub(super) fn fail(
         &mut self,
         now: Now,
-        settings: &Settings,
+        settings: &HubSettings,
         reason: &str,
         fault: Fault,
         verified: Option<Lsn>,
@@ -250,8 +250,8 @@ impl<C> Link<C> {
         &mut self,
         io: &mut I,
         now: Now,
-        old: &Settings,
-        new: &Settings,
+        old: &HubSettings,
+        new: &HubSettings,
     ) {
         let elsewhere = old.primary_conninfo != new.primary_conninfo
             || old.primary_slot_name != new.primary_slot_name
@@ -288,7 +288,7 @@ impl<C> Link<C> {
     }
 }
 
-fn receiver_config(settings: &Settings) -> WalReceiverConfig {
+fn receiver_config(settings: &HubSettings) -> WalReceiverConfig {
     WalReceiverConfig {
         slot_name: settings.primary_slot_name.clone(),
         slot_create: settings.primary_slot_create,

@@ -6,7 +6,7 @@ use socket2::SockRef;
 
 use super::super::super::session::ZEROCOPY_UNACKED_BYTES_MAX;
 use super::*;
-use crate::settings::ZerocopySend;
+use crate::hub::settings::ZerocopySend;
 
 /// WAL that a standby is given before it reads any.
 const BEHIND: usize = 24 * SLAB_LEN;
@@ -16,7 +16,7 @@ const SLABS: usize = 8 + 2 + 3;
 const _: () = assert!(ZEROCOPY_UNACKED_BYTES_MAX == 1 << 20);
 
 fn bench(zerocopy_send: ZerocopySend) -> (Bench, Tail, SlabPool) {
-    let mut settings = Settings::default();
+    let mut settings = crate::hub::settings::for_tests();
     settings.zerocopy_send = zerocopy_send;
     let (bench, _) = Bench::new(settings);
     let pool = SlabPool::new(SLAB_LEN, SLABS);

@@ -28,7 +28,7 @@ use super::super::super::shared::{Shared, StandbyTable};
 use super::super::super::writer::FlushMethod;
 use super::super::WalConfig;
 use super::*;
-use crate::settings::Settings;
+use crate::hub::settings::HubSettings;
 
 mod promotion;
 mod slots;
@@ -53,19 +53,19 @@ struct Bench {
     dir: TempDir,
 }
 
-fn settings() -> Settings {
-    let mut settings = Settings::default();
+fn settings() -> HubSettings {
+    let mut settings = crate::hub::settings::for_tests();
     settings.tail_cache_size = 4 << 20;
     settings
 }
 
 impl Bench {
     /// On a new directory.
-    fn new(settings: Settings) -> Self {
+    fn new(settings: HubSettings) -> Self {
         Self::of_version(settings, WalVersion::PG15)
     }
 
-    fn of_version(settings: Settings, version: WalVersion) -> Self {
+    fn of_version(settings: HubSettings, version: WalVersion) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for name in ["pg_wal", "slots"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
@@ -76,7 +76,7 @@ impl Bench {
         Self::start(dir, settings)
     }
 
-    fn start(dir: TempDir, settings: Settings) -> Self {
+    fn start(dir: TempDir, settings: HubSettings) -> Self {
         let recovered = recover(&OsFs, dir.path()).unwrap();
         let io = Uring::new(UringConfig::default()).unwrap();
         let (mail, receiver) = mailbox(256, io.waker());

@@ -47,7 +47,7 @@ impl Own {
             XidRoom::Exhausted => return Err(self.exhausted()),
         };
         if let Some(warning) = warning.as_ref().filter(|_| xid.is_multiple_of(LOG_EVERY)) {
-            crate::logging::report(warning);
+            crate::hub::report::report(warning);
         }
         let pages = slru::pages_before(&self.counters, self.version());
         for (rmid, body) in pages.into_iter().flatten() {
@@ -68,8 +68,8 @@ impl Own {
     pub(super) fn warn_of_limits(&self) {
         match self.limits().room(xid_of(self.counters.next_xid)) {
             XidRoom::Ample => {}
-            XidRoom::Scarce { left } => crate::logging::report(&self.scarce(left)),
-            XidRoom::Exhausted => crate::logging::report(&self.exhausted()),
+            XidRoom::Scarce { left } => crate::hub::report::report(&self.scarce(left)),
+            XidRoom::Exhausted => crate::hub::report::report(&self.exhausted()),
         }
     }
 
