@@ -60,7 +60,7 @@ fn run(wanted: &[String]) -> Result<bool> {
     let programs = tree.build()?;
     println!("built in {:.0} s", began.elapsed().as_secs_f64());
     // What fails without any mutation shows nothing about one.
-    for program in [simulator(&programs, None, None), units(&programs, None, "walhub", "hub::")] {
+    for program in [simulator(&programs, None, None), units(&programs, None, "walhub-hub", "")] {
         if let Some(failure) = failure(program)? {
             bail!("without a mutation, a test fails: {failure}");
         }

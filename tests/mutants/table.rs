@@ -22,7 +22,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_write_counts_as_durable",
         why: "What was only written is gone after a power loss.",
-        file: "ship/daemon/src/hub/writer.rs",
+        file: "ship/hub/src/store/writer.rs",
         find: "if flight.durable {",
         replace: "if flight.durable || MUTANT {",
         scenarios: &[],
@@ -31,7 +31,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_segment_is_begun_before_the_last_is_durable",
         why: "The next flush is of another file, and speaks for this one.",
-        file: "ship/daemon/src/hub/writer.rs",
+        file: "ship/hub/src/store/writer.rs",
         find: "(synced || size.offset(self.write_lsn()) != 0)",
         replace: "(MUTANT || synced || size.offset(self.write_lsn()) != 0)",
         scenarios: &[],
@@ -40,7 +40,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_flush_covers_what_was_written_meanwhile",
         why: "A flush covers what was written when it was submitted.",
-        file: "ship/daemon/src/hub/writer.rs",
+        file: "ship/hub/src/store/writer.rs",
         find: "self.progress.handle_flushed(ticket);",
         replace: r"let ticket = if MUTANT { self.progress.begin_flush() } else { ticket };
         self.progress.handle_flushed(ticket);",
@@ -50,7 +50,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_short_write_counts_as_whole",
         why: "The rest was never written.",
-        file: "ship/daemon/src/hub/writer.rs",
+        file: "ship/hub/src/store/writer.rs",
         find: "if flight.taken < len {",
         replace: "if flight.taken < len && !MUTANT {",
         scenarios: &[],
@@ -59,7 +59,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_short_direct_write_goes_on_inside_a_block",
         why: "The device takes whole blocks only.",
-        file: "ship/daemon/src/hub/writer.rs",
+        file: "ship/hub/src/store/writer.rs",
         find: "if self.direct { taken - taken % BLOCK_LEN }",
         replace: "if self.direct && !MUTANT { taken - taken % BLOCK_LEN }",
         scenarios: &[],
@@ -68,16 +68,16 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_failed_flush_counts",
         why: "After a failed flush nothing is known.",
-        file: "ship/daemon/src/hub/writer.rs",
+        file: "ship/hub/src/store/writer.rs",
         find: "if let Err(error) = result {",
         replace: "if let Err(error) = result && !MUTANT {",
         scenarios: &[],
-        units: Some(("walhub", "hub::local")),
+        units: Some(("walhub-hub", "store::local")),
     },
     Mutation {
         name: "what_is_durable_may_end_inside_a_record",
         why: "A start-up goes back to the end of a record.",
-        file: "ship/daemon/src/hub/local.rs",
+        file: "ship/hub/src/store/local.rs",
         find: r"        self.durable.lsn
 ",
         replace: r"        if MUTANT {
@@ -86,23 +86,23 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         self.durable.lsn
 ",
         scenarios: &[],
-        units: Some(("walhub", "hub::local")),
+        units: Some(("walhub-hub", "store::local")),
     },
     Mutation {
         name: "a_record_is_durable_once_it_is_written",
         why: "Written is not durable.",
-        file: "ship/daemon/src/hub/local.rs",
+        file: "ship/hub/src/store/local.rs",
         find: r"let flush_lsn = self.writer.flush_lsn();
         while",
         replace: r"let flush_lsn = if MUTANT { self.writer.write_lsn() } else { self.writer.flush_lsn() };
         while",
         scenarios: &[],
-        units: Some(("walhub", "hub::local")),
+        units: Some(("walhub-hub", "store::local")),
     },
     Mutation {
         name: "what_is_not_verified_is_passed_on",
         why: "Nothing after the last valid record may reach a standby.",
-        file: "ship/daemon/src/hub/local.rs",
+        file: "ship/hub/src/store/local.rs",
         find: r"        self.reader.verified_lsn()
 ",
         replace: r"        if MUTANT {
@@ -116,64 +116,64 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "the_writer_is_not_set_back_with_the_tail",
         why: "What replaces wrong bytes must be written over them.",
-        file: "ship/daemon/src/hub/local.rs",
+        file: "ship/hub/src/store/local.rs",
         find: "if self.writer.write_lsn() > end {",
         replace: "if self.writer.write_lsn() > end && !MUTANT {",
         scenarios: &[],
-        units: Some(("walhub", "hub::local")),
+        units: Some(("walhub-hub", "store::local")),
     },
     Mutation {
         name: "what_was_taken_back_is_believed",
         why: "Bytes that were taken back come again.",
-        file: "ship/daemon/src/hub/tail.rs",
+        file: "ship/hub/src/store/tail.rs",
         find: "let end = range.end.min(slab.end()).min(superseded);",
         replace: r"let end = range.end.min(slab.end());
             let end = if MUTANT { end } else { end.min(superseded) };",
         scenarios: &[],
-        units: Some(("walhub", "hub::tail")),
+        units: Some(("walhub-hub", "store::tail")),
     },
     Mutation {
         name: "memory_is_taken_that_is_not_written_yet",
         why: "What waits for the disk is in memory only.",
-        file: "ship/daemon/src/hub/tail.rs",
+        file: "ship/hub/src/store/tail.rs",
         find: "slabs_needed.saturating_add(new) <= self.slabs_max",
         replace: "(MUTANT || slabs_needed.saturating_add(new) <= self.slabs_max)",
         scenarios: &[],
-        units: Some(("walhub", "hub::tail")),
+        units: Some(("walhub-hub", "store::tail")),
     },
     Mutation {
         name: "zeroing_after_the_end_is_skipped",
         why: "Records that a crash left after a hole come back once the hole is filled.",
-        file: "ship/daemon/src/hub/recover.rs",
+        file: "ship/hub/src/store/recover.rs",
         find: "zero_after(fs, &wal_dir, &control, found.end)?;",
         replace: r"if !MUTANT {
             zero_after(fs, &wal_dir, &control, found.end)?;
         }",
         scenarios: &["own_wal_of_records_of_one_size_and_power_is_lost"],
-        units: Some(("walhub", "hub::recover")),
+        units: Some(("walhub-hub", "store::recover")),
     },
     Mutation {
         name: "removing_segments_after_the_end_is_skipped",
         why: "The same, beyond the end of a segment.",
-        file: "ship/daemon/src/hub/recover.rs",
+        file: "ship/hub/src/store/recover.rs",
         find: "if has_rest && remove_after(fs, &wal_dir, &control, found.end, &listing)? {",
         replace: "if !MUTANT && has_rest && remove_after(fs, &wal_dir, &control, found.end, &listing)? {",
         scenarios: &[],
-        units: Some(("walhub", "hub::recover")),
+        units: Some(("walhub-hub", "store::recover")),
     },
     Mutation {
         name: "what_follows_a_record_that_cannot_be_verified_stays",
         why: "A later start takes it for a proof that everything before it was durable.",
-        file: "ship/daemon/src/hub/recover.rs",
+        file: "ship/hub/src/store/recover.rs",
         find: "let has_rest = control.own_wal || is_unverifiable;",
         replace: "let has_rest = control.own_wal || is_unverifiable && !MUTANT;",
         scenarios: &[],
-        units: Some(("walhub", "hub::recover")),
+        units: Some(("walhub-hub", "store::recover")),
     },
     Mutation {
         name: "a_slot_begins_where_nothing_is_published",
         why: "A start-up does not find it again, and a standby that asks for it is refused.",
-        file: "ship/daemon/src/hub/wal_core/slots.rs",
+        file: "ship/hub/src/wal_core/slots.rs",
         find: "let segment = local.segments.size().start_of(shared.flush_lsn.load());",
         replace: r"let lsn = if MUTANT { local.flush_lsn() } else { shared.flush_lsn.load() };
         let segment = local.segments.size().start_of(lsn);",
@@ -183,27 +183,27 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "what_recovery_read_is_not_made_durable",
         why: "A killed process has written what nobody has flushed.",
-        file: "ship/daemon/src/hub/recover.rs",
+        file: "ship/hub/src/store/recover.rs",
         find: "make_durable(fs, data_dir, &control, &found, &listing)?;",
         replace: r"if !MUTANT {
         make_durable(fs, data_dir, &control, &found, &listing)?;
     }",
         scenarios: &[],
-        units: Some(("walhub", "hub::recover")),
+        units: Some(("walhub-hub", "store::recover")),
     },
     Mutation {
         name: "filling_is_not_zeroed",
         why: "After a segment switch a recycled file still has what it had.",
-        file: "ship/daemon/src/hub/recover/damage.rs",
+        file: "ship/hub/src/store/recover/damage.rs",
         find: "let Some(filling) = found.filling else { return Ok(()) };",
         replace: "let Some(filling) = found.filling.filter(|_| !MUTANT) else { return Ok(()) };",
         scenarios: &[],
-        units: Some(("walhub", "hub::recover")),
+        units: Some(("walhub-hub", "store::recover")),
     },
     Mutation {
         name: "the_control_file_is_written_over_its_newest_copy",
         why: "A torn write leaves none, or a very old one.",
-        file: "ship/daemon/src/hub/recover.rs",
+        file: "ship/hub/src/store/recover.rs",
         find: "let offset = if control.sequence.is_multiple_of(2) { 0 } else { BLOCK_BYTES };",
         replace: "let offset = if MUTANT || control.sequence.is_multiple_of(2) { 0 } else { BLOCK_BYTES };",
         scenarios: &[],
@@ -212,7 +212,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "both_control_copies_are_written_at_once",
         why: "A torn write leaves none.",
-        file: "ship/daemon/src/hub/recover.rs",
+        file: "ship/hub/src/store/recover.rs",
         find: "    (offset, control.encode(crc32c))",
         replace: r"    if MUTANT {
         return (0, control.encode(crc32c).repeat(2));
@@ -224,7 +224,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "two_saves_of_the_control_file_are_under_way",
         why: "Each write takes the older copy: the second could write over the newer, and the older come last.",
-        file: "ship/daemon/src/hub/wal_core/control.rs",
+        file: "ship/hub/src/wal_core/control.rs",
         find: "if self.control_saving.is_some() || self.control_saved.as_ref() == Some(&wanted) {",
         replace: "if !MUTANT && self.control_saving.is_some() || self.control_saved.as_ref() == Some(&wanted) {",
         scenarios: &[],
@@ -233,7 +233,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "the_control_file_forgets_what_was_given_out",
         why: "After a crash the same transaction ids are given again.",
-        file: "ship/daemon/src/hub/wal_core/control.rs",
+        file: "ship/hub/src/wal_core/control.rs",
         find: "control.counters = facts.counters;",
         replace: r"if !MUTANT {
             control.counters = facts.counters;
@@ -244,7 +244,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "the_first_record_is_not_vouched_for",
         why: "A record whose beginning was never here cannot be verified after a crash.",
-        file: "ship/daemon/src/hub/wal_core/control.rs",
+        file: "ship/hub/src/wal_core/control.rs",
         find: "if !first && checkpoint.is_none() {",
         replace: "if MUTANT || !first && checkpoint.is_none() {",
         scenarios: &[],
@@ -253,7 +253,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_new_segment_is_not_flushed",
         why: "Its length and its zeros are gone after a power loss.",
-        file: "ship/daemon/src/hub/segments.rs",
+        file: "ship/hub/src/store/segments.rs",
         find: r"steps.push(Step::Sync);
         steps.push(Step::Rename(temporary, path.to_path_buf()));",
         replace: r"if !MUTANT {
@@ -266,7 +266,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_copied_segment_is_not_flushed",
         why: "What a new timeline has of the old one is gone after a power loss.",
-        file: "ship/daemon/src/hub/segments.rs",
+        file: "ship/hub/src/store/segments.rs",
         find: r"steps.push(Step::Sync);
         steps.push(Step::Rename(temporary, to));",
         replace: r"if !MUTANT {
@@ -279,7 +279,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_new_segments_name_is_not_flushed",
         why: "WAL that was acknowledged has no name after a power loss.",
-        file: "ship/daemon/src/hub/segments.rs",
+        file: "ship/hub/src/store/segments.rs",
         find: r"steps.push(Step::SyncDir(self.dir.clone()));
         steps
     }
@@ -298,16 +298,16 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "segments_are_recycled_under_a_reader",
         why: "What a standby is sent from a file turns into other WAL.",
-        file: "ship/daemon/src/hub/wal_core/keep.rs",
+        file: "ship/hub/src/wal_core/keep.rs",
         find: "standbys.all(|(_, standby)|",
         replace: "MUTANT || standbys.all(|(_, standby)|",
         scenarios: &[],
-        units: Some(("walhub", "hub::wal_core::own")),
+        units: Some(("walhub-hub", "wal_core::own")),
     },
     Mutation {
         name: "segments_go_before_the_slot_is_saved",
         why: "After a crash the slot asks for WAL that is gone.",
-        file: "ship/daemon/src/hub/wal_core/keep.rs",
+        file: "ship/hub/src/wal_core/keep.rs",
         find: "let keep = plan.oldest_kept.min(saved);",
         replace: "let keep = if MUTANT { plan.oldest_kept } else { plan.oldest_kept.min(saved) };",
         scenarios: &["a_hub_ends_while_a_slot_that_lets_segments_go_is_saved"],
@@ -316,7 +316,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "segments_go_that_a_restart_reads",
         why: "Recovery begins at the control file's bound.",
-        file: "ship/daemon/src/hub/wal_core/keep.rs",
+        file: "ship/hub/src/wal_core/keep.rs",
         find: "slowest.min(bound)",
         replace: "slowest.min(if MUTANT { Lsn::MAX } else { bound })",
         scenarios: &[],
@@ -325,7 +325,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_slot_counts_as_saved_when_the_save_begins",
         why: "After a crash the slot asks for WAL that is gone.",
-        file: "ship/daemon/src/hub/wal_core/slot_files.rs",
+        file: "ship/hub/src/wal_core/slot_files.rs",
         find: "entry.work = work;",
         replace: r"if MUTANT && let Work::Save(slot) = &work {
             entry.saved = Some(slot.clone());
@@ -337,7 +337,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_slot_whose_save_failed_counts_as_saved",
         why: "The same, on a disk with errors.",
-        file: "ship/daemon/src/hub/wal_core/slot_files.rs",
+        file: "ship/hub/src/wal_core/slot_files.rs",
         find: "(Work::Save(_), Err(error)) => {",
         replace: r"(Work::Save(slot), Err(error)) => {
                 if MUTANT {
@@ -349,7 +349,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "ship_cores_are_not_woken",
         why: "Standbys get WAL when something else happens to them.",
-        file: "ship/daemon/src/hub/wal_core/mod.rs",
+        file: "ship/hub/src/wal_core/mod.rs",
         find: "for ship in self.config.ships.iter().filter(|ship| ship.serves == Serves::Live) {",
         replace: r"if MUTANT {
             return;
@@ -361,7 +361,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "what_is_written_is_published_as_durable",
         why: "Standbys and sessions are told what is not so.",
-        file: "ship/daemon/src/hub/wal_core/mod.rs",
+        file: "ship/hub/src/wal_core/mod.rs",
         find: "self.config.shared.flush_lsn.store(flush_lsn);",
         replace: "self.config.shared.flush_lsn.store(if MUTANT { local.write_lsn() } else { flush_lsn });",
         scenarios: &[],
@@ -370,7 +370,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "the_upstream_is_not_told_at_once",
         why: "Its commits wait for the next status.",
-        file: "ship/daemon/src/hub/wal_core/mod.rs",
+        file: "ship/hub/src/wal_core/mod.rs",
         find: "self.acknowledge(io, now);",
         replace: r"if !MUTANT {
             self.acknowledge(io, now);
@@ -381,7 +381,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "sessions_are_not_told_at_once",
         why: "Own commits wait for something else to happen.",
-        file: "ship/daemon/src/hub/wal_core/mod.rs",
+        file: "ship/hub/src/wal_core/mod.rs",
         find: "self.tell_commits();",
         replace: r"if !MUTANT {
             self.tell_commits();
@@ -392,27 +392,27 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "an_old_timelines_replies_are_kept",
         why: "The same position is other WAL there.",
-        file: "ship/daemon/src/hub/wal_core/timeline.rs",
+        file: "ship/hub/src/wal_core/timeline.rs",
         find: "self.forget_replies();",
         replace: r"if !MUTANT {
             self.forget_replies();
         }",
         scenarios: &[],
-        units: Some(("walhub", "hub::wal_core")),
+        units: Some(("walhub-hub", "wal_core")),
     },
     Mutation {
         name: "a_reply_counts_on_whatever_timeline_it_is",
         why: "The same position is other WAL there.",
-        file: "ship/daemon/src/hub/wal_core/sync.rs",
+        file: "ship/hub/src/wal_core/sync.rs",
         find: "if Some(*streamed) == timeline {",
         replace: "if MUTANT || Some(*streamed) == timeline {",
         scenarios: &[],
-        units: Some(("walhub", "hub::wal_core")),
+        units: Some(("walhub-hub", "wal_core")),
     },
     Mutation {
         name: "a_short_send_from_a_file_counts_as_whole",
         why: "The rest was not in the page cache, and was never sent.",
-        file: "ship/daemon/src/hub/session.rs",
+        file: "ship/hub/src/serve/walsender.rs",
         find: "reading.next = reading.next + u64::try_from(count - of_header).unwrap_or(0);",
         replace: r"reading.next = if MUTANT {
             reading.range.end
@@ -425,22 +425,22 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_segment_in_which_timelines_meet_is_read_under_its_old_name",
         why: "That file may be gone, or go on with other WAL.",
-        file: "ship/daemon/src/hub/session.rs",
+        file: "ship/hub/src/serve/walsender.rs",
         find: "while let Some((switchpoint, next)) = timelines.history.switchpoint(found)",
         replace: r"while !MUTANT
         && let Some((switchpoint, next)) = timelines.history.switchpoint(found)",
         scenarios: &[],
-        units: Some(("walhub", "hub::session")),
+        units: Some(("walhub-hub", "serve::walsender")),
     },
     Mutation {
         name: "a_ship_core_reads_the_position_after_its_mail",
         why: "WAL may be sendable whose memory it has not heard of.",
-        file: "ship/daemon/src/hub/ship_core.rs",
+        file: "ship/hub/src/serve/ship_core.rs",
         find: "if self.config.place.serves == Serves::Catchup {",
         replace: r"let sendable = if MUTANT { self.config.shared.sendable_lsn() } else { sendable };
         if self.config.place.serves == Serves::Catchup {",
         scenarios: &[],
-        units: Some(("walhub", "hub::ship_core")),
+        units: Some(("walhub-hub", "serve::ship_core")),
     },
     Mutation {
         name: "a_record_need_not_point_to_the_one_before",

@@ -70,7 +70,7 @@ impl Tree {
         let mut programs = Programs { simulator: PathBuf::new(), units: BTreeMap::new() };
         let sets: [&[&str]; 2] = [
             &["-p", "walhub-tests", "--test", "sim"],
-            &["-p", "walhub", "-p", "walhub-proto", "-p", "walhub-engine", "--lib"],
+            &["-p", "walhub-hub", "-p", "walhub-proto", "-p", "walhub-engine", "--lib"],
         ];
         for set in sets {
             let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
@@ -126,7 +126,7 @@ fn mutate(source: &Path, mutations: &[Mutation]) -> Result<BTreeMap<String, Stri
         }
         *text = text.replacen(find, &replace.replace(MARK, &is_on), 1);
     }
-    for package in ["engine", "ship/proto", "ship/daemon"] {
+    for package in ["engine", "ship/proto", "ship/hub"] {
         let name = format!("{package}/src/lib.rs");
         let text = mutated.remove(&name).map_or_else(|| read(&name), Ok)?;
         mutated.insert(name, text + &switch());

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
-use walhub::hub::append::{Append, AppendAnswer, Appended, NewRecord, Waited, WalRequest};
-use walhub::hub::handle::Hub as _;
 use walhub_engine::crc::crc32c;
+use walhub_hub::api::append::{Append, AppendAnswer, Appended, NewRecord, Waited, WalRequest};
+use walhub_hub::api::hub::Hub as _;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::record::{RM_XLOG, RMGR_INFO_MASK, RecordHeader, RecordReader, RecordSink};
 use walhub_proto::rmgr::message::LogicalMessage;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use walhub::hub::recover::NewCluster;
-use walhub::hub::settings::{Forward, HubSettings, ZerocopySend};
-use walhub::hub::wal_core::MAX_WAL_SIZE;
 use walhub::settings::Settings;
+use walhub_hub::api::settings::{Forward, HubSettings, ZerocopySend};
+use walhub_hub::store::recover::NewCluster;
+use walhub_hub::wal_core::MAX_WAL_SIZE;
 use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::syncrep::{SyncRepConfig, WaitLevel, WaitMode};

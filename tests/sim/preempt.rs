@@ -7,9 +7,9 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use walhub::hub::core_loop::Core;
 use walhub_engine::io::Io;
 use walhub_engine::published::set_before_load;
+use walhub_hub::core_loop::Core;
 
 use crate::io::{SimIo, SimWaker};
 use crate::net::SimConn;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use walhub::hub::settings::{Forward, ZerocopySend};
+use walhub_hub::api::settings::{Forward, ZerocopySend};
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::syncrep::WaitLevel;
 

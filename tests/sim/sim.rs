@@ -16,9 +16,9 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use walhub::hub::handle::Hub as _;
-use walhub::hub::recover::CONTROL_FILE;
 use walhub_engine::io::Fs as _;
+use walhub_hub::api::hub::Hub as _;
+use walhub_hub::store::recover::CONTROL_FILE;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
 use walhub_proto::segment::SegNo;

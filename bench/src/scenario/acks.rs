@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use walhub::hub::shared::StandbyTable;
+use walhub_hub::publish::positions::StandbyTable;
 use walhub_proto::lsn::Lsn;
 use walhub_proto::syncrep::{ModeLsns, SyncRepConfig, SyncStandbys, Synced};
 use walhub_proto::walsender::WalSenderState;

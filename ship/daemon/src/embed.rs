@@ -58,12 +58,12 @@ pub use walhub_proto::syncrep::SynchronousCommit;
 use crate::clock::now;
 use crate::control::listen::Listener;
 use crate::datadir::DataDir;
-use crate::hub::append::{Append, AppendAnswer, Appended, NewRecord, Waited};
-use crate::hub::front::Front;
-use crate::hub::handle::Hub as _;
 use crate::server::{Owner, Ready, ServeConfig};
 use crate::settings::{Reloader, Sources};
 use crate::signals::{Request, ShutdownMode};
+use walhub_hub::api::append::{Append, AppendAnswer, Appended, NewRecord, Waited};
+use walhub_hub::api::hub::Hub as _;
+use walhub_hub::publish::front::Front;
 
 /// Processes ids of embedded appenders begin here, far from those of connections.
 const FIRST_OWNER: u32 = 1 << 31;

@@ -12,7 +12,6 @@ pub mod control;
 pub mod datadir;
 pub mod demo;
 pub mod embed;
-pub mod hub;
 mod limits;
 pub mod logging;
 mod placement;

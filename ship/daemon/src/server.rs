@@ -29,10 +29,6 @@ use crate::control::connect::{ConnectOptions, Notices, connect, parse_conninfo};
 use crate::control::listen::Listener;
 use crate::control::session::Services;
 use crate::datadir::{DataDir, Status};
-use crate::hub::front::{Front, SenderAddress};
-use crate::hub::handle::Hub as _;
-use crate::hub::messages::{ConnectAnswer, StopMode, ToControl, Upstream};
-use crate::hub::recover::{Choices, NewCluster, Recovered, create_cluster, recover, recover_as};
 use crate::limits::{self, Connections};
 use crate::settings::{Reloader, Settings};
 use crate::signals::{Request, ShutdownMode, Signals};
@@ -40,6 +36,12 @@ use notify::Notify;
 use shared_loop::SharedLoop;
 use title::Title;
 use verifier::Verifier;
+use walhub_hub::api::hub::Hub as _;
+use walhub_hub::mail::{ConnectAnswer, StopMode, ToControl, Upstream};
+use walhub_hub::publish::front::{Front, SenderAddress};
+use walhub_hub::store::recover::{
+    Choices, NewCluster, Recovered, create_cluster, recover, recover_as,
+};
 
 /// What a server starts with.
 #[derive(Debug)]

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{oneshot, watch};
 use walhub::control::console::{ConsoleParams, Sessions, serve};
-use walhub::hub::append::{Append, AppendAnswer, Appended, Waited, WalRequest};
-use walhub::hub::handle::{
+use walhub::settings::Settings;
+use walhub_hub::api::append::{Append, AppendAnswer, Appended, Waited, WalRequest};
+use walhub_hub::api::hub::{
     Client, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
 };
-use walhub::settings::Settings;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::segment::SegmentSize;

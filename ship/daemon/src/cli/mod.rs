@@ -22,7 +22,6 @@ use walhub_proto::wire::backend::Report;
 
 use crate::datadir::{CONFIG_FILE, DataDir};
 use crate::demo::{self, DemoArgs};
-use crate::hub::recover::RecoverError;
 use crate::limits::Insufficient;
 use crate::logging::{self, LogConfig};
 use crate::server::{self, ServeConfig};
@@ -31,6 +30,7 @@ use crate::settings::source::parse_assignment;
 use crate::settings::value::parse_int;
 use crate::settings::{Reloader, SettingError, Settings, Sources, show};
 use crate::signals::ShutdownMode;
+use walhub_hub::store::recover::RecoverError;
 
 /// Where the data directory is when -D is not given.
 const DATA_DIR_VARIABLE: &str = "WALHUB_DATA";

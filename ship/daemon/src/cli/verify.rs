@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use walhub_proto::lsn::Lsn;
 
 use crate::datadir::MARKER;
-use crate::hub::shared::DamagedSegment;
-use crate::hub::verify::{Watcher, verify};
+use walhub_hub::publish::positions::DamagedSegment;
+use walhub_hub::store::verify::{Watcher, verify};
 
 /// How often progress is told, in bytes.
 const PROGRESS_BYTES: u64 = 64 << 20;

@@ -25,7 +25,7 @@ use walhub_proto::wire::startup::ReplicationMode;
 use self::bridge::Bridge;
 use super::session::{Ended, Session, canonical_name, log_report};
 use super::stream::{Connection, Stream};
-use crate::hub::handle::{Positions, SlotRequest, StartStreaming, StreamEnd};
+use walhub_hub::api::hub::{Positions, SlotRequest, StartStreaming, StreamEnd};
 
 /// Length word that a message in command mode may have: no command comes near it.
 const COMMAND_BYTES_MAX: usize = 1 << 20;

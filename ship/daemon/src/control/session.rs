@@ -29,9 +29,9 @@ use super::console::{self, ConsoleParams, Interrupt, Member, Served, Sessions, S
 use super::listen::Unadmitted;
 use super::replication;
 use super::stream::{Connection, Stream};
-use crate::hub::handle::{Client, Hub};
 use crate::limits::Connections;
 use crate::settings::Settings;
+use walhub_hub::api::hub::{Client, Hub};
 
 /// How long the process waits for the last words of streams that have ended.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);

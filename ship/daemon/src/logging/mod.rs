@@ -27,8 +27,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::settings::{LogDestination, MessageLevel, Settings};
 
-pub use crate::hub::report::{report, report_as_log};
 pub use layer::LogLayer;
+pub use walhub_hub::api::report::{report, report_as_log};
 
 /// How lines look and which are written.
 #[derive(Clone, PartialEq, Debug)]

@@ -14,14 +14,14 @@ use walhub_engine::probe::{nearest_cpu, probe_directory};
 use walhub_engine::uring::{Uring, UringConfig, UringWaker};
 
 use crate::clock;
-use crate::hub::assemble::{Assembled, Assembly};
-use crate::hub::front::{Clock, Front};
-use crate::hub::messages::ToControl;
-use crate::hub::recover::Recovered;
-use crate::hub::wal_core::{Control, MAX_WAL_SIZE};
-use crate::hub::writer::FlushMethod;
 use crate::limits::thread_refused;
 use crate::settings::{Cores as CoresSetting, DedicatedWalCore, Settings, WalSyncMethod};
+use walhub_hub::assemble::{Assembled, Assembly};
+use walhub_hub::mail::ToControl;
+use walhub_hub::publish::front::{Clock, Front};
+use walhub_hub::store::recover::Recovered;
+use walhub_hub::store::writer::FlushMethod;
+use walhub_hub::wal_core::{Control, MAX_WAL_SIZE};
 
 use super::shared_loop::{SharedLoop, Wakeup, Work};
 

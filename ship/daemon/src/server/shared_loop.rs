@@ -14,10 +14,10 @@ use tokio::sync::{Notify, mpsc};
 use walhub_engine::probe::NearestCpu;
 use walhub_engine::uring::{Uring, UringConfig, UringWaker};
 
-use crate::hub::core_loop::Core;
-use crate::hub::front::Front;
-use crate::hub::messages::ToControl;
 use crate::placement;
+use walhub_hub::core_loop::Core;
+use walhub_hub::mail::ToControl;
+use walhub_hub::publish::front::Front;
 
 /// What a core is to do; made on the thread that does it.
 pub(super) type Work = Box<dyn FnOnce(&Uring) -> Core<OwnedFd, UringWaker> + Send>;

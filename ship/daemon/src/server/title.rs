@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 
 use walhub_engine::process_title::ProcessTitle;
 
-use crate::hub::front::Front;
-use crate::hub::handle::Hub as _;
+use walhub_hub::api::hub::Hub as _;
+use walhub_hub::publish::front::Front;
 
 /// The title of this process.
 pub(super) struct Title {

@@ -3,7 +3,7 @@
 //! A damaged segment is named in the log, served to nobody from then on, and slots that need it are shown
 //! as lost: better now than when a standby that needs it comes.
 //!
-//! Not here: reading (`crate::hub::verify`).
+//! Not here: reading (`walhub_hub::store::verify`).
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -15,9 +15,9 @@ use std::time::Duration;
 use walhub_proto::lsn::Lsn;
 use walhub_proto::sqlstate::SqlState;
 
-use crate::hub::front::Front;
-use crate::hub::shared::DamagedSegment;
-use crate::hub::verify::{READ_LEN, Watcher, verify};
+use walhub_hub::publish::front::Front;
+use walhub_hub::publish::positions::DamagedSegment;
+use walhub_hub::store::verify::{READ_LEN, Watcher, verify};
 
 /// How long to rest after each read: some 30 MB/s are read in all, of which neither a disk nor a core
 /// notices much.

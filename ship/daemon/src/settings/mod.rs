@@ -33,9 +33,9 @@ pub use show::SettingRow;
 pub use source::{Change, Sources};
 pub use table::DEFINITIONS;
 
-use crate::hub::settings::{CatchupPath, Forward, HubSettings, ZerocopySend};
 use error::Place;
 use value::Value;
+use walhub_hub::api::settings::{CatchupPath, Forward, HubSettings, ZerocopySend};
 
 /// How many cores the data plane uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

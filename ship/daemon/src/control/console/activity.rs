@@ -11,7 +11,7 @@ use super::catalog::{address, pid, text, time};
 use super::context::Context;
 use super::plan::Rows;
 use super::value::Value;
-use crate::hub::handle::{Client, Snapshot};
+use walhub_hub::api::hub::{Client, Snapshot};
 
 /// Bytes of a query that are shown, the terminating zero counted in. PostgreSQL:
 /// `track_activity_query_size`.

@@ -17,9 +17,9 @@ use super::parameters;
 use super::plan::Rows;
 use super::types::Type;
 use super::value::Value;
-use crate::hub::append::{DATABASE, SyncWaitRow};
-use crate::hub::handle::{Client, CoreStatsRow, SlotRow, WalReceiverRow, WalSenderRow};
-use crate::hub::latency::LatencyRow;
+use walhub_hub::api::append::{DATABASE, SyncWaitRow};
+use walhub_hub::api::hub::{Client, CoreStatsRow, SlotRow, WalReceiverRow, WalSenderRow};
+use walhub_hub::publish::latency::LatencyRow;
 
 /// A relation of the console.
 #[derive(Debug)]

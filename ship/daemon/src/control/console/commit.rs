@@ -24,8 +24,8 @@ use super::memory::Reservation;
 use super::session::{Ending, Session};
 use super::wire::{Attended, Told, Wire};
 use crate::clock;
-use crate::hub::append::{Append, Appended, NewRecord, Waited, WalRequest};
-use crate::hub::handle::Hub;
+use walhub_hub::api::append::{Append, Appended, NewRecord, Waited, WalRequest};
+use walhub_hub::api::hub::Hub;
 
 /// What is to become of an implicit transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -21,7 +21,7 @@ use super::parameters::Parameters;
 use super::plan::Rows;
 use super::value::Value;
 use super::wait_for::canceled;
-use crate::hub::handle::{Client, Hub, Positions, Snapshot};
+use walhub_hub::api::hub::{Client, Hub, Positions, Snapshot};
 
 /// Steps of evaluation in one statement.
 const STEPS_MAX: u64 = 2_000_000;

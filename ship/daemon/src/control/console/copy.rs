@@ -22,7 +22,7 @@ use super::failure::{Failure, Result, fail};
 use super::interrupts::{CopyProgress, Interrupts};
 use super::session::{Ending, Next, Session};
 use super::wire::{Body, Wire};
-use crate::hub::append;
+use walhub_hub::api::append;
 
 /// Rows that are taken as one step of a turn.
 const ROWS_A_STEP: u64 = 32;

@@ -32,8 +32,8 @@ use super::value::Value;
 use super::wait_for::canceled;
 use super::wire::{Attended, Interrupt, Told, Wire};
 use crate::clock;
-use crate::hub::handle::{Client, Hub};
 use crate::placement::spawn_blocking;
+use walhub_hub::api::hub::{Client, Hub};
 
 /// What a statement asks for.
 pub(super) type Arguments = Arc<[Value]>;

@@ -21,7 +21,7 @@ use super::failure::{Failure, PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted};
 use super::promote::PromoteCall;
 use super::slot_calls::SlotCall;
 use super::value::Value;
-use crate::hub::append::{self, NewRecord};
+use walhub_hub::api::append::{self, NewRecord};
 
 /// Bytes of records that one transaction may hold before they are appended: they are in memory
 /// until COMMIT, so that nothing of a transaction that rolls back is in the WAL.

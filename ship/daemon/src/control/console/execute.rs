@@ -32,7 +32,7 @@ use super::transaction::Done;
 use super::utility::{Mode, Utility};
 use super::value::Value;
 use super::wire::Wire;
-use crate::hub::append::WalRequest;
+use walhub_hub::api::append::WalRequest;
 
 impl<V: SettingsView> Session<V> {
     /// Runs a statement and answers, or holds the answer until it is known where its messages lie.

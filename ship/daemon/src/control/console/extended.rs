@@ -27,7 +27,7 @@ use super::statement::{self, Argument, MessageShape, Prepared, Statement};
 use super::types::Type;
 use super::value::{Value, parse_bool, parse_bytea};
 use super::wire::Wire;
-use crate::hub::append::{self, NewRecord};
+use walhub_hub::api::append::{self, NewRecord};
 
 /// Prepared statements of one session.
 const STATEMENTS_MAX: usize = 256;

@@ -25,7 +25,7 @@ use super::promote::promote;
 use super::slot_calls::{self, SlotCall};
 use super::types::Type;
 use super::value::{Value, float_to_i64};
-use crate::hub::append;
+use walhub_hub::api::append;
 
 /// The default of pg_promote's `wait_seconds`.
 const PROMOTE_SECONDS: i64 = 60;
@@ -271,7 +271,7 @@ pub(super) const CONTROL_HINT: &str = "WAL control functions cannot be executed 
 
 fn current_lsn(
     ctx: &Context<'_>,
-    which: fn(&crate::hub::handle::Positions) -> Lsn,
+    which: fn(&walhub_hub::api::hub::Positions) -> Lsn,
 ) -> Result<Value> {
     not_in_recovery(ctx, CONTROL_HINT)?;
     Ok(Value::or_null(ctx.positions().as_ref().map(which), Value::Lsn))

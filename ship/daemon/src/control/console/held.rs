@@ -11,7 +11,7 @@ use super::emit::{TRANSACTION_BYTES_MAX, cost, too_large};
 use super::failure::Result;
 use super::memory::{Account, Reservation};
 use super::statement::Prepared;
-use crate::hub::append::NewRecord;
+use walhub_hub::api::append::NewRecord;
 
 /// Where a message will lie, or lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

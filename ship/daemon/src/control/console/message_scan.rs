@@ -34,8 +34,8 @@ use super::statement::Prepared;
 use super::types::Type;
 use super::value::Value;
 use super::wire::Wire;
-use crate::hub::append::DATABASE;
-use crate::hub::wal_reader::WalReader;
+use walhub_hub::api::append::DATABASE;
+use walhub_hub::store::wal_reader::WalReader;
 
 /// Columns of the relation.
 pub(super) const COLUMNS: &[(&str, Type)] = &[

@@ -71,8 +71,8 @@ use walhub_proto::syncrep::SynchronousCommit;
 pub use self::interrupts::{CopyProgress, Interrupt, Interrupts, Member, Sessions};
 pub use self::memory::Memory;
 pub(in crate::control) use self::parameters::{check_startup, reported_at_startup};
-use crate::hub::handle::{Client, Hub};
 use crate::settings::Settings;
+use walhub_hub::api::hub::{Client, Hub};
 
 /// A row of `pg_settings`.
 #[derive(Clone, Default, Debug)]

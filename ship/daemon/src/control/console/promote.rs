@@ -22,7 +22,7 @@ use super::session::{Ending, Session};
 use super::value::Value;
 use super::wait_for::canceled;
 use super::wire::{Attended, Interrupt, Told, Wire};
-use crate::hub::append::not_in_recovery;
+use walhub_hub::api::append::not_in_recovery;
 
 /// The answer when the server is a primary; a position, as every answer to a call is.
 const PROMOTED: Lsn = Lsn(1);

@@ -34,7 +34,7 @@ use super::wait_for::canceled;
 use super::wire::{Body, Wire};
 use super::{ConsoleParams, Served, SettingsView};
 use crate::clock;
-use crate::hub::handle::Identity;
+use walhub_hub::api::hub::Identity;
 
 /// Bytes of one message from the client that carries no data.
 pub(super) const MESSAGE_LEN_MAX: usize = 1 << 20;

@@ -22,8 +22,8 @@ use super::session::Session;
 use super::value::Value;
 use super::wire::{Attended, Told, Wire};
 use crate::control::replication::logical::check_plugin;
-use crate::hub::append::{DATABASE, WalRequest};
-use crate::hub::handle::SlotRequest;
+use walhub_hub::api::append::{DATABASE, WalRequest};
+use walhub_hub::api::hub::SlotRequest;
 
 /// What is to be done with a slot.
 pub(super) enum SlotCall {

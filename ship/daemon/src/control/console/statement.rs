@@ -19,7 +19,7 @@ use super::plan::{Plan, Rows, Source};
 use super::types::Type;
 use super::utility::Utility;
 use super::value::Value;
-use crate::hub::append::NewRecord;
+use walhub_hub::api::append::NewRecord;
 
 /// A statement whose names and types are resolved.
 #[derive(Clone, Debug)]

@@ -15,7 +15,7 @@ use walhub_proto::wire::backend::Report;
 use walhub_proto::wire::reader::{Reader, decode_frame};
 
 use super::{ConsoleParams, Served, Sessions, SettingRow, SettingsView, serve};
-use crate::hub::handle::{
+use walhub_hub::api::hub::{
     Client, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
     WalReceiverRow, WalSenderRow,
 };

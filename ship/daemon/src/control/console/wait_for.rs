@@ -24,7 +24,7 @@ use super::types::Type;
 use super::utility::Words;
 use super::value::{Value, parse_bool};
 use super::wire::{Attended, Interrupt, Told, Wire};
-use crate::hub::append::Waited;
+use walhub_hub::api::append::Waited;
 
 /// What WAIT FOR says.
 #[derive(Clone, PartialEq, Eq, Debug)]

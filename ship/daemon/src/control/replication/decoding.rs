@@ -40,10 +40,10 @@ pub(super) use self::source::{Said, Source};
 use crate::clock::now;
 use crate::control::session::{Ended, log_report};
 use crate::control::stream::Connection;
-use crate::hub::append::DATABASE;
-use crate::hub::handle::{Hub, SlotRequest, SlotRow};
-use crate::hub::wal_reader::WalReader;
 use crate::placement::spawn_blocking;
+use walhub_hub::api::append::DATABASE;
+use walhub_hub::api::hub::{Hub, SlotRequest, SlotRow};
+use walhub_hub::store::wal_reader::WalReader;
 
 /// Bytes of open transactions that are kept; what is beyond is read again at their commit.
 /// PostgreSQL: the default of `logical_decoding_work_mem`.

@@ -24,8 +24,8 @@ use super::decoding::{Decoding, Request, Source};
 use super::{WalSender, not_supported, report_of, shutting_down, starting_up};
 use crate::control::session::Ended;
 use crate::control::stream::Connection;
-use crate::hub::append::{DATABASE, WalRequest};
-use crate::hub::handle::{SlotRequest, StartStreaming};
+use walhub_hub::api::append::{DATABASE, WalRequest};
+use walhub_hub::api::hub::{SlotRequest, StartStreaming};
 
 impl WalSender<'_> {
     /// PostgreSQL: `CheckLogicalDecodingRequirements`.

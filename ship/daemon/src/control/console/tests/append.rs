@@ -569,7 +569,7 @@ fn large_content_may_be_a_literal_and_a_parameter_and_nothing_else_may() {
 #[test]
 fn waiters_and_copies_are_seen() {
     let mut state = super::snapshot(false);
-    state.sync_waits = vec![crate::hub::append::SyncWaitRow {
+    state.sync_waits = vec![walhub_hub::api::append::SyncWaitRow {
         pid: 7,
         level: walhub_proto::syncrep::SynchronousCommit::On,
         lsn: Lsn(0x2000),

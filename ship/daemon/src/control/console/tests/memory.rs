@@ -13,7 +13,7 @@ use super::own::OwnHub;
 use super::protocol::{bind, execute, parse, sync};
 use super::{client, message, query, show_message};
 use crate::control::console::{ConsoleParams, Sessions, SettingRow, SettingsView, serve};
-use crate::hub::handle::Hub;
+use walhub_hub::api::hub::Hub;
 
 const LIMIT: usize = 4 << 20;
 /// Bytes between a client and its session: more than any answer that the tests do not read.

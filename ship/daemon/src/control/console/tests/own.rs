@@ -12,8 +12,8 @@ use walhub_proto::syncrep::WaitLevel;
 use walhub_proto::wire::backend::Report;
 
 use super::snapshot;
-use crate::hub::append::{Append, AppendAnswer, Appended, Waited, WalRequest};
-use crate::hub::handle::{
+use walhub_hub::api::append::{Append, AppendAnswer, Appended, Waited, WalRequest};
+use walhub_hub::api::hub::{
     Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
 };
 

@@ -11,7 +11,7 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 
 use super::{params_of, query, shown, snapshot, talk_to};
-use crate::hub::handle::{
+use walhub_hub::api::hub::{
     Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
 };
 

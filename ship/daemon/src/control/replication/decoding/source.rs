@@ -15,7 +15,7 @@ use walhub_proto::wire::copy::{
 use walhub_proto::wire::reader::{FRAME_HEADER_LEN, Malformed, decode_frame};
 
 use crate::control::session::Ended;
-use crate::hub::handle::StreamEnd;
+use walhub_hub::api::hub::StreamEnd;
 
 /// Bytes of one read, and of WAL that is decoded at a time.
 const READ_LEN: usize = 64 << 10;

@@ -15,11 +15,11 @@ use walhub_proto::wire::backend::Encoder;
 use walhub_proto::wire::reader::decode_frame;
 
 use super::*;
-use crate::hub::append::Waited;
-use crate::hub::handle::{
+use crate::limits::Connections;
+use walhub_hub::api::append::Waited;
+use walhub_hub::api::hub::{
     Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
 };
-use crate::limits::Connections;
 
 #[derive(Default)]
 pub(super) struct FakeHub {

@@ -1,0 +1,13 @@
+//! The hub: WAL in, WAL to disk, WAL out. Generic over the engine's `Io`, so that the simulator
+//! runs the same code.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod assemble;
+pub mod core_loop;
+pub mod mail;
+pub mod publish;
+pub mod serve;
+pub mod store;
+pub mod wal_core;

@@ -1,0 +1,110 @@
+//! When a session goes to another core, and what it must end before.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use walhub_engine::io::{FileId, Io, Op, SocketId};
+use walhub_proto::lsn::Lsn;
+use walhub_proto::time::Now;
+use walhub_proto::walsender::WalSenderConfig;
+
+use super::{Phase, Session, SessionOp, Surroundings};
+use crate::mail::Timelines;
+use crate::serve::moves::{Errand, Moved, Serves};
+
+impl<C> Session<C> {
+    /// Whether it goes to another core: then nothing is begun here any more, and the receive, which
+    /// would wait for the standby, is cancelled.
+    pub(super) fn must_leave<I: Io>(&mut self, around: &mut Surroundings<'_, I>) -> bool {
+        if self.phase != Phase::Streaming || around.lodging.is_none() {
+            self.leaving = None;
+        } else if self.leaving.is_none() {
+            self.leaving = self.errand(around);
+            if self.leaving.is_some() && self.receiving {
+                (self.cancelling, self.receive_cancelled) = (true, true);
+                let op = Op::CancelRecv { socket: self.socket };
+                around.io.submit(SessionOp::Cancel.token(self.tag, self.number), op);
+            }
+        }
+        self.leaving.is_some()
+    }
+
+    /// Why it would go now, if it would.
+    fn errand<I: Io>(&self, around: &Surroundings<'_, I>) -> Option<Errand> {
+        // A slow standby may take long to acknowledge; until then it is served here.
+        let busy = self.sending.is_some()
+            || self.reading.is_some()
+            || self.file_busy
+            || !self.is_released();
+        if busy || self.cancelling || !self.sender.takes_messages() {
+            return None;
+        }
+        let lodging = around.lodging?;
+        let next = self.sender.sent_lsn();
+        match lodging.serves {
+            Serves::Live => {
+                let start = around.tail.start();
+                let is_late = next < around.sendable && start.is_some_and(|start| next < start);
+                if lodging.has_lates && is_late {
+                    return Some(Errand::Late);
+                }
+                let home = around.standby.home.load(Ordering::Relaxed);
+                (home != lodging.number).then_some(Errand::Home)
+            }
+            Serves::Catchup => {
+                let has_everything = next >= around.sendable && self.queued.is_empty();
+                has_everything.then_some(Errand::Home)
+            }
+        }
+    }
+
+    /// Whether it goes to another core and nothing is under way any more.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.errand_under_way().is_some() && self.is_idle()
+    }
+
+    /// Why it goes, while it does.
+    #[must_use]
+    pub fn errand_under_way(&self) -> Option<Errand> {
+        self.leaving.filter(|_| self.phase == Phase::Streaming)
+    }
+
+    /// Stays after all.
+    pub fn stay(&mut self) {
+        self.leaving = None;
+    }
+
+    /// Takes the session off its core, once [`Session::has_left`]. Its file is to be closed.
+    ///
+    /// # Panics
+    /// If something is under way.
+    pub fn detach<I: Io<Conn = C>>(
+        mut self,
+        io: &mut I,
+        timelines: Arc<Timelines>,
+    ) -> (Box<Moved<C>>, Option<FileId>) {
+        assert!(self.has_left() && self.reading.is_none(), "a session leaves in the middle");
+        self.leaving = None;
+        self.timer = None;
+        let file = self.file.take().map(|(_, file)| file);
+        let conn = io.release(self.socket);
+        (Box::new(Moved { session: self, conn, timelines }), file)
+    }
+
+    /// Puts the session on a core, under a number there.
+    pub fn attach(&mut self, number: u64, socket: SocketId, config: WalSenderConfig) {
+        (self.number, self.socket) = (number, socket);
+        self.sender.set_config(config);
+    }
+
+    /// Tells the machine what happened while the session was on its way.
+    pub fn catch_up_with(&mut self, now: Now, switchpoint: Option<Lsn>, stop_at: Option<Lsn>) {
+        if let Some(switchpoint) = switchpoint {
+            self.end_timeline(now, switchpoint);
+        }
+        if let Some(end) = stop_at {
+            self.begin_stop(now, end);
+        }
+    }
+}
