@@ -169,7 +169,7 @@ pub enum Op {
     },
     /// Closes a file. No other operation may be under way on it.
     Close {
-        /// Which.
+        /// The file.
         file: FileId,
     },
     /// Reads up to the buffer's capacity. Completes with [`Done::Read`], shorter at end of file.
@@ -202,12 +202,12 @@ pub enum Op {
     },
     /// Makes earlier completed writes to a file durable (fdatasync).
     Sync {
-        /// Which.
+        /// The file.
         file: FileId,
     },
     /// Makes renames, creations and removals in a directory durable.
     SyncDir {
-        /// Which.
+        /// Its path.
         path: PathBuf,
     },
     /// Renames a file, replacing what has the new name.
@@ -219,7 +219,7 @@ pub enum Op {
     },
     /// Removes a file.
     Unlink {
-        /// Which.
+        /// Its path.
         path: PathBuf,
     },
     /// Receives up to the buffer's capacity. Completes with [`Done::Received`], empty at the end.

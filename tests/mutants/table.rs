@@ -224,19 +224,19 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "two_saves_of_the_control_file_are_under_way",
         why: "Each write takes the older copy: the second could write over the newer, and the older come last.",
-        file: "ship/hub/src/wal_core/control.rs",
-        find: "if self.control_saving.is_some() || self.control_saved.as_ref() == Some(&wanted) {",
-        replace: "if !MUTANT && self.control_saving.is_some() || self.control_saved.as_ref() == Some(&wanted) {",
+        file: "ship/hub/src/store/control_file.rs",
+        find: "if self.saving.is_some() || self.saved.as_ref() == Some(&content) {",
+        replace: "if !MUTANT && self.saving.is_some() || self.saved.as_ref() == Some(&content) {",
         scenarios: &[],
         units: None,
     },
     Mutation {
         name: "the_control_file_forgets_what_was_given_out",
         why: "After a crash the same transaction ids are given again.",
-        file: "ship/hub/src/wal_core/control.rs",
-        find: "control.counters = facts.counters;",
+        file: "ship/hub/src/store/control_file.rs",
+        find: "wanted.counters = facts.counters;",
         replace: r"if !MUTANT {
-            control.counters = facts.counters;
+            wanted.counters = facts.counters;
         }",
         scenarios: &[],
         units: None,
@@ -244,7 +244,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "the_first_record_is_not_vouched_for",
         why: "A record whose beginning was never here cannot be verified after a crash.",
-        file: "ship/hub/src/wal_core/control.rs",
+        file: "ship/hub/src/wal_core/vouch.rs",
         find: "if !first && checkpoint.is_none() {",
         replace: "if MUTANT || !first && checkpoint.is_none() {",
         scenarios: &[],

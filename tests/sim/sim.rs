@@ -491,7 +491,7 @@ impl Sim {
         let (Some(plan), Some(life)) = (&self.plan.promoted, &machine.life) else { return Ok(()) };
         // What a process does between its death and the end of its turn, nobody sees.
         let is_dead = machine.fs.disk().dead;
-        let is_primary = life.front.shared().is_primary.load(Ordering::Acquire);
+        let is_primary = !life.front.in_recovery();
         if is_dead || !is_primary || self.promotion == Promotion::Done {
             return Ok(());
         }

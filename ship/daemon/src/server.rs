@@ -39,6 +39,7 @@ use verifier::Verifier;
 use walhub_hub::api::hub::Hub as _;
 use walhub_hub::mail::{ConnectAnswer, StopMode, ToControl, Upstream};
 use walhub_hub::publish::front::{Front, SenderAddress};
+use walhub_hub::role::Role;
 use walhub_hub::store::recover::{
     Choices, NewCluster, Recovered, create_cluster, recover, recover_as,
 };
@@ -149,7 +150,7 @@ impl Ready {
         if let Some(control) = control {
             limits::check_segment_size(control.segment_size)?;
         }
-        let is_primary = recovered.is_primary();
+        let is_primary = recovered.role() == Role::Primary;
         let (to_control, from_hub) = mpsc::unbounded_channel();
         let disk = cores::choose_disk(data_dir.path(), &settings)?;
         let (settings_sender, settings_receiver) = watch::channel(Arc::clone(&settings));
@@ -212,7 +213,7 @@ fn recover_or_create(
             hint = "Remove primary_conninfo from the settings.",
             "primary_conninfo is ignored: this server has been promoted"
         );
-    } else if recovered.is_primary() && has_upstream {
+    } else if recovered.role() == Role::Primary && has_upstream {
         anyhow::bail!(
             "data directory \"{}\" has WAL of its own and cannot receive that of an upstream: \
              unset primary_conninfo, or give the relay a data directory of its own",

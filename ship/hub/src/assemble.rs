@@ -5,7 +5,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use walhub_engine::io::{Fs, Io, Waker};
 use walhub_engine::mailbox::mailbox;
@@ -81,7 +80,7 @@ impl<W: Waker> Assembly<W> {
         let Self { data_dir, recovered, fs, clock, settings, wakers, .. } = self;
         let shared = Arc::new(Shared::default());
         // The first client may come before the wal core has had its first turn.
-        shared.is_primary.store(recovered.is_primary(), Ordering::Release);
+        shared.role.store(recovered.role());
         let standbys_max = usize::try_from(settings.max_wal_senders).unwrap_or(usize::MAX);
         let standbys = Arc::new(StandbyTable::new(standbys_max));
         let slots = PublishedSlots::default();

@@ -8,6 +8,7 @@ pub mod assemble;
 pub mod core_loop;
 pub mod mail;
 pub mod publish;
+pub mod role;
 pub mod serve;
 pub mod store;
 pub mod wal_core;

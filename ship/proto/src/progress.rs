@@ -236,6 +236,29 @@ mod tests {
     }
 
     #[test]
+    fn a_durable_write_moves_both_positions_and_says_so() {
+        let mut progress = WriteProgress::new(Lsn(0));
+        assert_eq!(progress.handle_written_durably(range(0, 10)), Some(Lsn(10)));
+        assert_eq!((progress.write_lsn(), progress.flush_lsn()), (Lsn(10), Lsn(10)));
+        assert_eq!(progress.handle_written_durably(range(20, 30)), None);
+    }
+
+    #[test]
+    fn the_check_notices_what_must_not_be() {
+        let fails = |written: Contiguous, durable: Contiguous| {
+            let progress = WriteProgress { written, durable, generation: 0 };
+            std::panic::catch_unwind(|| progress.check()).is_err()
+        };
+        let upto =
+            |end, pending: &[LsnRange]| Contiguous { end: Lsn(end), pending: pending.to_vec() };
+        assert!(!fails(upto(10, &[range(20, 30)]), upto(10, &[])));
+        assert!(fails(upto(10, &[]), upto(20, &[])), "durable and not written");
+        assert!(fails(upto(10, &[range(10, 20)]), upto(10, &[])), "reached and not taken up");
+        assert!(fails(upto(10, &[range(30, 40), range(20, 30)]), upto(10, &[])), "not sorted");
+        assert!(fails(upto(10, &[range(20, 20)]), upto(10, &[])), "empty");
+    }
+
+    #[test]
     #[should_panic(expected = "twice")]
     fn a_range_recorded_twice_is_our_mistake() {
         let mut progress = WriteProgress::new(Lsn(0));

@@ -218,6 +218,13 @@ mod tests {
     }
 
     #[test]
+    fn a_status_has_the_word_of_the_view() {
+        let all =
+            [WalStatus::Reserved, WalStatus::Extended, WalStatus::Unreserved, WalStatus::Lost];
+        assert_eq!(all.map(WalStatus::as_str), ["reserved", "extended", "unreserved", "lost"]);
+    }
+
+    #[test]
     fn each_reason_to_keep_and_their_minimum() {
         let oldest = |keep, max, needed, slots: &[Slot]| {
             retention(keep, max).plan(lsn(100), lsn(needed), slots).oldest_kept

@@ -22,7 +22,13 @@ pub(crate) fn conninfo(bytes: &[u8]) {
                 drop((host.passfile_host(), host.socket_path()));
             }
             if let Some(password) = parsed.password.as_deref().filter(|text| text.len() > 8) {
-                assert!(!parsed.redacted().contains(&format!("password={password}")));
+                let redacted = parsed.redacted();
+                assert!(redacted.contains("password=********"), "{redacted}");
+                // A host may be called like it. What is written once and as it is, is the password.
+                let times = text.matches(password).count() + services.matches(password).count();
+                if times == 1 && !text.contains(['%', '\\']) {
+                    assert!(!redacted.contains(password), "{redacted}");
+                }
             }
         }
         Err(error) => drop(error.to_string()),

@@ -19,6 +19,7 @@ use crate::settings::{Cores as CoresSetting, DedicatedWalCore, Settings, WalSync
 use walhub_hub::assemble::{Assembled, Assembly};
 use walhub_hub::mail::ToControl;
 use walhub_hub::publish::front::{Clock, Front};
+use walhub_hub::role::Role;
 use walhub_hub::store::recover::Recovered;
 use walhub_hub::store::writer::FlushMethod;
 use walhub_hub::wal_core::{Control, MAX_WAL_SIZE};
@@ -101,13 +102,13 @@ fn core_count(settings: &Settings, cpus: usize) -> usize {
 }
 
 /// Whether the wal core shares the control plane's thread.
-fn is_shared(settings: &Settings, cpus: usize, is_primary: bool) -> bool {
+fn is_shared(settings: &Settings, cpus: usize, role: Role) -> bool {
     match settings.dedicated_wal_core {
         DedicatedWalCore::On => false,
         DedicatedWalCore::Off => true,
         // A relay's sessions do not commit: it has nothing to gain by it.
         DedicatedWalCore::Auto => {
-            is_primary && cpus <= FEW_CPUS && settings.cores == CoresSetting::Auto
+            role == Role::Primary && cpus <= FEW_CPUS && settings.cores == CoresSetting::Auto
         }
     }
 }
@@ -151,7 +152,7 @@ pub(super) fn start(
     let cpus = cpu::allowed_cpus();
     let count = core_count(settings, cpus.len());
     let catchup_cores = catchup_core_count(settings, cpus.len());
-    let is_shared = is_shared(settings, cpus.len(), recovered.is_primary());
+    let is_shared = is_shared(settings, cpus.len(), recovered.role());
     // With more CPUs there is no telling which of them other programs need.
     let nearest = if is_shared && cpus.len() <= FEW_CPUS {
         nearest_cpu(data_dir, &cpus).context("could not probe the CPUs")?

@@ -16,7 +16,7 @@ use walhub_engine::mailbox::Sender;
 use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::sqlstate::SqlState;
-use walhub_proto::syncrep::{ModeLsns, SyncProgress, SyncRepConfig, SyncStandbys, WaitLevel};
+use walhub_proto::syncrep::{ModeLsns, SyncRepConfig, SyncStandbys, WaitLevel};
 use walhub_proto::time::Timestamp;
 use walhub_proto::walsender::WalSenderState;
 use walhub_proto::wire::backend::Report;
@@ -249,7 +249,7 @@ impl<C: Send + 'static> Front<C> {
 
     /// Answers the sessions whose commits have got as far as they must.
     pub fn look(&self) {
-        self.commits().look(|| self.wait_positions());
+        self.commits().look(|| self.shared.acknowledged());
     }
 
     /// The recovery has ended: who waits for a position of a standby waits in vain. Those that it has
@@ -261,10 +261,6 @@ impl<C: Send + 'static> Front<C> {
 
     fn commits(&self) -> MutexGuard<'_, Commits> {
         self.commits.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait_positions(&self) -> (Lsn, SyncProgress) {
-        (self.shared.flush_lsn.load(), self.shared.synced.load())
     }
 
     fn sync_waits(&self, sync_standbys: &mut SyncStandbys) -> Vec<SyncWaitRow> {
@@ -395,7 +391,7 @@ impl<C: Send + 'static> Hub<C> for Front<C> {
     }
 
     fn in_recovery(&self) -> bool {
-        !self.shared.is_primary.load(Ordering::Acquire)
+        self.shared.role.load().in_recovery()
     }
 
     fn append(&self, append: Append) -> AppendAnswer {
@@ -403,7 +399,7 @@ impl<C: Send + 'static> Hub<C> for Front<C> {
     }
 
     fn wait(&self, lsn: Lsn, level: WaitLevel, owner: u32) -> oneshot::Receiver<Waited> {
-        self.commits().wait(lsn, level, owner, self.now(), || self.wait_positions())
+        self.commits().wait(lsn, level, owner, self.now(), || self.shared.acknowledged())
     }
 
     fn cancel_wait(&self, owner: u32) {

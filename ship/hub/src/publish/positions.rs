@@ -15,7 +15,7 @@ use walhub_engine::published::Published;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
-use walhub_proto::syncrep::ModeLsns;
+use walhub_proto::syncrep::{ModeLsns, SyncProgress, Synced};
 use walhub_proto::time::Timestamp;
 use walhub_proto::walreceiver::WalReceiverState;
 use walhub_proto::walsender::WalSenderState;
@@ -25,6 +25,7 @@ use crate::api::hub::{CoreStatsRow, Identity, Positions};
 use crate::publish::dirty::DirtyBits;
 use crate::publish::latency::Latencies;
 use crate::publish::synced::PublishedSynced;
+use crate::role::{PublishedRole, Role};
 
 /// A position that one core moves and all may read, on a cache line of its own.
 #[derive(Debug, Default)]
@@ -121,8 +122,8 @@ pub struct Shared {
     pub synced: PublishedSynced,
     /// Whether standbys get WAL only once it is durable here (`forward = flushed`).
     pub forward_flushed: AtomicBool,
-    /// Whether the WAL is the hub's own: there is no upstream.
-    pub is_primary: AtomicBool,
+    /// Who this server is.
+    pub role: PublishedRole,
     /// Set when the hub stops.
     pub stopping: AtomicBool,
     /// Where commits' time goes.
@@ -172,6 +173,17 @@ impl Shared {
     pub fn begin_timeline(&self, timeline: TimelineId) {
         self.timeline.store(timeline.to_u32(), Ordering::Release);
         self.sent_lsn.store(0, Ordering::Release);
+    }
+
+    /// What commits may be told: the end of what is durable here, and what standbys have come to.
+    #[must_use]
+    pub fn acknowledged(&self) -> (Lsn, SyncProgress) {
+        let (flush_lsn, progress) = (self.flush_lsn.load(), self.synced.load());
+        // Read after them: what has moved since this server was fenced is acknowledged to nobody.
+        match self.role.load() {
+            Role::Relay | Role::Promoting | Role::Primary => (flush_lsn, progress),
+            Role::Fenced => (Lsn::INVALID, SyncProgress { synced: Synced::TooFew, ..progress }),
+        }
     }
 
     /// Whether `synchronous_standby_names` asks for anything.

@@ -32,7 +32,7 @@ pub enum Serves {
 /// A ship core that sessions can go to.
 #[derive(Debug)]
 pub struct Neighbour<C: Send> {
-    /// Its mail.
+    /// Where others mail it.
     pub mail: Sender<ToShip<C>>,
     /// Sessions on their way to it.
     pub berths: Arc<Berths>,
@@ -59,7 +59,7 @@ impl<C: Send> Neighbour<C> {
 /// What one ship core is among all.
 #[derive(Debug)]
 pub struct Place<C: Send> {
-    /// Its mail.
+    /// What others mail to it.
     pub mail: Receiver<ToShip<C>>,
     /// What it counts.
     pub stats: Arc<ShipStats>,

@@ -637,9 +637,7 @@ impl<C> Session<C> {
     /// of a segment: `StartReplication`, `RequestXLogStreaming`.
     fn refusal<I: Io>(&self, around: &Surroundings<'_, I>) -> Option<Report> {
         let seam = self.sender.seam().filter(|_| !self.logical)?;
-        if !around.shared.is_primary.load(Ordering::Acquire)
-            || self.timeline != around.timelines.current
-        {
+        if around.shared.role.load().in_recovery() || self.timeline != around.timelines.current {
             return None;
         }
         // Not what this core has heard of: the standby may have heard of more from another one.

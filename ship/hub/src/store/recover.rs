@@ -27,6 +27,7 @@ use walhub_proto::slot::{Slot, decode_slot};
 
 use crate::mail::Timelines;
 use crate::publish::positions::DamagedSegment;
+use crate::role::Role;
 use crate::store::segments::is_temporary;
 use crate::store::writer::is_disk_full;
 use damage::Wal;
@@ -119,11 +120,11 @@ pub struct Recovered {
 }
 
 impl Recovered {
-    /// Whether the directory writes WAL of its own.
+    /// Who this server is.
     #[must_use]
-    pub fn is_primary(&self) -> bool {
+    pub fn role(&self) -> Role {
         let control = self.wal.as_ref().and_then(|wal| wal.control.as_ref());
-        control.is_some_and(|control| control.own_wal)
+        if control.is_some_and(|control| control.own_wal) { Role::Primary } else { Role::Relay }
     }
 
     /// Whether it was a relay's before: WAL of its own begins on timeline 1 otherwise.
@@ -218,7 +219,7 @@ pub enum RecoverError {
     },
     /// A history file is missing or wrong.
     History {
-        /// Which.
+        /// The file.
         name: String,
         /// What is wrong with it.
         reason: String,

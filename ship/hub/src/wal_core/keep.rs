@@ -15,9 +15,10 @@ use walhub_proto::segment::SegNo;
 use walhub_proto::slot::Slot;
 use walhub_proto::time::Now;
 
-use super::WalCore;
 use super::slots::standby_horizons;
+use super::{Store, WalCore};
 use crate::api::hub::SlotRow;
+use crate::store::control_file::ControlFileKeeper;
 
 /// [`WalConfig::max_wal_size`](super::WalConfig::max_wal_size) of a server. PostgreSQL: the default.
 pub const MAX_WAL_SIZE: u64 = 1 << 30;
@@ -55,7 +56,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             max_slot_wal_keep_size: settings.max_slot_wal_keep_size,
             max_wal_size: self.config.max_wal_size,
         };
-        Some(Retention::new(config, self.local.as_ref()?.segments.size()))
+        Some(Retention::new(config, self.local()?.segments.size()))
     }
 
     /// First position that must stay whatever the slots say: what a restart reads, what connected
@@ -74,14 +75,16 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             .unwrap_or(flush_lsn)
             .max(back(self.config.max_wal_size));
         let bound = self
-            .control_saved
-            .as_ref()
+            .control_file()
+            .and_then(ControlFileKeeper::saved)
             .map_or(flush_lsn, |control| control.last_record.unwrap_or(control.flush_lsn));
         slowest.min(bound).min(back(self.config.settings.min_wal_size))
     }
 
     pub(super) fn remove_old_segments<I: Io<Conn = C>>(&mut self, io: &mut I) {
-        let (Some(retention), Some(local)) = (self.retention(), &self.local) else { return };
+        let (Some(retention), Some(Store { local, .. })) = (self.retention(), &self.store) else {
+            return;
+        };
         let (flush_lsn, size) = (local.flush_lsn(), local.segments.size());
         let slots = self.slots.slots();
         let plan = retention.plan(flush_lsn, self.needed_lsn(flush_lsn), &slots);
@@ -114,7 +117,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let mut standbys = self.config.standbys.in_use();
         let may_recycle =
             standbys.all(|(_, standby)| Lsn(standby.sent_lsn.load(Ordering::Acquire)) >= start);
-        if let Some(local) = &mut self.local {
+        if let Some(Store { local, .. }) = &mut self.store {
             let count = local.segments.remove_before(io, &mut self.jobs, keep, may_recycle);
             tracing::debug!("removed or recycled {count} WAL segments before {start}");
         }
@@ -131,7 +134,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     fn slot_row(&self, slot: &Slot, slots: &[Slot]) -> SlotRow {
         let flush_lsn = self.config.shared.flush_lsn.load();
-        let oldest = self.local.as_ref().map_or(SegNo(0), |local| {
+        let oldest = self.local().map_or(SegNo(0), |local| {
             SegNo::of_start(self.config.shared.oldest_lsn.load(), local.segments.size())
         });
         let retention = self.retention();
@@ -161,7 +164,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// the slot may have streamed a later one. PostgreSQL: `ReadReplicationSlot`, `tliOfPointInHistory`.
     fn slot_timeline(&self, slot: &Slot) -> Option<TimelineId> {
         let restart_lsn = slot.restart_lsn?;
-        match &self.timelines {
+        match self.timelines() {
             Some(timelines) => Some(timelines.history.timeline_of(restart_lsn)),
             None => slot.restart_tli,
         }
@@ -170,7 +173,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Whether WAL that a slot keeps is damaged, or was missing when the server started: then its standby
     /// cannot have what follows either.
     fn is_lost(&self, slot: &Slot, status: WalStatus, oldest: SegNo) -> bool {
-        let (Some(local), Some(restart_lsn)) = (&self.local, slot.restart_lsn) else {
+        let (Some(Store { local, .. }), Some(restart_lsn)) = (&self.store, slot.restart_lsn) else {
             return false;
         };
         let segno = SegNo::of_start(restart_lsn, local.segments.size());

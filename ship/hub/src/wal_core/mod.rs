@@ -11,10 +11,9 @@
 //! (`sessions`), slots (`slots`), which standbys commits wait for (`sync`), when an upstream waits in
 //! vain (`requests`), what becomes of a failed attempt (`trouble`), history files (`histories`), which segments may go (`keep`), what a start-up finds (`crate::store::recover`).
 
-mod control;
+mod duty;
 mod histories;
 mod keep;
-mod mark;
 mod own;
 mod promotion;
 mod reason;
@@ -26,6 +25,7 @@ mod sync;
 mod timeline;
 mod trouble;
 mod upstream;
+mod vouch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -39,7 +39,6 @@ use walhub_engine::io::{Completion, FileId, Io, Token, Waker};
 use walhub_engine::mailbox::{Receiver, Sender};
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::TimelineId;
-use walhub_proto::recovery::ControlFile;
 use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::syncrep::{ModeLsns, Synced};
@@ -53,17 +52,17 @@ use crate::publish::latency::{Followed, Reached};
 use crate::publish::positions::{Shared, StandbyTable};
 use crate::serve::moves::Serves;
 use crate::serve::walsender::ZEROCOPY_UNACKED_BYTES_MAX;
+use crate::store::control_file::ControlFileKeeper;
 use crate::store::jobs::{Finished, JobError, Jobs};
 use crate::store::local::LocalWal;
+use crate::store::mark::{Durable, Mark};
 use crate::store::recover::{Recovered, RecoveredWal};
 use crate::store::segments::{FileJob, Prepared};
 use crate::store::tail::{SLAB_LEN, TailSlab};
 use crate::store::writer::{FlushMethod, Flushed};
+use duty::Duty;
 use histories::Histories;
 pub use keep::MAX_WAL_SIZE;
-use mark::Mark;
-use own::Own;
-use promotion::Promotion;
 use slots::SlotTable;
 use switch::Switch;
 use sync::SyncRep;
@@ -94,7 +93,7 @@ const HOUSEKEEPING: Duration = Duration::from_millis(200);
 /// A ship core, as the wal core knows it.
 #[derive(Debug)]
 pub struct ShipLink<C: Send, W> {
-    /// Its mail.
+    /// Where the wal core mails it.
     pub mail: Sender<ToShip<C>>,
     /// Wakes it when a position moved.
     pub waker: W,
@@ -115,7 +114,7 @@ pub struct WalConfig<C: Send, W> {
     pub shared: Arc<Shared>,
     /// All standbys.
     pub standbys: Arc<StandbyTable>,
-    /// Its mail.
+    /// What others mail to the wal core.
     pub mail: Receiver<ToWal<C>>,
     /// The ship cores.
     pub ships: Vec<ShipLink<C, W>>,
@@ -146,6 +145,21 @@ struct Attached {
     slot: Option<String>,
 }
 
+/// What this server has of a cluster.
+#[derive(Debug)]
+struct Store {
+    local: LocalWal,
+    timelines: Arc<Timelines>,
+    control: ControlFileKeeper,
+}
+
+/// The upstream has said whose WAL this will be, and the control file that says so is being saved.
+#[derive(Debug)]
+struct FirstContact {
+    control: ControlFileKeeper,
+    wal: RecoveredWal,
+}
+
 /// Where stopping stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stopping {
@@ -165,16 +179,10 @@ enum Stopping {
 pub struct WalCore<C: Send, W> {
     config: WalConfig<C, W>,
     jobs: Jobs<FileJob>,
-    local: Option<LocalWal>,
-    timelines: Option<Arc<Timelines>>,
-    control: Option<ControlFile>,
-    control_saved: Option<ControlFile>,
-    control_saving: Option<ControlFile>,
-    /// Something waits for the save that is under way, or for the next one.
-    control_awaited: bool,
+    /// From the first contact with an upstream on.
+    store: Option<Store>,
+    first_contact: Option<FirstContact>,
     mark: Mark,
-    /// What the first contact begins with, while its control file is being saved.
-    first_wal: Option<RecoveredWal>,
     /// Timelines that have a history file here.
     history_files: BTreeSet<TimelineId>,
     /// Histories whose files are being written.
@@ -184,9 +192,7 @@ pub struct WalCore<C: Send, W> {
     slots: SlotTable,
     link: Link<C>,
     histories: Histories,
-    /// When there is no upstream.
-    own: Option<Own>,
-    promotion: Option<Promotion>,
+    duty: Duty,
     /// After a promotion: the old timeline's last segment has its old name.
     must_keep_partial: bool,
     attached: BTreeMap<usize, Attached>,
@@ -226,22 +232,16 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let slabs = SlabPool::new(SLAB_LEN, slabs_max + pinned_max + 8);
         let mut core = Self {
             jobs: Jobs::new(JOB_TAG),
-            local: None,
-            timelines: None,
-            control: None,
-            control_saved: None,
-            control_saving: None,
-            control_awaited: false,
-            mark: Mark::new(&config.data_dir, config.direct),
-            first_wal: None,
+            store: None,
+            first_contact: None,
+            mark: Mark::new(MARK_TOKEN, &config.data_dir, config.direct),
             history_files: recovered.history_files,
             histories_saving: BTreeMap::new(),
             switch: None,
             slots: SlotTable::new(config.data_dir.join("slots"), recovered.slots),
             link: Link::new(),
             histories: Histories::default(),
-            own: None,
-            promotion: None,
+            duty: Duty::Receive,
             must_keep_partial: false,
             attached: BTreeMap::new(),
             sync: SyncRep::new(config.settings.synchronous_standby_names.clone()),
@@ -261,14 +261,17 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let forward_flushed = core.config.settings.forward == Forward::Flushed;
         core.config.shared.forward_flushed.store(forward_flushed, Ordering::Relaxed);
         core.restart_sync();
-        if let Some(wal) = recovered.wal {
+        if let Some((control, wal)) =
+            recovered.wal.and_then(|wal| Some((wal.control.clone()?, wal)))
+        {
             let of = Some(wal.timelines.system_identifier);
             let current = Some(wal.timelines.current);
             core.histories = Histories::found(of, current, recovered.histories);
-            let is_own = wal.control.as_ref().is_some_and(|control| control.own_wal);
+            let is_own = control.own_wal;
             let (checkpoint, last_open) = (wal.checkpoint, wal.last_open);
             let (end, timeline) = (wal.end, wal.timelines.current);
-            core.adopt_recovered(wal);
+            let control = ControlFileKeeper::found(&core.config.data_dir, control);
+            core.adopt_recovered(control, wal);
             // A standby may have more than a relay has kept: until it says so again, nothing of what is
             // still to come may go.
             core.hold_slots_from(end, timeline);
@@ -277,6 +280,14 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             }
         }
         core
+    }
+
+    fn local(&self) -> Option<&LocalWal> {
+        self.store.as_ref().map(|store| &store.local)
+    }
+
+    fn timelines(&self) -> Option<&Timelines> {
+        self.store.as_ref().map(|store| &*store.timelines)
     }
 
     fn wal_dir(&self) -> PathBuf {
@@ -311,7 +322,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if self.retry_disk_at.is_some_and(|at| at <= now.instant) {
             self.retry_disk_at = None;
             self.retry_switch(io, now);
-            if let Some(local) = &mut self.local {
+            if let Some(Store { local, .. }) = &mut self.store {
                 local.resume();
                 local.segments.retry(io, &mut self.jobs);
                 self.publish_flushed(io, now);
@@ -328,18 +339,28 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         // What else has arrived goes with the same write, as long as it is little: one look costs far
         // less than a flush. PostgreSQL: WalReceiverMain flushes once the socket has no more.
         let fresh = std::mem::take(&mut self.received);
-        let little = self.local.as_ref().is_some_and(|local| local.unwritten() < DRAIN_BYTES_MAX);
+        let little = self.local().is_some_and(|local| local.unwritten() < DRAIN_BYTES_MAX);
         self.draining = fresh && little;
         self.pump(io);
-        self.note_durable(io, now);
+        if let Some(durable) = self.durable() {
+            self.mark.note(io, now, &durable);
+        }
         self.turn_stopping(io, now);
+    }
+
+    /// What is published as durable: what could not be vouched for is not.
+    fn durable(&self) -> Option<Durable> {
+        let Store { timelines, control, .. } = self.store.as_ref()?;
+        let flush_lsn = self.config.shared.flush_lsn.load();
+        let system_identifier = control.wanted.system_identifier;
+        Some(Durable { system_identifier, timeline: timelines.current, flush_lsn })
     }
 
     /// Takes a completion whose token carries [`WAL_TAG`].
     pub fn handle<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, completion: Completion) {
         match completion.token {
             WRITE_TOKEN | SYNC_TOKEN => {
-                let Some(local) = &mut self.local else { return };
+                let Some(Store { local, .. }) = &mut self.store else { return };
                 let flushed = if completion.token == WRITE_TOKEN {
                     local.handle_write(io, completion.result)
                 } else {
@@ -349,7 +370,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             }
             LINK_RECV => self.handle_link_received(io, now, completion.result),
             LINK_SEND => self.handle_link_sent(io, now, completion.result),
-            MARK_TOKEN => self.handle_mark(now, completion),
+            MARK_TOKEN => self.mark.handle(now, completion.result),
             token => {
                 if let Some(finished) = self.jobs.handle(io, token, completion.result) {
                     self.handle_job(io, now, finished);
@@ -396,7 +417,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     fn handle_not_connected(&mut self, now: Now, reason: &str, fault: Fault) {
-        let verified = self.local.as_ref().map(LocalWal::verified_lsn);
+        let verified = self.local().map(LocalWal::verified_lsn);
         self.link.fail(now, &self.config.settings, reason, fault, verified);
     }
 
@@ -409,7 +430,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let old = std::mem::replace(&mut self.config.settings, settings);
         let new = Arc::clone(&self.config.settings);
         // A primary sends what it has flushed, whatever the setting.
-        let forward_flushed = new.forward == Forward::Flushed || self.own.is_some();
+        let forward_flushed = new.forward == Forward::Flushed || !self.role().in_recovery();
         self.config.shared.forward_flushed.store(forward_flushed, Ordering::Relaxed);
         self.mail_ships(|| ToShip::Settings(Arc::clone(&new)));
         self.link.settings_changed(io, now, &old, &new);
@@ -431,7 +452,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     fn publish_received(&self) {
-        let Some(local) = &self.local else { return };
+        let Some(Store { local, .. }) = &self.store else { return };
         // What is of the next timeline is nobody's before that is this server's.
         if self.follows_switch() {
             return;
@@ -483,7 +504,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if self.received || self.draining || self.switch.is_some() {
             return;
         }
-        if let Some(local) = &mut self.local {
+        if let Some(Store { local, .. }) = &mut self.store {
             local.pump(io, &mut self.jobs);
         }
     }
@@ -491,7 +512,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     fn handle_flushed<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, flushed: Flushed) {
         match flushed {
             Flushed::NotYet => {
-                if let Some(local) = &self.local {
+                if let Some(Store { local, .. }) = &self.store {
                     self.config.shared.write_lsn.store(local.write_lsn());
                 }
                 self.reach(now);
@@ -501,7 +522,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 self.publish_flushed(io, now);
             }
             Flushed::DiskFull(error) => {
-                if let Some(local) = &mut self.local {
+                if let Some(Store { local, .. }) = &mut self.store {
                     local.pause();
                 }
                 self.wait_for_disk(
@@ -511,14 +532,14 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 );
             }
             Flushed::Busy(error) => {
-                if let Some(local) = &mut self.local {
+                if let Some(Store { local, .. }) = &mut self.store {
                     local.pause();
                 }
                 let text = format!("could not write to WAL: {}", reason(&error));
                 self.wait_for_disk(now, false, &text);
             }
             Flushed::Failed(step, error) => {
-                let name = self.local.as_ref().map(|local| {
+                let name = self.local().map(|local| {
                     let segno = SegNo::of_start(local.write_lsn(), local.segments.size());
                     local.segments.segment_path(segno).display().to_string()
                 });
@@ -541,7 +562,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if !self.is_vouched_for(io) {
             return;
         }
-        let Some(local) = &self.local else { return };
+        let Some(Store { local, .. }) = &self.store else { return };
         let (before, flush_lsn) = (self.config.shared.flush_lsn.load(), local.flush_lsn());
         self.config.shared.write_lsn.store(local.write_lsn());
         self.config.shared.flush_lsn.store(flush_lsn);
@@ -582,7 +603,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     fn note_disk_has_room(&mut self) {
         // A flush into the current segment says nothing about room for the next one.
-        let blocked = self.local.as_ref().is_some_and(|local| local.segments.is_blocked());
+        let blocked = self.local().is_some_and(|local| local.segments.is_blocked());
         if !blocked && std::mem::take(&mut self.disk_trouble_logged) {
             tracing::info!("there is room for WAL again, receiving resumes");
         }
@@ -597,7 +618,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         match std::mem::replace(&mut finished.kind, FileJob::Close) {
             FileJob::Prepare(segno) => {
                 finished.kind = FileJob::Prepare(segno);
-                let Some(local) = &mut self.local else { return };
+                let Some(Store { local, .. }) = &mut self.store else { return };
                 match local.segments.handle_prepared(io, &mut self.jobs, finished) {
                     Prepared::Ready => {
                         self.note_disk_has_room();
@@ -622,7 +643,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             FileJob::Recycle(name) => {
                 let done = finished.result.is_ok();
                 log_failure(&finished.result);
-                if let Some(local) = &mut self.local {
+                if let Some(Store { local, .. }) = &mut self.store {
                     local.segments.handle_recycled(io, &mut self.jobs, name, done);
                 }
             }
@@ -653,11 +674,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 self.turn_own(now);
                 self.pump(io);
                 // What was durable last is not told before the control file says so, if it can.
-                if self.control_awaited && self.control_saving.is_some() {
+                if self.control_file().is_some_and(ControlFileKeeper::is_awaited) {
                     return;
                 }
                 let is_stuck = self.switch.is_some();
-                let settled = self.local.as_ref().is_none_or(|local| {
+                let settled = self.local().is_none_or(|local| {
                     local.is_flushed() || local.is_paused() || is_stuck && local.is_idle()
                 });
                 if !self.link.is_closed() || !self.is_own_closed() || !settled {

@@ -36,12 +36,15 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::{Instant, Now, Timestamp};
 use walhub_proto::wire::backend::Report;
 
-use super::WalCore;
+use super::duty::Duty;
+use super::{Store, WalCore};
 use crate::api::append::{NewRecord, WalRequest, in_recovery};
 use crate::mail::ToControl;
 use crate::publish::commits::{Job, Place};
 use crate::publish::front::micros_between;
 use crate::publish::latency::Stage;
+use crate::role::Role;
+use crate::store::control_file::ControlFileKeeper;
 use crate::store::local::LocalWal;
 use crate::store::recover;
 use crate::store::tail::TailSlab;
@@ -388,7 +391,7 @@ fn with_headers(bytes: usize) -> usize {
 }
 
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
-    /// From now on this hub writes WAL of its own.
+    /// From now on this hub writes WAL of its own. Returns what it had to do before.
     ///
     /// `last_open` is the transaction of walhub's own that a crash has cut off, if any.
     pub(super) fn begin_own(
@@ -396,9 +399,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         now: Now,
         checkpoint: Option<CheckpointSeen>,
         last_open: Option<u32>,
-    ) {
+    ) -> Option<Duty> {
         let parent = self.unused_timeline();
-        let (Some(control), Some(local)) = (&mut self.control, &self.local) else { return };
+        let Some(Store { control, local, .. }) = &mut self.store else { return None };
+        let control = &mut control.wanted;
         // Whoever has WAL of its own knows both: `recover` and `may_promote` see to that.
         let (Some(version), Some(counters)) = (control.wal_version, local.counters()) else {
             unreachable!(
@@ -432,20 +436,17 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             own.put_checkpoint(true, now.wall);
         }
         own.warn_of_limits();
-        self.own = Some(own);
-        if let Some(local) = &mut self.local {
-            // Its first segment may be made before any page header was read.
-            local.segments.set_format(shape.system_identifier, shape.version);
-        }
-        let shared = &self.config.shared;
-        shared.is_primary.store(true, Ordering::Release);
-        shared.forward_flushed.store(true, Ordering::Relaxed);
+        // Its first segment may be made before any page header was read.
+        local.segments.set_format(shape.system_identifier, shape.version);
+        let before = self.take_duty(Duty::Write(Box::new(own)));
+        self.config.shared.forward_flushed.store(true, Ordering::Relaxed);
+        Some(before)
     }
 
     /// The timeline before the current one, while nothing was written on the current one. Its first
     /// record must say where it comes from: standbys go over to it there.
     fn unused_timeline(&self) -> Option<TimelineId> {
-        let (timelines, local) = (self.timelines.as_ref()?, self.local.as_ref()?);
+        let Store { timelines, local, .. } = self.store.as_ref()?;
         let [.., parent, current] = timelines.history.entries() else { return None };
         (local.verified_lsn() == current.begin).then_some(parent.tli)
     }
@@ -454,7 +455,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     pub(super) fn turn_own(&mut self, now: Now) {
         let mut must_tell = false;
         let mut opened = Vec::new();
-        while let (Some(own), Some(local)) = (&mut self.own, &mut self.local) {
+        while let (Duty::Write(own), Some(Store { local, .. })) = (&mut self.duty, &mut self.store)
+        {
             if own.work.is_some() {
                 if own.step(local, &mut opened) == Step::NoRoom {
                     break;
@@ -522,7 +524,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 }
             }
         }
-        if let (Some(own), Some(local)) = (&mut self.own, &mut self.local) {
+        if let (Duty::Write(own), Some(Store { local, .. })) = (&mut self.duty, &mut self.store) {
             own.hand_over(local, &mut opened);
         } else {
             must_tell |= self.refuse_jobs();
@@ -541,7 +543,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 Job::Append { .. } => "pg_logical_emit_message()",
                 Job::Wal(request) => request.command(),
             };
-            self.config.commits.answer(Err(in_recovery(command)));
+            let answer = match self.duty.role() {
+                Role::Fenced => fenced(command),
+                Role::Relay | Role::Promoting | Role::Primary => in_recovery(command),
+            };
+            self.config.commits.answer(Err(answer));
             refused = true;
         }
         refused
@@ -556,7 +562,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// The last checkpoint before the process ends, as soon as there is room for it.
     pub(super) fn close_own(&mut self, now: Now) {
-        let (Some(own), Some(local)) = (&mut self.own, &self.local) else { return };
+        let (Duty::Write(own), Some(Store { local, .. })) = (&mut self.duty, &self.store) else {
+            return;
+        };
         if own.is_closed || own.work.is_some() || !own.has_room(local, own.small_len) {
             return;
         }
@@ -568,23 +576,24 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Whether nothing more will be appended.
     pub(super) fn is_own_closed(&self) -> bool {
-        self.own
-            .as_ref()
+        self.duty
+            .own()
             .is_none_or(|own| own.is_closed && own.work.is_none() && own.batch.is_empty())
     }
 
     /// Where the last checkpoint record and its redo position are, once the record is durable and as long as
     /// the control file does not know it.
     pub(super) fn durable_checkpoint(&self) -> Option<(Lsn, Lsn)> {
-        let (own, local) = (self.own.as_ref()?, self.local.as_ref()?);
+        let (own, local) = (self.duty.own()?, self.local()?);
         let at = own.unsaved.filter(|at| at.end <= local.flush_lsn())?;
         Some((at.start, at.redo))
     }
 
     /// The control file may know it now.
     pub(super) fn forget_saved_checkpoint(&mut self) {
-        let saved = self.control_saved.as_ref().and_then(|control| control.checkpoint_lsn);
-        if let Some(own) = &mut self.own {
+        let saved = self.control_file().and_then(ControlFileKeeper::saved);
+        let saved = saved.and_then(|saved| saved.checkpoint_lsn);
+        if let Some(own) = self.duty.own_mut() {
             own.unsaved = own.unsaved.filter(|at| saved != Some(at.start));
         }
     }
@@ -592,7 +601,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Ends a segment that has waited for more for too long. PostgreSQL: `CheckArchiveTimeout`.
     pub(super) fn check_archive_timeout(&mut self, now: Now) {
         let timeout = self.config.settings.archive_timeout;
-        let (Some(own), Some(local)) = (&mut self.own, &self.local) else { return };
+        let (Duty::Write(own), Some(Store { local, .. })) = (&mut self.duty, &self.store) else {
+            return;
+        };
         let is_idle = own.writer.lsn() == own.idle_end;
         if own.work.is_some() || own.is_closed || timeout.is_zero() {
             return;
@@ -616,6 +627,12 @@ impl Own {
         }
         self.put(RM_XLOG, XLOG_SWITCH, 0, &[]).1
     }
+}
+
+fn fenced(command: &str) -> Report {
+    let message = format!("cannot execute {command}: this server must not be the primary any more");
+    Report::error(SqlState::READ_ONLY_SQL_TRANSACTION, message)
+        .hint("Connect to the server that is the primary now.")
 }
 
 fn shutting_down() -> Report {

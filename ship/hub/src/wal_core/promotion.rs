@@ -25,11 +25,13 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Now;
 use walhub_proto::wire::backend::Report;
 
+use super::duty::Duty;
 use super::own::small_len;
 use super::switch::Purpose;
-use super::{Stopping, WalCore};
+use super::{Stopping, Store, WalCore};
 use crate::api::append::not_in_recovery;
 use crate::mail::{PromoteReply, ToControl};
+use crate::role::Role;
 use crate::store::jobs::{JobError, Step};
 use crate::store::recover::partial_name;
 use crate::store::segments::FileJob;
@@ -40,7 +42,7 @@ const ZEROS_LEN: usize = 256 << 10;
 const REASON: &str = "no recovery target specified";
 
 /// A promotion that is under way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Promotion {
     waiters: Vec<PromoteReply>,
 }
@@ -107,22 +109,23 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         reply: PromoteReply,
     ) {
         if let Err(report) = self.may_promote() {
-            if report.sqlstate != SqlState::CANNOT_CONNECT_NOW && self.own.is_none() {
+            if report.sqlstate != SqlState::CANNOT_CONNECT_NOW && self.role().in_recovery() {
                 crate::api::report::report_as_log(&report);
             }
             drop(reply.send(Err(report)));
             return;
         }
-        if self.promotion.is_none() {
-            tracing::info!("received promote request");
-            self.link.stop(io, now);
-            self.link.rewind = true;
+        if let Duty::Promote(promotion) = &mut self.duty {
+            return promotion.waiters.push(reply);
         }
-        self.promotion.get_or_insert_default().waiters.push(reply);
+        tracing::info!("received promote request");
+        self.link.stop(io, now);
+        self.link.rewind = true;
+        self.take_duty(Duty::Promote(Promotion { waiters: vec![reply] }));
     }
 
     fn may_promote(&self) -> Result<(), Report> {
-        if self.own.is_some() {
+        if !self.role().in_recovery() {
             return Err(not_in_recovery());
         }
         if self.stopping != Stopping::No {
@@ -130,7 +133,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message));
         }
         let state = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
-        let Some(local) = &self.local else {
+        let Some(Store { local, .. }) = &self.store else {
             let message = "cannot promote a server that has never received WAL";
             let report = Report::error(state, message);
             return Err(report.hint("Set primary_conninfo, and promote once WAL has streamed."));
@@ -158,15 +161,13 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Nobody is promoted while the server stops.
     pub(super) fn give_up_promotion(&mut self) {
-        if let Some(promotion) = self.promotion.take() {
-            let message = "the database system is shutting down";
-            promotion.answer(&Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message)));
-        }
+        let message = "the database system is shutting down";
+        self.end_promotion(&Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message)));
     }
 
     /// Goes on with a promotion, as far as it can now.
     pub(super) fn turn_promotion<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        let is_ready = self.promotion.is_some()
+        let is_ready = self.role() == Role::Promoting
             && self.switch.is_none()
             && self.link.is_closed()
             && !self.link.rewind
@@ -180,7 +181,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Whether everything is durable, and there is room for the first records.
     fn is_settled(&self) -> bool {
-        let Some(local) = &self.local else { return false };
+        let Some(Store { local, .. }) = &self.store else { return false };
         local.is_flushed() && local.has_room(small_len(&local.facts().database))
     }
 
@@ -188,7 +189,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// zeros, is made. Whether it is whole.
     fn fill_after_switch(&mut self) -> bool {
         let mut opened = Vec::new();
-        let Some(local) = &mut self.local else { return true };
+        let Some(Store { local, .. }) = &mut self.store else { return true };
         let size = local.segments.size();
         let zeros = vec![0; ZEROS_LEN];
         while local.reader().filling().is_some() {
@@ -211,18 +212,15 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// The timeline after the greatest that is known here. PostgreSQL: `findNewestTimeLine`.
     fn begin_timeline<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        let (Some(local), Some(timelines)) = (&self.local, &self.timelines) else { return };
+        let Some(Store { local, timelines, .. }) = &self.store else { return };
         let newest = self.history_files.last().copied().max(Some(timelines.current));
         let newest = newest.unwrap_or(TimelineId::FIRST);
         let Some(timeline) = newest.to_u32().checked_add(1).and_then(TimelineId::new) else {
-            if let Some(promotion) = self.promotion.take() {
-                let report = Report::error(
-                    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-                    "cannot promote: there is no timeline left",
-                );
-                promotion.answer(&Err(report));
-            }
-            return;
+            let report = Report::error(
+                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "cannot promote: there is no timeline left",
+            );
+            return self.end_promotion(&Err(report));
         };
         tracing::info!("selected new timeline ID: {timeline}");
         let switchpoint = local.flush_lsn();
@@ -251,12 +249,21 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// The control file says that this is the primary: so it is.
     pub(super) fn finish_promotion(&mut self, now: Now) {
-        self.begin_own(now, None, None);
+        let promoting = self.begin_own(now, None, None);
         self.publish_receiver();
         tracing::info!("archive recovery complete");
         (self.config.control)(ToControl::Promoted);
-        if let Some(promotion) = self.promotion.take() {
+        if let Some(Duty::Promote(promotion)) = promoting {
             promotion.answer(&Ok(()));
+        }
+    }
+
+    /// This stays a relay.
+    fn end_promotion(&mut self, answer: &Result<(), Report>) {
+        if self.role() == Role::Promoting
+            && let Duty::Promote(promotion) = self.take_duty(Duty::Receive)
+        {
+            promotion.answer(answer);
         }
     }
 
@@ -267,7 +274,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             return;
         }
         let wal_dir = self.wal_dir();
-        let (Some(timelines), Some(local)) = (&self.timelines, &self.local) else { return };
+        let Some(Store { local, timelines, .. }) = &self.store else { return };
         let size = local.segments.size();
         let Some((segno, name, partial)) = partial_name(size, &timelines.history) else { return };
         let rename = Step::Rename(wal_dir.join(name), wal_dir.join(&partial));
@@ -282,7 +289,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         name: String,
         result: Result<(), JobError>,
     ) {
-        let Some(local) = &mut self.local else { return };
+        let Some(Store { local, .. }) = &mut self.store else { return };
         match result {
             // The next start does it.
             Err(error) if error.error.kind() != ErrorKind::NotFound => {

@@ -94,7 +94,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 "the database system is shutting down",
             ));
         }
-        let Some(timelines) = &self.timelines else {
+        let Some(timelines) = self.timelines() else {
             return Err(Report::fatal(
                 SqlState::CANNOT_CONNECT_NOW,
                 "the database system is starting up",
@@ -134,7 +134,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// a logical slot's client is says nothing about WAL that it has.
     fn check_not_ahead(&self, start: &StartStreaming<C>) -> Result<(), Report> {
         let flush_lsn = self.config.shared.flush_lsn.load();
-        if self.own.is_none() || start.logical || start.start <= flush_lsn {
+        if self.role().in_recovery() || start.logical || start.start <= flush_lsn {
             return Ok(());
         }
         Err(Report::error(

@@ -23,8 +23,8 @@ use walhub_proto::wire::backend::Report;
 
 use std::sync::atomic::Ordering;
 
-use super::WalCore;
 use super::slot_files::{FileQueue, Later, Work};
+use super::{Store, WalCore};
 use crate::api::hub::SlotRequest;
 use crate::mail::SlotReply;
 use crate::publish::positions::Standby;
@@ -302,7 +302,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// PostgreSQL: `LogicalConfirmReceivedLocation`.
     fn confirm_decoded(&mut self, name: &str, flush: Lsn, restart_lsn: Lsn) -> Result<(), Report> {
-        let Some(timeline) = self.local.as_ref().map(|local| local.segments.timeline()) else {
+        let Some(timeline) = self.local().map(|local| local.segments.timeline()) else {
             return Err(missing(name));
         };
         let slot = self.slots.get_mut(name).ok_or_else(|| missing(name))?;
@@ -311,7 +311,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     fn reserve_from(&self) -> (Option<Lsn>, Option<TimelineId>) {
-        let Some(local) = &self.local else { return (None, None) };
+        let Some(Store { local, .. }) = &self.store else { return (None, None) };
         // What is durable and not published yet, a start-up may not find again.
         let shared = &self.config.shared;
         let segment = local.segments.size().start_of(shared.flush_lsn.load());
@@ -366,7 +366,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         else {
             return;
         };
-        let (Some(attached), Some(timelines)) = (self.attached.get(&standby), &self.timelines)
+        let (Some(attached), Some(timelines)) = (self.attached.get(&standby), self.timelines())
         else {
             return;
         };

@@ -19,7 +19,8 @@ use walhub_proto::recovery::ControlFile;
 use walhub_proto::segment::SegNo;
 use walhub_proto::time::Now;
 
-use super::{Stopping, WalCore};
+use super::{Stopping, Store, WalCore};
+use crate::store::control_file::ControlFileKeeper;
 use crate::store::jobs::{Finished, JobError, Step, replace_steps};
 use crate::store::segments::FileJob;
 
@@ -68,7 +69,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         start: Lsn,
     ) {
         assert!(self.switch.is_none(), "one switch after the other");
-        let is_flushed = self.local.as_ref().is_some_and(|local| {
+        let is_flushed = self.local().is_some_and(|local| {
             local.is_flushed() && local.flush_lsn() == start && local.received_lsn() == start
         });
         assert!(is_flushed, "everything before {start} is durable, and there is nothing after it");
@@ -88,13 +89,17 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         match self.switch.as_ref().map(|switch| &switch.progress) {
             None | Some(Progress::Again) => false,
             Some(Progress::Files) => true,
-            Some(Progress::Control(_)) => self.control_saving.is_some(),
+            Some(Progress::Control(_)) => {
+                self.control_file().is_some_and(ControlFileKeeper::is_saving)
+            }
         }
     }
 
     fn make_switch_files<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
         let wal_dir = self.wal_dir();
-        let (Some(switch), Some(local)) = (&mut self.switch, &mut self.local) else { return };
+        let (Some(switch), Some(Store { local, .. })) = (&mut self.switch, &mut self.store) else {
+            return;
+        };
         let mut steps: Vec<Step> = Vec::new();
         if switch.purpose == Purpose::Promote {
             let path = wal_dir.join(history::file_name(switch.timeline));
@@ -119,7 +124,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         now: Now,
         finished: Finished<FileJob>,
     ) {
-        let (Some(switch), Some(local)) = (&mut self.switch, &self.local) else { return };
+        let (Some(switch), Some(Store { local, .. })) = (&mut self.switch, &self.store) else {
+            return;
+        };
         match finished.result {
             Ok(file) => {
                 let segno = SegNo::of_start(switch.start, local.segments.size());
@@ -153,11 +160,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// The control file of the new timeline, once its files are there.
     pub(super) fn switched_control(&self) -> Option<ControlFile> {
-        let (switch, control) = (self.switch.as_ref()?, self.control.as_ref()?);
+        let (switch, Store { control, local, .. }) = (self.switch.as_ref()?, self.store.as_ref()?);
         let Progress::Control(_) = switch.progress else { return None };
-        let mut control = ControlFile { timeline: switch.timeline, ..control.clone() };
+        let mut control = ControlFile { timeline: switch.timeline, ..control.wanted.clone() };
         if switch.purpose == Purpose::Promote {
-            let version = self.local.as_ref().and_then(|local| local.version());
+            let version = local.version();
             control.own_wal = true;
             control.wal_version = control.wal_version.or(version);
         }
@@ -166,13 +173,14 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Saves the control file, or goes over to the timeline that it names.
     pub(super) fn go_on_switching<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        let saved = self.control_saved.as_ref().map(|control| control.timeline);
+        let Some(Store { control, local, .. }) = &mut self.store else { return };
+        let saved = control.saved().map(|saved| saved.timeline);
         match &self.switch {
             Some(Switch { progress: Progress::Control(_), timeline, .. })
                 if saved != Some(*timeline) =>
             {
-                self.move_control_bound();
-                self.control_awaited = true;
+                control.move_bound(local);
+                control.wait();
                 self.save_control(io);
             }
             Some(Switch { progress: Progress::Control(_), .. }) => self.finish_switch(io, now),
@@ -189,7 +197,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             Progress::Control(copied) => copied,
             Progress::Files | Progress::Again => None,
         };
-        self.control.clone_from(&self.control_saved);
+        if let Some(Store { control, .. }) = &mut self.store {
+            control.adopt_saved();
+        }
         self.note_disk_has_room();
         match purpose {
             Purpose::Follow => {

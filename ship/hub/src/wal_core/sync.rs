@@ -16,6 +16,7 @@ use walhub_proto::walreceiver::WalReceiverState;
 
 use super::upstream::{Drop, State};
 use super::{Attached, WalCore};
+use crate::role::Role;
 
 /// What `synchronous_standby_names` makes of the connected standbys.
 #[derive(Debug)]
@@ -142,7 +143,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Says once that commits wait because too few standbys are there, and once that they do not.
     fn log_waiting(&mut self) {
         let waits = self.sync.synced == Synced::TooFew;
-        let has_commits = self.is_receiving() || self.own.is_some();
+        let has_commits = self.is_receiving() || self.role() == Role::Primary;
         if waits == self.sync.waiting_logged || (waits && !has_commits) {
             return;
         }

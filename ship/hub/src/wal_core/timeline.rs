@@ -20,9 +20,10 @@ use walhub_proto::time::Now;
 use super::histories::HISTORY_BYTES_MAX;
 use super::switch::Purpose;
 use super::upstream::{Drop, State};
-use super::{SYNC_TOKEN, WRITE_TOKEN, WalCore};
+use super::{FirstContact, SYNC_TOKEN, Store, WRITE_TOKEN, WalCore};
 use crate::api::hub::Identity;
 use crate::mail::{Timelines, ToControl, ToShip};
+use crate::store::control_file::ControlFileKeeper;
 use crate::store::jobs::{JobError, replace_steps};
 use crate::store::local::LocalWal;
 use crate::store::recover::RecoveredWal;
@@ -115,7 +116,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Whether files are being worked on that the upstream's next words depend on.
     pub(super) fn must_wait_for_files(&self) -> bool {
-        self.first_wal.is_some() || !self.histories_saving.is_empty()
+        self.first_contact.is_some() || !self.histories_saving.is_empty()
     }
 
     pub(super) fn handle_started<I: Io<Conn = C>>(
@@ -125,9 +126,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         timeline: TimelineId,
         start: Lsn,
     ) -> Result<(), Drop> {
-        if self.local.is_none() {
-            self.begin_first_wal(io, timeline, start)?;
-        } else if self.timelines.as_ref().is_some_and(|timelines| timelines.current != timeline) {
+        if self.store.is_none() {
+            self.begin_first_contact(io, timeline, start)?;
+        } else if self.timelines().is_some_and(|timelines| timelines.current != timeline) {
             self.follow_timeline(io, now, timeline, start)?;
         } else {
             self.note_started(now, timeline, start);
@@ -159,7 +160,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// The first contact: from now on this data directory belongs to that cluster. The control file says so
     /// before any WAL is taken.
-    fn begin_first_wal<I: Io<Conn = C>>(
+    fn begin_first_contact<I: Io<Conn = C>>(
         &mut self,
         io: &mut I,
         timeline: TimelineId,
@@ -171,7 +172,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         };
         let refuse = |text| Drop::Refused { text, detail: None, hint: None };
         let history = self.histories.of_first(timeline).map_err(refuse)?;
-        self.control = Some(ControlFile {
+        let control = ControlFile {
             system_identifier,
             segment_size: size,
             server_version_num: live.server_version_num,
@@ -187,43 +188,39 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             checkpoint_lsn: None,
             redo_lsn: None,
             sequence: 0,
-        });
-        self.first_wal =
-            Some(RecoveredWal::fresh(system_identifier, size, timeline, history, start));
-        self.control_awaited = true;
-        self.save_control(io);
+        };
+        let mut control = ControlFileKeeper::new(&self.config.data_dir, control);
+        control.save(io, &mut self.jobs);
+        let wal = RecoveredWal::fresh(system_identifier, size, timeline, history, start);
+        self.first_contact = Some(FirstContact { control, wal });
         Ok(())
     }
 
     /// The control file of the first contact is durable.
-    pub(super) fn finish_first_wal<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        let Some(wal) = self.first_wal.take() else { return };
+    pub(super) fn finish_first_contact<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
+        let Some(FirstContact { control, wal }) = self.first_contact.take() else { return };
         let (timeline, start) = (wal.timelines.current, wal.end);
-        self.adopt_recovered(wal);
+        self.adopt_recovered(control, wal);
         self.histories.adopt(timeline);
         self.note_started(now, timeline, start);
         self.resume_receiving(io, now);
     }
 
     /// It could not be saved: there was no first contact.
-    pub(super) fn give_up_first_wal<I: Io<Conn = C>>(
+    pub(super) fn give_up_first_contact<I: Io<Conn = C>>(
         &mut self,
         io: &mut I,
         now: Now,
         error: &JobError,
     ) {
-        (self.first_wal, self.control) = (None, None);
+        self.first_contact = None;
         let text = format!("could not write control file: {error}");
         self.drop_link(io, now, Drop::Reason { text, detail: None, hint: None });
     }
 
     /// Takes up WAL that is on disk, or the place where the first will be.
-    pub(super) fn adopt_recovered(&mut self, wal: RecoveredWal) {
-        if let Some(control) = wal.control.clone() {
-            self.control_saved = Some(control.clone());
-            self.control = Some(control);
-        }
-        let Some(control) = &mut self.control else { return };
+    pub(super) fn adopt_recovered(&mut self, mut keeper: ControlFileKeeper, wal: RecoveredWal) {
+        let control = &mut keeper.wanted;
         control.wal_version = control.wal_version.or(wal.version);
         let identity = Identity {
             system_identifier: control.system_identifier,
@@ -271,13 +268,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         shared.begin_timeline(wal.timelines.current);
         shared.oldest_lsn.store(oldest);
         let next_xid = local.next_xid().unwrap_or(0);
-        self.local = Some(local);
+        let timelines = Arc::new(wal.timelines);
+        self.store = Some(Store { local, timelines: Arc::clone(&timelines), control: keeper });
         self.mark.begin(wal.end, wal.lost_to);
         for segment in &wal.damaged {
             shared.damaged.add(segment);
         }
-        let timelines = Arc::new(wal.timelines);
-        self.timelines = Some(Arc::clone(&timelines));
         self.mail_ships(|| ToShip::Begin(Arc::clone(&timelines)));
         self.announce_slabs([first]);
         let shared = &self.config.shared;
@@ -296,7 +292,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         timeline: TimelineId,
         start: Lsn,
     ) -> Result<(), Drop> {
-        let Some(local) = &mut self.local else { return Ok(()) };
+        let Some(Store { local, .. }) = &mut self.store else { return Ok(()) };
         let refuse = |text| Drop::Refused { text, detail: None, hint: None };
         let current = local.segments.timeline();
         let history = self.histories.of_next(timeline, current, start).map_err(refuse)?;
@@ -322,29 +318,26 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         copied: Option<(SegNo, FileId)>,
     ) {
         self.histories.adopt(timeline);
-        let Some(local) = &mut self.local else { return };
+        let Some(Store { local, timelines, .. }) = &mut self.store else { return };
         local.segments.switch_timeline(io, &mut self.jobs, timeline, copied);
         local.set_timeline(timeline);
-        if let Some(old) = &self.timelines {
-            let new = Arc::new(Timelines { current: timeline, history, ..(**old).clone() });
-            self.timelines = Some(Arc::clone(&new));
-            // Before any position of the new timeline is published.
-            self.mail_ships(|| ToShip::Timelines(Arc::clone(&new)));
-        }
+        let flush_lsn = local.flush_lsn();
+        let new = Arc::new(Timelines { current: timeline, history, ..(**timelines).clone() });
+        *timelines = Arc::clone(&new);
+        // Before any position of the new timeline is published.
+        self.mail_ships(|| ToShip::Timelines(Arc::clone(&new)));
         self.config.shared.begin_timeline(timeline);
         self.forget_replies();
-        if let Some(local) = &self.local {
-            self.hold_slots_from(local.flush_lsn(), timeline);
-        }
+        self.hold_slots_from(flush_lsn, timeline);
         self.save_slots(io);
         self.publish_slots();
     }
 
     pub(super) fn note_server_version(&mut self) {
         let State::Live(live) = &self.link.state else { return };
-        if let Some(control) = &mut self.control {
-            control.server_version.clone_from(&live.server_version);
-            control.server_version_num = live.server_version_num;
+        if let Some(Store { control, .. }) = &mut self.store {
+            control.wanted.server_version.clone_from(&live.server_version);
+            control.wanted.server_version_num = live.server_version_num;
         }
     }
 }

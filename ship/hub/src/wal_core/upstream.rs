@@ -21,11 +21,12 @@ use walhub_proto::walreceiver::{
 
 use super::timeline::reader_at;
 use super::trouble::{FAULTS_MAX, Fault, RETRY_PAUSE_MAX, Trouble};
-use super::{LINK_RECV, LINK_SEND, Stopping, WalCore};
+use super::{LINK_RECV, LINK_SEND, Stopping, Store, WalCore};
 use crate::api::settings::HubSettings;
 use crate::mail::{ToControl, Upstream};
 use crate::publish::front::micros_between;
 use crate::publish::latency::Stage;
+use crate::role::Role;
 use crate::store::jobs::Finished;
 use crate::store::local::{AppendError, LocalWal};
 use crate::store::segments::FileJob;
@@ -317,7 +318,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 let conninfo = self.config.settings.primary_conninfo.clone();
                 // A primary keeps to its own WAL, whatever a reload says. PostgreSQL: primary_conninfo is
                 // of no effect on a server that is no standby.
-                if conninfo.is_empty() || self.own.is_some() || self.promotion.is_some() {
+                if conninfo.is_empty() || self.duty.role() != Role::Relay {
                     self.link.state = State::Off;
                 } else {
                     self.link.state = State::Connecting;
@@ -355,10 +356,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             return io.close_socket(socket);
         }
         let local = LocalState {
-            system_identifier: self.control.as_ref().map(|control| control.system_identifier),
-            segment_size: self.control.as_ref().map(|control| control.segment_size),
-            timeline: self.timelines.as_ref().map(|timelines| timelines.current),
-            next_lsn: self.local.as_ref().map(LocalWal::received_lsn),
+            system_identifier: self.control_file().map(|control| control.wanted.system_identifier),
+            segment_size: self.control_file().map(|control| control.wanted.segment_size),
+            timeline: self.timelines().map(|timelines| timelines.current),
+            next_lsn: self.local().map(LocalWal::received_lsn),
         };
         let config = receiver_config(&self.config.settings);
         let receiver = WalReceiver::new(config, now, local, upstream.server_version_num);
@@ -387,7 +388,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Gives the receiver what its next reply says.
     pub(super) fn tell_progress(&mut self, now: Now) {
-        let (State::Live(live), Some(local)) = (&mut self.link.state, &self.local) else { return };
+        let (State::Live(live), Some(Store { local, .. })) = (&mut self.link.state, &self.store)
+        else {
+            return;
+        };
         let flush_lsn = self.config.shared.flush_lsn.load();
         let reply = self.sync.reply(local.write_lsn(), flush_lsn);
         live.receiver.handle_progress(now, reply.write, reply.flush, reply.apply);
@@ -509,7 +513,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Where the next bytes belong, when they are a large message's WAL.
     fn landing(&mut self) -> Option<Landing> {
-        let (State::Live(live), Some(local)) = (&self.link.state, &mut self.local) else {
+        let (State::Live(live), Some(Store { local, .. })) = (&self.link.state, &mut self.store)
+        else {
             return None;
         };
         let ahead = live.receiver.wal_ahead()?;
@@ -557,7 +562,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     /// Takes the first `count` bytes of `room`, all of which are WAL of one message.
     fn take_in_place(&mut self, now: Now, room: &mut SlabRoom, count: usize) -> Result<(), Drop> {
-        let (State::Live(live), Some(local)) = (&mut self.link.state, &mut self.local) else {
+        let (State::Live(live), Some(Store { local, .. })) =
+            (&mut self.link.state, &mut self.store)
+        else {
             return Ok(());
         };
         if count == 0 {
@@ -577,7 +584,10 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         loop {
             let must_wait = self.must_wait_for_files();
             let State::Live(live) = &mut self.link.state else { return Ok(()) };
-            if live.held.is_empty() || must_wait || !ready_for(live, self.local.as_ref()) {
+            if live.held.is_empty()
+                || must_wait
+                || !ready_for(live, self.store.as_ref().map(|store| &store.local))
+            {
                 return Ok(());
             }
             live.switchpoint = None;
@@ -658,7 +668,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     fn append(&mut self, start: Lsn, bytes: &[u8]) -> Result<(), Drop> {
-        let Some(local) = &mut self.local else { return Ok(()) };
+        let Some(Store { local, .. }) = &mut self.store else { return Ok(()) };
         let mut opened = Vec::new();
         let appended = local.append(start, bytes, &mut |slab| opened.push(slab));
         self.announce_slabs(opened);
@@ -666,7 +676,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     fn note_appended(&mut self, appended: Result<(), AppendError>) -> Result<(), Drop> {
-        let Some(local) = &self.local else { return Ok(()) };
+        let Some(Store { local, .. }) = &self.store else { return Ok(()) };
         let verified = local.verified_lsn();
         match appended {
             Ok(()) => {
@@ -704,7 +714,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let State::Live(live) = &self.link.state else { return };
         let (socket, receiving, sending) = (live.socket, live.receiving, live.sending.is_some());
         let leaves = matches!(why, Drop::Leave);
-        let verified = self.local.as_ref().map(LocalWal::verified_lsn);
+        let verified = self.local().map(LocalWal::verified_lsn);
         match why {
             Drop::Reason { text, detail, hint } => {
                 let (detail, hint) = (detail.as_deref(), hint.as_deref());
@@ -768,8 +778,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if !self.link.rewind || self.switch.is_some() {
             return;
         }
-        let (Some(local), Some(control)) = (&mut self.local, &self.control) else {
-            self.link.rewind = self.first_wal.is_some();
+        let Some(Store { local, control, .. }) = &mut self.store else {
+            self.link.rewind = self.first_contact.is_some();
             return;
         };
         if local.received_lsn() == local.verified_lsn() {
@@ -783,7 +793,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             (local.verified_lsn(), local.last_record(), local.segments.timeline());
         let filling = local.reader().filling();
         let in_filling = local.segments.size().offset(verified) != 0;
-        let mut reader = reader_at(control, verified.align_down(8), last, timeline);
+        let mut reader = reader_at(&control.wanted, verified.align_down(8), last, timeline);
         if let Some(filling) = filling.filter(|_| in_filling) {
             reader = reader.with_filling(filling, verified);
         }

@@ -149,7 +149,7 @@ pub enum ControlFileError {
     },
     /// It is whole, but a field has a value that it cannot have.
     Field {
-        /// Which.
+        /// The field.
         name: &'static str,
     },
 }

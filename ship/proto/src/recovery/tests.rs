@@ -164,6 +164,55 @@ fn the_end_is_found_from_every_bound() {
 }
 
 #[test]
+fn reading_begins_at_the_last_record_if_it_can_be_there_and_is_read_from_end_to_end() {
+    let files = Files::default().with(1, START, &vec![0; 3 * MIB as usize]);
+    let flush = START + 5 * MIB / 2;
+    let start = |files: &Files, last| match files.plan(&control(flush, Some(last)), &[]) {
+        Ok(RecoveryPlan::Scan(plan)) => plan.start,
+        other => panic!("{other:?}"),
+    };
+    // A switch record, whose filling ends two segments later.
+    assert_eq!(start(&files, START + 40), START + 40);
+    let last_segment = START + 2 * MIB;
+    assert_eq!(start(&files.clone().without(1, 5), START + 40), last_segment);
+    // Not aligned, and inside of the page's header.
+    for offset in [44, 32] {
+        assert_eq!(start(&files, last_segment + offset), last_segment, "{offset}");
+    }
+    // Later than what is durable.
+    assert_eq!(start(&files, START + 3 * MIB + 40), last_segment);
+}
+
+#[test]
+fn a_file_is_read_only_if_its_timeline_has_wal_in_the_segment() {
+    let zeros = vec![0; 3 * MIB as usize];
+    let parts = |files: &Files, switchpoint: Lsn| -> Vec<(u32, u64)> {
+        let history = TimelineHistory::single(TimelineId::FIRST).extend(tli(2), switchpoint, "x");
+        let control = ControlFile { timeline: tli(2), ..control(START + 40, Some(START + 40)) };
+        match files.plan(&control, &[history]) {
+            Ok(RecoveryPlan::Scan(plan)) => {
+                plan.parts.iter().map(|part| (part.tli.to_u32(), part.segno.0)).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let with = |files: &Files, timeline, segno: u64| {
+        files.clone().with(timeline, Lsn(segno * MIB), &zeros[..MIB as usize])
+    };
+    // The old timeline's last segments are of a future that was left.
+    let old = Files::default().with(1, START, &zeros);
+    let middle = START + 3 * MIB / 2;
+    assert_eq!(parts(&with(&old, 2, 5), middle), vec![(1, 4), (2, 5)]);
+    // Of one that ends where a segment does, the next segment is no more.
+    let boundary = START + 2 * MIB;
+    assert_eq!(parts(&old, boundary), vec![(1, 4), (1, 5)]);
+    assert_eq!(parts(&with(&old, 2, 6), boundary), vec![(1, 4), (1, 5), (2, 6)]);
+    // And the new timeline has nothing in the segment before.
+    let both = with(&with(&old, 2, 5), 2, 6);
+    assert_eq!(parts(&both, boundary), vec![(1, 4), (1, 5), (2, 6)]);
+}
+
+#[test]
 fn wal_that_fills_its_segments_ends_where_they_end() {
     let mut generator = WalGenerator::new(5, shape(1), START);
     let mut wal = vec![];

@@ -225,7 +225,7 @@ pub enum UpstreamViolation {
     Timeout,
     /// It has not answered a command within `wal_receiver_timeout`.
     NoAnswer {
-        /// Which.
+        /// What the command was for.
         during: Activity,
     },
     /// It sent more than [`ANSWER_BYTES_MAX`](super::ANSWER_BYTES_MAX) where little was to come.

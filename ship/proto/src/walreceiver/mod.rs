@@ -136,14 +136,14 @@ pub enum ReceiverEvent<'a> {
     SlotCreated,
     /// Content of the history file of a timeline, to be kept before its WAL comes.
     TimelineHistory {
-        /// Which.
+        /// The timeline.
         timeline: TimelineId,
         /// As it is in the file.
         content: Vec<u8>,
     },
     /// The upstream has no history file of a timeline that nothing here depends on.
     HistoryAbsent {
-        /// Which.
+        /// The timeline.
         timeline: TimelineId,
         /// Its words.
         reason: String,

@@ -77,7 +77,7 @@ pub enum Frontend<'a> {
     Describe {
         /// Of what kind.
         target: Target,
-        /// Which.
+        /// Its name; empty is the unnamed one.
         name: &'a str,
     },
     /// Execute.
@@ -91,7 +91,7 @@ pub enum Frontend<'a> {
     Close {
         /// Of what kind.
         target: Target,
-        /// Which.
+        /// Its name; empty is the unnamed one.
         name: &'a str,
     },
     /// Sync.

@@ -19,6 +19,7 @@ use walhub_proto::segment::{SegNo, SegmentSize};
 use walhub_proto::syncrep::WaitLevel;
 
 use super::super::WalConfig;
+use super::super::duty::Duty;
 use super::*;
 use crate::api::append::{Append, Appended, Waited};
 use crate::api::settings::HubSettings;
@@ -107,7 +108,7 @@ impl Bench {
     }
 
     fn look(&mut self) {
-        let positions = (self.shared.flush_lsn.load(), self.shared.synced.load());
+        let positions = self.shared.acknowledged();
         self.commits.look(|| positions);
     }
 
@@ -168,13 +169,13 @@ impl Bench {
 
     /// Runs until everything is durable.
     fn settle(&mut self) {
-        self.run(|bench| bench.core.local.as_ref()?.is_flushed().then_some(()));
+        self.run(|bench| bench.core.local()?.is_flushed().then_some(()));
     }
 
     /// Appends bytes of messages until the next record would begin at `target`.
     fn fill_to(&mut self, target: Lsn) {
         loop {
-            let own = self.core.own.as_ref().unwrap();
+            let own = self.core.duty.own().unwrap();
             let (writer, left) = (own.writer.clone(), target - own.writer.lsn());
             if left == 0 {
                 return;
@@ -367,11 +368,11 @@ fn a_switch_ends_the_segment_wherever_it_is() {
     let segment = START + SIZE.bytes();
     let mut bench = Bench::new(settings());
     for target in [8, 16, 24, 32, 40].map(|left| Lsn(page.0 - left)).into_iter().chain([page]) {
-        let base = SIZE.start_of(bench.core.own.as_ref().unwrap().writer.lsn());
+        let base = SIZE.start_of(bench.core.duty.own().unwrap().writer.lsn());
         switch_at(&mut bench, base + (target - START));
     }
     for left in [8, 16, 24, 32, 48, 0] {
-        let base = SIZE.start_of(bench.core.own.as_ref().unwrap().writer.lsn());
+        let base = SIZE.start_of(bench.core.duty.own().unwrap().writer.lsn());
         switch_at(&mut bench, Lsn((base + (segment - START)).0 - left));
     }
     let after = bench.append(&[noise(5000, 3)], true, LOCAL);
@@ -390,7 +391,7 @@ fn switch_at(bench: &mut Bench, target: Lsn) {
     let at_start = SIZE.offset(target) == 0;
     assert_eq!(answer == target, at_start, "a switch at {target} answered {answer}");
     // PostgreSQL answers the end of the record, which may lie in the next segment.
-    let lsn = bench.core.own.as_ref().unwrap().writer.lsn();
+    let lsn = bench.core.duty.own().unwrap().writer.lsn();
     assert_eq!((SIZE.offset(lsn), lsn), (0, answer.align_up(SIZE.bytes())));
     bench.settle();
     assert_eq!(bench.shared.flush_lsn.load(), lsn);
@@ -450,7 +451,7 @@ fn transaction_ids_wrap_around_the_special_ones() {
     // A crash right after: the epoch is known again.
     let mut bench = bench.restart();
     assert_eq!(bench.append(&[vec![1]], true, LOCAL).xid, Some(5));
-    assert_eq!(bench.core.own.as_ref().unwrap().counters.next_xid, (1 << 32) + 6);
+    assert_eq!(bench.core.duty.own().unwrap().counters.next_xid, (1 << 32) + 6);
 }
 
 #[test]
@@ -652,4 +653,27 @@ fn a_segment_made_ready_after_a_start_has_its_header() {
     let bytes = bench.run(|_| std::fs::read(&path).ok());
     let header = walhub_proto::page::PageHeader::decode(&bytes).expect("a page header");
     assert_eq!(header.long.map(|long| u64::from(long.segment_size)), Some(SIZE.bytes()));
+}
+
+#[test]
+fn a_fenced_server_acknowledges_nothing_and_takes_nothing() {
+    let mut bench = Bench::new(settings());
+    bench.settle();
+    let records = vec![record(true, b"waits")];
+    let wait = Some(WaitLevel::LocalFlush);
+    let append = Append { records, commit: Some(Timestamp(5)), wait, owner: 1 };
+    let mut answer = bench.commits.append(append, Timestamp(0));
+    let before = bench.shared.flush_lsn.load();
+    // It is in memory, and the flush has begun at most.
+    let now = bench.now();
+    bench.core.turn(&mut bench.io, now);
+    drop(bench.core.take_duty(Duty::Keep));
+    bench.run(|bench| (bench.shared.flush_lsn.load() > before).then_some(()));
+    bench.look();
+    assert_eq!(answer.try_recv(), Err(TryRecvError::Empty));
+    let refused = bench.try_append(&[b"no".to_vec()], true, wait).unwrap_err();
+    assert_eq!(refused.sqlstate, SqlState::READ_ONLY_SQL_TRANSACTION);
+    assert!(refused.message.contains("must not be the primary"), "{}", refused.message);
+    assert_eq!(bench.shared.role.load(), Role::Fenced);
+    assert_eq!(answer.try_recv(), Err(TryRecvError::Empty));
 }

@@ -55,7 +55,7 @@ impl Bench {
         let dir = self.kill();
         change_control(&dir, |control| control.own_wal = false);
         let relay = Self::start(dir, settings);
-        assert!(!relay.shared.is_primary.load(Ordering::Acquire));
+        assert!(relay.shared.role.load() == Role::Relay);
         relay
     }
 
@@ -80,14 +80,14 @@ impl Bench {
 
     /// Takes bytes as from an upstream.
     fn receive(&mut self, bytes: &[u8]) {
-        let local = self.core.local.as_mut().unwrap();
+        let local = &mut self.core.store.as_mut().unwrap().local;
         let start = local.received_lsn();
         local.append(start, bytes, &mut |_| ()).unwrap();
     }
 
     /// Goes on where the relay's WAL ends.
     fn upstream(&self) -> WalWriter {
-        let local = self.core.local.as_ref().unwrap();
+        let local = self.core.local().unwrap();
         let shape = WalShape {
             system_identifier: SystemIdentifier(7),
             segment_size: SIZE,
@@ -156,7 +156,7 @@ fn a_promoted_relay_goes_on_where_the_wal_ends() {
         let switchpoint = bench.shared.flush_lsn.load();
         assert_eq!(switchpoint, end.max(before.end), "{what}");
         assert_eq!(bench.promote(), Ok(()), "{what}");
-        assert!(bench.shared.is_primary.load(Ordering::Acquire));
+        assert!(bench.shared.role.load() == Role::Primary);
         bench.settle();
         assert_eq!((bench.timeline(), control(&bench.dir).timeline), (2, tli(2)));
         let history = std::fs::read(bench.file("00000002.history")).unwrap();
@@ -175,7 +175,7 @@ fn a_promoted_relay_goes_on_where_the_wal_ends() {
         let after = bench.append(&[noise(3 << 20, 1)], true, LOCAL);
         assert_eq!(after.xid, before.xid.map(|xid| xid + 1));
         let mut bench = bench.restart();
-        assert!(bench.shared.is_primary.load(Ordering::Acquire));
+        assert!(bench.shared.role.load() == Role::Primary);
         let last = bench.append(&[vec![3]], true, LOCAL);
         assert_eq!(last.xid, before.xid.map(|xid| xid + 2));
         let found = all_records(&bench.dir);
@@ -236,7 +236,7 @@ fn the_version_is_kept_when_bytes_of_a_record_that_never_ended_are_dropped() {
         (control.own_wal, control.wal_version) = (false, None);
     });
     let mut bench = Bench::start(dir, settings());
-    let local = bench.core.local.as_ref().unwrap();
+    let local = bench.core.local().unwrap();
     let shape = WalShape { version: WalVersion::PG17, ..*bench.upstream().shape() };
     let mut writer = WalWriter::new(shape, local.received_lsn(), local.last_record());
     let mut bytes = Vec::new();
@@ -336,7 +336,7 @@ fn what_is_missing_of_a_switched_segment_is_filled() {
         let before = writer.lsn();
         writer.switch_segment(&mut bytes);
         bench.receive(&bytes[..(24 + received).min(bytes.len())]);
-        assert!(bench.core.local.as_ref().unwrap().verified_lsn() > before);
+        assert!(bench.core.local().unwrap().verified_lsn() > before);
         assert_eq!(bench.promote(), Ok(()));
         bench.settle();
         let switchpoint = START + SIZE.bytes();
@@ -358,7 +358,7 @@ fn a_crash_before_the_control_file_leaves_a_relay_and_its_next_timeline_is_anoth
     let dir = bench.kill();
     std::fs::write(dir.path().join(recover::CONTROL_FILE), before).unwrap();
     let mut bench = Bench::start(dir, settings);
-    assert!(!bench.shared.is_primary.load(Ordering::Acquire));
+    assert!(bench.shared.role.load().in_recovery());
     assert_eq!((bench.timeline(), bench.shared.flush_lsn.load()), (1, switchpoint));
     assert_eq!(bench.promote(), Ok(()));
     bench.append(&[noise(500, 2)], true, LOCAL);
@@ -399,7 +399,7 @@ fn a_crash_after_the_control_file_leaves_a_primary_that_says_where_it_begins() {
             (control.flush_lsn, control.checkpoint_lsn) = (end, None);
         });
         let mut bench = Bench::start(dir, settings());
-        assert!(bench.shared.is_primary.load(Ordering::Acquire));
+        assert!(bench.shared.role.load() == Role::Primary);
         let after = bench.append(&[noise(10, 2)], true, LOCAL);
         assert_eq!(after.xid, Some(FIRST_NORMAL_XID + 1));
         assert_begins(&all_records(&bench.dir), end, 1, 2);
@@ -443,7 +443,7 @@ fn without_a_checkpoint_there_is_no_promotion() {
     });
     let relay = Bench::start(dir, settings());
     // It was read again, because the last record may be a switch: then it is known.
-    assert!(relay.core.local.as_ref().unwrap().counters().is_some());
+    assert!(relay.core.local().unwrap().counters().is_some());
     let dir = relay.kill();
     let mut bench = Bench::start(dir, settings());
     let body = walhub_proto::rmgr::message::logical_message(5, false, "", b"x").unwrap();
@@ -452,7 +452,7 @@ fn without_a_checkpoint_there_is_no_promotion() {
     bench.receive(&bytes);
     bench.settle();
     let end = bench.shared.flush_lsn.load();
-    let last = bench.core.local.as_ref().unwrap().last_record();
+    let last = bench.core.local().unwrap().last_record();
     let dir = bench.kill();
     change_control(&dir, |control| {
         (control.flush_lsn, control.last_record, control.counters) = (end, last, None);
@@ -460,7 +460,7 @@ fn without_a_checkpoint_there_is_no_promotion() {
     let mut bench = Bench::start(dir, settings());
     let refused = bench.promote().unwrap_err();
     assert_eq!(refused.message, "cannot promote before a checkpoint was received");
-    assert!(refused.hint.is_some() && !bench.shared.is_primary.load(Ordering::Acquire));
+    assert!(refused.hint.is_some() && bench.shared.role.load().in_recovery());
     assert!(!bench.file("00000002.history").exists());
     // With the next checkpoint it can.
     let (mut bytes, mut writer) = (Vec::new(), bench.upstream());

@@ -89,7 +89,7 @@ fn a_flood_of_slot_requests_keeps_nothing_from_being_written() {
     // The first turn begins to write what was committed, though it has not read all of its mail.
     let now = bench.now();
     bench.core.turn(&mut bench.io, now);
-    assert!(!bench.core.local.as_ref().unwrap().is_idle());
+    assert!(!bench.core.local().unwrap().is_idle());
     assert!(bench.core.has_mail && bench.core.deadline() == Some(Instant(0)));
     assert!(answers.iter_mut().all(|answer| answer.try_recv().is_err()));
     bench.run(|_| answer.try_recv().ok()).unwrap();

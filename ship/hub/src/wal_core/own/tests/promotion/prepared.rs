@@ -80,7 +80,7 @@ fn without_a_list_of_running_transactions_there_is_no_promotion() {
     let mut bench = bench.into_relay();
     bench.settle();
     let end = bench.shared.flush_lsn.load();
-    let last = bench.core.local.as_ref().unwrap().last_record();
+    let last = bench.core.local().unwrap().last_record();
     let dir = bench.kill();
     change_control(&dir, |control| {
         (control.flush_lsn, control.last_record) = (end, last);
@@ -91,7 +91,7 @@ fn without_a_list_of_running_transactions_there_is_no_promotion() {
     let refused = bench.promote().unwrap_err();
     let text = "cannot promote before the primary has listed its running transactions";
     assert_eq!(refused.message, text);
-    assert!(refused.hint.is_some() && !bench.shared.is_primary.load(Ordering::Acquire));
+    assert!(refused.hint.is_some() && bench.shared.role.load().in_recovery());
     // What began before all WAL may be prepared.
     let running =
         RunningXacts { oldest_running_xid: 500, xids: vec![500], ..RunningXacts::none(900) };

@@ -6,17 +6,17 @@
 //!
 //! Not here: the layout, and why a note is never wrong (`walhub_proto::recovery`).
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use walhub_engine::buffer::BufferPool;
 use walhub_engine::crc::crc32c;
-use walhub_engine::io::{BLOCK_LEN, Completion, Done, FileId, Gather, Io, Op, OpenMode, Waker};
-use walhub_proto::lsn::Lsn;
+use walhub_engine::io::{BLOCK_LEN, Done, FileId, Gather, Io, Op, OpenMode, Token};
+use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::recovery::DurableMark;
 use walhub_proto::time::{Instant, Now};
 
-use super::{MARK_TOKEN, WalCore};
 use crate::store::recover::MARK_FILE;
 
 /// Notes are so far apart at least. What was flushed after the last one and is damaged later is taken for
@@ -32,9 +32,22 @@ enum File {
     Open(FileId),
 }
 
+/// What is durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Durable {
+    /// Of this cluster.
+    pub system_identifier: SystemIdentifier,
+    /// Of this timeline, which is the current one.
+    pub timeline: TimelineId,
+    /// Everything before it.
+    pub flush_lsn: Lsn,
+}
+
 /// The file of the mark.
 #[derive(Debug)]
-pub(super) struct Mark {
+pub struct Mark {
+    /// Of its operations.
+    token: Token,
     path: PathBuf,
     direct: bool,
     file: File,
@@ -49,8 +62,11 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    pub(super) fn new(data_dir: &std::path::Path, direct: bool) -> Self {
+    /// Of the server in `data_dir`, whose operations have `token`.
+    #[must_use]
+    pub fn new(token: Token, data_dir: &Path, direct: bool) -> Self {
         Self {
+            token,
             path: data_dir.join(MARK_FILE),
             direct,
             file: File::Closed,
@@ -64,77 +80,73 @@ impl Mark {
     }
 
     /// Takes over what a start-up found: it has noted `flush_lsn`.
-    pub(super) fn begin(&mut self, flush_lsn: Lsn, lost_to: Option<Lsn>) {
+    pub fn begin(&mut self, flush_lsn: Lsn, lost_to: Option<Lsn>) {
         (self.wanted, self.noted, self.lost_to) = (flush_lsn, flush_lsn, lost_to);
     }
 
     /// WAL up to here was durable once, and has not come again.
-    pub(super) fn lost_to(&self) -> Option<Lsn> {
+    #[must_use]
+    pub fn lost_to(&self) -> Option<Lsn> {
         self.lost_to
     }
 
-    /// When [`WalCore::note_durable`] has something to do.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    /// When [`Mark::note`] has something to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
         let is_due =
             self.wanted > self.noted && self.writing.is_none() && self.file != File::Opening;
         is_due.then_some(self.next_at)
     }
 
     /// Whether an operation is under way.
-    pub(super) fn is_busy(&self) -> bool {
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
         self.writing.is_some() || self.file == File::Opening
     }
-}
 
-impl<C: Send + 'static, W: Waker> WalCore<C, W> {
-    /// Notes what is durable, unless that was just done.
-    pub(super) fn note_durable<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        // What is published: what could not be vouched for is not.
-        let flush_lsn = self.config.shared.flush_lsn.load();
-        let mark = &mut self.mark;
-        mark.wanted = mark.wanted.max(flush_lsn);
-        mark.lost_to = mark.lost_to.filter(|&lost| lost > flush_lsn);
-        if mark.deadline().is_none_or(|at| at > now.instant) {
+    /// Notes that everything in `durable` is, unless that was just done.
+    pub fn note<I: Io>(&mut self, io: &mut I, now: Now, durable: &Durable) {
+        self.wanted = self.wanted.max(durable.flush_lsn);
+        self.lost_to = self.lost_to.filter(|&lost| lost > durable.flush_lsn);
+        if self.deadline().is_none_or(|at| at > now.instant) {
             return;
         }
-        let (Some(timelines), Some(control)) = (&self.timelines, &self.control) else { return };
-        let File::Open(file) = mark.file else {
-            mark.file = File::Opening;
-            let mode = OpenMode { create: true, direct: mark.direct };
-            return io.submit(MARK_TOKEN, Op::Open { path: mark.path.clone(), mode });
+        let File::Open(file) = self.file else {
+            self.file = File::Opening;
+            let mode = OpenMode { create: true, direct: self.direct };
+            return io.submit(self.token, Op::Open { path: self.path.clone(), mode });
         };
-        mark.next_at = now.instant + MARK_INTERVAL;
-        let Some(mut block) = mark.blocks.take() else { return };
+        self.next_at = now.instant + MARK_INTERVAL;
+        let Some(mut block) = self.blocks.take() else { return };
         let noted = DurableMark {
-            system_identifier: control.system_identifier,
-            timeline: timelines.current,
-            flush_lsn: mark.wanted,
-            lost_to: mark.lost_to,
+            system_identifier: durable.system_identifier,
+            timeline: durable.timeline,
+            flush_lsn: self.wanted,
+            lost_to: self.lost_to,
         };
         block.clear();
         block.extend_from_slice(&noted.encode(crc32c));
         let data = Gather::from_iter([block.freeze()]);
-        mark.writing = Some(mark.wanted);
-        io.submit(MARK_TOKEN, Op::Write { file, offset: 0, data, durable: false });
+        self.writing = Some(self.wanted);
+        io.submit(self.token, Op::Write { file, offset: 0, data, durable: false });
     }
 
-    /// Takes the completion of an operation on the mark's file.
-    pub(super) fn handle_mark(&mut self, now: Now, completion: Completion) {
-        let mark = &mut self.mark;
-        match completion.result {
-            Ok(Done::Opened(file)) => mark.file = File::Open(file),
+    /// Takes the completion of an operation on the file.
+    pub fn handle(&mut self, now: Now, result: io::Result<Done>) {
+        match result {
+            Ok(Done::Opened(file)) => self.file = File::Open(file),
             Ok(Done::Wrote(count)) if count >= BLOCK_LEN => {
-                mark.noted = mark.writing.take().unwrap_or(mark.noted);
+                self.noted = self.writing.take().unwrap_or(self.noted);
             }
             result => {
                 // A short write may have torn nothing that counts, and will be repeated.
-                mark.writing = None;
-                if mark.file == File::Opening {
-                    mark.file = File::Closed;
+                self.writing = None;
+                if self.file == File::Opening {
+                    self.file = File::Closed;
                 }
-                mark.next_at = now.instant + MARK_RETRY;
+                self.next_at = now.instant + MARK_RETRY;
                 if let Err(error) = result {
-                    tracing::debug!("could not write file \"{}\": {error}", mark.path.display());
+                    tracing::debug!("could not write file \"{}\": {error}", self.path.display());
                 }
             }
         }
