@@ -9,6 +9,8 @@ use super::source::{parse_assignment, unrecognized};
 use super::value::{find, parse_bool};
 use super::*;
 
+mod shown;
+
 /// Settings that PostgreSQL lets a session or a superuser change; in walhub only a reload does.
 const SESSION_CONTEXTS: [&str; 3] = ["user", "superuser", "superuser-backend"];
 /// But for these.
