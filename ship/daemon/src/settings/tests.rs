@@ -3,8 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
-use super::definition::{Context, Kind};
-use super::show::plain;
+use walhub_hub::api::settings::Forward;
+use walhub_proto::syncrep::SynchronousCommit;
+
+use super::definition::{Context, Kind, Written};
 use super::source::{parse_assignment, unrecognized};
 use super::value::{find, parse_bool};
 use super::*;
@@ -21,8 +23,13 @@ fn values_are_read_as_postgresql_reads_them() {
     for line in include_str!("golden/values.tsv").lines() {
         let (assignment, want) = line.split_once('\t').unwrap();
         let (name, value) = assignment.split_once('=').unwrap();
-        let got = match find(name).unwrap().parse(value, false) {
-            Ok(value) => plain(&value),
+        let definition = find(name).unwrap();
+        // As a file has it: the command line admits port 0.
+        let source = ValueSource::File(Place { file: "walhub.toml".into(), line: 1 });
+        let written = Written { name: definition.name, value, source };
+        let mut settings = Settings::default();
+        let got = match (definition.assign)(&mut settings, &written) {
+            Ok(()) => (definition.assigned)(&settings).text.plain.clone(),
             Err(error) => {
                 let mut text = format!("FATAL:  {error}");
                 for (label, part) in [("DETAIL", error.detail), ("HINT", error.hint)] {
@@ -61,7 +68,7 @@ fn every_default_has_its_type_and_every_bound_is_accepted() {
     let settings = Settings::default();
     assert_eq!(settings.listen_addresses, ["localhost"]);
     assert_eq!(settings.port, 5432);
-    assert_eq!(settings.cores, Cores::Auto);
+    assert_eq!(settings.cores, None);
     assert_eq!(settings.catchup_cores, None);
     assert_eq!(settings.hub.tail_cache_size, 64 << 20);
     assert_eq!(settings.hub.min_wal_size, 80 << 20);
@@ -73,8 +80,8 @@ fn every_default_has_its_type_and_every_bound_is_accepted() {
     assert_eq!(settings.hub.primary_slot_name, None);
     assert!(settings.unix_socket_directories.is_empty());
     for definition in DEFINITIONS {
-        if let Kind::Int { min, max, .. } = definition.kind {
-            for bound in [min, max] {
+        if let Kind::Int(range) = (definition.kind)() {
+            for bound in [range.min, range.max] {
                 // Conversion to the typed field must not fail either.
                 command_line(&[(definition.name, &bound.to_string())]).unwrap();
             }
@@ -108,7 +115,7 @@ fn values_reach_their_fields() {
     ])
     .unwrap();
     assert_eq!(settings.port, 0);
-    assert_eq!(settings.cores, Cores::Count(3));
+    assert_eq!(settings.cores, Some(3));
     assert_eq!(settings.catchup_cores, Some(0));
     assert_eq!(settings.hub.max_slot_wal_keep_size, Some(10 << 30));
     assert_eq!(settings.hub.wal_sender_timeout, None);
