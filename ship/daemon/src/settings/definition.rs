@@ -176,12 +176,19 @@ macro_rules! settings {
             },
         },)*];
 
-        /// The type of each setting, under its name. The compiler runs the checks of default and range.
+        /// The type of each setting, under its name.
         mod types {
             use super::*;
-            $(pub(super) fn $name() -> impl SettingType<Field = $field> {
-                const { $type }
-            })*
+            $(
+                // A constant, so that the compiler runs the checks of default and range.
+                const _: () = {
+                    let _ = $type;
+                };
+
+                pub(super) fn $name() -> impl SettingType<Field = $field> {
+                    $type
+                }
+            )*
         }
 
         /// What `pg_settings` tells about each value.

@@ -7,24 +7,23 @@ use super::definition::{Context, Definition, IntRange, Kind, Unit};
 use super::value::find;
 use super::{Assigned, DEFINITIONS, Settings, ValueSource};
 
-/// Row of `pg_settings`, with PostgreSQL's columns.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// Row of `pg_settings`, with PostgreSQL's columns: of a setting here, or of a parameter of a session.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 #[allow(missing_docs, reason = "each is the column of that name")]
 pub struct SettingRow {
-    pub name: &'static str,
-    pub setting: String,
-    pub unit: Option<&'static str>,
-    pub category: &'static str,
-    pub short_desc: &'static str,
-    pub extra_desc: Option<&'static str>,
-    pub context: &'static str,
-    pub vartype: &'static str,
-    pub source: &'static str,
+    pub name: String,
+    pub setting: Option<String>,
+    pub unit: Option<String>,
+    pub category: String,
+    pub short_desc: String,
+    pub context: String,
+    pub vartype: String,
+    pub source: String,
     pub min_val: Option<String>,
     pub max_val: Option<String>,
-    pub enumvals: Option<Vec<&'static str>>,
-    pub boot_val: String,
-    pub reset_val: String,
+    pub enumvals: Option<Vec<String>>,
+    pub boot_val: Option<String>,
+    pub reset_val: Option<String>,
     pub sourcefile: Option<String>,
     pub sourceline: Option<u32>,
     pub pending_restart: bool,
@@ -57,7 +56,7 @@ impl Definition {
     fn row(&self, assigned: &Assigned, default: &Assigned) -> SettingRow {
         let kind = (self.kind)();
         let vartype = kind.vartype();
-        let (range, enumvals) = match kind {
+        let (range, words) = match kind {
             Kind::Int(range) => (Some(range), None),
             Kind::Enum(words) => (None, Some(words)),
             Kind::Bool | Kind::String => (None, None),
@@ -68,20 +67,19 @@ impl Definition {
             ValueSource::CommandLine => ("command line", None),
         };
         SettingRow {
-            name: self.name,
-            setting: assigned.text.plain.clone(),
-            unit: range.and_then(|range| range.unit).map(Unit::as_str),
-            category: self.category,
-            short_desc: self.description,
-            extra_desc: None,
-            context: self.context.as_str(),
-            vartype,
-            source,
+            name: self.name.to_owned(),
+            setting: Some(assigned.text.plain.clone()),
+            unit: range.and_then(|range| range.unit).map(|unit| unit.as_str().to_owned()),
+            category: self.category.to_owned(),
+            short_desc: self.description.to_owned(),
+            context: self.context.as_str().to_owned(),
+            vartype: vartype.to_owned(),
+            source: source.to_owned(),
             min_val: range.map(|range| range.min.to_string()),
             max_val: range.map(|range| range.max.to_string()),
-            enumvals,
-            boot_val: default.text.plain.clone(),
-            reset_val: assigned.text.plain.clone(),
+            enumvals: words.map(|words| words.into_iter().map(str::to_owned).collect()),
+            boot_val: Some(default.text.plain.clone()),
+            reset_val: Some(assigned.text.plain.clone()),
             sourcefile: place.map(|place| place.file.display().to_string()),
             sourceline: place.map(|place| place.line),
             pending_restart: assigned.pending_restart,
@@ -115,7 +113,7 @@ impl Settings {
                 definition.row((definition.assigned)(self), (definition.assigned)(&defaults))
             })
             .collect();
-        rows.sort_unstable_by_key(|row| row.name);
+        rows.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         rows
     }
 }

@@ -51,7 +51,7 @@ fn units_bounds_and_defaults_are_postgresqls() {
         let [name, unit, vartype, min, max, context, boot] = fields[..] else { panic!("{line}") };
         let rows = Settings::default().all();
         let row = rows.iter().find(|row| row.name == name).unwrap();
-        assert_eq!(row.unit.unwrap_or(""), unit, "{name}");
+        assert_eq!(row.unit.as_deref().unwrap_or(""), unit, "{name}");
         assert_eq!(row.vartype, vartype, "{name}");
         assert_eq!(row.min_val.as_deref().unwrap_or(""), min, "{name}");
         assert_eq!(row.max_val.as_deref().unwrap_or(""), max, "{name}");
@@ -59,7 +59,7 @@ fn units_bounds_and_defaults_are_postgresqls() {
             let context = if SESSION_CONTEXTS.contains(&context) { "sighup" } else { context };
             assert_eq!(row.context, context, "{name}");
         }
-        assert_eq!(row.boot_val, boot, "{name}");
+        assert_eq!(row.boot_val.as_deref(), Some(boot), "{name}");
     }
 }
 
@@ -211,11 +211,12 @@ fn a_file_may_use_tomls_own_types_and_the_command_line_wins() {
     assert_eq!(settings.log_line_prefix, "%t ");
     let rows = settings.all();
     let row = |name: &str| rows.iter().find(|row| row.name == name).unwrap();
-    assert_eq!((row("port").source, row("port").sourceline), ("configuration file", Some(2)));
+    assert_eq!(row("port").source, "configuration file");
+    assert_eq!(row("port").sourceline, Some(2));
     assert_eq!(row("wal_keep_size").source, "command line");
-    assert_eq!(row("wal_keep_size").setting, "2048");
+    assert_eq!(row("wal_keep_size").setting.as_deref(), Some("2048"));
     assert_eq!(row("cluster_name").source, "default");
-    assert!(rows.is_sorted_by_key(|row| row.name));
+    assert!(rows.is_sorted_by_key(|row| &row.name));
 }
 
 #[test]
@@ -286,7 +287,7 @@ fn reload_changes_what_may_change_and_keeps_the_rest() {
         ]
     );
     assert_eq!((after.port, after.hub.wal_keep_size), (5433, 2 << 30));
-    let pending: Vec<&str> =
+    let pending: Vec<String> =
         after.all().into_iter().filter(|row| row.pending_restart).map(|row| row.name).collect();
     assert_eq!(pending, ["port"]);
 

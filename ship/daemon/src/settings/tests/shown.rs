@@ -29,8 +29,8 @@ fn row(row: &SettingRow) -> String {
     format!(
         "{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}",
         row.name,
-        row.setting,
-        row.unit.unwrap_or("-"),
+        row.setting.as_deref().unwrap(),
+        row.unit.as_deref().unwrap_or("-"),
         row.category,
         row.short_desc,
         row.context,
@@ -39,8 +39,8 @@ fn row(row: &SettingRow) -> String {
         row.min_val.as_deref().unwrap_or("-"),
         row.max_val.as_deref().unwrap_or("-"),
         row.enumvals.as_ref().map_or_else(|| "-".to_owned(), |words| words.join(",")),
-        row.boot_val,
-        row.reset_val,
+        row.boot_val.as_deref().unwrap(),
+        row.reset_val.as_deref().unwrap(),
         row.pending_restart,
     )
 }
@@ -51,7 +51,8 @@ fn reading(sources: &Sources, name: &str) -> String {
         Ok(settings) => {
             let rows = settings.all();
             let row = rows.iter().find(|row| row.name == name).unwrap();
-            format!("{}|{}|{}", row.setting, settings.show(name).unwrap(), row.source)
+            let setting = row.setting.as_deref().unwrap();
+            format!("{setting}|{}|{}", settings.show(name).unwrap(), row.source)
         }
         Err(errors) => {
             let [error] = &errors[..] else { panic!("{errors:?}") };
@@ -71,7 +72,7 @@ fn nothing_that_a_user_sees_changes_unnoticed() {
     }
     for SettingRow { name, .. } in &rows {
         for text in TEXTS {
-            let command_line = vec![((*name).to_owned(), text.to_owned())];
+            let command_line = vec![(name.clone(), text.to_owned())];
             let said = reading(&Sources { command_line, ..Sources::default() }, name);
             writeln!(got, "-c {name}={text}\t{said}").unwrap();
         }
