@@ -14,7 +14,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::line::{self, Moment};
 use super::{Entry, LogConfig, Session, is_logged};
-use crate::settings::{LogDestination, MessageLevel};
+use crate::settings::{LogDestination, MessageLevel, Words as _};
 
 /// Takes a whole line.
 type Sink = Box<dyn Fn(&[u8]) + Send + Sync>;
@@ -126,7 +126,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
         event.record(&mut all);
         let level = level_of(event.metadata());
         self.write(&Entry {
-            level: all.severity.as_deref().and_then(MessageLevel::parse).unwrap_or(level),
+            level: all.severity.as_deref().and_then(MessageLevel::from_word).unwrap_or(level),
             message: all.message + &all.others,
             detail: all.detail,
             hint: all.hint,

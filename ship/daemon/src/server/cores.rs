@@ -15,7 +15,7 @@ use walhub_engine::uring::{Uring, UringConfig, UringWaker};
 
 use crate::clock;
 use crate::limits::thread_refused;
-use crate::settings::{Cores as CoresSetting, DedicatedWalCore, Settings, WalSyncMethod};
+use crate::settings::{DedicatedWalCore, Settings, WalSyncMethod};
 use walhub_hub::assemble::{Assembled, Assembly};
 use walhub_hub::mail::ToControl;
 use walhub_hub::publish::front::{Clock, Front};
@@ -94,10 +94,10 @@ pub(super) fn choose_disk(data_dir: &Path, settings: &Settings) -> anyhow::Resul
 /// Number of core loops.
 fn core_count(settings: &Settings, cpus: usize) -> usize {
     match settings.cores {
-        CoresSetting::Count(count) => usize::from(count),
+        Some(count) => usize::from(count),
         // On two CPUs or fewer one loop does everything: a second one would only compete with it.
-        CoresSetting::Auto if cpus <= FEW_CPUS => 1,
-        CoresSetting::Auto => (cpus / 2).clamp(2, AUTO_CORES_MAX),
+        None if cpus <= FEW_CPUS => 1,
+        None => (cpus / 2).clamp(2, AUTO_CORES_MAX),
     }
 }
 
@@ -108,7 +108,7 @@ fn is_shared(settings: &Settings, cpus: usize, role: Role) -> bool {
         DedicatedWalCore::Off => true,
         // A relay's sessions do not commit: it has nothing to gain by it.
         DedicatedWalCore::Auto => {
-            role == Role::Primary && cpus <= FEW_CPUS && settings.cores == CoresSetting::Auto
+            role == Role::Primary && cpus <= FEW_CPUS && settings.cores.is_none()
         }
     }
 }

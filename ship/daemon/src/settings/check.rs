@@ -1,9 +1,11 @@
-//! Checks of string settings.
+//! String settings: what each may be, and what it means.
+
+use std::path::PathBuf;
 
 use jiff::tz::TimeZone;
-use walhub_proto::syncrep::SyncRepConfig;
-
+use walhub_engine::io::CongestionControl;
 use walhub_proto::page::WalVersion;
+use walhub_proto::syncrep::SyncRepConfig;
 
 use super::error::Objection;
 
@@ -11,21 +13,16 @@ use super::error::Objection;
 const NAME_LEN_MAX: usize = 63;
 
 /// Accepts everything.
-pub(super) fn any(_: &str) -> Result<(), Objection> {
-    Ok(())
+pub(super) fn anything(value: &str) -> Result<String, Objection> {
+    Ok(value.to_owned())
 }
 
-/// The WAL version with this page magic number, in hexadecimal digits.
-pub(super) fn parse_wal_page_magic(value: &str) -> Option<WalVersion> {
+/// The WAL version with this page magic number, in hexadecimal digits: that of a PostgreSQL major.
+pub(super) fn wal_page_magic(value: &str) -> Result<WalVersion, Objection> {
     let digits = value.strip_prefix("0x").or_else(|| value.strip_prefix("0X")).unwrap_or(value);
-    let version = u16::from_str_radix(digits, 16).ok().and_then(WalVersion::from_magic)?;
-    version.major().map(|_| version)
-}
-
-/// Accepts the magic number of a PostgreSQL major's WAL pages.
-pub(super) fn wal_page_magic(value: &str) -> Result<(), Objection> {
-    if parse_wal_page_magic(value).is_some() {
-        return Ok(());
+    let version = u16::from_str_radix(digits, 16).ok().and_then(WalVersion::from_magic);
+    if let Some(version) = version.filter(|version| version.major().is_some()) {
+        return Ok(version);
     }
     let known = (13..=18).filter_map(|major| {
         Some(format!("{:04X} ({major})", WalVersion::of_major(major)?.magic()))
@@ -39,7 +36,7 @@ pub(super) fn wal_page_magic(value: &str) -> Result<(), Objection> {
 /// Splits a comma-separated list; double quotes keep commas and blanks.
 ///
 /// PostgreSQL: `SplitGUCList` (src/backend/utils/adt/varlena.c).
-pub(super) fn split_list(value: &str) -> Result<Vec<String>, Objection> {
+pub(super) fn list(value: &str) -> Result<Vec<String>, Objection> {
     let wrong = || Objection::detail("List syntax is invalid.");
     let mut rest = value.trim();
     let mut items = Vec::new();
@@ -78,25 +75,29 @@ pub(super) fn split_list(value: &str) -> Result<Vec<String>, Objection> {
     }
 }
 
-/// Accepts a comma-separated list of addresses.
-pub(super) fn address_list(value: &str) -> Result<(), Objection> {
-    split_list(value).map(drop)
+/// Splits a comma-separated list of directories.
+pub(super) fn directories(value: &str) -> Result<Vec<PathBuf>, Objection> {
+    Ok(list(value)?.into_iter().map(PathBuf::from).collect())
 }
 
-/// Accepts a comma-separated list of directories.
-pub(super) fn directory_list(value: &str) -> Result<(), Objection> {
-    split_list(value).map(drop)
+/// The name of a congestion control, or one of the two values that name none.
+pub(super) fn congestion_control(value: &str) -> Result<CongestionControl, Objection> {
+    Ok(match value {
+        "auto" => CongestionControl::UnpacedIfLocal,
+        "" => CongestionControl::System,
+        name => CongestionControl::Named(name.to_owned()),
+    })
 }
 
-/// Accepts the empty string or the name of a replication slot.
+/// The name of a replication slot; `None` when it is empty.
 ///
 /// PostgreSQL: `ReplicationSlotValidateName` (src/backend/replication/slot.c).
-pub(super) fn slot_name(value: &str) -> Result<(), Objection> {
+pub(super) fn slot_name(value: &str) -> Result<Option<String>, Objection> {
     if value.len() > NAME_LEN_MAX {
         return Err(Objection::detail(format!("replication slot name \"{value}\" is too long")));
     }
     if value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
-        return Ok(());
+        return Ok(Some(value.to_owned()).filter(|name| !name.is_empty()));
     }
     Err(Objection {
         detail: Some(format!("replication slot name \"{value}\" contains invalid character")),
@@ -108,11 +109,11 @@ pub(super) fn slot_name(value: &str) -> Result<(), Objection> {
     })
 }
 
-/// Accepts what PostgreSQL's grammar of synchronous standbys does.
+/// What PostgreSQL's grammar of synchronous standbys accepts; `None` when it is empty.
 ///
 /// PostgreSQL: `check_synchronous_standby_names` (src/backend/replication/syncrep.c).
-pub(super) fn standby_names(value: &str) -> Result<(), Objection> {
-    SyncRepConfig::parse(value).map(drop).map_err(|error| {
+pub(super) fn standby_names(value: &str) -> Result<Option<SyncRepConfig>, Objection> {
+    SyncRepConfig::parse(value).map_err(|error| {
         let (text, sqlstate) = (error.to_string(), Some(error.sqlstate()));
         if error.is_message() {
             Objection { sqlstate, message: Some(text), ..Objection::default() }
@@ -123,18 +124,14 @@ pub(super) fn standby_names(value: &str) -> Result<(), Objection> {
 }
 
 /// The time zone that `value` names; `system` is the machine's own.
-pub(super) fn find_time_zone(value: &str) -> Option<TimeZone> {
+pub(super) fn time_zone(value: &str) -> Result<TimeZone, Objection> {
     if value.eq_ignore_ascii_case("system") {
-        return Some(TimeZone::system());
+        return Ok(TimeZone::system());
     }
     // A machine without tzdata must still start with the zone that needs no data.
     if value.eq_ignore_ascii_case("UTC") || value.eq_ignore_ascii_case("GMT") {
-        return Some(TimeZone::UTC);
+        return Ok(TimeZone::UTC);
     }
-    TimeZone::get(value).or_else(|_| TimeZone::posix(value)).ok()
-}
-
-/// Accepts a name that [`find_time_zone`] knows.
-pub(super) fn time_zone(value: &str) -> Result<(), Objection> {
-    find_time_zone(value).map(drop).ok_or_else(Objection::default)
+    let zone = TimeZone::get(value).or_else(|_| TimeZone::posix(value));
+    zone.map_err(|_| Objection::default())
 }

@@ -3,76 +3,63 @@
 //! PostgreSQL: `ShowGUCOption`, `convert_int_from_base_unit`, `GetConfigOptionValues`
 //! (src/backend/utils/misc/guc.c).
 
-use super::definition::{Definition, Kind, Unit};
-use super::value::{Value, find};
+use super::definition::{Context, Definition, IntRange, Kind, Unit};
+use super::value::find;
 use super::{Assigned, DEFINITIONS, Settings, ValueSource};
 
-/// Row of `pg_settings`, with PostgreSQL's columns.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// Row of `pg_settings`, with PostgreSQL's columns: of a setting here, or of a parameter of a session.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 #[allow(missing_docs, reason = "each is the column of that name")]
 pub struct SettingRow {
-    pub name: &'static str,
-    pub setting: String,
-    pub unit: Option<&'static str>,
-    pub category: &'static str,
-    pub short_desc: &'static str,
-    pub extra_desc: Option<&'static str>,
-    pub context: &'static str,
-    pub vartype: &'static str,
-    pub source: &'static str,
+    pub name: String,
+    pub setting: Option<String>,
+    pub unit: Option<String>,
+    pub category: String,
+    pub short_desc: String,
+    pub context: String,
+    pub vartype: String,
+    pub source: String,
     pub min_val: Option<String>,
     pub max_val: Option<String>,
-    pub enumvals: Option<Vec<&'static str>>,
-    pub boot_val: String,
-    pub reset_val: String,
+    pub enumvals: Option<Vec<String>>,
+    pub boot_val: Option<String>,
+    pub reset_val: Option<String>,
     pub sourcefile: Option<String>,
     pub sourceline: Option<u32>,
     pub pending_restart: bool,
 }
 
+impl IntRange {
+    /// A number as `SHOW` shows it: in the largest unit that divides it.
+    pub(super) fn show(&self, number: i64) -> String {
+        match (self.min_word, self.unit) {
+            (Some(word), _) if number == self.min => word.to_owned(),
+            (_, Some(unit)) if number > 0 => in_largest_unit(number, unit),
+            (Some(_) | None, Some(_) | None) => number.to_string(),
+        }
+    }
+}
+
+impl Kind {
+    /// The values it takes, for people.
+    fn range(&self) -> String {
+        match self {
+            Self::Bool => "on, off".to_owned(),
+            Self::Int(range) => format!("{} .. {}", range.show(range.min), range.show(range.max)),
+            Self::String => String::new(),
+            Self::Enum(words) => words.join(", "),
+        }
+    }
+}
+
 impl Definition {
-    /// A value as `SHOW` shows it: in the largest unit that divides it.
-    #[must_use]
-    pub fn show(&self, value: &Value) -> String {
-        if let (Value::Int(number), Kind::Int { unit, words, .. }) = (value, &self.kind) {
-            if let Some((word, _)) = words.iter().find(|(_, means)| means == number) {
-                return (*word).to_owned();
-            }
-            if let Some(unit) = unit.filter(|_| *number > 0) {
-                return in_largest_unit(*number, unit);
-            }
-        }
-        plain(value)
-    }
-
-    /// Least and greatest value and the default, for people.
-    #[must_use]
-    pub fn range(&self) -> String {
-        match &self.kind {
-            Kind::Bool => "on, off".to_owned(),
-            Kind::Int { min, max, .. } => {
-                format!("{} .. {}", self.show(&Value::Int(*min)), self.show(&Value::Int(*max)))
-            }
-            Kind::String { .. } => String::new(),
-            Kind::Enum { .. } => self.enum_values().unwrap_or_default().join(", "),
-        }
-    }
-
-    fn enum_values(&self) -> Option<Vec<&'static str>> {
-        match self.kind {
-            Kind::Enum { options } => {
-                Some(options.iter().filter(|o| !o.hidden).map(|o| o.name).collect())
-            }
-            Kind::Bool | Kind::Int { .. } | Kind::String { .. } => None,
-        }
-    }
-
-    fn row(&self, assigned: &Assigned) -> SettingRow {
-        let (unit, min_val, max_val) = match &self.kind {
-            Kind::Int { unit, min, max, .. } => {
-                (unit.map(Unit::as_str), Some(min.to_string()), Some(max.to_string()))
-            }
-            Kind::Bool | Kind::String { .. } | Kind::Enum { .. } => (None, None, None),
+    fn row(&self, assigned: &Assigned, default: &Assigned) -> SettingRow {
+        let kind = (self.kind)();
+        let vartype = kind.vartype();
+        let (range, words) = match kind {
+            Kind::Int(range) => (Some(range), None),
+            Kind::Enum(words) => (None, Some(words)),
+            Kind::Bool | Kind::String => (None, None),
         };
         let (source, place) = match &assigned.source {
             ValueSource::Default => ("default", None),
@@ -80,34 +67,23 @@ impl Definition {
             ValueSource::CommandLine => ("command line", None),
         };
         SettingRow {
-            name: self.name,
-            setting: plain(&assigned.value),
-            unit,
-            category: self.category,
-            short_desc: self.description,
-            extra_desc: None,
-            context: self.context.as_str(),
-            vartype: self.kind.vartype(),
-            source,
-            min_val,
-            max_val,
-            enumvals: self.enum_values(),
-            boot_val: plain(&self.boot_value()),
-            reset_val: plain(&assigned.value),
+            name: self.name.to_owned(),
+            setting: Some(assigned.text.plain.clone()),
+            unit: range.and_then(|range| range.unit).map(|unit| unit.as_str().to_owned()),
+            category: self.category.to_owned(),
+            short_desc: self.description.to_owned(),
+            context: self.context.as_str().to_owned(),
+            vartype: vartype.to_owned(),
+            source: source.to_owned(),
+            min_val: range.map(|range| range.min.to_string()),
+            max_val: range.map(|range| range.max.to_string()),
+            enumvals: words.map(|words| words.into_iter().map(str::to_owned).collect()),
+            boot_val: Some(default.text.plain.clone()),
+            reset_val: Some(assigned.text.plain.clone()),
             sourcefile: place.map(|place| place.file.display().to_string()),
             sourceline: place.map(|place| place.line),
             pending_restart: assigned.pending_restart,
         }
-    }
-}
-
-pub(super) fn plain(value: &Value) -> String {
-    match value {
-        Value::Bool(true) => "on".to_owned(),
-        Value::Bool(false) => "off".to_owned(),
-        Value::Int(number) => number.to_string(),
-        Value::Text(text) => text.clone(),
-        Value::Word(word) => (*word).to_owned(),
     }
 }
 
@@ -124,17 +100,20 @@ impl Settings {
     #[must_use]
     pub fn show(&self, name: &str) -> Option<String> {
         let definition = find(name)?;
-        self.values.get(definition.name).map(|assigned| definition.show(&assigned.value))
+        Some((definition.assigned)(self).text.shown.clone())
     }
 
     /// Every row of `pg_settings`, by name.
     #[must_use]
     pub fn all(&self) -> Vec<SettingRow> {
+        let defaults = Self::default();
         let mut rows: Vec<SettingRow> = DEFINITIONS
             .iter()
-            .filter_map(|definition| Some(definition.row(self.values.get(definition.name)?)))
+            .map(|definition| {
+                definition.row((definition.assigned)(self), (definition.assigned)(&defaults))
+            })
             .collect();
-        rows.sort_unstable_by_key(|row| row.name);
+        rows.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         rows
     }
 }
@@ -145,20 +124,21 @@ pub fn markdown() -> String {
     let mut text = String::from(
         "| setting | default | range | changes at | description |\n|---|---|---|---|---|\n",
     );
+    let defaults = Settings::default();
     for definition in DEFINITIONS {
-        let default = match definition.show(&definition.boot_value()) {
-            empty if empty.is_empty() => "(empty)".to_owned(),
+        let default = match (definition.assigned)(&defaults).text.shown.as_str() {
+            "" => "(empty)".to_owned(),
             default => format!("`{default}`"),
         };
         let when = match definition.context {
-            super::definition::Context::Postmaster => "restart",
-            super::definition::Context::Sighup => "reload",
-            super::definition::Context::User => "reload, session",
+            Context::Postmaster => "restart",
+            Context::Sighup => "reload",
+            Context::User => "reload, session",
         };
         let line = format!(
             "| `{}` | {default} | {} | {when} | {} |\n",
             definition.name,
-            definition.range(),
+            (definition.kind)().range(),
             definition.description
         );
         text.push_str(&line);

@@ -2,7 +2,6 @@
 //!
 //! PostgreSQL: `ProcessConfigFileInternal` (src/backend/utils/misc/guc-file.l), `set_config_option`.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,10 +9,10 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 use walhub_proto::sqlstate::SqlState;
 
-use super::definition::{Context, Definition};
+use super::definition::{Context, Written};
 use super::error::{Place, SettingError};
-use super::value::{Value, find};
-use super::{Assigned, DEFINITIONS, Settings, ValueSource, foreign};
+use super::value::find;
+use super::{DEFINITIONS, Settings, ValueSource, foreign};
 
 /// A name at most this many edits away is offered as a hint.
 const TYPING_ERRORS_MAX: usize = 3;
@@ -112,26 +111,20 @@ impl Sources {
     /// # Errors
     /// Every error of the file, or the first of the command line.
     pub fn load(&self) -> Result<Settings, Vec<SettingError>> {
-        let mut values = Settings::default_values();
+        let mut settings = Settings::default();
         let mut errors = Vec::new();
         if let Some(file) = &self.file {
             match self.read(file) {
-                Ok(text) => assign_file(&mut values, file, &text, &mut errors),
+                Ok(text) => assign_file(&mut settings, file, &text, &mut errors),
                 Err(error) => errors.push(error),
             }
         }
         for (name, value) in &self.command_line {
-            let parsed = find(name)
-                .ok_or_else(|| unrecognized(name))
-                .and_then(|definition| Ok((definition, definition.parse(value, true)?)));
-            match parsed {
-                Ok((definition, value)) => {
-                    assign(&mut values, definition, value, ValueSource::CommandLine);
-                }
-                Err(error) => errors.push(error),
+            if let Err(error) = settings.assign(name, value, ValueSource::CommandLine) {
+                errors.push(error);
             }
         }
-        if errors.is_empty() { Ok(Settings::from_values(values)) } else { Err(errors) }
+        if errors.is_empty() { Ok(settings) } else { Err(errors) }
     }
 
     fn read(&self, file: &Path) -> Result<String, SettingError> {
@@ -152,21 +145,7 @@ impl Sources {
     }
 }
 
-fn assign(
-    values: &mut BTreeMap<&'static str, Assigned>,
-    definition: &Definition,
-    value: Value,
-    source: ValueSource,
-) {
-    values.insert(definition.name, Assigned { value, source, pending_restart: false });
-}
-
-fn assign_file(
-    values: &mut BTreeMap<&'static str, Assigned>,
-    file: &Path,
-    text: &str,
-    errors: &mut Vec<SettingError>,
-) {
+fn assign_file(settings: &mut Settings, file: &Path, text: &str, errors: &mut Vec<SettingError>) {
     let line_of = |offset: usize| {
         let before = text.as_bytes().iter().take(offset).filter(|&&byte| byte == b'\n').count();
         u32::try_from(before + 1).unwrap_or(u32::MAX)
@@ -184,16 +163,11 @@ fn assign_file(
     for (key, value) in table.get_ref() {
         let name = key.get_ref().as_ref();
         let line = line_of(key.span().start);
-        let parsed = find(name).ok_or_else(|| unrecognized(name)).and_then(|definition| {
-            let text = plain_value(name, value.get_ref())?;
-            Ok((definition, definition.parse(&text, false)?))
-        });
-        match parsed {
-            Ok((definition, value)) => {
-                let place = Place { file: file.to_owned(), line };
-                assign(values, definition, value, ValueSource::File(place));
-            }
-            Err(error) => errors.push(error.at(file, line)),
+        let source = ValueSource::File(Place { file: file.to_owned(), line });
+        let value = plain_value(name, value.get_ref());
+        let assigned = value.and_then(|value| settings.assign(name, &value, source));
+        if let Err(error) = assigned {
+            errors.push(error.at(file, line));
         }
     }
 }
@@ -227,36 +201,38 @@ fn plain_value(name: &str, value: &DeValue<'_>) -> Result<String, SettingError> 
 }
 
 impl Settings {
+    fn assign(&mut self, name: &str, value: &str, source: ValueSource) -> Result<(), SettingError> {
+        let definition = find(name).ok_or_else(|| unrecognized(name))?;
+        (definition.assign)(self, &Written { name: definition.name, value, source })
+    }
+
     /// Reads the sources again. What may change at a reload has changed in the answer; what needs a
     /// restart has kept its value.
     ///
     /// # Errors
     /// When the file cannot be used: nothing is to be changed then.
     pub fn reload(&self, sources: &Sources) -> Result<(Self, Vec<Change>), Vec<SettingError>> {
-        let fresh = sources.load()?;
-        let mut values = fresh.values;
+        let mut settings = sources.load()?;
         let mut changes = Vec::new();
         for definition in DEFINITIONS {
             let name = definition.name;
-            let (Some(new), Some(old)) = (values.get_mut(name), self.values.get(name)) else {
-                continue;
-            };
-            if new.value == old.value {
+            let (new, old) = ((definition.assigned)(&settings), (definition.assigned)(self));
+            if new.text == old.text {
                 continue;
             }
             match definition.context {
                 Context::Postmaster => {
-                    *new = Assigned { pending_restart: true, ..old.clone() };
+                    (definition.keep)(&mut settings, self);
                     changes.push(Change::NeedsRestart { name });
                 }
                 Context::Sighup | Context::User if new.source == ValueSource::Default => {
                     changes.push(Change::Reset { name });
                 }
                 Context::Sighup | Context::User => {
-                    changes.push(Change::Changed { name, value: definition.show(&new.value) });
+                    changes.push(Change::Changed { name, value: new.text.shown.clone() });
                 }
             }
         }
-        Ok((Self::from_values(values), changes))
+        Ok((settings, changes))
     }
 }

@@ -3,11 +3,15 @@
 use std::fs;
 use std::time::Duration;
 
-use super::definition::{Context, Kind};
-use super::show::plain;
+use walhub_hub::api::settings::Forward;
+use walhub_proto::syncrep::SynchronousCommit;
+
+use super::definition::{Context, Kind, Written};
 use super::source::{parse_assignment, unrecognized};
 use super::value::{find, parse_bool};
 use super::*;
+
+mod shown;
 
 /// Settings that PostgreSQL lets a session or a superuser change; in walhub only a reload does.
 const SESSION_CONTEXTS: [&str; 3] = ["user", "superuser", "superuser-backend"];
@@ -19,8 +23,13 @@ fn values_are_read_as_postgresql_reads_them() {
     for line in include_str!("golden/values.tsv").lines() {
         let (assignment, want) = line.split_once('\t').unwrap();
         let (name, value) = assignment.split_once('=').unwrap();
-        let got = match find(name).unwrap().parse(value, false) {
-            Ok(value) => plain(&value),
+        let definition = find(name).unwrap();
+        // As a file has it: the command line admits port 0.
+        let source = ValueSource::File(Place { file: "walhub.toml".into(), line: 1 });
+        let written = Written { name: definition.name, value, source };
+        let mut settings = Settings::default();
+        let got = match (definition.assign)(&mut settings, &written) {
+            Ok(()) => (definition.assigned)(&settings).text.plain.clone(),
             Err(error) => {
                 let mut text = format!("FATAL:  {error}");
                 for (label, part) in [("DETAIL", error.detail), ("HINT", error.hint)] {
@@ -42,7 +51,7 @@ fn units_bounds_and_defaults_are_postgresqls() {
         let [name, unit, vartype, min, max, context, boot] = fields[..] else { panic!("{line}") };
         let rows = Settings::default().all();
         let row = rows.iter().find(|row| row.name == name).unwrap();
-        assert_eq!(row.unit.unwrap_or(""), unit, "{name}");
+        assert_eq!(row.unit.as_deref().unwrap_or(""), unit, "{name}");
         assert_eq!(row.vartype, vartype, "{name}");
         assert_eq!(row.min_val.as_deref().unwrap_or(""), min, "{name}");
         assert_eq!(row.max_val.as_deref().unwrap_or(""), max, "{name}");
@@ -50,7 +59,7 @@ fn units_bounds_and_defaults_are_postgresqls() {
             let context = if SESSION_CONTEXTS.contains(&context) { "sighup" } else { context };
             assert_eq!(row.context, context, "{name}");
         }
-        assert_eq!(row.boot_val, boot, "{name}");
+        assert_eq!(row.boot_val.as_deref(), Some(boot), "{name}");
     }
 }
 
@@ -59,7 +68,7 @@ fn every_default_has_its_type_and_every_bound_is_accepted() {
     let settings = Settings::default();
     assert_eq!(settings.listen_addresses, ["localhost"]);
     assert_eq!(settings.port, 5432);
-    assert_eq!(settings.cores, Cores::Auto);
+    assert_eq!(settings.cores, None);
     assert_eq!(settings.catchup_cores, None);
     assert_eq!(settings.hub.tail_cache_size, 64 << 20);
     assert_eq!(settings.hub.min_wal_size, 80 << 20);
@@ -71,8 +80,8 @@ fn every_default_has_its_type_and_every_bound_is_accepted() {
     assert_eq!(settings.hub.primary_slot_name, None);
     assert!(settings.unix_socket_directories.is_empty());
     for definition in DEFINITIONS {
-        if let Kind::Int { min, max, .. } = definition.kind {
-            for bound in [min, max] {
+        if let Kind::Int(range) = (definition.kind)() {
+            for bound in [range.min, range.max] {
                 // Conversion to the typed field must not fail either.
                 command_line(&[(definition.name, &bound.to_string())]).unwrap();
             }
@@ -106,7 +115,7 @@ fn values_reach_their_fields() {
     ])
     .unwrap();
     assert_eq!(settings.port, 0);
-    assert_eq!(settings.cores, Cores::Count(3));
+    assert_eq!(settings.cores, Some(3));
     assert_eq!(settings.catchup_cores, Some(0));
     assert_eq!(settings.hub.max_slot_wal_keep_size, Some(10 << 30));
     assert_eq!(settings.hub.wal_sender_timeout, None);
@@ -202,11 +211,12 @@ fn a_file_may_use_tomls_own_types_and_the_command_line_wins() {
     assert_eq!(settings.log_line_prefix, "%t ");
     let rows = settings.all();
     let row = |name: &str| rows.iter().find(|row| row.name == name).unwrap();
-    assert_eq!((row("port").source, row("port").sourceline), ("configuration file", Some(2)));
+    assert_eq!(row("port").source, "configuration file");
+    assert_eq!(row("port").sourceline, Some(2));
     assert_eq!(row("wal_keep_size").source, "command line");
-    assert_eq!(row("wal_keep_size").setting, "2048");
+    assert_eq!(row("wal_keep_size").setting.as_deref(), Some("2048"));
     assert_eq!(row("cluster_name").source, "default");
-    assert!(rows.is_sorted_by_key(|row| row.name));
+    assert!(rows.is_sorted_by_key(|row| &row.name));
 }
 
 #[test]
@@ -277,7 +287,7 @@ fn reload_changes_what_may_change_and_keeps_the_rest() {
         ]
     );
     assert_eq!((after.port, after.hub.wal_keep_size), (5433, 2 << 30));
-    let pending: Vec<&str> =
+    let pending: Vec<String> =
         after.all().into_iter().filter(|row| row.pending_restart).map(|row| row.name).collect();
     assert_eq!(pending, ["port"]);
 

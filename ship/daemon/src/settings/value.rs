@@ -5,22 +5,9 @@
 
 use walhub_proto::sqlstate::SqlState;
 
-use super::definition::{Definition, Kind, Unit};
+use super::definition::{Definition, IntRange, Unit, Written};
 use super::error::{Objection, SettingError};
 use super::table::DEFINITIONS;
-
-/// A value that its definition has accepted.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Value {
-    /// Of a Boolean setting.
-    Bool(bool),
-    /// Of an integer setting, in its unit.
-    Int(i64),
-    /// Of a string setting.
-    Text(String),
-    /// Of an enum setting.
-    Word(&'static str),
-}
 
 const MEMORY_HINT: &str =
     "Valid units for this parameter are \"B\", \"kB\", \"MB\", \"GB\", and \"TB\".";
@@ -65,14 +52,6 @@ impl Unit {
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Definition> {
     DEFINITIONS.iter().find(|definition| definition.name.eq_ignore_ascii_case(name))
-}
-
-/// The unit of the integer setting `name`.
-pub(super) fn unit_of(name: &str) -> Option<Unit> {
-    match find(name)?.kind {
-        Kind::Int { unit, .. } => unit,
-        Kind::Bool | Kind::String { .. } | Kind::Enum { .. } => None,
-    }
 }
 
 /// Reads a Boolean: `on`, `off`, or a unique prefix of `true`, `false`, `yes`, `no`, or `1`, `0`.
@@ -169,65 +148,37 @@ pub fn parse_int(value: &str, unit: Option<Unit>) -> Result<i64, Objection> {
     Ok(number as i64)
 }
 
-impl Definition {
-    /// The default, parsed.
-    ///
-    /// # Panics
-    /// If the table holds a default that its own definition refuses.
-    #[must_use]
-    pub fn boot_value(&self) -> Value {
-        match self.parse(self.default, false) {
-            Ok(value) => value,
-            Err(error) => panic!("the table has a default that is refused: {error}"),
+impl IntRange {
+    /// The number that is written, in its unit; it may be outside the range.
+    pub(super) fn parse(&self, written: &Written<'_>) -> Result<i64, SettingError> {
+        match self.min_word {
+            Some(word) if word.eq_ignore_ascii_case(written.value) => Ok(self.min),
+            Some(_) | None => {
+                parse_int(written.value, self.unit).map_err(|objection| written.refusal(objection))
+            }
         }
     }
 
-    /// Reads a value; `on_command_line` admits port 0.
-    ///
-    /// # Errors
-    /// In PostgreSQL's words.
-    pub fn parse(&self, value: &str, on_command_line: bool) -> Result<Value, SettingError> {
-        let name = self.name;
-        let invalid = |objection| SettingError::invalid_value(name, value, objection);
-        match self.kind {
-            Kind::Bool => parse_bool(value).map(Value::Bool).ok_or_else(|| {
-                SettingError::new(
-                    SqlState::INVALID_PARAMETER_VALUE,
-                    format!("parameter \"{name}\" requires a Boolean value"),
-                )
-            }),
-            Kind::Int { unit, min, max, words } => {
-                let word = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(value));
-                let number = match word {
-                    Some(&(_, number)) => number,
-                    None => parse_int(value, unit).map_err(invalid)?,
-                };
-                // A fixed port is what a server is for; only a test or a script that reads the
-                // port back from the pid file can use one that the kernel chose.
-                let kernel_chooses = on_command_line && name == "port" && number == 0;
-                if kernel_chooses || (min..=max).contains(&number) {
-                    return Ok(Value::Int(number));
-                }
+    /// `number` as a count; an error when it is outside the range.
+    pub(super) fn count(&self, written: &Written<'_>, number: i64) -> Result<u32, SettingError> {
+        let Self { unit, min, max, .. } = *self;
+        match u32::try_from(number) {
+            Ok(count) if (min..=max).contains(&number) => Ok(count),
+            Ok(_) | Err(_) => {
                 let unit = unit.map(|unit| format!(" {}", unit.as_str())).unwrap_or_default();
-                Err(SettingError::new(
-                    SqlState::INVALID_PARAMETER_VALUE,
-                    format!(
-                        "{number}{unit} is outside the valid range for parameter \"{name}\" ({min} .. {max})"
-                    ),
-                ))
-            }
-            Kind::String { check } => {
-                check(value).map_err(invalid)?;
-                Ok(Value::Text(value.to_owned()))
-            }
-            Kind::Enum { options } => {
-                let found = options.iter().find(|option| option.name.eq_ignore_ascii_case(value));
-                found.map(|option| Value::Word(option.means)).ok_or_else(|| {
-                    let offered: Vec<&str> =
-                        options.iter().filter(|o| !o.hidden).map(|o| o.name).collect();
-                    invalid(Objection::hint(format!("Available values: {}.", offered.join(", "))))
-                })
+                let name = written.name;
+                let message = format!(
+                    "{number}{unit} is outside the valid range for parameter \"{name}\" ({min} .. {max})"
+                );
+                Err(SettingError::new(SqlState::INVALID_PARAMETER_VALUE, message))
             }
         }
+    }
+}
+
+impl Written<'_> {
+    /// The error that says what is wrong with it.
+    pub(super) fn refusal(&self, objection: Objection) -> SettingError {
+        SettingError::invalid_value(self.name, self.value, objection)
     }
 }

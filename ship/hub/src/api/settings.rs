@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use walhub_engine::io::TcpTuning;
+use walhub_engine::io::{CongestionControl, TcpTuning};
 use walhub_proto::syncrep::SyncRepConfig;
 
 /// How WAL that is no longer in memory is sent.
@@ -36,7 +36,7 @@ pub enum Forward {
     Flushed,
 }
 
-/// The hub's settings. Sizes are bytes.
+/// The hub's settings, each under the name of the server's setting. Sizes are bytes.
 #[derive(Clone, PartialEq, Debug)]
 pub struct HubSettings {
     /// Memory for the newest WAL.
@@ -59,10 +59,14 @@ pub struct HubSettings {
     pub synchronous_standby_names: Option<SyncRepConfig>,
     /// Most WAL in one message.
     pub wal_sender_message_size: u64,
-    /// How standbys' sockets are tuned.
-    pub tcp_tuning: TcpTuning,
+    /// Congestion control of standbys' sockets.
+    pub tcp_congestion_control: CongestionControl,
+    /// Send buffer of standbys' sockets; `None` lets the kernel size it.
+    pub wal_sender_sndbuf: Option<u64>,
+    /// How much may wait unsent in a standby's socket; `None` is the system's default.
+    pub tcp_notsent_lowat: Option<u64>,
     /// Longest time that WAL is put off under load.
-    pub coalesce: Duration,
+    pub coalesce_us: Duration,
     /// How old WAL is sent.
     pub catchup_path: CatchupPath,
     /// Whether new WAL is sent without a copy.
@@ -85,6 +89,18 @@ pub struct HubSettings {
     pub wal_retrieve_retry_interval: Duration,
 }
 
+impl HubSettings {
+    /// How standbys' sockets are tuned.
+    #[must_use]
+    pub fn tcp_tuning(&self) -> TcpTuning {
+        TcpTuning {
+            send_buffer: self.wal_sender_sndbuf,
+            notsent_lowat: self.tcp_notsent_lowat,
+            congestion_control: self.tcp_congestion_control.clone(),
+        }
+    }
+}
+
 /// Settings for tests of a part, which say what they depend on.
 #[cfg(test)]
 pub(crate) fn for_tests() -> HubSettings {
@@ -99,8 +115,10 @@ pub(crate) fn for_tests() -> HubSettings {
         wal_sender_timeout: Some(Duration::from_secs(60)),
         synchronous_standby_names: None,
         wal_sender_message_size: 128 << 10,
-        tcp_tuning: TcpTuning::default(),
-        coalesce: Duration::ZERO,
+        tcp_congestion_control: CongestionControl::System,
+        wal_sender_sndbuf: None,
+        tcp_notsent_lowat: None,
+        coalesce_us: Duration::ZERO,
         catchup_path: CatchupPath::Auto,
         zerocopy_send: ZerocopySend::Auto,
         forward: Forward::Received,

@@ -158,7 +158,7 @@ impl<C: Send + 'static> ShipCore<C> {
             // A commit that waits for standbys is not put off.
             let delay_max = match self.config.shared.is_sync_defined() || self.stop_at.is_some() {
                 true => Duration::ZERO,
-                false => self.config.settings.coalesce,
+                false => self.config.settings.coalesce_us,
             };
             let was_put_off = self.pace.put_off_until().is_some();
             if self.pace.may_begin(now.instant, delay_max) {
@@ -262,7 +262,7 @@ impl<C: Send + 'static> ShipCore<C> {
         let number = self.next_number;
         self.next_number += 1;
         let socket = io.adopt(start.conn);
-        if let Err(error) = io.tune(socket, &self.config.settings.tcp_tuning) {
+        if let Err(error) = io.tune(socket, &self.config.settings.tcp_tuning()) {
             tracing::warn!(
                 detail = "The settings are tcp_congestion_control, wal_sender_sndbuf and tcp_notsent_lowat.",
                 "could not set options of the connection of standby \"{}\": {error}",

@@ -35,23 +35,25 @@ pub enum SynchronousCommit {
 }
 
 impl SynchronousCommit {
-    /// The level that `value` names. PostgreSQL: `synchronous_commit_options`.
+    /// Every level, in the order in which PostgreSQL offers the words.
+    /// PostgreSQL: `synchronous_commit_options`.
+    pub const ALL: [Self; 5] =
+        [Self::Local, Self::RemoteWrite, Self::RemoteApply, Self::On, Self::Off];
+    /// Further words, which PostgreSQL reads and does not offer.
+    pub const ALIASES: [(&'static str, Self); 6] = [
+        ("true", Self::On),
+        ("false", Self::Off),
+        ("yes", Self::On),
+        ("no", Self::Off),
+        ("1", Self::On),
+        ("0", Self::Off),
+    ];
+
+    /// The level that `value` names.
     #[must_use]
     pub fn parse(value: &str) -> Option<Self> {
-        const OPTIONS: [(&str, SynchronousCommit); 11] = [
-            ("local", SynchronousCommit::Local),
-            ("remote_write", SynchronousCommit::RemoteWrite),
-            ("remote_apply", SynchronousCommit::RemoteApply),
-            ("on", SynchronousCommit::On),
-            ("off", SynchronousCommit::Off),
-            ("true", SynchronousCommit::On),
-            ("false", SynchronousCommit::Off),
-            ("yes", SynchronousCommit::On),
-            ("no", SynchronousCommit::Off),
-            ("1", SynchronousCommit::On),
-            ("0", SynchronousCommit::Off),
-        ];
-        let named = OPTIONS.into_iter().find(|(name, _)| value.eq_ignore_ascii_case(name));
+        let offered = Self::ALL.into_iter().map(|level| (level.as_str(), level));
+        let named = offered.chain(Self::ALIASES).find(|(name, _)| value.eq_ignore_ascii_case(name));
         named.map(|(_, level)| level)
     }
 

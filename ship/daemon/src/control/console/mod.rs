@@ -45,7 +45,6 @@ mod plan;
 mod promote;
 mod rows;
 mod select;
-mod server_settings;
 mod session;
 mod slot_calls;
 mod statement;
@@ -71,41 +70,8 @@ use walhub_proto::syncrep::SynchronousCommit;
 pub use self::interrupts::{CopyProgress, Interrupt, Interrupts, Member, Sessions};
 pub use self::memory::Memory;
 pub(in crate::control) use self::parameters::{check_startup, reported_at_startup};
-use crate::settings::Settings;
+use crate::settings::{SettingRow, Settings};
 use walhub_hub::api::hub::{Client, Hub};
-
-/// A row of `pg_settings`.
-#[derive(Clone, Default, Debug)]
-pub struct SettingRow {
-    /// Name.
-    pub name: String,
-    /// Value, in `unit`.
-    pub setting: Option<String>,
-    /// Unit of the value.
-    pub unit: Option<String>,
-    /// Group.
-    pub category: String,
-    /// What it is.
-    pub short_desc: String,
-    /// `internal`, `postmaster`, `sighup` or `user`: when it may change.
-    pub context: String,
-    /// `bool`, `integer`, `real`, `string` or `enum`.
-    pub vartype: String,
-    /// Where the value comes from.
-    pub source: String,
-    /// Smallest value.
-    pub min_val: Option<String>,
-    /// Largest value.
-    pub max_val: Option<String>,
-    /// The values of an enum.
-    pub enumvals: Option<Vec<String>>,
-    /// Value before anything was read.
-    pub boot_val: Option<String>,
-    /// Value that RESET goes back to.
-    pub reset_val: Option<String>,
-    /// Whether the file has a value that waits for a restart.
-    pub pending_restart: bool,
-}
 
 /// The server's settings, as SHOW and pg_settings see them.
 pub trait SettingsView: Send + Sync + 'static {
@@ -124,6 +90,24 @@ pub trait SettingsView: Send + Sync + 'static {
     fn synchronous_commit(&self) -> SynchronousCommit {
         let shown = self.show("synchronous_commit");
         shown.and_then(|value| SynchronousCommit::parse(&value)).unwrap_or_default()
+    }
+}
+
+impl SettingsView for Settings {
+    fn show(&self, name: &str) -> Option<String> {
+        Self::show(self, name)
+    }
+
+    fn all(&self) -> Vec<SettingRow> {
+        Self::all(self)
+    }
+
+    fn sql_memory_limit(&self) -> usize {
+        usize::try_from(self.sql_memory_limit).unwrap_or(usize::MAX)
+    }
+
+    fn synchronous_commit(&self) -> SynchronousCommit {
+        self.synchronous_commit
     }
 }
 

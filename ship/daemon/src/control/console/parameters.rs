@@ -59,7 +59,6 @@ const fn reported(name: &'static str, default: &'static str, kind: Kind) -> Defi
 
 const ISOLATION: &[&str] =
     &["serializable", "repeatable read", "read committed", "read uncommitted"];
-const SYNCHRONOUS_COMMIT: [&str; 5] = ["local", "remote_write", "remote_apply", "on", "off"];
 const LEVELS: &[&str] =
     &["debug5", "debug4", "debug3", "debug2", "debug1", "log", "notice", "warning", "error"];
 
@@ -312,7 +311,8 @@ impl Definition {
             Kind::SynchronousCommit => match SynchronousCommit::parse(value) {
                 Some(level) => Ok(level.as_str().to_owned()),
                 None => {
-                    let hint = format!("Available values: {}.", SYNCHRONOUS_COMMIT.join(", "));
+                    let words = SynchronousCommit::ALL.map(SynchronousCommit::as_str);
+                    let hint = format!("Available values: {}.", words.join(", "));
                     Err(hinted(invalid(), &hint))
                 }
             },
@@ -525,7 +525,8 @@ pub(super) fn all(ctx: &Context<'_>) -> Vec<SettingRow> {
                 ("enum", None, Some(words.iter().map(|word| (*word).to_owned()).collect()))
             }
             Kind::SynchronousCommit => {
-                ("enum", None, Some(SYNCHRONOUS_COMMIT.map(str::to_owned).to_vec()))
+                let words = SynchronousCommit::ALL.map(|level| level.as_str().to_owned());
+                ("enum", None, Some(words.to_vec()))
             }
             Kind::Only(_) | Kind::Text | Kind::Encoding | Kind::DateStyle | Kind::TimeZone => {
                 ("string", None, None)

@@ -1,0 +1,76 @@
+//! Settings under their PostgreSQL names, parsed into types that cannot be wrong.
+//!
+//! A setting is one row of `table`. It takes its value from, in this order, its default,
+//! `walhub.toml`, and the command line; [`source`] reads them, [`Reloader`] reads them again. [`value`] is
+//! PostgreSQL's value grammar, [`show`] what `SHOW` and `pg_settings` tell.
+//!
+//! PostgreSQL: src/backend/utils/misc/guc.c.
+
+mod check;
+pub mod definition;
+pub mod error;
+mod foreign;
+mod reloader;
+mod setting_type;
+pub mod show;
+pub mod source;
+mod table;
+#[cfg(test)]
+mod tests;
+pub mod value;
+mod words;
+
+pub use error::SettingError;
+pub use reloader::Reloader;
+pub use show::SettingRow;
+pub use source::{Change, Sources};
+pub use table::{DEFINITIONS, Settings};
+pub use words::{DedicatedWalCore, LogDestination, MessageLevel, WalSyncMethod, Words};
+
+use error::Place;
+
+/// Where a value comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ValueSource {
+    /// The default.
+    Default,
+    /// A line of the configuration file.
+    File(Place),
+    /// `-c`, or an option that stands for it.
+    CommandLine,
+}
+
+/// A value as text.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct ValueText {
+    /// In the unit of the setting, as `pg_settings` has it.
+    plain: String,
+    /// With its own unit, as `SHOW` has it.
+    shown: String,
+}
+
+/// What `pg_settings` tells about a value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Assigned {
+    text: ValueText,
+    source: ValueSource,
+    pending_restart: bool,
+}
+
+impl Assigned {
+    fn default_value(text: ValueText) -> Self {
+        Self { text, source: ValueSource::Default, pending_restart: false }
+    }
+}
+
+impl Settings {
+    /// Connections that are kept for an operator, who comes by a Unix socket: none where there is no such socket.
+    #[must_use]
+    pub fn reserved_connections(&self) -> u32 {
+        if self.unix_socket_directories.is_empty() {
+            0
+        } else {
+            self.superuser_reserved_connections
+        }
+    }
+}
