@@ -9,7 +9,7 @@ use walhub_proto::time::Timestamp;
 
 use super::catalog::{address, pid, text, time};
 use super::context::Context;
-use super::plan::Rows;
+use super::row::Rows;
 use super::value::Value;
 use walhub_hub::api::hub::{Client, Snapshot};
 

@@ -1,89 +1,14 @@
-//! Aggregate functions.
-//!
-//! PostgreSQL: src/include/catalog/pg_aggregate.dat.
+//! Running aggregate functions.
 
 use std::cmp::Ordering;
 
-use super::context::Context;
 use super::datetime::Interval;
-use super::expr::Expr;
+use super::env::Env;
 use super::failure::{Result, out_of_range};
 use super::numeric::Numeric;
-use super::plan::{Direction, cost};
-use super::types::Type;
+use super::plan::{Aggregate, AggregateCall, Expr};
+use super::row::cost;
 use super::value::Value;
-
-/// Which aggregate it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Aggregate {
-    /// `count(*)` and `count(x)`.
-    Count,
-    Sum,
-    Avg,
-    Min,
-    Max,
-    StringAgg,
-    ArrayAgg,
-    BoolAnd,
-    BoolOr,
-}
-
-impl Aggregate {
-    /// The aggregate of that name.
-    pub(super) fn from_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "count" => Self::Count,
-            "sum" => Self::Sum,
-            "avg" => Self::Avg,
-            "min" => Self::Min,
-            "max" => Self::Max,
-            "string_agg" => Self::StringAgg,
-            "array_agg" => Self::ArrayAgg,
-            "bool_and" | "every" => Self::BoolAnd,
-            "bool_or" => Self::BoolOr,
-            _ => return None,
-        })
-    }
-
-    /// The type that its first argument is cast to and the type of its result, for an argument of
-    /// type `arg`; `None` when there is no such aggregate.
-    pub(super) fn signature(self, arg: Type) -> Option<(Type, Type)> {
-        match (self, arg) {
-            (Self::Count, Type::Unknown) => Some((Type::Text, Type::Int8)),
-            (Self::Count, arg) => Some((arg, Type::Int8)),
-            (Self::Sum, Type::Int2 | Type::Int4) => Some((arg, Type::Int8)),
-            (Self::Sum | Self::Avg, Type::Int2 | Type::Int4 | Type::Int8 | Type::Numeric) => {
-                Some((Type::Numeric, Type::Numeric))
-            }
-            (Self::Sum | Self::Avg, Type::Float8 | Type::Interval) => Some((arg, arg)),
-            (Self::Min | Self::Max, Type::Unknown | Type::Name) => Some((Type::Text, Type::Text)),
-            (Self::Min | Self::Max, Type::Bool | Type::Void | Type::Xid) => None,
-            (Self::Min | Self::Max, arg) => Some((arg, arg)),
-            (Self::StringAgg, arg) => {
-                arg.implicit_cost(Type::Text).map(|_| (Type::Text, Type::Text))
-            }
-            (Self::ArrayAgg, Type::Text | Type::Unknown) => Some((Type::Text, Type::TextArray)),
-            (Self::BoolAnd | Self::BoolOr, Type::Bool | Type::Unknown) => {
-                Some((Type::Bool, Type::Bool))
-            }
-            _ => None,
-        }
-    }
-}
-
-/// One aggregate of a query.
-#[derive(Clone, PartialEq, Debug)]
-pub(super) struct AggregateCall {
-    pub(super) aggregate: Aggregate,
-    /// `None` for `count(*)`.
-    pub(super) argument: Option<Expr>,
-    /// Of string_agg.
-    pub(super) delimiter: Option<Expr>,
-    pub(super) distinct: bool,
-    pub(super) order: Vec<(Expr, Direction)>,
-    pub(super) filter: Option<Expr>,
-    pub(super) ty: Type,
-}
 
 /// One input row of an aggregate.
 struct Input {
@@ -110,19 +35,19 @@ impl AggregateCall {
     pub(super) fn run<'a>(
         &self,
         rows: impl Iterator<Item = &'a [Value]>,
-        ctx: &Context<'_>,
+        env: &Env<'_>,
     ) -> Result<Value> {
         let mut inputs = Vec::new();
-        let before = ctx.held();
+        let before = env.held();
         for row in rows {
-            ctx.step()?;
+            env.step()?;
             if let Some(filter) = &self.filter
-                && !filter.holds(row, ctx)?
+                && !filter.holds(row, env)?
             {
                 continue;
             }
             let eval = |expr: &Option<Expr>| match expr {
-                Some(expr) => expr.eval(row, ctx),
+                Some(expr) => expr.eval(row, env),
                 None => Ok(Value::Bool(true)),
             };
             let value = eval(&self.argument)?;
@@ -131,9 +56,9 @@ impl AggregateCall {
                 continue;
             }
             let sort: Result<Vec<Value>> =
-                self.order.iter().map(|(expr, _)| expr.eval(row, ctx)).collect();
+                self.order.iter().map(|(expr, _)| expr.eval(row, env)).collect();
             let input = Input { value, delimiter: eval(&self.delimiter)?, sort: sort? };
-            ctx.hold(input.cost())?;
+            env.hold(input.cost())?;
             inputs.push(input);
         }
         if self.distinct {
@@ -142,7 +67,7 @@ impl AggregateCall {
         }
         inputs.sort_by(|left, right| self.compare(left, right));
         let folded = self.fold(inputs)?;
-        ctx.release_to(before);
+        env.release_to(before);
         Ok(folded)
     }
 

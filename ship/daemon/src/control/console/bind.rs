@@ -13,16 +13,15 @@ use std::sync::Arc;
 use sqlparser::ast::{self, BinaryOperator, UnaryOperator};
 use walhub_proto::sqlstate::SqlState;
 
-use super::aggregate::AggregateCall;
 use super::coerce::no_operator;
-use super::expr::{Comparison, Expr, Node};
+use super::env::{Catalog, Relation};
 use super::failure::{
     AMBIGUOUS_COLUMN, AMBIGUOUS_FUNCTION, Failure, Result, STATEMENT_TOO_COMPLEX,
     UNDEFINED_PARAMETER, fail, unsupported,
 };
 use super::functions::{self, OPERATORS};
-use super::parse;
-use super::plan::Plan;
+use super::location;
+use super::plan::{AggregateCall, Comparison, Expr, Node, Plan};
 use super::types::Type;
 use super::value::Value;
 
@@ -59,8 +58,10 @@ pub(super) struct Binder<'a> {
     /// Queries of WITH by name.
     pub(super) ctes: BTreeMap<String, Arc<Plan>>,
     pub(super) depth: usize,
-    /// How often the statement reads `walhub.messages`.
-    pub(super) message_scans: usize,
+    /// The names that the server adds.
+    pub(super) catalog: &'a dyn Catalog,
+    /// The relations that the statement reads, each as often as it does.
+    pub(super) relations: Vec<&'static Relation>,
 }
 
 /// A name as SQL folds it.
@@ -79,7 +80,7 @@ pub(super) fn fold_name(name: &ast::ObjectName) -> Vec<String> {
 impl Binder<'_> {
     /// Adds where in the text the failure is.
     pub(super) fn at(&self, failure: Failure, ident: &ast::Ident) -> Failure {
-        parse::at(failure, self.sql, ident.span.start)
+        location::at(failure, self.sql, ident.span.start)
     }
 
     /// Resolves an expression.

@@ -7,19 +7,23 @@ use std::cmp::Ordering;
 use sqlparser::ast;
 use walhub_proto::sqlstate::SqlState;
 
-use super::aggregate::{Aggregate, AggregateCall};
 use super::bind::{Binder, Scope, fold_name};
-use super::expr::{Expr, Node};
+use super::env::Function;
 use super::failure::{GROUPING_ERROR, INVALID_COLUMN_REFERENCE, Result, fail, hinted, unsupported};
 use super::functions::{self, FUNCTIONS};
+use super::plan::{Aggregate, AggregateCall, Expr, Node};
 use super::select::direction;
 use super::types::Type;
+use super::value::Value;
 
 impl Binder<'_> {
     /// Applies a function by name. PostgreSQL: `ParseFuncOrColumn`.
     pub(super) fn call(&mut self, name: &str, args: Vec<Expr>) -> Result<Expr> {
         let types: Vec<Type> = args.iter().map(|arg| arg.ty).collect();
-        if let Some(function) = functions::resolve(FUNCTIONS, name, &types) {
+        let of_server = self.catalog.functions(name);
+        let function = functions::resolve(of_server.iter().copied(), name, &types)
+            .or_else(|| functions::resolve(FUNCTIONS, name, &types));
+        if let Some(function) = function {
             return self.apply(function, args);
         }
         // A type's name with one argument is a cast, as in pg_lsn('0/0').
@@ -30,14 +34,10 @@ impl Binder<'_> {
                 None => Err(unsupported("this cast")),
             };
         }
-        // Nothing gets an xid before its transaction commits.
-        if matches!(name, "txid_current" | "pg_current_xact_id") && types.is_empty() {
-            return Err(unsupported(format_args!("{name}()")));
-        }
         let shown = name.strip_suffix(" epoch").unwrap_or(name);
         let types: Vec<&str> = types.into_iter().map(Type::sql_name).collect();
         let message = format!("function {shown}({}) does not exist", types.join(", "));
-        let hint = if functions::exists(name) {
+        let hint = if !of_server.is_empty() || functions::exists(name) {
             "No function matches the given name and argument types. You might need to add explicit \
              type casts."
         } else {
@@ -48,11 +48,7 @@ impl Binder<'_> {
     }
 
     /// Casts the arguments to what the function takes.
-    pub(super) fn apply(
-        &mut self,
-        function: &'static functions::Function,
-        args: Vec<Expr>,
-    ) -> Result<Expr> {
+    pub(super) fn apply(&mut self, function: &'static Function, args: Vec<Expr>) -> Result<Expr> {
         let last = function.args.last().copied().unwrap_or(Type::Text);
         let wanted = function.args.iter().copied().chain(std::iter::repeat(last));
         let args: Result<Vec<Expr>> =
@@ -122,10 +118,7 @@ impl Binder<'_> {
             ast::FunctionArguments::Subquery(_) => {
                 return Err(unsupported("a query as an argument"));
             }
-            ast::FunctionArguments::List(list) => match named_args(name, list)? {
-                Some(args) => (args, Some(list)),
-                None => (function_args(list)?, Some(list)),
-            },
+            ast::FunctionArguments::List(list) => (self.arguments(name, list)?, Some(list)),
         };
         let located = |binder: &Self, failure| match first {
             Some(ident) => binder.at(failure, ident),
@@ -146,8 +139,9 @@ impl Binder<'_> {
             return Err(located(self, fail(SqlState("42809"), message)));
         }
         let bound = args.into_iter().map(|arg| match arg {
-            Some(expr) => self.bind(scope, expr),
-            None => Err(fail(
+            Argument::Expr(expr) => self.bind(scope, expr),
+            Argument::Default(ty, value) => Ok(Expr::new(ty, Node::Const(value.clone()))),
+            Argument::Star => Err(fail(
                 SqlState("42809"),
                 format!("{name}(*) specified, but {name} is not an aggregate function"),
             )),
@@ -160,6 +154,53 @@ impl Binder<'_> {
                 failure
             }
         })
+    }
+
+    /// The arguments of a call in their places, also where it names some of them.
+    ///
+    /// PostgreSQL: `MatchNamedCall` (src/backend/catalog/namespace.c).
+    fn arguments<'a>(
+        &self,
+        name: &str,
+        list: &'a ast::FunctionArgumentList,
+    ) -> Result<Vec<Argument<'a>>> {
+        let is_named = |arg: &ast::FunctionArg| !matches!(arg, ast::FunctionArg::Unnamed(_));
+        let function = self.catalog.functions(name).into_iter().max_by_key(|it| it.named.len());
+        let Some(function) = function
+            .filter(|function| !function.named.is_empty() && list.args.iter().any(is_named))
+        else {
+            let argument = |arg: Option<&'a ast::Expr>| arg.map_or(Argument::Star, Argument::Expr);
+            return Ok(function_args(list)?.into_iter().map(argument).collect());
+        };
+        let mut given = vec![None; function.named.len()];
+        for (position, arg) in list.args.iter().enumerate() {
+            let (named, expr) = match arg {
+                ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(expr)) => (None, expr),
+                ast::FunctionArg::Named { name, arg: ast::FunctionArgExpr::Expr(expr), .. } => {
+                    (Some(name.to_string()), expr)
+                }
+                ast::FunctionArg::ExprNamed {
+                    name, arg: ast::FunctionArgExpr::Expr(expr), ..
+                } => (Some(name.to_string()), expr),
+                _ => return Err(unsupported("a named argument")),
+            };
+            let position = named.map_or(Some(position), |named| {
+                function.named.iter().position(|(known, _)| known.eq_ignore_ascii_case(&named))
+            });
+            let place = position.and_then(|position| given.get_mut(position));
+            let Some(place) = place.filter(|place| place.is_none()) else {
+                let message = format!("function {name} does not exist");
+                return Err(fail(SqlState::UNDEFINED_FUNCTION, message));
+            };
+            *place = Some(expr);
+        }
+        let len = given.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        let defaults = function.args.iter().zip(function.named);
+        let argument =
+            |(given, (ty, (_, default))): (Option<&'a ast::Expr>, (&Type, &'static _))| {
+                given.map_or(Argument::Default(*ty, default), Argument::Expr)
+            };
+        Ok(given.into_iter().take(len).zip(defaults).map(argument).collect())
     }
 
     fn bind_aggregate(
@@ -258,45 +299,13 @@ impl Binder<'_> {
     }
 }
 
-/// The arguments of a call that names some of them, each in its place; `None` when none is named.
-/// PostgreSQL: `MatchNamedCall` (src/backend/catalog/namespace.c).
-fn named_args<'a>(
-    name: &str,
-    list: &'a ast::FunctionArgumentList,
-) -> Result<Option<Vec<Option<&'a ast::Expr>>>> {
-    static TRUE: ast::Expr = ast::Expr::Value(ast::ValueWithSpan {
-        value: ast::Value::Boolean(true),
-        span: sqlparser::tokenizer::Span::empty(),
-    });
-    let is_named = |arg: &ast::FunctionArg| !matches!(arg, ast::FunctionArg::Unnamed(_));
-    if name != "pg_promote" || !list.args.iter().any(is_named) {
-        return Ok(None);
-    }
-    // The first has a default, which is needed when only the second is given.
-    let mut given = [None; 2];
-    for (position, arg) in list.args.iter().enumerate() {
-        let (position, expr) = match arg {
-            ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(expr)) => (Some(position), expr),
-            ast::FunctionArg::Named { arg: ast::FunctionArgExpr::Expr(expr), .. }
-            | ast::FunctionArg::ExprNamed { arg: ast::FunctionArgExpr::Expr(expr), .. } => {
-                let name = match arg {
-                    ast::FunctionArg::Named { name, .. } => name.to_string(),
-                    ast::FunctionArg::ExprNamed { name, .. } => name.to_string(),
-                    ast::FunctionArg::Unnamed(_) => String::new(),
-                };
-                let name = name.to_ascii_lowercase();
-                (["wait", "wait_seconds"].iter().position(|known| *known == name), expr)
-            }
-            _ => return Err(unsupported("a named argument")),
-        };
-        let place = position.and_then(|position| given.get_mut(position));
-        let Some(place) = place.filter(|place| place.is_none()) else {
-            return Err(fail(SqlState::UNDEFINED_FUNCTION, "function pg_promote does not exist"));
-        };
-        *place = Some(expr);
-    }
-    let [wait, seconds] = given;
-    Ok(Some([Some(wait.unwrap_or(&TRUE)), seconds].into_iter().flatten().map(Some).collect()))
+/// What a function is called with.
+enum Argument<'a> {
+    Expr(&'a ast::Expr),
+    /// `*`
+    Star,
+    /// What the call leaves out before an argument that it names.
+    Default(Type, &'static Value),
 }
 
 /// The arguments; `None` is `*`.

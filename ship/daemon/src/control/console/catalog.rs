@@ -10,278 +10,301 @@ use walhub_proto::time::Timestamp;
 
 use super::context::Context;
 use super::datetime::Interval;
+use super::env::Relation;
 use super::interrupts::CopyProgress;
 use super::memory;
 use super::message_scan;
 use super::parameters;
-use super::plan::Rows;
+use super::row::Rows;
 use super::types::Type;
 use super::value::Value;
 use walhub_hub::api::append::{DATABASE, SyncWaitRow};
 use walhub_hub::api::hub::{Client, CoreStatsRow, SlotRow, WalReceiverRow, WalSenderRow};
 use walhub_hub::publish::latency::LatencyRow;
 
-/// A relation of the console.
-#[derive(Debug)]
-pub(super) struct Relation {
-    pub(super) schema: &'static str,
-    pub(super) name: &'static str,
-    pub(super) columns: &'static [(&'static str, Type)],
-    /// Columns of later majors, after the others.
-    pub(super) later: &'static [(&'static str, Type)],
-    /// Its rows now; each has as many values as there are columns, `later` included.
-    pub(super) rows: fn(&Context<'_>) -> Rows,
+/// A relation, and its rows now; each has as many values as there are columns, `later` included.
+struct View {
+    relation: Relation,
+    rows: fn(&Context<'_>) -> Rows,
 }
 
-impl PartialEq for Relation {
-    fn eq(&self, other: &Self) -> bool {
-        self.schema == other.schema && self.name == other.name
-    }
-}
-
-impl Relation {
-    /// Whether its rows are in the WAL: they are read before the query runs.
-    pub(super) fn is_messages(&self) -> bool {
-        self.schema == "walhub" && self.name == "messages"
-    }
+/// Whether its rows are in the WAL: they are read before the query runs.
+pub(super) fn is_messages(relation: &Relation) -> bool {
+    relation.schema == "walhub" && relation.name == "messages"
 }
 
 /// The relation of that name.
 pub(super) fn relation(schema: &str, name: &str) -> Option<&'static Relation> {
-    RELATIONS.iter().find(|relation| relation.schema == schema && relation.name == name)
+    relations().find(|relation| relation.schema == schema && relation.name == name)
 }
 
 /// Every relation.
-pub(super) static RELATIONS: &[Relation] = &[
-    Relation {
-        schema: "pg_catalog",
-        name: "pg_stat_replication",
-        columns: &[
-            ("pid", Type::Int4),
-            ("usesysid", Type::Oid),
-            ("usename", Type::Name),
-            ("application_name", Type::Text),
-            ("client_addr", Type::Inet),
-            ("client_hostname", Type::Text),
-            ("client_port", Type::Int4),
-            ("backend_start", Type::TimestampTz),
-            ("backend_xmin", Type::Xid),
-            ("state", Type::Text),
-            ("sent_lsn", Type::Lsn),
-            ("write_lsn", Type::Lsn),
-            ("flush_lsn", Type::Lsn),
-            ("replay_lsn", Type::Lsn),
-            ("write_lag", Type::Interval),
-            ("flush_lag", Type::Interval),
-            ("replay_lag", Type::Interval),
-            ("sync_priority", Type::Int4),
-            ("sync_state", Type::Text),
-            ("reply_time", Type::TimestampTz),
-        ],
-        later: &[],
+pub(super) fn relations() -> impl Iterator<Item = &'static Relation> {
+    VIEWS.iter().map(|view| &view.relation)
+}
+
+/// How to get the rows of a relation that [`relation`] has given.
+pub(super) fn rows_of(relation: &'static Relation) -> fn(&Context<'_>) -> Rows {
+    match VIEWS.iter().find(|view| std::ptr::eq(&raw const view.relation, relation)) {
+        Some(view) => view.rows,
+        None => unreachable!("{} is not of this server", relation.name),
+    }
+}
+
+static VIEWS: &[View] = &[
+    View {
+        relation: Relation {
+            schema: "pg_catalog",
+            name: "pg_stat_replication",
+            columns: &[
+                ("pid", Type::Int4),
+                ("usesysid", Type::Oid),
+                ("usename", Type::Name),
+                ("application_name", Type::Text),
+                ("client_addr", Type::Inet),
+                ("client_hostname", Type::Text),
+                ("client_port", Type::Int4),
+                ("backend_start", Type::TimestampTz),
+                ("backend_xmin", Type::Xid),
+                ("state", Type::Text),
+                ("sent_lsn", Type::Lsn),
+                ("write_lsn", Type::Lsn),
+                ("flush_lsn", Type::Lsn),
+                ("replay_lsn", Type::Lsn),
+                ("write_lag", Type::Interval),
+                ("flush_lag", Type::Interval),
+                ("replay_lag", Type::Interval),
+                ("sync_priority", Type::Int4),
+                ("sync_state", Type::Text),
+                ("reply_time", Type::TimestampTz),
+            ],
+            later: &[],
+        },
         rows: |ctx| ctx.snapshot().wal_senders.iter().map(stat_replication).collect(),
     },
-    Relation {
-        schema: "pg_catalog",
-        name: "pg_stat_wal_receiver",
-        columns: &[
-            ("pid", Type::Int4),
-            ("status", Type::Text),
-            ("receive_start_lsn", Type::Lsn),
-            ("receive_start_tli", Type::Int4),
-            ("written_lsn", Type::Lsn),
-            ("flushed_lsn", Type::Lsn),
-            ("received_tli", Type::Int4),
-            ("last_msg_send_time", Type::TimestampTz),
-            ("last_msg_receipt_time", Type::TimestampTz),
-            ("latest_end_lsn", Type::Lsn),
-            ("latest_end_time", Type::TimestampTz),
-            ("slot_name", Type::Text),
-            ("sender_host", Type::Text),
-            ("sender_port", Type::Int4),
-            ("conninfo", Type::Text),
-        ],
-        later: &[],
+    View {
+        relation: Relation {
+            schema: "pg_catalog",
+            name: "pg_stat_wal_receiver",
+            columns: &[
+                ("pid", Type::Int4),
+                ("status", Type::Text),
+                ("receive_start_lsn", Type::Lsn),
+                ("receive_start_tli", Type::Int4),
+                ("written_lsn", Type::Lsn),
+                ("flushed_lsn", Type::Lsn),
+                ("received_tli", Type::Int4),
+                ("last_msg_send_time", Type::TimestampTz),
+                ("last_msg_receipt_time", Type::TimestampTz),
+                ("latest_end_lsn", Type::Lsn),
+                ("latest_end_time", Type::TimestampTz),
+                ("slot_name", Type::Text),
+                ("sender_host", Type::Text),
+                ("sender_port", Type::Int4),
+                ("conninfo", Type::Text),
+            ],
+            later: &[],
+        },
         rows: |ctx| ctx.snapshot().wal_receiver.iter().map(stat_wal_receiver).collect(),
     },
-    Relation {
-        schema: "pg_catalog",
-        name: "pg_replication_slots",
-        columns: &[
-            ("slot_name", Type::Name),
-            ("plugin", Type::Name),
-            ("slot_type", Type::Text),
-            ("datoid", Type::Oid),
-            ("database", Type::Name),
-            ("temporary", Type::Bool),
-            ("active", Type::Bool),
-            ("active_pid", Type::Int4),
-            ("xmin", Type::Xid),
-            ("catalog_xmin", Type::Xid),
-            ("restart_lsn", Type::Lsn),
-            ("confirmed_flush_lsn", Type::Lsn),
-            ("wal_status", Type::Text),
-            ("safe_wal_size", Type::Int8),
-            ("two_phase", Type::Bool),
-        ],
-        later: &[("failover", Type::Bool), ("synced", Type::Bool)],
+    View {
+        relation: Relation {
+            schema: "pg_catalog",
+            name: "pg_replication_slots",
+            columns: &[
+                ("slot_name", Type::Name),
+                ("plugin", Type::Name),
+                ("slot_type", Type::Text),
+                ("datoid", Type::Oid),
+                ("database", Type::Name),
+                ("temporary", Type::Bool),
+                ("active", Type::Bool),
+                ("active_pid", Type::Int4),
+                ("xmin", Type::Xid),
+                ("catalog_xmin", Type::Xid),
+                ("restart_lsn", Type::Lsn),
+                ("confirmed_flush_lsn", Type::Lsn),
+                ("wal_status", Type::Text),
+                ("safe_wal_size", Type::Int8),
+                ("two_phase", Type::Bool),
+            ],
+            later: &[("failover", Type::Bool), ("synced", Type::Bool)],
+        },
         rows: |ctx| ctx.snapshot().slots.iter().map(replication_slot).collect(),
     },
-    Relation {
-        schema: "pg_catalog",
-        name: "pg_stat_activity",
-        columns: &[
-            ("datid", Type::Oid),
-            ("datname", Type::Name),
-            ("pid", Type::Int4),
-            ("leader_pid", Type::Int4),
-            ("usesysid", Type::Oid),
-            ("usename", Type::Name),
-            ("application_name", Type::Text),
-            ("client_addr", Type::Inet),
-            ("client_hostname", Type::Text),
-            ("client_port", Type::Int4),
-            ("backend_start", Type::TimestampTz),
-            ("xact_start", Type::TimestampTz),
-            ("query_start", Type::TimestampTz),
-            ("state_change", Type::TimestampTz),
-            ("wait_event_type", Type::Text),
-            ("wait_event", Type::Text),
-            ("state", Type::Text),
-            ("backend_xid", Type::Xid),
-            ("backend_xmin", Type::Xid),
-            ("query_id", Type::Int8),
-            ("query", Type::Text),
-            ("backend_type", Type::Text),
-        ],
-        later: &[],
+    View {
+        relation: Relation {
+            schema: "pg_catalog",
+            name: "pg_stat_activity",
+            columns: &[
+                ("datid", Type::Oid),
+                ("datname", Type::Name),
+                ("pid", Type::Int4),
+                ("leader_pid", Type::Int4),
+                ("usesysid", Type::Oid),
+                ("usename", Type::Name),
+                ("application_name", Type::Text),
+                ("client_addr", Type::Inet),
+                ("client_hostname", Type::Text),
+                ("client_port", Type::Int4),
+                ("backend_start", Type::TimestampTz),
+                ("xact_start", Type::TimestampTz),
+                ("query_start", Type::TimestampTz),
+                ("state_change", Type::TimestampTz),
+                ("wait_event_type", Type::Text),
+                ("wait_event", Type::Text),
+                ("state", Type::Text),
+                ("backend_xid", Type::Xid),
+                ("backend_xmin", Type::Xid),
+                ("query_id", Type::Int8),
+                ("query", Type::Text),
+                ("backend_type", Type::Text),
+            ],
+            later: &[],
+        },
         rows: super::activity::stat_activity,
     },
-    Relation {
-        schema: "pg_catalog",
-        name: "pg_settings",
-        columns: &[
-            ("name", Type::Text),
-            ("setting", Type::Text),
-            ("unit", Type::Text),
-            ("category", Type::Text),
-            ("short_desc", Type::Text),
-            ("extra_desc", Type::Text),
-            ("context", Type::Text),
-            ("vartype", Type::Text),
-            ("source", Type::Text),
-            ("min_val", Type::Text),
-            ("max_val", Type::Text),
-            ("enumvals", Type::TextArray),
-            ("boot_val", Type::Text),
-            ("reset_val", Type::Text),
-            ("sourcefile", Type::Text),
-            ("sourceline", Type::Int4),
-            ("pending_restart", Type::Bool),
-        ],
-        later: &[],
+    View {
+        relation: Relation {
+            schema: "pg_catalog",
+            name: "pg_settings",
+            columns: &[
+                ("name", Type::Text),
+                ("setting", Type::Text),
+                ("unit", Type::Text),
+                ("category", Type::Text),
+                ("short_desc", Type::Text),
+                ("extra_desc", Type::Text),
+                ("context", Type::Text),
+                ("vartype", Type::Text),
+                ("source", Type::Text),
+                ("min_val", Type::Text),
+                ("max_val", Type::Text),
+                ("enumvals", Type::TextArray),
+                ("boot_val", Type::Text),
+                ("reset_val", Type::Text),
+                ("sourcefile", Type::Text),
+                ("sourceline", Type::Int4),
+                ("pending_restart", Type::Bool),
+            ],
+            later: &[],
+        },
         rows: |ctx| parameters::all(ctx).into_iter().map(setting).collect(),
     },
-    Relation {
-        schema: "pg_catalog",
-        name: "pg_database",
-        columns: &[
-            ("oid", Type::Oid),
-            ("datname", Type::Name),
-            ("datdba", Type::Oid),
-            ("encoding", Type::Int4),
-            ("datlocprovider", Type::Char),
-            ("datistemplate", Type::Bool),
-            ("datallowconn", Type::Bool),
-            ("datconnlimit", Type::Int4),
-            ("datfrozenxid", Type::Xid),
-            ("datminmxid", Type::Xid),
-            ("dattablespace", Type::Oid),
-            ("datcollate", Type::Text),
-            ("datctype", Type::Text),
-            ("daticulocale", Type::Text),
-            ("datcollversion", Type::Text),
-            // aclitem[] in PostgreSQL; always NULL here, and shown alike.
-            ("datacl", Type::TextArray),
-        ],
-        later: &[("datlocale", Type::Text), ("daticurules", Type::Text)],
+    View {
+        relation: Relation {
+            schema: "pg_catalog",
+            name: "pg_database",
+            columns: &[
+                ("oid", Type::Oid),
+                ("datname", Type::Name),
+                ("datdba", Type::Oid),
+                ("encoding", Type::Int4),
+                ("datlocprovider", Type::Char),
+                ("datistemplate", Type::Bool),
+                ("datallowconn", Type::Bool),
+                ("datconnlimit", Type::Int4),
+                ("datfrozenxid", Type::Xid),
+                ("datminmxid", Type::Xid),
+                ("dattablespace", Type::Oid),
+                ("datcollate", Type::Text),
+                ("datctype", Type::Text),
+                ("daticulocale", Type::Text),
+                ("datcollversion", Type::Text),
+                // aclitem[] in PostgreSQL; always NULL here, and shown alike.
+                ("datacl", Type::TextArray),
+            ],
+            later: &[("datlocale", Type::Text), ("daticurules", Type::Text)],
+        },
         rows: database,
     },
-    Relation {
-        schema: "pg_catalog",
-        name: "pg_stat_progress_copy",
-        columns: &[
-            ("pid", Type::Int4),
-            ("datid", Type::Oid),
-            ("datname", Type::Name),
-            ("relid", Type::Oid),
-            ("command", Type::Text),
-            ("type", Type::Text),
-            ("bytes_processed", Type::Int8),
-            ("bytes_total", Type::Int8),
-            ("tuples_processed", Type::Int8),
-            ("tuples_excluded", Type::Int8),
-        ],
-        later: &[],
+    View {
+        relation: Relation {
+            schema: "pg_catalog",
+            name: "pg_stat_progress_copy",
+            columns: &[
+                ("pid", Type::Int4),
+                ("datid", Type::Oid),
+                ("datname", Type::Name),
+                ("relid", Type::Oid),
+                ("command", Type::Text),
+                ("type", Type::Text),
+                ("bytes_processed", Type::Int8),
+                ("bytes_total", Type::Int8),
+                ("tuples_processed", Type::Int8),
+                ("tuples_excluded", Type::Int8),
+            ],
+            later: &[],
+        },
         rows: |ctx| ctx.sessions.copies().into_iter().map(progress_copy).collect(),
     },
-    Relation {
-        schema: "walhub",
-        name: "messages",
-        columns: message_scan::COLUMNS,
-        later: &[],
-        rows: message_scan::rows,
+    View {
+        relation: Relation {
+            schema: "walhub",
+            name: "messages",
+            columns: message_scan::COLUMNS,
+            later: &[],
+        },
+        rows: |ctx| message_scan::scan(ctx).rows,
     },
-    Relation {
-        schema: "walhub",
-        name: "sync_wait",
-        columns: &[
-            ("pid", Type::Int4),
-            ("level", Type::Text),
-            ("lsn", Type::Lsn),
-            ("waiting", Type::Interval),
-            ("standby", Type::Text),
-        ],
-        later: &[],
+    View {
+        relation: Relation {
+            schema: "walhub",
+            name: "sync_wait",
+            columns: &[
+                ("pid", Type::Int4),
+                ("level", Type::Text),
+                ("lsn", Type::Lsn),
+                ("waiting", Type::Interval),
+                ("standby", Type::Text),
+            ],
+            later: &[],
+        },
         rows: sync_wait,
     },
-    Relation {
-        schema: "walhub",
-        name: "commit_latency",
-        columns: &[
-            ("stage", Type::Text),
-            ("count", Type::Int8),
-            ("p50", Type::Interval),
-            ("p99", Type::Interval),
-            ("p99_9", Type::Interval),
-            ("max", Type::Interval),
-        ],
-        later: &[],
+    View {
+        relation: Relation {
+            schema: "walhub",
+            name: "commit_latency",
+            columns: &[
+                ("stage", Type::Text),
+                ("count", Type::Int8),
+                ("p50", Type::Interval),
+                ("p99", Type::Interval),
+                ("p99_9", Type::Interval),
+                ("max", Type::Interval),
+            ],
+            later: &[],
+        },
         rows: |ctx| ctx.hub.commit_latency().into_iter().map(commit_latency).collect(),
     },
-    Relation {
-        schema: "walhub",
-        name: "sql_memory",
-        columns: memory::COLUMNS,
-        later: &[],
+    View {
+        relation: Relation {
+            schema: "walhub",
+            name: "sql_memory",
+            columns: memory::COLUMNS,
+            later: &[],
+        },
         rows: memory::rows,
     },
-    Relation {
-        schema: "walhub",
-        name: "core_stats",
-        columns: &[
-            ("core", Type::Int4),
-            ("sessions", Type::Int4),
-            ("rounds", Type::Int8),
-            ("rounds_put_off", Type::Int8),
-            ("sends", Type::Int8),
-            ("tail_bytes", Type::Int8),
-            ("zerocopy_bytes", Type::Int8),
-            ("sendfile_bytes", Type::Int8),
-            ("read_bytes", Type::Int8),
-            ("moved_in", Type::Int8),
-        ],
-        later: &[],
+    View {
+        relation: Relation {
+            schema: "walhub",
+            name: "core_stats",
+            columns: &[
+                ("core", Type::Int4),
+                ("sessions", Type::Int4),
+                ("rounds", Type::Int8),
+                ("rounds_put_off", Type::Int8),
+                ("sends", Type::Int8),
+                ("tail_bytes", Type::Int8),
+                ("zerocopy_bytes", Type::Int8),
+                ("sendfile_bytes", Type::Int8),
+                ("read_bytes", Type::Int8),
+                ("moved_in", Type::Int8),
+            ],
+            later: &[],
+        },
         rows: |ctx| ctx.hub.core_stats().into_iter().map(core_stats).collect(),
     },
 ];

@@ -7,8 +7,8 @@ use sqlparser::ast;
 use walhub_proto::sqlstate::SqlState;
 
 use super::bind::{Binder, Scope};
-use super::expr::{Expr, Node};
 use super::failure::{CANNOT_COERCE, Failure, Result, fail, hinted, unsupported};
+use super::plan::{Expr, Node};
 use super::types::Type;
 use super::value::Value;
 

@@ -18,7 +18,7 @@ use super::commit::Settle;
 use super::copy_options::{CopyFrom, Format};
 use super::copy_rows::{RowReader, client_failed};
 use super::emit::{TRANSACTION_BYTES_MAX, message_record};
-use super::failure::{Failure, Result, fail};
+use super::failure::{Failure, Result, canceled, fail};
 use super::interrupts::{CopyProgress, Interrupts};
 use super::session::{Ending, Next, Session};
 use super::wire::{Body, Wire};
@@ -163,7 +163,7 @@ impl<V: SettingsView> Session<V> {
                 self.ending = Some(Ending::Fatal(report.clone()));
                 Err(Box::new(report))
             }
-            () = interrupts.canceled() => Err(super::wait_for::canceled()),
+            () = interrupts.canceled() => Err(canceled()),
             more = wire.fill() => match more {
                 Ok(true) => Ok(()),
                 Ok(false) | Err(_) => Err(self.client_gone()),

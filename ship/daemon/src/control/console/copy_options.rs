@@ -6,8 +6,8 @@ use sqlparser::tokenizer::Token;
 use walhub_proto::sqlstate::SqlState;
 
 use super::failure::{DUPLICATE_COLUMN, Failure, Result, fail};
-use super::utility::Words;
 use super::value::parse_bool;
+use super::words::Words;
 
 /// What COPY says.
 #[derive(Clone, PartialEq, Eq, Debug)]

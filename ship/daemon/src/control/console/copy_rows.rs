@@ -7,8 +7,9 @@ use walhub_proto::sqlstate::SqlState;
 
 use super::binary::text_parameter;
 use super::copy_options::{CopyFrom, Csv, Format, Header, LineFormat};
-use super::emit::too_large;
-use super::failure::{BAD_COPY_FILE_FORMAT, Failure, NOT_NULL_VIOLATION, Result, fail, hinted};
+use super::failure::{
+    BAD_COPY_FILE_FORMAT, Failure, NOT_NULL_VIOLATION, Result, fail, hinted, transaction_too_large,
+};
 
 /// First bytes of the binary format.
 const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
@@ -91,7 +92,7 @@ impl<'a> RowReader<'a> {
         self.raw.drain(..self.start);
         self.start = 0;
         if self.raw.len() + bytes.len() > self.row_len_max {
-            return Err(too_large());
+            return Err(transaction_too_large());
         }
         self.raw.extend_from_slice(bytes);
         Ok(())

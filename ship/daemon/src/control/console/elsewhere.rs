@@ -6,7 +6,7 @@
 //!
 //! PostgreSQL: `ProcessInterrupts`, `StatementTimeoutHandler` (src/backend/tcop/postgres.c).
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,17 +19,18 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
 
 use super::SettingsView;
-use super::context::{Context, Pace, Spent};
+use super::context::Context;
 use super::emit::Emitter;
-use super::failure::{Failure, Result, fail};
+use super::env::{Env, Pace};
+use super::failure::{Failure, Result, canceled, fail};
 use super::interrupts::Sessions;
 use super::memory::{Account, Reservation};
 use super::message_scan::Fetched;
 use super::parameters::Parameters;
-use super::plan::{Plan, Rows};
+use super::plan::Plan;
+use super::row::Rows;
 use super::session::Session;
 use super::value::Value;
-use super::wait_for::canceled;
 use super::wire::{Attended, Interrupt, Told, Wire};
 use crate::clock;
 use crate::placement::spawn_blocking;
@@ -98,11 +99,17 @@ impl<V: SettingsView> Surroundings<V> {
             statement_start: self.statement_start,
             emitter,
             sessions: &self.sessions,
-            arguments: &self.arguments,
             messages,
             snapshot: OnceCell::new(),
-            spent: Spent::new(&self.account, Pace::Elsewhere(self.stop.clone())),
+            is_elsewhere: true,
+            memory: RefCell::new(self.account.reservation()),
         }
+    }
+
+    /// What the statement runs in.
+    pub(super) fn env<'a>(&'a self, ctx: &'a Context<'a>) -> Env<'a> {
+        let pace = Pace::Elsewhere(&self.stop.0);
+        Env::new(ctx, self.parameters.zone(), &self.arguments, pace)
     }
 }
 
@@ -137,9 +144,10 @@ impl<V: SettingsView> Session<V> {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         if fetched.as_ref().is_none_or(Fetched::is_small) {
-            let ran = self.with_context(arguments, &emitter, fetched.as_ref(), |ctx| {
-                let rows = plan.run(ctx);
-                if ctx.spent.is_outgrown() { None } else { Some(ctx.result_of(rows)) }
+            let ran = self.with_context(&emitter, fetched.as_ref(), |ctx| {
+                let env = self.env(ctx, arguments);
+                let rows = plan.run(&env);
+                if env.is_outgrown() { None } else { Some(ctx.result_of(&env, rows)) }
             });
             if let Some(result) = ran {
                 return Ok((result, emitter));
@@ -151,8 +159,9 @@ impl<V: SettingsView> Session<V> {
         let turns = Arc::clone(&self.params.sessions.turns().evaluations);
         self.elsewhere(wire, turns, stop, move || {
             let ctx = surroundings.context(&emitter, fetched.as_ref());
-            let result = plan.run(&ctx);
-            let result = ctx.result_of(result);
+            let env = surroundings.env(&ctx);
+            let result = plan.run(&env);
+            let result = ctx.result_of(&env, result);
             drop(ctx);
             (result, emitter)
         })

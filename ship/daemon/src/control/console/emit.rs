@@ -17,7 +17,9 @@ use walhub_proto::wire::backend::Report;
 
 use super::binary::text_parameter;
 use super::context::Context;
-use super::failure::{Failure, PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted};
+use super::env::Env;
+use super::failure::{Failure, Result, transaction_too_large};
+use super::host::{CONTROL_HINT, not_in_recovery};
 use super::promote::PromoteCall;
 use super::slot_calls::SlotCall;
 use super::value::Value;
@@ -59,14 +61,6 @@ fn too_long(too_long: TooLong) -> Failure {
 /// What a record counts towards [`TRANSACTION_BYTES_MAX`].
 pub(super) fn cost(record: &NewRecord) -> usize {
     record.body_len() + RECORD_COST
-}
-
-/// The error for a transaction that holds too much.
-pub(super) fn too_large() -> Failure {
-    hinted(
-        fail(PROGRAM_LIMIT_EXCEEDED, "transaction is too large"),
-        "A transaction may hold 1 GB of messages, which stay in memory until it commits.",
-    )
 }
 
 /// Something that a statement wants of the WAL.
@@ -161,6 +155,7 @@ impl Emitter {
 /// `pg_logical_emit_message`.
 pub(super) fn emit_message(
     ctx: &Context<'_>,
+    env: &Env<'_>,
     transactional: bool,
     prefix: &str,
     content: &[u8],
@@ -175,9 +170,9 @@ pub(super) fn emit_message(
     let record = message_record(transactional, prefix, content)?;
     let bytes = ctx.emitter.bytes.get().saturating_add(cost(&record));
     if bytes > TRANSACTION_BYTES_MAX {
-        return Err(too_large());
+        return Err(transaction_too_large());
     }
-    ctx.hold(cost(&record) + size_of::<Call>())?;
+    env.hold(cost(&record) + size_of::<Call>())?;
     ctx.emitter.bytes.set(bytes);
     ctx.emitter.calls.borrow_mut().push(Call::Message { record, flush });
     Ok(insert_lsn(ctx))
@@ -188,7 +183,7 @@ pub(super) fn switch_wal(ctx: &Context<'_>) -> Result<Value> {
     if let Some(answer) = ctx.emitter.answer() {
         return Ok(answer);
     }
-    super::functions::not_in_recovery(ctx, super::functions::CONTROL_HINT)?;
+    not_in_recovery(ctx, CONTROL_HINT)?;
     ctx.emitter.calls.borrow_mut().push(Call::SwitchSegment);
     Ok(insert_lsn(ctx))
 }

@@ -9,7 +9,7 @@ use walhub_proto::sqlstate::SqlState;
 
 use super::binary::text_parameter;
 use super::failure::{Failure, Result, fail};
-use super::parse::{at, text_of};
+use super::location::{at, text_of};
 
 /// An escape of an `E'...'`, and what it says.
 enum Escape {

@@ -5,7 +5,7 @@
 //! PostgreSQL: `PortalRun` (src/backend/tcop/pquery.c), `standard_ProcessUtility` (utility.c).
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -15,9 +15,10 @@ use walhub_proto::wire::backend::{Report, Severity};
 
 use super::SettingsView;
 use super::commit::Settle;
-use super::context::{Context, Pace, Spent};
+use super::context::Context;
 use super::elsewhere::{Arguments, ResultRows};
 use super::emit::{Call, Emitter};
+use super::env::{Env, Pace};
 use super::extended::format_of;
 use super::failure::{
     ACTIVE_SQL_TRANSACTION, NO_ACTIVE_SQL_TRANSACTION, Result, fail, unsupported,
@@ -25,7 +26,8 @@ use super::failure::{
 use super::held::{HeldAnswer, HeldRows, Slot};
 use super::message_scan::Fetched;
 use super::parameters;
-use super::plan::{Plan, Rows};
+use super::plan::Plan;
+use super::row::Rows;
 use super::session::Session;
 use super::statement::{self, MessageShape, Prepared, Statement};
 use super::transaction::Done;
@@ -228,17 +230,16 @@ impl<V: SettingsView> Session<V> {
     pub(super) fn glance<T>(
         &self,
         arguments: &[Value],
-        look: impl FnOnce(&Context<'_>) -> Result<T>,
+        look: impl FnOnce(&Env<'_>) -> Result<T>,
     ) -> Result<T> {
         let emitter = Emitter::collecting(self.pending.bytes());
-        let seen = self.with_context(arguments, &emitter, None, look)?;
+        let seen = self.with_context(&emitter, None, |ctx| look(&self.env(ctx, arguments)))?;
         if emitter.take().0.is_empty() { Ok(seen) } else { Err(reads_and_writes()) }
     }
 
     /// Evaluates something that takes but a moment.
     pub(super) fn with_context<T>(
         &self,
-        arguments: &[Value],
         emitter: &Emitter,
         fetched: Option<&Fetched>,
         run: impl FnOnce(&Context<'_>) -> T,
@@ -254,11 +255,16 @@ impl<V: SettingsView> Session<V> {
             statement_start: self.statement_start,
             emitter,
             sessions: &self.params.sessions,
-            arguments,
             messages: fetched,
             snapshot: OnceCell::new(),
-            spent: Spent::new(&self.account, Pace::Here),
+            is_elsewhere: false,
+            memory: RefCell::new(self.account.reservation()),
         })
+    }
+
+    /// What a statement runs in that takes but a moment.
+    pub(super) fn env<'a>(&'a self, ctx: &'a Context<'a>, arguments: &'a [Value]) -> Env<'a> {
+        Env::new(ctx, self.parameters.zone(), arguments, Pace::Here)
     }
 
     async fn run_utility<S>(
@@ -296,7 +302,7 @@ impl<V: SettingsView> Session<V> {
             }
             Utility::Show(name) => {
                 let show = |ctx: &Context<'_>| statement::show(ctx, name.as_deref());
-                let rows = self.with_context(&[], &Emitter::default(), None, show)?;
+                let rows = self.with_context(&Emitter::default(), None, show)?;
                 return Ok((rows, (Cow::Borrowed("SHOW"), None)));
             }
             _ => self.run_at_once(utility)?,

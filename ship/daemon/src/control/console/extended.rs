@@ -14,14 +14,14 @@ use walhub_proto::wire::backend::Column;
 
 use super::SettingsView;
 use super::binary;
-use super::context::TEXT_LEN_MAX as VALUE_LEN_MAX;
 use super::elsewhere::{Arguments, ResultRows};
 use super::emit::{large_message_record, message_record};
+use super::env::TEXT_LEN_MAX as VALUE_LEN_MAX;
 use super::failure::{DUPLICATE_CURSOR, PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted};
 use super::held::{HeldAnswer, Slot};
 use super::memory::Reservation;
 use super::messages::{Bind, Message, Target, decode};
-use super::plan::cost;
+use super::row::cost;
 use super::session::Session;
 use super::statement::{self, Argument, MessageShape, Prepared, Statement};
 use super::types::Type;

@@ -67,6 +67,19 @@ pub(super) fn out_of_range(type_name: &str) -> Failure {
     fail(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, format!("{type_name} out of range"))
 }
 
+/// PostgreSQL: `ProcessInterrupts`.
+pub(super) fn canceled() -> Failure {
+    fail(SqlState::QUERY_CANCELED, "canceling statement due to user request")
+}
+
+/// The error for a transaction that holds too much.
+pub(super) fn transaction_too_large() -> Failure {
+    hinted(
+        fail(PROGRAM_LIMIT_EXCEEDED, "transaction is too large"),
+        "A transaction may hold 1 GB of messages, which stay in memory until it commits.",
+    )
+}
+
 /// Adds a hint.
 pub(super) fn hinted(mut failure: Failure, hint: &str) -> Failure {
     failure.hint = Some(hint.to_owned());

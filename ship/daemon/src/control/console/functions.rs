@@ -1,58 +1,30 @@
-//! Functions and operators, by name and argument types.
+//! The functions and operators that the language has of its own, by name and argument types.
 //!
-//! Not here: aggregates (`aggregate`), and what is syntax rather than a function (`bind`).
+//! Not here: aggregates (`aggregate`), what is syntax rather than a function (`bind`), and what looks at the
+//! server or changes it (`Catalog`, `Host`).
 //!
 //! PostgreSQL: src/include/catalog/pg_proc.dat, pg_operator.dat.
 
 use std::cmp::Ordering;
 
-use walhub_proto::lsn::{Lsn, TimelineId};
-use walhub_proto::page::record_start;
-use walhub_proto::segment::{SegNo, SegmentSize};
+use walhub_proto::lsn::Lsn;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
-use walhub_proto::wire::backend::{Report, Severity};
 
-use super::context::Context;
 use super::datetime::Interval;
-use super::emit::{emit_message, switch_wal};
-use super::failure::{
-    DIVISION_BY_ZERO, Failure, Result, SUBSTRING_ERROR, fail, hinted, out_of_range,
-};
-use super::interrupts::Sessions;
+use super::env::{Env, Function};
+use super::failure::{DIVISION_BY_ZERO, Result, SUBSTRING_ERROR, fail, out_of_range};
 use super::numeric::Numeric;
-use super::promote::promote;
-use super::slot_calls::{self, SlotCall};
 use super::types::Type;
 use super::value::{Value, float_to_i64};
-use walhub_hub::api::append;
 
-/// The default of pg_promote's `wait_seconds`.
-const PROMOTE_SECONDS: i64 = 60;
-
-type Eval = fn(&Context<'_>, &[Value]) -> Result<Value>;
-
-/// A function or an operator for one list of argument types.
-#[derive(Debug)]
-pub(super) struct Function {
-    pub(super) name: &'static str,
-    pub(super) args: &'static [Type],
-    /// The last argument may come any number of times.
-    pub(super) variadic: bool,
-    pub(super) result: Type,
-    /// NULL when any argument is.
-    pub(super) strict: bool,
-    pub(super) eval: Eval,
-}
-
-impl PartialEq for Function {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name && self.args == other.args
-    }
-}
-
-const fn function(name: &'static str, args: &'static [Type], result: Type, eval: Eval) -> Function {
-    Function { name, args, variadic: false, result, strict: true, eval }
+const fn function(
+    name: &'static str,
+    args: &'static [Type],
+    result: Type,
+    eval: fn(&Env<'_>, &[Value]) -> Result<Value>,
+) -> Function {
+    Function::pure(name, args, result, eval)
 }
 
 /// The candidate that the argument types choose, as PostgreSQL chooses: fewest conversions.
@@ -60,7 +32,7 @@ const fn function(name: &'static str, args: &'static [Type], result: Type, eval:
 /// For operators, an unknown operand is first taken for the type of the other one.
 /// PostgreSQL: `func_get_detail`, `oper_select_candidate`.
 pub(super) fn resolve(
-    candidates: &'static [Function],
+    candidates: impl IntoIterator<Item = &'static Function>,
     name: &str,
     args: &[Type],
 ) -> Option<&'static Function> {
@@ -78,7 +50,7 @@ pub(super) fn resolve(
         args.iter().zip(wanted).map(|(arg, wanted)| arg.implicit_cost(*wanted)).sum()
     };
     candidates
-        .iter()
+        .into_iter()
         .filter_map(|function| cost(function).map(|cost| (cost, function)))
         .min_by_key(|(cost, _)| *cost)
         .map(|(_, function)| function)
@@ -97,16 +69,16 @@ macro_rules! eval {
             _ => unreachable!("argument types are the binder's"),
         }
     };
-    ($ctx:ident, [$($pattern:pat),*] => $body:expr) => {
-        |$ctx, args| match args {
+    ($env:ident, [$($pattern:pat),*] => $body:expr) => {
+        |$env, args| match args {
             [$($pattern),*] => $body,
             _ => unreachable!("argument types are the binder's"),
         }
     };
 }
 
-use Type::{Bool, Float8, Int4, Int8, Interval as Span, Lsn as PgLsn, Numeric as Num};
 use Type::{Bytea, Name, Oid, Text, TextArray, TimestampTz, Void};
+use Type::{Float8, Int4, Int8, Interval as Span, Lsn as PgLsn, Numeric as Num};
 use Value::{Float as F, Int as I, Numeric as N, Text as T};
 
 fn int4(value: Option<i64>) -> Result<Value> {
@@ -158,15 +130,15 @@ pub(super) static OPERATORS: &[Function] = &[
         "+",
         &[TimestampTz, Span],
         TimestampTz,
-        eval!(ctx, [Value::Timestamp(a), Value::Interval(b)]
-        => b.after(*a, ctx.zone()).map(Value::Timestamp)),
+        eval!(env, [Value::Timestamp(a), Value::Interval(b)]
+        => b.after(*a, env.zone).map(Value::Timestamp)),
     ),
     function(
         "+",
         &[Span, TimestampTz],
         TimestampTz,
-        eval!(ctx, [Value::Interval(a), Value::Timestamp(b)]
-        => a.after(*b, ctx.zone()).map(Value::Timestamp)),
+        eval!(env, [Value::Interval(a), Value::Timestamp(b)]
+        => a.after(*b, env.zone).map(Value::Timestamp)),
     ),
     function(
         "+",
@@ -198,8 +170,8 @@ pub(super) static OPERATORS: &[Function] = &[
         "-",
         &[TimestampTz, Span],
         TimestampTz,
-        eval!(ctx, [Value::Timestamp(a), Value::Interval(b)]
-        => b.negate()?.after(*a, ctx.zone()).map(Value::Timestamp)),
+        eval!(env, [Value::Timestamp(a), Value::Interval(b)]
+        => b.negate()?.after(*a, env.zone).map(Value::Timestamp)),
     ),
     function(
         "-",
@@ -258,50 +230,6 @@ pub(super) static OPERATORS: &[Function] = &[
     function("||", &[Text, Text], Text, eval!([T(a), T(b)] => Ok(T(format!("{a}{b}"))))),
 ];
 
-/// PostgreSQL: `RecoveryInProgress` checks in xlogfuncs.c.
-pub(super) fn not_in_recovery(ctx: &Context<'_>, hint: &str) -> Result<()> {
-    if !ctx.snapshot().in_recovery {
-        return Ok(());
-    }
-    let state = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
-    Err(hinted(fail(state, "recovery is in progress"), hint))
-}
-
-pub(super) const CONTROL_HINT: &str = "WAL control functions cannot be executed during recovery.";
-
-fn current_lsn(
-    ctx: &Context<'_>,
-    which: fn(&walhub_hub::api::hub::Positions) -> Lsn,
-) -> Result<Value> {
-    not_in_recovery(ctx, CONTROL_HINT)?;
-    Ok(Value::or_null(ctx.positions().as_ref().map(which), Value::Lsn))
-}
-
-/// The durable end of WAL of a standby.
-///
-/// PostgreSQL defines pg_last_wal_receive_lsn() as received *and flushed*. A relay replays
-/// nothing: for it, a WAL byte is finished when it is durable, so pg_last_wal_replay_lsn() is the
-/// same position. A monitor that subtracts the two finds zero bytes waiting for replay, which is
-/// the truth, where NULL or zero would read as an unknown or endless lag. What standbys have
-/// replayed is in pg_stat_replication.
-fn flushed_in_recovery(ctx: &Context<'_>) -> Value {
-    let flushed = ctx.positions().map(|positions| positions.flush_lsn).and_then(Lsn::valid);
-    Value::or_null(flushed.filter(|_| ctx.snapshot().in_recovery), Value::Lsn)
-}
-
-fn segment(ctx: &Context<'_>, name: &str) -> Result<(TimelineId, SegmentSize)> {
-    not_in_recovery(ctx, &format!("{name}() cannot be executed during recovery."))?;
-    let size = ctx.snapshot().identity.as_ref().map(|identity| identity.segment_size);
-    match (ctx.positions(), size) {
-        (Some(positions), Some(size)) => Ok((positions.timeline, size)),
-        _ => Err(no_wal()),
-    }
-}
-
-fn no_wal() -> Failure {
-    fail(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "there is no WAL yet")
-}
-
 fn chars(text: &str) -> i64 {
     i64::try_from(text.chars().count()).unwrap_or(i64::MAX)
 }
@@ -341,80 +269,15 @@ fn size_pretty(mut size: i128) -> String {
     size.to_string()
 }
 
-fn user(ctx: &Context<'_>) -> Value {
-    Value::text_of(&ctx.client.user)
-}
-
-/// PostgreSQL: `pg_stat_reset_shared`.
-fn reset_shared(ctx: &Context<'_>, target: &str) -> Result<Value> {
-    if target != "commit_latency" {
-        let message = format!("unrecognized reset target: \"{target}\"");
-        let failure = fail(SqlState::INVALID_PARAMETER_VALUE, message);
-        return Err(hinted(failure, "Target must be \"commit_latency\"."));
-    }
-    ctx.hub.reset_commit_latency();
-    Ok(T(String::new()))
-}
-
-fn version(ctx: &Context<'_>) -> Result<Value> {
-    let server = ctx.show("server_version")?;
-    Ok(T(format!("PostgreSQL {server}, relayed by walhub {}", env!("CARGO_PKG_VERSION"))))
-}
-
 fn trim_set(text: &str, set: &str, start: bool, end: bool) -> Result<Value> {
     let in_set = |character: char| set.contains(character);
     let text = if start { text.trim_start_matches(in_set) } else { text };
     Ok(Value::text_of(if end { text.trim_end_matches(in_set) } else { text }))
 }
 
-/// PostgreSQL: `pg_signal_backend` (src/backend/storage/ipc/signalfuncs.c).
-fn signal(ctx: &Context<'_>, pid: i64, send: fn(&Sessions, u32) -> bool) -> Value {
-    if ctx.emitter.is_answering() {
-        return Value::Bool(true);
-    }
-    let found = u32::try_from(pid).is_ok_and(|pid| send(ctx.sessions, pid));
-    if !found {
-        let message = format!("PID {pid} is not a PostgreSQL backend process");
-        ctx.emitter.notice(Report::new(Severity::Warning, SqlState::WARNING, message));
-    }
-    Value::Bool(found)
-}
-
 /// Functions, in lower case.
 pub(super) static FUNCTIONS: &[Function] = &[
-    // Where the WAL stands. PostgreSQL: src/backend/access/transam/xlogfuncs.c.
-    function("pg_is_in_recovery", &[], Bool, |ctx, _| Ok(Value::Bool(ctx.snapshot().in_recovery))),
-    function("pg_last_wal_receive_lsn", &[], PgLsn, |ctx, _| Ok(flushed_in_recovery(ctx))),
-    function("pg_last_wal_replay_lsn", &[], PgLsn, |ctx, _| Ok(flushed_in_recovery(ctx))),
-    function("pg_last_xact_replay_timestamp", &[], TimestampTz, |_, _| Ok(Value::Null)),
-    function("pg_is_wal_replay_paused", &[], Bool, |ctx, _| {
-        if ctx.snapshot().in_recovery {
-            return Ok(Value::Bool(false));
-        }
-        Err(Box::new(append::not_in_recovery()))
-    }),
-    function("pg_promote", &[], Bool, |ctx, _| promote(ctx, true, PROMOTE_SECONDS)),
-    function(
-        "pg_promote",
-        &[Bool],
-        Bool,
-        eval!(ctx, [Value::Bool(wait)] => promote(ctx, *wait, PROMOTE_SECONDS)),
-    ),
-    function(
-        "pg_promote",
-        &[Bool, Int4],
-        Bool,
-        eval!(ctx, [Value::Bool(wait), I(seconds)] => promote(ctx, *wait, *seconds)),
-    ),
-    function("pg_current_wal_lsn", &[], PgLsn, |ctx, _| current_lsn(ctx, |at| at.write_lsn)),
-    function("pg_current_wal_flush_lsn", &[], PgLsn, |ctx, _| current_lsn(ctx, |at| at.flush_lsn)),
-    function("pg_current_wal_insert_lsn", &[], PgLsn, |ctx, _| {
-        let end = current_lsn(ctx, |at| at.received_lsn)?;
-        Ok(match (end, segment(ctx, "pg_current_wal_insert_lsn")) {
-            (Value::Lsn(end), Ok((_, size))) => Value::Lsn(record_start(end, size)),
-            (end, _) => end,
-        })
-    }),
+    // Positions.
     function(
         "pg_wal_lsn_diff",
         &[PgLsn, PgLsn],
@@ -422,167 +285,8 @@ pub(super) static FUNCTIONS: &[Function] = &[
         eval!([Value::Lsn(a), Value::Lsn(b)]
         => Ok(lsn_difference(*a, *b))),
     ),
-    function(
-        "pg_walfile_name",
-        &[PgLsn],
-        Text,
-        eval!(ctx, [Value::Lsn(lsn)] => {
-            let (timeline, size) = segment(ctx, "pg_walfile_name")?;
-            Ok(T(SegNo::of_end(*lsn, size).file_name(timeline, size)))
-        }),
-    ),
-    function(
-        "pg_walfile_name_offset",
-        &[PgLsn],
-        Text,
-        eval!(ctx, [Value::Lsn(lsn)] => {
-            let (timeline, size) = segment(ctx, "pg_walfile_name_offset")?;
-            let file = SegNo::of_end(*lsn, size).file_name(timeline, size);
-            // The text of PostgreSQL's record (file_name text, file_offset integer).
-            Ok(T(format!("({file},{})", size.offset(*lsn))))
-        }),
-    ),
-    // Writing WAL. PostgreSQL: src/backend/replication/logical/logicalfuncs.c.
-    function(
-        "pg_logical_emit_message",
-        &[Bool, Text, Text],
-        PgLsn,
-        eval!(ctx, [Value::Bool(transactional), T(prefix), T(content)]
-        => emit_message(ctx, *transactional, prefix, content.as_bytes(), false)),
-    ),
-    function(
-        "pg_logical_emit_message",
-        &[Bool, Text, Bytea],
-        PgLsn,
-        eval!(ctx, [Value::Bool(transactional), T(prefix), Value::Bytes(content)]
-        => emit_message(ctx, *transactional, prefix, content, false)),
-    ),
-    function(
-        "pg_logical_emit_message",
-        &[Bool, Text, Text, Bool],
-        PgLsn,
-        eval!(ctx, [Value::Bool(transactional), T(prefix), T(content), Value::Bool(flush)]
-        => emit_message(ctx, *transactional, prefix, content.as_bytes(), *flush)),
-    ),
-    function(
-        "pg_logical_emit_message",
-        &[Bool, Text, Bytea, Bool],
-        PgLsn,
-        eval!(ctx, [Value::Bool(transactional), T(prefix), Value::Bytes(content), Value::Bool(flush)]
-        => emit_message(ctx, *transactional, prefix, content, *flush)),
-    ),
-    function("pg_switch_wal", &[], PgLsn, |ctx, _| switch_wal(ctx)),
-    // Replication slots; the text of PostgreSQL's record (slot_name name, lsn pg_lsn).
-    function(
-        "pg_create_logical_replication_slot",
-        &[Name, Name],
-        Text,
-        eval!(ctx, [T(name), T(plugin)] => slot_calls::call(ctx, SlotCall::CreateLogical { name: name.clone(), plugin: plugin.clone(), two_phase: false }, false)),
-    ),
-    function(
-        "pg_create_logical_replication_slot",
-        &[Name, Name, Bool],
-        Text,
-        eval!(ctx, [T(name), T(plugin), Value::Bool(temporary)] => slot_calls::call(ctx, SlotCall::CreateLogical { name: name.clone(), plugin: plugin.clone(), two_phase: false }, *temporary)),
-    ),
-    function(
-        "pg_create_logical_replication_slot",
-        &[Name, Name, Bool, Bool],
-        Text,
-        eval!(ctx, [T(name), T(plugin), Value::Bool(temporary), Value::Bool(two_phase)] => slot_calls::call(ctx, SlotCall::CreateLogical { name: name.clone(), plugin: plugin.clone(), two_phase: *two_phase }, *temporary)),
-    ),
-    function(
-        "pg_create_physical_replication_slot",
-        &[Name],
-        Text,
-        eval!(ctx, [T(name)] => slot_calls::call(ctx, SlotCall::CreatePhysical { name: name.clone(), reserve_wal: false }, false)),
-    ),
-    function(
-        "pg_create_physical_replication_slot",
-        &[Name, Bool],
-        Text,
-        eval!(ctx, [T(name), Value::Bool(reserve_wal)] => slot_calls::call(ctx, SlotCall::CreatePhysical { name: name.clone(), reserve_wal: *reserve_wal }, false)),
-    ),
-    function(
-        "pg_create_physical_replication_slot",
-        &[Name, Bool, Bool],
-        Text,
-        eval!(ctx, [T(name), Value::Bool(reserve_wal), Value::Bool(temporary)] => slot_calls::call(ctx, SlotCall::CreatePhysical { name: name.clone(), reserve_wal: *reserve_wal }, *temporary)),
-    ),
-    function(
-        "pg_drop_replication_slot",
-        &[Name],
-        Void,
-        eval!(ctx, [T(name)] => slot_calls::call(ctx, SlotCall::Drop { name: name.clone() }, false)),
-    ),
-    // PostgreSQL: set_config_by_name.
-    function(
-        "set_config",
-        &[Text, Text, Bool],
-        Text,
-        eval!(ctx, [T(name), T(value), Value::Bool(local)] => {
-            ctx.emitter.set(name, value, *local);
-            Ok(T(value.clone()))
-        }),
-    ),
-    // The server and the session.
-    function(
-        "pg_cancel_backend",
-        &[Int4],
-        Bool,
-        eval!(ctx, [I(pid)] => Ok(signal(ctx, *pid, Sessions::cancel))),
-    ),
-    function(
-        "pg_terminate_backend",
-        &[Int4],
-        Bool,
-        eval!(ctx, [I(pid)] => Ok(signal(ctx, *pid, Sessions::terminate))),
-    ),
-    function(
-        "pg_stat_reset_shared",
-        &[Text],
-        Void,
-        eval!(ctx, [T(target)] => reset_shared(ctx, target)),
-    ),
-    function("version", &[], Text, |ctx, _| version(ctx)),
-    function("current_setting", &[Text], Text, eval!(ctx, [T(name)] => ctx.show(name).map(T))),
-    function(
-        "current_setting",
-        &[Text, Bool],
-        Text,
-        eval!(ctx, [T(name), Value::Bool(missing_ok)] => {
-            match ctx.show_opt(name) {
-                None if *missing_ok => Ok(Value::Null),
-                _ => ctx.show(name).map(T),
-            }
-        }),
-    ),
-    function("current_database", &[], Name, |ctx, _| Ok(Value::text_of(ctx.database))),
-    function("current_catalog", &[], Name, |ctx, _| Ok(Value::text_of(ctx.database))),
+    // The catalog.
     function("current_schema", &[], Name, |_, _| Ok(Value::text_of("pg_catalog"))),
-    function("current_user", &[], Name, |ctx, _| Ok(user(ctx))),
-    function("current_role", &[], Name, |ctx, _| Ok(user(ctx))),
-    function("session_user", &[], Name, |ctx, _| Ok(user(ctx))),
-    function("user", &[], Name, |ctx, _| Ok(user(ctx))),
-    function("pg_backend_pid", &[], Int4, |ctx, _| Ok(super::catalog::pid(ctx.client.pid))),
-    function("inet_client_addr", &[], Type::Inet, |ctx, _| {
-        let address = ctx.client.address.map(|address| address.ip().to_canonical().to_string());
-        Ok(Value::or_null(address, T))
-    }),
-    function("inet_client_port", &[], Int4, |ctx, _| {
-        Ok(Value::or_null(ctx.client.address, |address| I(i64::from(address.port()))))
-    }),
-    function("now", &[], TimestampTz, |ctx, _| Ok(Value::Timestamp(ctx.transaction_start))),
-    function("transaction_timestamp", &[], TimestampTz, |ctx, _| {
-        Ok(Value::Timestamp(ctx.transaction_start))
-    }),
-    function("current_timestamp", &[], TimestampTz, |ctx, _| {
-        Ok(Value::Timestamp(ctx.transaction_start))
-    }),
-    function("statement_timestamp", &[], TimestampTz, |ctx, _| {
-        Ok(Value::Timestamp(ctx.statement_start))
-    }),
-    function("clock_timestamp", &[], TimestampTz, |_, _| Ok(Value::Timestamp(crate::clock::now()))),
     function("pg_advisory_unlock_all", &[], Void, |_, _| Ok(T(String::new()))),
     function(
         "pg_get_userbyid",
@@ -805,12 +509,9 @@ pub(super) static FUNCTIONS: &[Function] = &[
     function("rtrim", &[Text], Text, eval!([T(a)] => trim_set(a, " ", false, true))),
     function("rtrim", &[Text, Text], Text, eval!([T(a), T(set)] => trim_set(a, set, false, true))),
     Function {
-        name: "concat",
-        args: &[Text],
         variadic: true,
-        result: Text,
         strict: false,
-        eval: |_, args| {
+        ..function("concat", &[Text], Text, |_, args| {
             Ok(T(args
                 .iter()
                 .filter_map(|arg| match arg {
@@ -818,7 +519,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
                     _ => None,
                 })
                 .collect()))
-        },
+        })
     },
 ];
 
@@ -839,7 +540,7 @@ mod tests {
         assert_eq!(operator("-", &[PgLsn, PgLsn]), Some(Num));
         assert_eq!(operator("-", &[PgLsn, Int8]), Some(PgLsn));
         assert_eq!(operator("*", &[Span, Int4]), Some(Span));
-        assert_eq!(operator("+", &[Bool, Int4]), None);
+        assert_eq!(operator("+", &[Type::Bool, Int4]), None);
         assert_eq!(resolve(FUNCTIONS, "round", &[Int4]).unwrap().result, Float8);
     }
 

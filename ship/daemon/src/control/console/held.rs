@@ -7,8 +7,8 @@ use std::sync::Arc;
 use walhub_proto::lsn::Lsn;
 
 use super::elsewhere::Arguments;
-use super::emit::{TRANSACTION_BYTES_MAX, cost, too_large};
-use super::failure::Result;
+use super::emit::{TRANSACTION_BYTES_MAX, cost};
+use super::failure::{Result, transaction_too_large};
 use super::memory::{Account, Reservation};
 use super::statement::Prepared;
 use walhub_hub::api::append::NewRecord;
@@ -81,7 +81,7 @@ impl Pending {
     ) -> Result<Slot> {
         let cost = cost(&record);
         if self.bytes() + cost > TRANSACTION_BYTES_MAX {
-            return Err(too_large());
+            return Err(transaction_too_large());
         }
         let (records, bytes, held) = if record.transactional {
             (&self.transactional, self.transaction_bytes, &mut self.transaction_memory)

@@ -19,7 +19,7 @@ use walhub_proto::wire::backend::Report;
 use super::catalog::pid;
 use super::context::Context;
 use super::failure::Result;
-use super::plan::Rows;
+use super::row::Rows;
 use super::types::Type;
 use super::value::Value;
 

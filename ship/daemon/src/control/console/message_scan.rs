@@ -20,15 +20,17 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 
 use super::SettingsView;
-use super::aggregate::Aggregate;
+use super::catalog::is_messages;
 use super::context::Context;
 use super::elsewhere::{Arguments, Stop};
 use super::emit::Emitter;
+use super::env::{Env, Scan};
 use super::execute::reads_and_writes;
-use super::expr::{Comparison, Expr, Node};
 use super::failure::{Failure, PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted, unsupported};
 use super::memory::Reservation;
-use super::plan::{Plan, Rows, Source, cost, retain, row_count};
+use super::plan::{Aggregate, Comparison, Expr, Node, Plan, Source};
+use super::query::{retain, row_count};
+use super::row::{Rows, cost};
 use super::session::Session;
 use super::statement::Prepared;
 use super::types::Type;
@@ -77,54 +79,58 @@ impl Fetched {
     }
 }
 
-/// The rows of the relation. Where they were read for one place in the query, that takes them once.
-pub(super) fn rows(ctx: &Context<'_>) -> Rows {
-    match ctx.messages {
-        None => Rows::new(),
-        Some(fetched) if fetched.is_filtered && ctx.is_elsewhere() => fetched.rows.take(),
-        Some(fetched) => fetched.rows.borrow().clone(),
+/// What the relation has. Where the rows were read for one place in the query, that takes them once.
+pub(super) fn scan(ctx: &Context<'_>) -> Scan {
+    let Some(fetched) = ctx.messages else { return Scan::default() };
+    Scan {
+        rows: if fetched.is_filtered && ctx.is_elsewhere {
+            fetched.rows.take()
+        } else {
+            fetched.rows.borrow().clone()
+        },
+        is_filtered: fetched.is_filtered,
+        count: fetched.count,
+        is_counted: true,
     }
 }
 
-impl Plan {
-    /// The query that reads the relation, when it is this one or one in its FROM.
-    fn reader(&self) -> Option<&Self> {
-        match &self.source {
-            Source::Relation(relation) => relation.is_messages().then_some(self),
-            Source::Query(plan) => plan.reader(),
-            Source::Nothing | Source::Series(_) | Source::Values(_) => None,
-        }
+/// The query that reads the relation, when it is this one or one in its FROM.
+fn reader(plan: &Plan) -> Option<&Plan> {
+    match &plan.source {
+        Source::Relation(relation) => is_messages(relation).then_some(plan),
+        Source::Query(plan) => reader(plan),
+        Source::Nothing | Source::Series(_) | Source::Values(_) => None,
     }
+}
 
-    /// Whether nothing but the number of rows is wanted.
-    fn only_counts(&self) -> bool {
-        self.grouping.as_ref().is_some_and(|grouping| {
-            grouping.keys.is_empty()
-                && grouping.aggregates.iter().all(|call| {
-                    call.aggregate == Aggregate::Count
-                        && call.argument.is_none()
-                        && call.filter.is_none()
-                })
-        })
-    }
+/// Whether nothing but the number of rows is wanted.
+fn only_counts(plan: &Plan) -> bool {
+    plan.grouping.as_ref().is_some_and(|grouping| {
+        grouping.keys.is_empty()
+            && grouping.aggregates.iter().all(|call| {
+                call.aggregate == Aggregate::Count
+                    && call.argument.is_none()
+                    && call.filter.is_none()
+            })
+    })
+}
 
-    /// How many rows are wanted at most, and whether the last ones.
-    fn limit_of_messages(&self, ctx: &Context<'_>) -> Result<Option<(usize, bool)>> {
-        let plain = self.grouping.is_none() && self.having.is_none() && !self.distinct;
-        let Some(limit) = row_count(self.limit.as_ref(), "LIMIT", ctx)? else { return Ok(None) };
-        let offset = row_count(self.offset.as_ref(), "OFFSET", ctx)?.unwrap_or(0);
-        let descending = match self.order.first() {
-            None => false,
-            Some(key) => {
-                let by = self.outputs.get(key.output).map(|output| &output.expr.node);
-                if by != Some(&Node::Column(LSN)) {
-                    return Ok(None);
-                }
-                key.direction.descending
+/// How many rows are wanted at most, and whether the last ones.
+fn limit_of(plan: &Plan, env: &Env<'_>) -> Result<Option<(usize, bool)>> {
+    let plain = plan.grouping.is_none() && plan.having.is_none() && !plan.distinct;
+    let Some(limit) = row_count(plan.limit.as_ref(), "LIMIT", env)? else { return Ok(None) };
+    let offset = row_count(plan.offset.as_ref(), "OFFSET", env)?.unwrap_or(0);
+    let descending = match plan.order.first() {
+        None => false,
+        Some(key) => {
+            let by = plan.outputs.get(key.output).map(|output| &output.expr.node);
+            if by != Some(&Node::Column(LSN)) {
+                return Ok(None);
             }
-        };
-        Ok(plain.then_some((limit.saturating_add(offset), descending)))
-    }
+            key.direction.descending
+        }
+    };
+    Ok(plain.then_some((limit.saturating_add(offset), descending)))
 }
 
 /// What of the WAL can hold rows.
@@ -137,18 +143,18 @@ struct Wanted {
 
 impl Wanted {
     /// Takes what a condition says about position and prefix into account.
-    fn narrow(&mut self, condition: &Expr, ctx: &Context<'_>) -> Result<()> {
+    fn narrow(&mut self, condition: &Expr, env: &Env<'_>) -> Result<()> {
         match &condition.node {
             Node::And(left, right) => {
-                self.narrow(left, ctx)?;
-                self.narrow(right, ctx)?;
+                self.narrow(left, env)?;
+                self.narrow(right, env)?;
             }
             Node::Between { operand, low, high, negated: false } => {
-                self.compare(Comparison::GtEq, operand, low, ctx)?;
-                self.compare(Comparison::LtEq, operand, high, ctx)?;
+                self.compare(Comparison::GtEq, operand, low, env)?;
+                self.compare(Comparison::LtEq, operand, high, env)?;
             }
             Node::Compare(comparison, left, right) => {
-                self.compare(*comparison, left, right, ctx)?;
+                self.compare(*comparison, left, right, env)?;
                 let mirrored = match comparison {
                     Comparison::Lt => Comparison::Gt,
                     Comparison::LtEq => Comparison::GtEq,
@@ -156,7 +162,7 @@ impl Wanted {
                     Comparison::GtEq => Comparison::LtEq,
                     Comparison::Eq | Comparison::NotEq => *comparison,
                 };
-                self.compare(mirrored, right, left, ctx)?;
+                self.compare(mirrored, right, left, env)?;
             }
             _ => {}
         }
@@ -168,13 +174,13 @@ impl Wanted {
         comparison: Comparison,
         column: &Expr,
         bound: &Expr,
-        ctx: &Context<'_>,
+        env: &Env<'_>,
     ) -> Result<()> {
         let Node::Column(column) = column.node else { return Ok(()) };
         if !is_fixed(bound) {
             return Ok(());
         }
-        match (column, bound.eval(&[], ctx)?) {
+        match (column, bound.eval(&[], env)?) {
             // LSNs are whole numbers, but the condition itself is evaluated on each row anyway.
             (LSN, Value::Lsn(lsn)) => match comparison {
                 Comparison::Eq => {
@@ -398,19 +404,19 @@ impl<V: SettingsView> Session<V> {
             return Err(hinted(failure, "An upstream's messages can be decoded at the upstream."));
         }
         // What is asked for twice is read once, and all of it.
-        let query = plan.reader().filter(|_| prepared.message_scans == 1);
+        let query = reader(plan).filter(|_| prepared.message_scans == 1);
         let mut wanted = Wanted { lower: Lsn(0), upper: Lsn::MAX, prefix: None };
         let mut limit = None;
         if let Some(query) = query {
-            self.glance(arguments, |ctx| {
+            self.glance(arguments, |env| {
                 if let Some(filter) = &query.filter {
-                    wanted.narrow(filter, ctx)?;
+                    wanted.narrow(filter, env)?;
                 }
-                limit = query.limit_of_messages(ctx)?;
+                limit = limit_of(query, env)?;
                 Ok(())
             })?;
         }
-        let count = query.is_some_and(Plan::only_counts).then_some(0);
+        let count = query.is_some_and(only_counts).then_some(0);
         let (rows, is_filtered) = (RefCell::default(), query.is_some());
         let fetched = Fetched { rows, memory: self.account.reservation(), count, is_filtered };
         let (Some(identity), Some(reader)) =
@@ -432,7 +438,9 @@ impl<V: SettingsView> Session<V> {
                 let mut batch = scanner.next_batch().map_err(Box::new)?;
                 let emitter = Emitter::default();
                 // Each batch may take as many steps as a statement.
-                retain(&mut batch.rows, kept.as_ref(), &surroundings.context(&emitter, None))?;
+                let ctx = surroundings.context(&emitter, None);
+                retain(&mut batch.rows, kept.as_ref(), &surroundings.env(&ctx))?;
+                drop(ctx);
                 if !emitter.take().0.is_empty() {
                     return Err(reads_and_writes());
                 }

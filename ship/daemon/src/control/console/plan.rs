@@ -1,33 +1,13 @@
-//! A bound query, and running it.
+//! A bound query as data: every name and type is resolved.
 //!
-//! Source, filter, grouping, HAVING, output, DISTINCT, ORDER BY, OFFSET, LIMIT, in that order.
-//! Sort keys that are not in the select list are outputs after the visible ones.
+//! Not here: how it came about (`bind`), running it (`query`, `expr`, `aggregate`).
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use walhub_proto::sqlstate::SqlState;
-
-use super::aggregate::AggregateCall;
-use super::catalog::Relation;
-use super::context::Context;
-use super::expr::Expr;
-use super::failure::{INVALID_LIMIT, INVALID_OFFSET, Result, fail, hinted};
+use super::env::{Function, Relation};
 use super::types::Type;
 use super::value::Value;
-
-/// Rows of values.
-pub(super) type Rows = Vec<Vec<Value>>;
-
-/// Bytes of memory that a row takes, near enough.
-pub(super) fn cost(row: &[Value]) -> usize {
-    row_cost(row.len()) + row.iter().map(Value::heap_len).sum::<usize>()
-}
-
-/// Bytes of a row of so many values that have nothing on the heap: its place among the rows, and its own.
-const fn row_cost(values: usize) -> usize {
-    size_of::<Vec<Value>>() + values * size_of::<Value>() + 16
-}
 
 /// A query with every name and type resolved.
 #[derive(Clone, PartialEq, Debug)]
@@ -101,236 +81,233 @@ impl Direction {
     }
 }
 
-/// How whole rows order, column by column; NULLs are equal.
-pub(super) fn compare_rows(left: &[Value], right: &[Value]) -> Ordering {
-    left.iter()
-        .zip(right)
-        .map(|(left, right)| left.compare(right))
-        .find(|ordering| ordering.is_ne())
-        .unwrap_or(Ordering::Equal)
-}
-
 impl Plan {
     /// Names and types of the columns that the client sees.
     pub(super) fn columns(&self) -> impl Iterator<Item = (&str, Type)> {
         self.outputs.iter().take(self.visible).map(|output| (&*output.name, output.expr.ty))
     }
+}
 
-    /// Runs the query. What its rows take is held; nothing else is, afterwards.
-    pub(super) fn run(&self, ctx: &Context<'_>) -> Result<Rows> {
-        let before = ctx.held();
-        let rows = self.run_parts(ctx)?;
-        ctx.release_to(before + rows.iter().map(|row| cost(row)).sum::<usize>());
-        Ok(rows)
+/// An expression and its type.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Expr {
+    pub(super) ty: Type,
+    pub(super) node: Node,
+}
+
+/// What an expression does.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Node {
+    Const(Value),
+    /// A column of the row.
+    Column(usize),
+    /// A parameter, counted from zero.
+    Param(usize),
+    /// An aggregate of the query; replaced by a column before anything is evaluated.
+    Aggregate(usize),
+    Call(&'static Function, Vec<Expr>),
+    /// To the type of the expression; with a scale for `numeric(p, s)`.
+    Cast(Box<Expr>, Option<u32>),
+    Compare(Comparison, Box<Expr>, Box<Expr>),
+    /// IS [NOT] DISTINCT FROM.
+    Distinct {
+        left: Box<Expr>,
+        right: Box<Expr>,
+        negated: bool,
+    },
+    And(Box<Expr>, Box<Expr>),
+    Or(Box<Expr>, Box<Expr>),
+    Not(Box<Expr>),
+    IsNull {
+        operand: Box<Expr>,
+        negated: bool,
+    },
+    /// IS [NOT] TRUE and IS [NOT] FALSE.
+    IsBool {
+        operand: Box<Expr>,
+        wanted: bool,
+        negated: bool,
+    },
+    In {
+        operand: Box<Expr>,
+        list: Vec<Expr>,
+        negated: bool,
+    },
+    InQuery {
+        operand: Box<Expr>,
+        plan: Arc<Plan>,
+        negated: bool,
+    },
+    Between {
+        operand: Box<Expr>,
+        low: Box<Expr>,
+        high: Box<Expr>,
+        negated: bool,
+    },
+    Like {
+        operand: Box<Expr>,
+        pattern: Box<Expr>,
+        fold_case: bool,
+        negated: bool,
+    },
+    /// CASE: with an operand, each WHEN is a value of the operand's type, else a condition.
+    Case {
+        operand: Option<Box<Expr>>,
+        branches: Vec<(Expr, Expr)>,
+        otherwise: Option<Box<Expr>>,
+    },
+    Coalesce(Vec<Expr>),
+    NullIf(Box<Expr>, Box<Expr>),
+    /// GREATEST or LEAST: the one that compares so to all others.
+    Extreme(Ordering, Vec<Expr>),
+    Scalar(Arc<Plan>),
+    Exists {
+        plan: Arc<Plan>,
+        negated: bool,
+    },
+}
+
+/// A comparison operator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Comparison {
+    Eq,
+    NotEq,
+    Lt,
+    LtEq,
+    Gt,
+    GtEq,
+}
+
+impl Comparison {
+    /// Whether it holds for operands that compare so.
+    pub(super) const fn holds(self, ordering: Ordering) -> bool {
+        match self {
+            Self::Eq => ordering.is_eq(),
+            Self::NotEq => ordering.is_ne(),
+            Self::Lt => ordering.is_lt(),
+            Self::LtEq => ordering.is_le(),
+            Self::Gt => ordering.is_gt(),
+            Self::GtEq => ordering.is_ge(),
+        }
+    }
+}
+
+impl Expr {
+    /// An expression of that type.
+    pub(super) const fn new(ty: Type, node: Node) -> Self {
+        Self { ty, node }
     }
 
-    /// Runs a query whose rows are looked at in passing.
-    pub(super) fn run_within<T>(
-        &self,
-        ctx: &Context<'_>,
-        look: impl FnOnce(Rows) -> T,
-    ) -> Result<T> {
-        let before = ctx.held();
-        let seen = look(self.run_parts(ctx)?);
-        ctx.release_to(before);
-        Ok(seen)
+    /// A boolean expression.
+    pub(super) const fn bool(node: Node) -> Self {
+        Self { ty: Type::Bool, node }
     }
 
-    fn run_parts(&self, ctx: &Context<'_>) -> Result<Rows> {
-        let mut rows = match &self.source {
-            Source::Nothing => vec![Vec::new()],
-            // The rows of walhub.messages are held by what has read them.
-            Source::Relation(relation) if relation.is_messages() => (relation.rows)(ctx),
-            Source::Relation(relation) => {
-                let rows = (relation.rows)(ctx);
-                ctx.hold(rows.iter().map(|row| cost(row)).sum())?;
-                rows
+    /// The direct operands.
+    pub(super) fn operands_mut(&mut self) -> Vec<&mut Self> {
+        match &mut self.node {
+            Node::Const(_)
+            | Node::Column(_)
+            | Node::Param(_)
+            | Node::Aggregate(_)
+            | Node::Scalar(_)
+            | Node::Exists { .. } => Vec::new(),
+            Node::Call(_, args) | Node::Coalesce(args) | Node::Extreme(_, args) => {
+                args.iter_mut().collect()
             }
-            Source::Query(plan) => plan.run(ctx)?,
-            Source::Values(rows) => values(rows, ctx)?,
-            Source::Series(args) => series(args, ctx)?,
-        };
-        let fetched = match &self.source {
-            Source::Relation(relation) if relation.is_messages() => ctx.messages,
+            Node::Cast(operand, _)
+            | Node::Not(operand)
+            | Node::IsNull { operand, .. }
+            | Node::IsBool { operand, .. }
+            | Node::InQuery { operand, .. } => vec![operand],
+            Node::Compare(_, left, right)
+            | Node::Distinct { left, right, .. }
+            | Node::And(left, right)
+            | Node::Or(left, right)
+            | Node::NullIf(left, right) => vec![left, right],
+            Node::Like { operand, pattern, .. } => vec![operand, pattern],
+            Node::Between { operand, low, high, .. } => vec![operand, low, high],
+            Node::In { operand, list, .. } => {
+                std::iter::once(&mut **operand).chain(list.iter_mut()).collect()
+            }
+            Node::Case { operand, branches, otherwise } => operand
+                .iter_mut()
+                .map(|operand| &mut **operand)
+                .chain(branches.iter_mut().flat_map(|(when, then)| [when, then]))
+                .chain(otherwise.iter_mut().map(|otherwise| &mut **otherwise))
+                .collect(),
+        }
+    }
+}
+
+/// Which aggregate it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Aggregate {
+    /// `count(*)` and `count(x)`.
+    Count,
+    Sum,
+    Avg,
+    Min,
+    Max,
+    StringAgg,
+    ArrayAgg,
+    BoolAnd,
+    BoolOr,
+}
+
+impl Aggregate {
+    /// The aggregate of that name.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "count" => Self::Count,
+            "sum" => Self::Sum,
+            "avg" => Self::Avg,
+            "min" => Self::Min,
+            "max" => Self::Max,
+            "string_agg" => Self::StringAgg,
+            "array_agg" => Self::ArrayAgg,
+            "bool_and" | "every" => Self::BoolAnd,
+            "bool_or" => Self::BoolOr,
+            _ => return None,
+        })
+    }
+
+    /// The type that its first argument is cast to and the type of its result, for an argument of
+    /// type `arg`; `None` when there is no such aggregate.
+    pub(super) fn signature(self, arg: Type) -> Option<(Type, Type)> {
+        match (self, arg) {
+            (Self::Count, Type::Unknown) => Some((Type::Text, Type::Int8)),
+            (Self::Count, arg) => Some((arg, Type::Int8)),
+            (Self::Sum, Type::Int2 | Type::Int4) => Some((arg, Type::Int8)),
+            (Self::Sum | Self::Avg, Type::Int2 | Type::Int4 | Type::Int8 | Type::Numeric) => {
+                Some((Type::Numeric, Type::Numeric))
+            }
+            (Self::Sum | Self::Avg, Type::Float8 | Type::Interval) => Some((arg, arg)),
+            (Self::Min | Self::Max, Type::Unknown | Type::Name) => Some((Type::Text, Type::Text)),
+            (Self::Min | Self::Max, Type::Bool | Type::Void | Type::Xid) => None,
+            (Self::Min | Self::Max, arg) => Some((arg, arg)),
+            (Self::StringAgg, arg) => {
+                arg.implicit_cost(Type::Text).map(|_| (Type::Text, Type::Text))
+            }
+            (Self::ArrayAgg, Type::Text | Type::Unknown) => Some((Type::Text, Type::TextArray)),
+            (Self::BoolAnd | Self::BoolOr, Type::Bool | Type::Unknown) => {
+                Some((Type::Bool, Type::Bool))
+            }
             _ => None,
-        };
-        if !fetched.is_some_and(|fetched| fetched.is_filtered) {
-            retain(&mut rows, self.filter.as_ref(), ctx)?;
         }
-        if let Some(grouping) = &self.grouping {
-            rows = match fetched.and_then(|fetched| fetched.count) {
-                Some(count) => vec![vec![Value::Int(count); grouping.aggregates.len()]],
-                None => grouping.run(rows, ctx)?,
-            };
-        }
-        retain(&mut rows, self.having.as_ref(), ctx)?;
-        let mut results: Rows = Vec::new();
-        // Each row makes room for what comes of it.
-        for row in rows {
-            let result: Result<Vec<Value>> =
-                self.outputs.iter().map(|output| output.expr.eval(&row, ctx)).collect();
-            // What was read from the WAL has a limit of its own.
-            let result = result?.into_iter().map(|value| match fetched {
-                Some(_) => Ok(value),
-                None => ctx.charge(value),
-            });
-            let result: Vec<Value> = result.collect::<Result<_>>()?;
-            if fetched.is_none() {
-                ctx.hold(cost(&result))?;
-            }
-            results.push(result);
-        }
-        if self.distinct {
-            results.sort_by(|left, right| compare_rows(left, right));
-            results.dedup_by(|left, right| compare_rows(left, right).is_eq());
-        }
-        if !self.order.is_empty() {
-            results.sort_by(|left, right| self.compare_sort_keys(left, right));
-        }
-        let offset = row_count(self.offset.as_ref(), "OFFSET", ctx)?.unwrap_or(0);
-        let limit = row_count(self.limit.as_ref(), "LIMIT", ctx)?.unwrap_or(usize::MAX);
-        Ok(results
-            .into_iter()
-            .skip(offset)
-            .take(limit)
-            .map(|mut row| {
-                row.truncate(self.visible);
-                row
-            })
-            .collect())
-    }
-
-    fn compare_sort_keys(&self, left: &[Value], right: &[Value]) -> Ordering {
-        self.order
-            .iter()
-            .filter_map(|key| {
-                Some(key.direction.compare(left.get(key.output)?, right.get(key.output)?))
-            })
-            .find(|ordering| ordering.is_ne())
-            .unwrap_or(Ordering::Equal)
     }
 }
 
-fn values(rows: &[Vec<Expr>], ctx: &Context<'_>) -> Result<Rows> {
-    let eval = |expr: &Expr| ctx.charge(expr.eval(&[], ctx)?);
-    let row = |row: &Vec<Expr>| {
-        let row: Vec<Value> = row.iter().map(eval).collect::<Result<_>>()?;
-        ctx.hold(cost(&row))?;
-        Ok(row)
-    };
-    rows.iter().map(row).collect()
-}
-
-/// PostgreSQL: `generate_step_series_int8`.
-fn series(args: &[Expr], ctx: &Context<'_>) -> Result<Rows> {
-    let mut numbers = [0, 0, 1];
-    for (number, arg) in numbers.iter_mut().zip(args) {
-        match arg.eval(&[], ctx)? {
-            Value::Int(value) => *number = value,
-            _ => return Ok(Vec::new()),
-        }
-    }
-    let [first, last, step] = numbers;
-    if step == 0 {
-        return Err(fail(SqlState::INVALID_PARAMETER_VALUE, "step size cannot equal zero"));
-    }
-    let mut rows = Vec::new();
-    let mut next = Some(first);
-    while let Some(number) = next.filter(|it| if step > 0 { *it <= last } else { *it >= last }) {
-        ctx.step()?;
-        ctx.hold(row_cost(1))?;
-        rows.push(vec![Value::Int(number)]);
-        next = number.checked_add(step);
-    }
-    Ok(rows)
-}
-
-/// Keeps the rows for which the condition holds.
-pub(super) fn retain(rows: &mut Rows, condition: Option<&Expr>, ctx: &Context<'_>) -> Result<()> {
-    let Some(condition) = condition else { return Ok(()) };
-    let mut failure = None;
-    rows.retain(|row| {
-        // What follows a failure is not looked at.
-        failure.is_none()
-            && condition.holds(row, ctx).unwrap_or_else(|error| {
-                failure = Some(error);
-                false
-            })
-    });
-    failure.map_or(Ok(()), Err)
-}
-
-/// The number after LIMIT or OFFSET.
-pub(super) fn row_count(
-    expr: Option<&Expr>,
-    clause: &str,
-    ctx: &Context<'_>,
-) -> Result<Option<usize>> {
-    let Some(expr) = expr else { return Ok(None) };
-    match expr.eval(&[], ctx)? {
-        Value::Int(count) => usize::try_from(count).map(Some).map_err(|_| {
-            let state = if clause == "LIMIT" { INVALID_LIMIT } else { INVALID_OFFSET };
-            fail(state, format!("{clause} must not be negative"))
-        }),
-        // LIMIT NULL is LIMIT ALL.
-        _ => Ok(None),
-    }
-}
-
-impl Grouping {
-    fn run(&self, rows: Rows, ctx: &Context<'_>) -> Result<Rows> {
-        let mut keyed: Vec<(Vec<Value>, Vec<Value>)> = Vec::new();
-        for row in rows {
-            let key: Result<Vec<Value>> = self.keys.iter().map(|key| key.eval(&row, ctx)).collect();
-            let key = key?;
-            ctx.hold(cost(&key))?;
-            keyed.push((key, row));
-        }
-        // Stable: rows of one group keep their order, as string_agg without ORDER BY shows it.
-        keyed.sort_by(|left, right| compare_rows(&left.0, &right.0));
-        let mut results = Vec::new();
-        for group in keyed.chunk_by(|left, right| compare_rows(&left.0, &right.0).is_eq()) {
-            let key = group.first().map(|(key, _)| key.clone()).unwrap_or_default();
-            results.push(self.finish(key, group.iter().map(|(_, row)| &**row), ctx)?);
-        }
-        // Without GROUP BY there is one group, even of no rows.
-        if results.is_empty() && self.keys.is_empty() {
-            results.push(self.finish(Vec::new(), std::iter::empty(), ctx)?);
-        }
-        Ok(results)
-    }
-
-    fn finish<'a>(
-        &self,
-        mut row: Vec<Value>,
-        group: impl Iterator<Item = &'a [Value]> + Clone,
-        ctx: &Context<'_>,
-    ) -> Result<Vec<Value>> {
-        for aggregate in &self.aggregates {
-            row.push(ctx.charge(aggregate.run(group.clone(), ctx)?)?);
-        }
-        ctx.hold(cost(&row))?;
-        Ok(row)
-    }
-}
-
-/// The error for a column that is neither grouped nor aggregated.
-pub(super) fn ungrouped(table: Option<&str>, column: &str) -> super::failure::Failure {
-    let name = table.map_or_else(|| column.to_owned(), |table| format!("{table}.{column}"));
-    fail(
-        super::failure::GROUPING_ERROR,
-        format!(
-            "column \"{name}\" must appear in the GROUP BY clause or be used in an aggregate function"
-        ),
-    )
-}
-
-/// The error for a relation that is not there.
-pub(super) fn undefined_table(name: &str) -> super::failure::Failure {
-    let failure = fail(SqlState::UNDEFINED_TABLE, format!("relation \"{name}\" does not exist"));
-    hinted(
-        failure,
-        "walhub has the relations pg_stat_replication, pg_stat_wal_receiver, \
-        pg_replication_slots, pg_stat_activity, pg_settings and pg_database.",
-    )
+/// One aggregate of a query.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct AggregateCall {
+    pub(super) aggregate: Aggregate,
+    /// `None` for `count(*)`.
+    pub(super) argument: Option<Expr>,
+    /// Of string_agg.
+    pub(super) delimiter: Option<Expr>,
+    pub(super) distinct: bool,
+    pub(super) order: Vec<(Expr, Direction)>,
+    pub(super) filter: Option<Expr>,
+    pub(super) ty: Type,
 }

@@ -17,10 +17,9 @@ use walhub_proto::wire::backend::{Report, Severity};
 use super::SettingsView;
 use super::context::Context;
 use super::emit::Call;
-use super::failure::{Result, fail};
+use super::failure::{Result, canceled, fail};
 use super::session::{Ending, Session};
 use super::value::Value;
-use super::wait_for::canceled;
 use super::wire::{Attended, Interrupt, Told, Wire};
 use walhub_hub::api::append::not_in_recovery;
 

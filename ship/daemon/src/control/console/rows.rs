@@ -8,9 +8,8 @@ use sqlparser::ast;
 use walhub_proto::sqlstate::SqlState;
 
 use super::bind::{Binder, Scope};
-use super::expr::{Expr, Node};
 use super::failure::{PROGRAM_LIMIT_EXCEEDED, Result, fail, unsupported};
-use super::plan::{Output, Plan, Source};
+use super::plan::{Expr, Node, Output, Plan, Source};
 
 /// Columns of one row. PostgreSQL: `MaxTupleAttributeNumber`.
 const COLUMNS_MAX: usize = 1664;

@@ -10,13 +10,11 @@ use sqlparser::ast;
 use walhub_proto::sqlstate::SqlState;
 
 use super::bind::{Binder, Scope, ScopeColumn, fold, fold_name};
-use super::catalog;
-use super::expr::{Expr, Node};
 use super::failure::{
-    DUPLICATE_ALIAS, GROUPING_ERROR, INVALID_COLUMN_REFERENCE, Result, STATEMENT_TOO_COMPLEX, fail,
-    unsupported,
+    DUPLICATE_ALIAS, Failure, GROUPING_ERROR, INVALID_COLUMN_REFERENCE, Result,
+    STATEMENT_TOO_COMPLEX, fail, hinted, unsupported,
 };
-use super::plan::{Direction, Grouping, Output, Plan, SortKey, Source, undefined_table, ungrouped};
+use super::plan::{Direction, Expr, Grouping, Node, Output, Plan, SortKey, Source};
 use super::types::Type;
 use super::value::Value;
 
@@ -165,8 +163,8 @@ impl Binder<'_> {
                     }
                     [own] | [_, own] => {
                         let schema = if let [schema, _] = &*parts { schema } else { "pg_catalog" };
-                        let relation = catalog::relation(schema, own).ok_or_else(missing)?;
-                        self.message_scans += usize::from(relation.is_messages());
+                        let relation = self.catalog.relation(schema, own).ok_or_else(missing)?;
+                        self.relations.push(relation);
                         let columns =
                             relation.columns.iter().map(|(name, ty)| ((*name).to_owned(), *ty));
                         (Source::Relation(relation), columns.collect(), own)
@@ -200,10 +198,7 @@ impl Binder<'_> {
                 let Some(alias) = alias else {
                     let failure =
                         fail(SqlState::SYNTAX_ERROR, "subquery in FROM must have an alias");
-                    return Err(super::failure::hinted(
-                        failure,
-                        "For example, FROM (SELECT ...) [AS] foo.",
-                    ));
+                    return Err(hinted(failure, "For example, FROM (SELECT ...) [AS] foo."));
                 };
                 let plan = self.bind_query(subquery)?;
                 let columns = plan.columns().map(|(name, ty)| (name.to_owned(), ty)).collect();
@@ -587,4 +582,25 @@ fn column_name(expr: &ast::Expr) -> (String, u8) {
         },
         _ => ("?column?".to_owned(), 0),
     }
+}
+
+/// The error for a column that is neither grouped nor aggregated.
+fn ungrouped(table: Option<&str>, column: &str) -> Failure {
+    let name = table.map_or_else(|| column.to_owned(), |table| format!("{table}.{column}"));
+    fail(
+        GROUPING_ERROR,
+        format!(
+            "column \"{name}\" must appear in the GROUP BY clause or be used in an aggregate function"
+        ),
+    )
+}
+
+/// The error for a relation that is not there.
+fn undefined_table(name: &str) -> Failure {
+    let failure = fail(SqlState::UNDEFINED_TABLE, format!("relation \"{name}\" does not exist"));
+    hinted(
+        failure,
+        "walhub has the relations pg_stat_replication, pg_stat_wal_receiver, \
+        pg_replication_slots, pg_stat_activity, pg_settings and pg_database.",
+    )
 }

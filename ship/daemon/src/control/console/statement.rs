@@ -8,14 +8,15 @@ use std::sync::Arc;
 use walhub_proto::sqlstate::SqlState;
 
 use super::bind::Binder;
-use super::context::Context;
+use super::catalog::is_messages;
+use super::context::{Context, Names};
 use super::emit::message_record;
-use super::expr::{Expr, Node};
 use super::failure::{Result, fail};
 use super::memory::{Account, Reservation};
 use super::parameters;
 use super::parse::{self, Parsed, QUERY_LEN_MAX};
-use super::plan::{Plan, Rows, Source};
+use super::plan::{Expr, Node, Plan, Source};
+use super::row::Rows;
 use super::types::Type;
 use super::utility::Utility;
 use super::value::Value;
@@ -137,8 +138,14 @@ pub(super) fn prepare(
             super::failure::unsupported(format_args!("a parameter of the type with OID {oid}"))
         })?);
     }
-    let mut binder =
-        Binder { sql, params: types, ctes: BTreeMap::new(), depth: 0, message_scans: 0 };
+    let mut binder = Binder {
+        sql,
+        params: types,
+        ctes: BTreeMap::new(),
+        depth: 0,
+        catalog: &Names,
+        relations: Vec::new(),
+    };
     let statement = match parsed {
         None => Statement::Empty,
         Some(Parsed::Query(query)) => Statement::Query(Arc::new(binder.bind_query(&query)?)),
@@ -156,7 +163,7 @@ pub(super) fn prepare(
         Statement::Utility(_) | Statement::Empty => None,
     };
     let columns = columns(&statement);
-    let message_scans = binder.message_scans;
+    let message_scans = binder.relations.iter().filter(|relation| is_messages(relation)).count();
     Ok(Prepared {
         parameters,
         columns,

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use walhub_proto::wire::backend::Encoder;
 
+use super::super::env::Relation;
 use super::super::{catalog, serve};
 use super::{params, snapshot};
 
@@ -90,8 +91,8 @@ fn live_expressions_have_the_values_of_postgres() {
 }
 
 /// The relations that PostgreSQL has too.
-fn of_postgres() -> impl Iterator<Item = &'static catalog::Relation> {
-    catalog::RELATIONS.iter().filter(|relation| relation.schema == "pg_catalog")
+fn of_postgres() -> impl Iterator<Item = &'static Relation> {
+    catalog::relations().filter(|relation| relation.schema == "pg_catalog")
 }
 
 #[test]
