@@ -1,0 +1,335 @@
+//! Appending what a session emitted, and waiting until it is as safe as was asked for.
+//!
+//! A transaction is appended as a whole when it commits. Until then its messages are in memory
+//! only, so the position that a message has is known at COMMIT: within a transaction block the
+//! answer is the insert position at that moment.
+//!
+//! PostgreSQL: `RecordTransactionCommit` (src/backend/access/transam/xact.c), `SyncRepWaitForLSN`
+//! (src/backend/replication/syncrep.c).
+
+use std::fmt::Write as _;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use walhub_proto::lsn::Lsn;
+use walhub_proto::sqlstate::SqlState;
+use walhub_proto::syncrep::{SynchronousCommit, WaitLevel};
+use walhub_proto::wire::backend::{Encoder, Report, Severity};
+
+use super::SettingsView;
+use super::held::{Held, HeldAnswer, HeldRows, Lsns};
+use super::memory::Reservation;
+use super::session::{Ending, Session};
+use super::wire::{Attended, Told, Wire};
+use crate::clock;
+use walhub_hub::api::append::{Append, Appended, NewRecord, Waited, WalRequest};
+use walhub_hub::api::hub::Hub;
+use walhub_sql::failure::Result;
+
+/// What is to become of an implicit transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Settle {
+    /// It commits. In a transaction block, it goes on.
+    Commit,
+    /// Its answers are wanted now; it goes on.
+    Tell,
+    /// It failed.
+    Discard,
+}
+
+/// Ends the wait of a session that is dropped while it waits.
+struct CancelOnDrop<'a> {
+    hub: &'a dyn Hub<OwnedFd>,
+    owner: u32,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        self.hub.cancel_wait(self.owner);
+    }
+}
+
+impl<V: SettingsView> Session<V> {
+    /// Appends what cannot wait, and gives the answers that waited for it.
+    pub(super) async fn settle<S>(&mut self, wire: &mut Wire<S>, how: Settle) -> Result<Lsns>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut lsns = Lsns { transactional: Err(Lsn::INVALID), immediate: Vec::new() };
+        let in_block = self.transaction.is_open();
+        let result = if self.pending.is_empty() && self.held.is_empty() {
+            Ok(())
+        } else {
+            self.append_pending(wire, how, in_block, &mut lsns).await
+        };
+        match result {
+            Ok(()) => {
+                self.release(wire, &lsns).await?;
+                Ok(lsns)
+            }
+            Err(failure) => {
+                self.drop_held();
+                Err(failure)
+            }
+        }
+    }
+
+    async fn append_pending<S>(
+        &mut self,
+        wire: &mut Wire<S>,
+        how: Settle,
+        in_block: bool,
+        lsns: &mut Lsns,
+    ) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (records, flush, memory) = self.pending.take_immediate();
+        if !records.is_empty() {
+            let wait = flush.then_some(WaitLevel::LocalFlush);
+            let append = Append { records, commit: None, wait, owner: self.params.client.pid };
+            lsns.immediate = self.append(wire, append, memory).await?.ends;
+        }
+        if how == Settle::Commit && !in_block {
+            let (records, memory) = self.pending.take_transaction();
+            if !records.is_empty() {
+                lsns.transactional = Ok(self.append_transaction(wire, records, memory).await?.ends);
+            }
+        } else {
+            lsns.transactional = Err(self.insert_lsn());
+            if how == Settle::Discard && !in_block {
+                self.pending.take_transaction();
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the WAL ends now.
+    pub(super) fn insert_lsn(&self) -> Lsn {
+        self.params.hub.positions().map_or(Lsn::INVALID, |positions| positions.received_lsn)
+    }
+
+    /// Appends a whole transaction and waits as `synchronous_commit` says.
+    pub(super) async fn append_transaction<S>(
+        &mut self,
+        wire: &mut Wire<S>,
+        records: Vec<NewRecord>,
+        memory: Reservation,
+    ) -> Result<Appended>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let append = Append {
+            records,
+            commit: Some(clock::now()),
+            wait: WaitLevel::of_commit(self.synchronous_commit()),
+            owner: self.params.client.pid,
+        };
+        self.append(wire, append, memory).await
+    }
+
+    fn synchronous_commit(&self) -> SynchronousCommit {
+        let own =
+            self.parameters.own_value("synchronous_commit").and_then(SynchronousCommit::parse);
+        own.unwrap_or_else(|| self.params.settings.borrow().synchronous_commit())
+    }
+
+    /// Has it appended. Until it is answered the records may wait for room in the tail: `memory` is theirs.
+    async fn append<S>(
+        &mut self,
+        wire: &mut Wire<S>,
+        append: Append,
+        memory: Reservation,
+    ) -> Result<Appended>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let hub = Arc::clone(&self.params.hub);
+        let mut answer = hub.append(append);
+        let mut told = Told::default();
+        let answered = match answer.try_recv() {
+            Ok(answered) => answered,
+            Err(_) => {
+                let interrupts = Arc::clone(&self.params.member.interrupts);
+                let owner = self.params.client.pid;
+                let guard = CancelOnDrop { hub: &*hub, owner };
+                loop {
+                    match wire.attend(&interrupts, &mut told, &mut answer, None).await {
+                        Attended::Answered(answered) => {
+                            // There is nothing left to cancel.
+                            std::mem::forget(guard);
+                            break answered;
+                        }
+                        Attended::Lost => return Err(self.lost()),
+                        // It is answered all the same, as soon as it is durable here.
+                        Attended::Interrupted(_) => hub.cancel_wait(owner),
+                        Attended::TimedOut => {}
+                    }
+                }
+            }
+        };
+        drop(memory);
+        let mut appended = answered.map_err(Box::new)?;
+        if let Some(warning) = appended.warning.take() {
+            self.notice_first(&warning);
+        }
+        if appended.waited == Waited::Canceled {
+            self.warn_canceled(told)?;
+        }
+        Ok(appended)
+    }
+
+    /// The hub is gone, and nobody knows what became of the request.
+    pub(super) fn lost(&mut self) -> walhub_sql::failure::Failure {
+        let message = "terminating connection due to administrator command";
+        let report = Report::fatal(SqlState::ADMIN_SHUTDOWN, message);
+        self.ending = Some(Ending::Fatal(report.clone()));
+        Box::new(report)
+    }
+
+    /// PostgreSQL: `SyncRepWaitForLSN`.
+    fn warn_canceled(&mut self, told: Told) -> Result<()> {
+        const DETAIL: &str = "The transaction has already committed locally, but might not have \
+                              been replicated to the standby.";
+        let stops = self.params.member.interrupts.is_terminated() || self.params.hub.is_stopping();
+        if stops && !told.cancel {
+            let message = "canceling the wait for synchronous replication and terminating \
+                           connection due to administrator command";
+            let warning = Report::new(Severity::Warning, SqlState::ADMIN_SHUTDOWN, message);
+            let warning = warning.detail(DETAIL);
+            crate::logging::report(&warning);
+            self.ending = Some(Ending::Silent(warning.clone()));
+            return Err(Box::new(warning));
+        }
+        let message = "canceling wait for synchronous replication due to user request";
+        let warning = Report::new(Severity::Warning, SqlState::WARNING, message).detail(DETAIL);
+        crate::logging::report(&warning);
+        self.notice_first(&warning);
+        Ok(())
+    }
+
+    /// Tells the client something before the answers that are held back.
+    fn notice_first(&mut self, report: &Report) {
+        let Some(first) = self.held.first().map(|held| held.at) else {
+            self.out.report(report);
+            return;
+        };
+        let bytes = self.out.take();
+        let (before, after) = bytes.split_at(first.min(bytes.len()));
+        self.out.raw(before).report(report);
+        let moved = self.out.bytes().len() - before.len();
+        self.out.raw(after);
+        for held in &mut self.held {
+            held.at += moved;
+        }
+    }
+
+    /// Does something else with the WAL.
+    pub(super) async fn wal<S>(&mut self, wire: &mut Wire<S>, request: WalRequest) -> Result<Lsn>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut answer = self.params.hub.wal(request);
+        let interrupts = Arc::clone(&self.params.member.interrupts);
+        let mut told = Told::default();
+        loop {
+            match wire.attend(&interrupts, &mut told, &mut answer, None).await {
+                Attended::Answered(answered) => return answered.map_err(Box::new),
+                Attended::Lost => return Err(self.lost()),
+                // It does not take long, and cannot be taken back.
+                Attended::Interrupted(_) | Attended::TimedOut => {}
+            }
+        }
+    }
+
+    /// Holds an answer back until it is known where everything lies.
+    pub(super) fn hold(&mut self, answer: HeldAnswer) {
+        self.held.push(Held { at: self.out.bytes().len(), answer });
+    }
+
+    /// Forgets the answers that wait, and everything after the first of them.
+    pub(super) fn drop_held(&mut self) {
+        if let Some(first) = self.held.first() {
+            let bytes = self.out.take();
+            self.out.raw(bytes.get(..first.at).unwrap_or_default());
+        }
+        self.held.clear();
+        self.answers_memory.shrink_to(0);
+    }
+
+    /// Gives the answers that waited, each where it belongs.
+    async fn release<S>(&mut self, wire: &mut Wire<S>, lsns: &Lsns) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let bytes = std::mem::replace(&mut self.out, Encoder::new()).take();
+        let mut copied = 0;
+        let mut text = String::new();
+        for held in std::mem::take(&mut self.held) {
+            self.out.raw(bytes.get(copied..held.at).unwrap_or_default());
+            copied = held.at;
+            match held.answer {
+                HeldAnswer::Row { slot, format, suspends, describes } => {
+                    self.describe_first(describes.as_deref());
+                    self.message_row(lsns.of(slot), format, suspends, &mut text);
+                }
+                HeldAnswer::Rows(rows) => self.release_rows(wire, *rows, lsns).await?,
+            }
+        }
+        self.out.raw(bytes.get(copied..).unwrap_or_default());
+        self.answers_memory.shrink_to(0);
+        Ok(())
+    }
+
+    /// The one row of a statement that emits one message.
+    pub(super) fn message_row(&mut self, lsn: Lsn, format: i16, suspends: bool, text: &mut String) {
+        if format == 1 {
+            self.out.data_row(&[Some(lsn.0.to_be_bytes())]);
+        } else {
+            text.clear();
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{lsn}");
+            self.out.data_row(&[Some(&*text)]);
+        }
+        if suspends {
+            self.out.empty(b's');
+        } else {
+            self.out.command_complete("SELECT 1");
+        }
+    }
+
+    async fn release_rows<S>(
+        &mut self,
+        wire: &mut Wire<S>,
+        held: HeldRows,
+        lsns: &Lsns,
+    ) -> Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let HeldRows { prepared, arguments, formats, slots, describes, memory: _memory } = held;
+        let answers = slots.iter().map(|slot| lsns.of(*slot)).collect();
+        match self.run_again(wire, &prepared, &arguments, answers).await {
+            Ok(result) => {
+                let columns = prepared.columns.as_deref().unwrap_or_default();
+                if describes {
+                    self.describe_row(columns, &[]);
+                }
+                let count = result.rows.len();
+                self.send_rows(wire, columns, &formats, result).await?;
+                self.out.command_complete(&format!("SELECT {count}"));
+                Ok(())
+            }
+            Err(failure) if self.ending.is_some() => Err(failure),
+            // It ran without one before; only a look at the clock or a lack of memory can make the difference.
+            Err(failure) => {
+                self.out.report(&failure);
+                Ok(())
+            }
+        }
+    }
+}
