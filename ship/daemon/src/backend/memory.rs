@@ -16,12 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 
-use super::context::Context;
-use super::views::pid;
 use walhub_sql::failure::Result;
-use walhub_sql::value::Value;
-use walhub_sql::value::row::Rows;
-use walhub_sql::value::types::Type;
 
 /// What a session may hold before it counts: its buffers, and a small statement.
 pub(super) const OWN_BYTES: usize = 256 << 10;
@@ -29,6 +24,16 @@ pub(super) const OWN_BYTES: usize = 256 << 10;
 const GRAIN: usize = 64 << 10;
 /// `sql_memory_limit` where nobody has set it.
 pub(super) const LIMIT_DEFAULT: usize = 128 << 20;
+
+/// Bytes held and refused, for the view.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Usage {
+    pub(super) used: usize,
+    /// The most that was ever held.
+    pub(super) peak: usize,
+    /// Requests that were refused.
+    pub(super) refused: u64,
+}
 
 /// What all sessions hold.
 #[derive(Debug)]
@@ -88,6 +93,15 @@ impl Memory {
         }
     }
 
+    /// What all sessions hold now.
+    pub(super) fn usage(&self) -> Usage {
+        Usage {
+            used: self.used.load(Ordering::Relaxed),
+            peak: self.peak.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+        }
+    }
+
     fn refuse(&self, bytes: usize) -> Report {
         self.refused.fetch_add(1, Ordering::Relaxed);
         let limit = shown(self.limit());
@@ -136,6 +150,15 @@ impl Account {
             peak: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
         })
+    }
+
+    /// What the session holds now.
+    pub(super) fn usage(&self) -> Usage {
+        Usage {
+            used: self.held.load(Ordering::Relaxed),
+            peak: self.peak.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+        }
     }
 
     /// A reservation of nothing yet.
@@ -246,38 +269,6 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         self.shrink_to(0);
     }
-}
-
-/// Columns of `walhub.sql_memory`.
-pub(super) const COLUMNS: &[(&str, Type)] = &[
-    ("pid", Type::Int4),
-    ("used_bytes", Type::Int8),
-    ("peak_bytes", Type::Int8),
-    ("limit_bytes", Type::Int8),
-    ("refused", Type::Int8),
-];
-
-/// A row for all sessions together, whose `pid` is NULL, and one for each.
-pub(super) fn rows(ctx: &Context<'_>) -> Rows {
-    let size = |bytes: &AtomicUsize| {
-        Value::Int(i64::try_from(bytes.load(Ordering::Relaxed)).unwrap_or(i64::MAX))
-    };
-    let count = |count: &AtomicU64| {
-        Value::Int(i64::try_from(count.load(Ordering::Relaxed)).unwrap_or(i64::MAX))
-    };
-    let memory = ctx.sessions.memory();
-    let all = vec![
-        Value::Null,
-        size(&memory.used),
-        size(&memory.peak),
-        size(&memory.limit),
-        count(&memory.refused),
-    ];
-    let each = ctx.sessions.accounts().into_iter().map(|(process, account)| {
-        let (held, peak) = (size(&account.held), size(&account.peak));
-        vec![pid(process), held, peak, Value::Null, count(&account.refused)]
-    });
-    std::iter::once(all).chain(each).collect()
 }
 
 #[cfg(test)]
