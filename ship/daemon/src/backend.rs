@@ -26,6 +26,7 @@ mod interrupts;
 mod memory;
 mod message_scan;
 mod messages;
+mod output;
 mod parameters;
 mod promote;
 mod server_settings;

@@ -25,8 +25,9 @@ use crate::failure::{
 };
 use crate::functions::{self, OPERATORS};
 use crate::parse::location;
-use crate::plan::{AggregateCall, Comparison, Expr, Node, Plan};
+use crate::plan::{AggregateCall, Expr, Node, Plan};
 use crate::value::Value;
+use crate::value::comparison::Comparison;
 use crate::value::types::Type;
 
 /// Nesting of expressions and subqueries.

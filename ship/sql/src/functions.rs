@@ -16,7 +16,7 @@ use crate::failure::{DIVISION_BY_ZERO, Result, SUBSTRING_ERROR, fail, out_of_ran
 use crate::value::datetime::Interval;
 use crate::value::numeric::Numeric;
 use crate::value::types::Type;
-use crate::value::{Value, float_to_i64};
+use crate::value::{Value, float_to_i64, lsn_difference};
 
 const fn function(
     name: &'static str,
@@ -111,11 +111,6 @@ fn shift_lsn(lsn: Lsn, bytes: Numeric) -> Result<Value> {
         .and_then(|sum| u64::try_from(sum).ok())
         .map(|sum| Value::Lsn(Lsn(sum)))
         .ok_or_else(|| out_of_range("pg_lsn"))
-}
-
-/// PostgreSQL: `pg_lsn_mi`.
-fn lsn_difference(left: Lsn, right: Lsn) -> Value {
-    N(Numeric::new(i128::from(left.0) - i128::from(right.0), 0))
 }
 
 /// Operators, named by their symbol; `-` with one argument is the prefix.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::env::{Function, Relation};
 use crate::value::Value;
+use crate::value::comparison::Comparison;
 use crate::value::types::Type;
 
 /// A query with every name and type resolved.
@@ -187,32 +188,6 @@ pub enum Node {
         plan: Arc<Plan>,
         negated: bool,
     },
-}
-
-/// A comparison operator.
-#[allow(missing_docs, reason = "each is the operator of its name")]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Comparison {
-    Eq,
-    NotEq,
-    Lt,
-    LtEq,
-    Gt,
-    GtEq,
-}
-
-impl Comparison {
-    /// Whether it holds for operands that compare so.
-    pub const fn holds(self, ordering: Ordering) -> bool {
-        match self {
-            Self::Eq => ordering.is_eq(),
-            Self::NotEq => ordering.is_ne(),
-            Self::Lt => ordering.is_lt(),
-            Self::LtEq => ordering.is_le(),
-            Self::Gt => ordering.is_gt(),
-            Self::GtEq => ordering.is_ge(),
-        }
-    }
 }
 
 impl Expr {

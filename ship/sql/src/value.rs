@@ -3,6 +3,7 @@
 //! Not here: the binary format (`binary`).
 
 pub mod binary;
+pub mod comparison;
 pub mod datetime;
 pub mod numeric;
 pub mod row;
@@ -14,7 +15,8 @@ use jiff::tz::TimeZone;
 use walhub_proto::lsn::Lsn;
 use walhub_proto::time::Timestamp;
 
-use crate::failure::{Result, fail, invalid_input, out_of_range, unsupported};
+use crate::failure::{Failure, Result, fail, hinted, invalid_input, out_of_range, unsupported};
+use crate::value::comparison::Comparison;
 use crate::value::datetime::Interval;
 use crate::value::numeric::Numeric;
 use crate::value::types::Type;
@@ -37,12 +39,125 @@ pub enum Value {
     Timestamp(Timestamp),
     Interval(Interval),
     Array(Vec<Option<String>>),
+    /// It is not known yet. Whatever looks at a value asks for [`Value::known`] first.
+    Pending(Pending),
+}
+
+/// The value of a function that changes something: it is known once that is done.
+///
+/// Evaluation goes on without it. What is made of it meanwhile is remembered here, where that cannot fail later, when
+/// the change is done and can no more be taken back.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Pending {
+    /// Number of the answer among those that the statement waits for.
+    answer: usize,
+    then: Then,
+}
+
+/// What is made of an answer once it is there.
+#[derive(Clone, PartialEq, Debug)]
+enum Then {
+    Itself,
+    /// The text of a position.
+    Text,
+    /// Its comparison with a value.
+    Compare(Comparison, Box<Value>),
+    /// Bytes from that position to it.
+    BytesAfter(Lsn),
+    /// Bytes from it to that position.
+    BytesBefore(Lsn),
+}
+
+impl Pending {
+    /// An answer, as it will be.
+    pub const fn answer(answer: usize) -> Self {
+        Self { answer, then: Then::Itself }
+    }
+
+    /// Its cast; `None` when that has to wait.
+    pub fn cast(&self, source: Type, target: Type) -> Option<Self> {
+        let then = match (source, target) {
+            (source, target) if source == target => return Some(self.clone()),
+            (Type::Lsn, Type::Text) => Then::Text,
+            _ => return None,
+        };
+        self.then(then)
+    }
+
+    /// Whether it compares so with a value that is known.
+    pub fn compare(&self, comparison: Comparison, with: Value) -> Option<Self> {
+        self.then(Then::Compare(comparison, Box::new(with)))
+    }
+
+    /// Bytes from a position to this one.
+    pub fn bytes_after(&self, lsn: Lsn) -> Option<Self> {
+        self.then(Then::BytesAfter(lsn))
+    }
+
+    /// Bytes from this position to another.
+    pub fn bytes_before(&self, lsn: Lsn) -> Option<Self> {
+        self.then(Then::BytesBefore(lsn))
+    }
+
+    fn then(&self, then: Then) -> Option<Self> {
+        (self.then == Then::Itself).then_some(Self { answer: self.answer, then })
+    }
+
+    fn heap_len(&self) -> usize {
+        match &self.then {
+            Then::Compare(_, with) => size_of::<Value>() + with.heap_len(),
+            Then::Itself | Then::Text | Then::BytesAfter(_) | Then::BytesBefore(_) => 0,
+        }
+    }
+
+    /// The value, given what the answer is.
+    fn resolved(&self, answer: Value) -> Value {
+        match (&self.then, answer) {
+            (Then::Itself, answer) => answer,
+            (_, Value::Null) => Value::Null,
+            (Then::Text, answer) => Value::or_null(answer.text(&TimeZone::UTC), Value::Text),
+            (Then::Compare(comparison, with), answer) => {
+                Value::Bool(comparison.holds(answer.compare(with)))
+            }
+            (Then::BytesAfter(lsn), Value::Lsn(answer)) => lsn_difference(answer, *lsn),
+            (Then::BytesBefore(lsn), Value::Lsn(answer)) => lsn_difference(*lsn, answer),
+            (then, answer) => unreachable!("{then:?} of {answer:?}: the binder's types differ"),
+        }
+    }
+}
+
+/// PostgreSQL: `pg_lsn_mi`.
+pub fn lsn_difference(left: Lsn, right: Lsn) -> Value {
+    Value::Numeric(Numeric::new(i128::from(left.0) - i128::from(right.0), 0))
 }
 
 impl Value {
     /// Whether it is NULL.
     pub const fn is_null(&self) -> bool {
         matches!(self, Self::Null)
+    }
+
+    /// The value, if it is known.
+    ///
+    /// # Errors
+    /// `feature_not_supported`: what was asked of it cannot wait.
+    pub fn known(self) -> Result<Self> {
+        match self {
+            Self::Pending(_) => Err(not_known()),
+            value => Ok(value),
+        }
+    }
+
+    /// Whether it is not known yet.
+    pub const fn is_pending(&self) -> bool {
+        matches!(self, Self::Pending(_))
+    }
+
+    /// Puts the answer in the place of a value that waits for it.
+    pub fn resolve(&mut self, answers: impl FnOnce(usize) -> Self) {
+        if let Self::Pending(pending) = self {
+            *self = pending.resolved(answers(pending.answer));
+        }
     }
 
     /// `Null` for `None`.
@@ -61,6 +176,7 @@ impl Value {
             Self::Text(text) => text.len(),
             Self::Bytes(bytes) => bytes.len(),
             Self::Array(items) => items.iter().flatten().map(|item| item.len() + 24).sum(),
+            Self::Pending(pending) => pending.heap_len(),
             Self::Null
             | Self::Bool(_)
             | Self::Int(_)
@@ -86,6 +202,7 @@ impl Value {
             Self::Timestamp(value) => datetime::timestamp_text(*value, zone),
             Self::Interval(value) => value.text(),
             Self::Array(items) => array_text(items),
+            Self::Pending(_) => unreachable!("shown before it is known"),
         })
     }
 
@@ -199,6 +316,17 @@ impl Value {
             other => unreachable!("cast of {other:?} to {target:?}: not in casts_to"),
         }
     }
+}
+
+/// The error for a use of a value that is not known yet.
+pub fn not_known() -> Failure {
+    let message =
+        "the result of a function that changes something cannot be used in this expression";
+    hinted(
+        fail(SqlState::FEATURE_NOT_SUPPORTED, message),
+        "It is known when the statement has run. A statement can return it, count it, compare it with another value, \
+         cast a position to text, and subtract positions.",
+    )
 }
 
 fn int_cast(value: i64, target: Type) -> Result<Value> {

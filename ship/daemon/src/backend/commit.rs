@@ -15,11 +15,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use walhub_proto::lsn::Lsn;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::syncrep::{SynchronousCommit, WaitLevel};
-use walhub_proto::wire::backend::{Encoder, Report, Severity};
+use walhub_proto::wire::backend::{Report, Severity};
 
 use super::SettingsView;
-use super::held::{Held, HeldAnswer, HeldRows, Lsns};
+use super::held::{Lsns, Waiting, WaitingRows};
 use super::memory::Reservation;
+use super::output::Piece;
 use super::session::{Ending, Session};
 use super::wire::{Attended, Told, Wire};
 use crate::clock;
@@ -56,9 +57,9 @@ impl<V: SettingsView> Session<V> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut lsns = Lsns { transactional: Err(Lsn::INVALID), immediate: Vec::new() };
+        let mut lsns = Lsns::none();
         let in_block = self.transaction.is_open();
-        let result = if self.pending.is_empty() && self.held.is_empty() {
+        let result = if self.pending.is_empty() && !self.out.waits() {
             Ok(())
         } else {
             self.append_pending(wire, how, in_block, &mut lsns).await
@@ -69,7 +70,7 @@ impl<V: SettingsView> Session<V> {
                 Ok(lsns)
             }
             Err(failure) => {
-                self.drop_held();
+                self.drop_waiting();
                 Err(failure)
             }
         }
@@ -172,7 +173,7 @@ impl<V: SettingsView> Session<V> {
         drop(memory);
         let mut appended = answered.map_err(Box::new)?;
         if let Some(warning) = appended.warning.take() {
-            self.notice_first(&warning);
+            self.out.report_first(&warning);
         }
         if appended.waited == Waited::Canceled {
             self.warn_canceled(told)?;
@@ -205,24 +206,8 @@ impl<V: SettingsView> Session<V> {
         let message = "canceling wait for synchronous replication due to user request";
         let warning = Report::new(Severity::Warning, SqlState::WARNING, message).detail(DETAIL);
         crate::logging::report(&warning);
-        self.notice_first(&warning);
+        self.out.report_first(&warning);
         Ok(())
-    }
-
-    /// Tells the client something before the answers that are held back.
-    fn notice_first(&mut self, report: &Report) {
-        let Some(first) = self.held.first().map(|held| held.at) else {
-            self.out.report(report);
-            return;
-        };
-        let bytes = self.out.take();
-        let (before, after) = bytes.split_at(first.min(bytes.len()));
-        self.out.raw(before).report(report);
-        let moved = self.out.bytes().len() - before.len();
-        self.out.raw(after);
-        for held in &mut self.held {
-            held.at += moved;
-        }
     }
 
     /// Does something else with the WAL.
@@ -243,44 +228,42 @@ impl<V: SettingsView> Session<V> {
         }
     }
 
-    /// Holds an answer back until it is known where everything lies.
-    pub(super) fn hold(&mut self, answer: HeldAnswer) {
-        self.held.push(Held { at: self.out.bytes().len(), answer });
-    }
-
-    /// Forgets the answers that wait, and everything after the first of them.
-    pub(super) fn drop_held(&mut self) {
-        if let Some(first) = self.held.first() {
-            let bytes = self.out.take();
-            self.out.raw(bytes.get(..first.at).unwrap_or_default());
-        }
-        self.held.clear();
+    /// Forgets the rows that wait, and everything after the first of them.
+    pub(super) fn drop_waiting(&mut self) {
+        self.out.forget_waiting();
         self.answers_memory.shrink_to(0);
     }
 
-    /// Gives the answers that waited, each where it belongs.
+    /// Encodes the rows that waited, each where it belongs.
     async fn release<S>(&mut self, wire: &mut Wire<S>, lsns: &Lsns) -> Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        if self.held.is_empty() {
+        if !self.out.waits() {
             return Ok(());
         }
-        let bytes = std::mem::replace(&mut self.out, Encoder::new()).take();
-        let mut copied = 0;
+        let (mut pieces, frames) = self.out.take_pieces();
+        let mut rest = &frames[..];
         let mut text = String::new();
-        for held in std::mem::take(&mut self.held) {
-            self.out.raw(bytes.get(copied..held.at).unwrap_or_default());
-            copied = held.at;
-            match held.answer {
-                HeldAnswer::Row { slot, format, suspends, describes } => {
-                    self.describe_first(describes.as_deref());
-                    self.message_row(lsns.of(slot), format, suspends, &mut text);
+        for piece in pieces.drain(..) {
+            match piece {
+                Piece::Frames(len) => {
+                    let (frames, after) = rest.split_at(len);
+                    self.out.raw(frames);
+                    rest = after;
                 }
-                HeldAnswer::Rows(rows) => self.release_rows(wire, *rows, lsns).await?,
+                Piece::Report(report) => {
+                    self.out.report(&report);
+                }
+                Piece::Rows(Waiting::Row { position, format, suspends, describes }) => {
+                    self.describe_first(describes.as_deref());
+                    self.message_row(lsns.of(position), format, suspends, &mut text);
+                }
+                Piece::Rows(Waiting::Rows(rows)) => self.release_rows(wire, *rows, lsns).await?,
             }
         }
-        self.out.raw(bytes.get(copied..).unwrap_or_default());
+        self.out.raw(rest);
+        self.out.give_back(pieces);
         self.answers_memory.shrink_to(0);
         Ok(())
     }
@@ -305,27 +288,27 @@ impl<V: SettingsView> Session<V> {
     async fn release_rows<S>(
         &mut self,
         wire: &mut Wire<S>,
-        held: HeldRows,
+        rows: WaitingRows,
         lsns: &Lsns,
     ) -> Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let HeldRows { prepared, arguments, formats, slots, describes, memory: _memory } = held;
-        let answers = slots.iter().map(|slot| lsns.of(*slot)).collect();
-        match self.run_again(wire, &prepared, &arguments, answers).await {
-            Ok(result) => {
-                let columns = prepared.columns.as_deref().unwrap_or_default();
-                if describes {
-                    self.describe_row(columns, &[]);
-                }
-                let count = result.rows.len();
-                self.send_rows(wire, columns, &formats, result).await?;
+        let WaitingRows { prepared, mut result, formats, answers, describes, memory } = rows;
+        lsns.resolve(&mut result.rows, &answers);
+        drop((answers, memory));
+        let columns = prepared.columns.as_deref().unwrap_or_default();
+        if describes {
+            self.describe_row(columns, &[]);
+        }
+        let count = result.rows.len();
+        match self.send_rows(wire, columns, &formats, result).await {
+            Ok(()) => {
                 self.out.command_complete(&format!("SELECT {count}"));
                 Ok(())
             }
             Err(failure) if self.ending.is_some() => Err(failure),
-            // It ran without one before; only a look at the clock or a lack of memory can make the difference.
+            // Its messages are in the WAL; there is no memory to show where.
             Err(failure) => {
                 self.out.report(&failure);
                 Ok(())

@@ -1,17 +1,16 @@
-//! Messages that statements put into the WAL.
+//! What statements want to be done: messages for the WAL, and other calls that change something.
 //!
-//! Evaluation is synchronous and appending is not, so a statement runs twice: the first run
-//! collects what is to be appended, the second one is told where it lies.
+//! Evaluation is synchronous and has no effect: the functions leave their calls here, and answer with a value that is
+//! not known yet. When the statement has run, its session does what was asked for (`execute`), and puts the answers
+//! where they belong before the rows are encoded.
 //!
-//! Not here: when it is appended, and what is waited for (`commit`).
+//! Not here: when messages are appended, and what is waited for (`commit`).
 //!
 //! PostgreSQL: `LogLogicalMessage` (src/backend/replication/logical/message.c).
 
 use std::cell::{Cell, RefCell};
-use std::sync::Arc;
 
 use bytes::Bytes;
-use walhub_proto::lsn::Lsn;
 use walhub_proto::rmgr::TooLong;
 use walhub_proto::wire::backend::Report;
 
@@ -22,8 +21,8 @@ use super::slot_calls::SlotCall;
 use walhub_hub::api::append::{self, NewRecord};
 use walhub_sql::env::Env;
 use walhub_sql::failure::{Failure, Result, transaction_too_large};
-use walhub_sql::value::Value;
 use walhub_sql::value::binary::text_parameter;
+use walhub_sql::value::{Pending, Value};
 
 /// Bytes of records that one transaction may hold before they are appended: they are in memory
 /// until COMMIT, so that nothing of a transaction that rolls back is in the WAL.
@@ -63,7 +62,7 @@ pub(super) fn cost(record: &NewRecord) -> usize {
     record.body_len() + RECORD_COST
 }
 
-/// Something that a statement wants of the WAL.
+/// Something that a statement wants to be done.
 pub(super) enum Call {
     Message {
         record: NewRecord,
@@ -75,55 +74,56 @@ pub(super) enum Call {
     Promote(PromoteCall),
 }
 
-/// Where the functions of a statement leave what is to be appended, and find where it lies.
+impl Call {
+    /// Whether it is not done when the statement fails. A message that belongs to no transaction stays, and so does
+    /// the end of a segment.
+    pub(super) const fn is_undone_by_failure(&self) -> bool {
+        match self {
+            Self::Message { record, .. } => record.transactional,
+            Self::Slot(_) | Self::Promote(_) => true,
+            Self::SwitchSegment => false,
+        }
+    }
+}
+
+/// Where the functions of a statement leave what is to be done.
 #[derive(Default)]
 pub(super) struct Emitter {
     calls: RefCell<Vec<Call>>,
     bytes: Cell<usize>,
     /// What the session held before.
     held: usize,
-    /// In the second run: the answers, in the order of the calls, and which is next.
-    answers: Option<(Arc<[Lsn]>, Cell<usize>)>,
     notices: RefCell<Vec<Report>>,
     /// Parameters to set when the statement has run: name, value, and whether for the transaction.
     settings: RefCell<Vec<(String, String, bool)>>,
 }
 
 impl Emitter {
-    /// For the first run, of a session that holds so many bytes already.
+    /// For a statement of a session that holds so many bytes already.
     pub(super) fn collecting(held: usize) -> Self {
         Self { held, bytes: Cell::new(held), ..Self::default() }
     }
 
-    /// For the second run.
-    pub(super) fn answering(answers: Arc<[Lsn]>) -> Self {
-        Self { answers: Some((answers, Cell::new(0))), ..Self::default() }
-    }
-
-    /// The same, without anything that a run has left that was given up.
+    /// The same, without anything that was left by an evaluation that was given up.
     pub(super) fn begun_afresh(self) -> Self {
-        let held = self.held;
-        match self.answers {
-            None => Self::collecting(held),
-            Some((answers, _)) => Self::answering(answers),
-        }
+        Self::collecting(self.held)
     }
 
-    /// What the first run left.
+    /// What the statement left.
     pub(super) fn take(self) -> (Vec<Call>, Vec<Report>) {
         (self.calls.into_inner(), self.notices.into_inner())
     }
 
-    /// Has something done once the statement has run for the first time.
-    pub(super) fn push(&self, call: Call) {
-        self.calls.borrow_mut().push(call);
+    /// Has something done once the statement has run, and stands for the answer.
+    pub(super) fn push(&self, call: Call) -> Value {
+        let mut calls = self.calls.borrow_mut();
+        calls.push(call);
+        Value::Pending(Pending::answer(calls.len() - 1))
     }
 
     /// Sets a parameter once the statement has run.
     pub(super) fn set(&self, name: &str, value: &str, local: bool) {
-        if self.answers.is_none() {
-            self.settings.borrow_mut().push((name.to_owned(), value.to_owned(), local));
-        }
+        self.settings.borrow_mut().push((name.to_owned(), value.to_owned(), local));
     }
 
     /// The parameters to set.
@@ -133,22 +133,7 @@ impl Emitter {
 
     /// Tells the client something beside the result.
     pub(super) fn notice(&self, report: Report) {
-        if self.answers.is_none() {
-            self.notices.borrow_mut().push(report);
-        }
-    }
-
-    /// Whether it is the second run, in which nothing is done again.
-    pub(super) const fn is_answering(&self) -> bool {
-        self.answers.is_some()
-    }
-
-    pub(super) fn answer(&self) -> Option<Value> {
-        let (answers, next) = self.answers.as_ref()?;
-        let index = next.get();
-        next.set(index + 1);
-        // A statement that calls more often in its second run looked at the clock.
-        Some(Value::or_null(answers.get(index).copied(), Value::Lsn))
+        self.notices.borrow_mut().push(report);
     }
 }
 
@@ -161,9 +146,6 @@ pub(super) fn emit_message(
     content: &[u8],
     flush: bool,
 ) -> Result<Value> {
-    if let Some(answer) = ctx.emitter.answer() {
-        return Ok(answer);
-    }
     if ctx.hub.in_recovery() {
         return Err(Box::new(append::in_recovery("pg_logical_emit_message()")));
     }
@@ -174,20 +156,11 @@ pub(super) fn emit_message(
     }
     env.hold(cost(&record) + size_of::<Call>())?;
     ctx.emitter.bytes.set(bytes);
-    ctx.emitter.calls.borrow_mut().push(Call::Message { record, flush });
-    Ok(insert_lsn(ctx))
+    Ok(ctx.emitter.push(Call::Message { record, flush }))
 }
 
 /// `pg_switch_wal`.
 pub(super) fn switch_wal(ctx: &Context<'_>) -> Result<Value> {
-    if let Some(answer) = ctx.emitter.answer() {
-        return Ok(answer);
-    }
     not_in_recovery(ctx, CONTROL_HINT)?;
-    ctx.emitter.calls.borrow_mut().push(Call::SwitchSegment);
-    Ok(insert_lsn(ctx))
-}
-
-fn insert_lsn(ctx: &Context<'_>) -> Value {
-    Value::or_null(ctx.hub.positions(), |positions| Value::Lsn(positions.received_lsn))
+    Ok(ctx.emitter.push(Call::SwitchSegment))
 }

@@ -9,7 +9,6 @@ use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use walhub_proto::lsn::Lsn;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
 
@@ -19,7 +18,7 @@ use super::context::Context;
 use super::elsewhere::{Arguments, ResultRows};
 use super::emit::{Call, Emitter};
 use super::extended::format_of;
-use super::held::{HeldAnswer, HeldRows, Slot};
+use super::held::{Answer, Lsns, Position, Waiting, WaitingRows};
 use super::message_scan::Fetched;
 use super::parameters;
 use super::session::Session;
@@ -55,24 +54,24 @@ impl<V: SettingsView> Session<V> {
                 return Ok(());
             }
             Statement::Query(plan) => {
-                // Nothing has to be evaluated, neither once nor twice.
+                // Nothing has to be evaluated.
                 if let Some(constant) = prepared.message.as_ref().and_then(MessageShape::constant) {
                     let (record, flush) = constant?;
                     let describes = describes.then_some(prepared);
                     let format = format_of(formats, 0);
                     return self.emit_message(record, flush, None, format, 0, describes);
                 }
-                let (result, slots) = self.run_query(wire, prepared, plan, &arguments).await?;
-                if slots.iter().any(|slot| !matches!(slot, Slot::Known(_))) {
-                    drop(result);
-                    let bytes = slots.len() * size_of::<Slot>()
-                        + arguments.iter().map(Value::heap_len).sum::<usize>();
-                    let memory = self.account.reserve(bytes)?;
-                    let (prepared, formats) = (Arc::clone(prepared), formats.to_vec());
-                    let held = HeldRows { prepared, arguments, formats, slots, describes, memory };
-                    self.hold(HeldAnswer::Rows(Box::new(held)));
+                let (mut result, answers) =
+                    self.run_query(wire, prepared, plan, &arguments).await?;
+                if answers.iter().any(Answer::waits) {
+                    let memory = self.account.reserve(answers.len() * size_of::<Answer>())?;
+                    let (prepared, formats) = (Arc::clone(prepared), formats.into());
+                    let rows =
+                        WaitingRows { prepared, result, formats, answers, describes, memory };
+                    self.out.push(Waiting::Rows(Box::new(rows)));
                     return Ok(());
                 }
+                Lsns::none().resolve(&mut result.rows, &answers);
                 let tag = format!("SELECT {}", result.rows.len());
                 (result, Cow::Owned(tag))
             }
@@ -107,13 +106,13 @@ impl<V: SettingsView> Session<V> {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let Statement::Query(plan) = &prepared.statement else { return Ok(self.no_rows()) };
-        let (rows, slots) = self.run_query(wire, prepared, plan, arguments).await?;
-        if slots.iter().all(|slot| matches!(slot, Slot::Known(_))) {
-            return Ok(rows);
-        }
-        let lsns = self.settle(wire, Settle::Tell).await?;
-        let answers = slots.iter().map(|slot| lsns.of(*slot)).collect();
-        self.run_again(wire, prepared, arguments, answers).await
+        let (mut result, answers) = self.run_query(wire, prepared, plan, arguments).await?;
+        let lsns = match answers.iter().any(Answer::waits) {
+            true => self.settle(wire, Settle::Tell).await?,
+            false => Lsns::none(),
+        };
+        lsns.resolve(&mut result.rows, &answers);
+        Ok(result)
     }
 
     /// A result without rows.
@@ -121,14 +120,14 @@ impl<V: SettingsView> Session<V> {
         ResultRows { rows: Rows::new(), memory: self.account.reservation() }
     }
 
-    /// Runs a query for the first time.
+    /// Runs a query, and has done what it calls for. Values of the rows may wait for the answers.
     async fn run_query<S>(
         &mut self,
         wire: &mut Wire<S>,
         prepared: &Arc<Prepared>,
         plan: &Arc<Plan>,
         arguments: &Arguments,
-    ) -> Result<(ResultRows, Vec<Slot>)>
+    ) -> Result<(ResultRows, Vec<Answer>)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -143,58 +142,48 @@ impl<V: SettingsView> Session<V> {
         if rows.is_ok() {
             self.set_config(settings)?;
         }
-        let (calls, notices) = emitter.take();
+        let (mut calls, notices) = emitter.take();
         if has_read && !calls.is_empty() {
             return Err(reads_and_writes());
         }
         for notice in &notices {
             self.out.report(notice);
         }
-        let in_block = self.transaction.is_open();
-        let mut slots = Vec::with_capacity(calls.len());
-        let mut switched = false;
+        if rows.as_ref().is_err_and(|it| it.sqlstate == SqlState::FEATURE_NOT_SUPPORTED) {
+            // What is refused is not begun.
+            calls.clear();
+        }
+        let mut answers = Vec::with_capacity(calls.len());
         for call in calls {
-            slots.push(match call {
-                // What belongs to the transaction goes with the statement that failed.
-                Call::Message { record, .. } if rows.is_err() && record.transactional => continue,
-                Call::Message { record, flush } => {
-                    let slot = self.pending.push(record, flush, None)?;
-                    match slot {
-                        Slot::Transactional(_) if in_block => Slot::Known(self.insert_lsn()),
-                        slot => slot,
-                    }
-                }
-                Call::Slot(_) if rows.is_err() => continue,
-                Call::Slot(call) => {
-                    switched = true;
-                    Slot::Known(self.call_slot(wire, call).await?)
-                }
-                Call::Promote(_) if rows.is_err() => continue,
-                Call::Promote(call) => {
-                    switched = true;
-                    Slot::Known(self.promote(wire, call).await?)
-                }
-                Call::SwitchSegment => {
-                    switched = true;
-                    Slot::Known(self.wal(wire, WalRequest::SwitchSegment).await?)
-                }
-            });
-        }
-        let rows = rows?;
-        let answers: Option<Arc<[Lsn]>> = slots
-            .iter()
-            .map(|slot| match slot {
-                Slot::Known(lsn) => Some(*lsn),
-                Slot::Transactional(_) | Slot::Immediate(_) => None,
-            })
-            .collect();
-        match answers {
-            Some(answers) if switched => {
-                drop(rows);
-                Ok((self.run_again(wire, prepared, arguments, answers).await?, slots))
+            // What can be taken back goes with the statement that failed.
+            if rows.is_err() && call.is_undone_by_failure() {
+                continue;
             }
-            _ => Ok((rows, slots)),
+            answers.push(self.make_call(wire, call).await?);
         }
+        Ok((rows?, answers))
+    }
+
+    /// Does what a function was called for.
+    async fn make_call<S>(&mut self, wire: &mut Wire<S>, call: Call) -> Result<Answer>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        Ok(match call {
+            Call::Message { record, flush } => {
+                let position = self.pending.push(record, flush, None)?;
+                let in_block = self.transaction.is_open();
+                Answer::Message(match position {
+                    Position::Transactional(_) if in_block => Position::Known(self.insert_lsn()),
+                    position => position,
+                })
+            }
+            Call::Slot(call) => Answer::Known(self.call_slot(wire, call).await?),
+            Call::Promote(call) => Answer::Known(Value::Bool(self.promote(wire, call).await?)),
+            Call::SwitchSegment => {
+                Answer::Known(Value::Lsn(self.wal(wire, WalRequest::SwitchSegment).await?))
+            }
+        })
     }
 
     /// What `set_config` was called with. PostgreSQL: `set_config_by_name`.
@@ -208,22 +197,6 @@ impl<V: SettingsView> Session<V> {
         }
         self.tell_changes(before.as_ref());
         Ok(())
-    }
-
-    /// Runs a query for the second time, with what became of the first.
-    pub(super) async fn run_again<S>(
-        &mut self,
-        wire: &mut Wire<S>,
-        prepared: &Prepared,
-        arguments: &Arguments,
-        answers: Arc<[Lsn]>,
-    ) -> Result<ResultRows>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let Statement::Query(plan) = &prepared.statement else { return Ok(self.no_rows()) };
-        let emitter = Emitter::answering(answers);
-        self.run_plan(wire, plan, arguments, None, emitter).await?.0
     }
 
     /// Evaluates something of a statement that does not run yet.

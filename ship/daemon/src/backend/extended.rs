@@ -15,7 +15,7 @@ use walhub_proto::wire::backend::Column;
 use super::SettingsView;
 use super::elsewhere::{Arguments, ResultRows};
 use super::emit::{large_message_record, message_record};
-use super::held::{HeldAnswer, Slot};
+use super::held::{Position, Waiting};
 use super::memory::Reservation;
 use super::messages::{Bind, Message, Target, decode};
 use super::session::Session;
@@ -315,14 +315,15 @@ impl<V: SettingsView> Session<V> {
         if self.params.hub.in_recovery() {
             return Err(Box::new(append::in_recovery("pg_logical_emit_message()")));
         }
-        let slot = self.pending.push(record, flush, memory)?;
+        let position = self.pending.push(record, flush, memory)?;
         let suspends = rows_max == 1;
-        if matches!(slot, Slot::Transactional(_)) && self.transaction.is_open() {
+        if matches!(position, Position::Transactional(_)) && self.transaction.is_open() {
             let lsn = self.insert_lsn();
             self.describe_first(describes.map(|prepared| &**prepared));
             self.message_row(lsn, format, suspends, &mut String::new());
         } else {
-            self.hold(HeldAnswer::Row { slot, format, suspends, describes: describes.cloned() });
+            let describes = describes.cloned();
+            self.out.push(Waiting::Row { position, format, suspends, describes });
         }
         Ok(())
     }

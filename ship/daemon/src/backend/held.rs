@@ -1,21 +1,24 @@
-//! What a transaction has emitted and not yet appended, and the answers that wait for it.
+//! What a transaction has emitted and not yet appended, and the rows that wait for it.
 //!
 //! PostgreSQL: `TransactionStateData`, `PortalStrategy`; but there a message is in the WAL at once.
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use walhub_proto::lsn::Lsn;
 
-use super::elsewhere::Arguments;
+use super::elsewhere::ResultRows;
 use super::emit::{TRANSACTION_BYTES_MAX, cost};
 use super::memory::{Account, Reservation};
 use super::statement::Prepared;
 use walhub_hub::api::append::NewRecord;
 use walhub_sql::failure::{Result, transaction_too_large};
+use walhub_sql::value::Value;
+use walhub_sql::value::row::Rows;
 
 /// Where a message will lie, or lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Slot {
+pub(super) enum Position {
     /// Number of it among the transactional messages.
     Transactional(usize),
     /// Number of it among the others.
@@ -78,7 +81,7 @@ impl Pending {
         record: NewRecord,
         flush: bool,
         memory: Option<Reservation>,
-    ) -> Result<Slot> {
+    ) -> Result<Position> {
         let cost = cost(&record);
         if self.bytes() + cost > TRANSACTION_BYTES_MAX {
             return Err(transaction_too_large());
@@ -95,12 +98,12 @@ impl Pending {
         Ok(if record.transactional {
             self.transaction_bytes += cost;
             self.transactional.push(record);
-            Slot::Transactional(self.transactional.len() - 1)
+            Position::Transactional(self.transactional.len() - 1)
         } else {
             self.immediate_bytes += cost;
             self.flush |= flush;
             self.immediate.push(record);
-            Slot::Immediate(self.immediate.len() - 1)
+            Position::Immediate(self.immediate.len() - 1)
         })
     }
 
@@ -131,34 +134,44 @@ impl Pending {
     }
 }
 
-/// An answer that waits, and where in the output it belongs.
-pub(super) struct Held {
-    pub(super) at: usize,
-    pub(super) answer: HeldAnswer,
+/// What a call of a statement is answered with.
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    /// The position of a message.
+    Message(Position),
+    Known(Value),
 }
 
-pub(super) enum HeldAnswer {
+impl Answer {
+    /// Whether it is not known before the messages of the session are appended.
+    pub(super) const fn waits(&self) -> bool {
+        matches!(self, Self::Message(Position::Transactional(_) | Position::Immediate(_)))
+    }
+}
+
+/// A row, or several, that wait until it is known where messages lie.
+pub(super) enum Waiting {
     /// The row of a statement that emits one message and returns its position.
     Row {
-        slot: Slot,
+        position: Position,
         format: i16,
         suspends: bool,
         /// Whose RowDescription comes first.
         describes: Option<Arc<Prepared>>,
     },
-    /// A statement that is to run a second time.
-    Rows(Box<HeldRows>),
+    /// The rows of any other statement.
+    Rows(Box<WaitingRows>),
 }
 
-/// All that the second run needs.
-pub(super) struct HeldRows {
+/// The result of a statement some of whose values are not known yet.
+pub(super) struct WaitingRows {
     pub(super) prepared: Arc<Prepared>,
-    pub(super) arguments: Arguments,
-    pub(super) formats: Vec<i16>,
-    pub(super) slots: Vec<Slot>,
+    pub(super) result: ResultRows,
+    pub(super) formats: SmallVec<[i16; 4]>,
+    pub(super) answers: Vec<Answer>,
     /// Whether RowDescription comes first.
     pub(super) describes: bool,
-    /// What all that takes.
+    /// What the answers take.
     pub(super) memory: Reservation,
 }
 
@@ -171,14 +184,32 @@ pub(super) struct Lsns {
 }
 
 impl Lsns {
-    pub(super) fn of(&self, slot: Slot) -> Lsn {
-        match slot {
-            Slot::Known(lsn) => lsn,
-            Slot::Immediate(index) => self.immediate.get(index).copied().unwrap_or_default(),
-            Slot::Transactional(index) => match &self.transactional {
+    /// When nothing was appended.
+    pub(super) const fn none() -> Self {
+        Self { transactional: Err(Lsn::INVALID), immediate: Vec::new() }
+    }
+
+    pub(super) fn of(&self, position: Position) -> Lsn {
+        match position {
+            Position::Known(lsn) => lsn,
+            Position::Immediate(index) => self.immediate.get(index).copied().unwrap_or_default(),
+            Position::Transactional(index) => match &self.transactional {
                 Ok(lsns) => lsns.get(index).copied().unwrap_or_default(),
                 Err(lsn) => *lsn,
             },
         }
+    }
+
+    /// Puts what the calls of a statement are answered with into its rows.
+    pub(super) fn resolve(&self, rows: &mut Rows, answers: &[Answer]) {
+        if answers.is_empty() {
+            return;
+        }
+        let answer = |index: usize| match answers.get(index) {
+            Some(Answer::Message(position)) => Value::Lsn(self.of(*position)),
+            Some(Answer::Known(value)) => value.clone(),
+            None => unreachable!("every call of a statement is answered"),
+        };
+        rows.iter_mut().flatten().for_each(|value| value.resolve(answer));
     }
 }

@@ -33,9 +33,10 @@ use walhub_hub::api::append::DATABASE;
 use walhub_hub::store::wal_reader::WalReader;
 use walhub_sql::env::{Env, Scan};
 use walhub_sql::failure::{Failure, PROGRAM_LIMIT_EXCEEDED, Result, fail, hinted, unsupported};
-use walhub_sql::plan::{Aggregate, Comparison, Expr, Node, Plan, Source};
+use walhub_sql::plan::{Aggregate, Expr, Node, Plan, Source};
 use walhub_sql::run::{retain, row_count};
 use walhub_sql::value::Value;
+use walhub_sql::value::comparison::Comparison;
 use walhub_sql::value::row::{Rows, cost};
 use walhub_sql::value::types::Type;
 
@@ -155,14 +156,7 @@ impl Wanted {
             }
             Node::Compare(comparison, left, right) => {
                 self.compare(*comparison, left, right, env)?;
-                let mirrored = match comparison {
-                    Comparison::Lt => Comparison::Gt,
-                    Comparison::LtEq => Comparison::GtEq,
-                    Comparison::Gt => Comparison::Lt,
-                    Comparison::GtEq => Comparison::LtEq,
-                    Comparison::Eq | Comparison::NotEq => *comparison,
-                };
-                self.compare(mirrored, right, left, env)?;
+                self.compare(comparison.mirrored(), right, left, env)?;
             }
             _ => {}
         }

@@ -1,8 +1,5 @@
 //! pg_promote: a standby becomes the primary of its WAL, while its sessions go on.
 //!
-//! As with messages, a statement runs twice: its first run says what is to be done, and the second one is
-//! told what came of it.
-//!
 //! PostgreSQL: `pg_promote` (src/backend/access/transam/xlogfuncs.c).
 
 use std::sync::Arc;
@@ -10,7 +7,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
-use walhub_proto::lsn::Lsn;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
 
@@ -23,9 +19,6 @@ use walhub_hub::api::append::not_in_recovery;
 use walhub_sql::failure::{Result, canceled, fail};
 use walhub_sql::value::Value;
 
-/// The answer when the server is a primary; a position, as every answer to a call is.
-const PROMOTED: Lsn = Lsn(1);
-
 /// What pg_promote was called with.
 pub(super) struct PromoteCall {
     wait: bool,
@@ -34,9 +27,6 @@ pub(super) struct PromoteCall {
 
 /// `pg_promote`.
 pub(super) fn promote(ctx: &Context<'_>, wait: bool, seconds: i64) -> Result<Value> {
-    if let Some(answer) = ctx.emitter.answer() {
-        return Ok(Value::Bool(answer == Value::Lsn(PROMOTED)));
-    }
     if !ctx.hub.in_recovery() {
         return Err(Box::new(not_in_recovery()));
     }
@@ -44,26 +34,25 @@ pub(super) fn promote(ctx: &Context<'_>, wait: bool, seconds: i64) -> Result<Val
         let message = "\"wait_seconds\" must not be negative or zero";
         return Err(fail(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, message));
     };
-    ctx.emitter.push(Call::Promote(PromoteCall { wait, seconds }));
-    Ok(Value::Bool(true))
+    Ok(ctx.emitter.push(Call::Promote(PromoteCall { wait, seconds })))
 }
 
 impl<V: SettingsView> Session<V> {
-    /// Has it done, and waits for it if asked to.
-    pub(super) async fn promote<S>(&mut self, wire: &mut Wire<S>, call: PromoteCall) -> Result<Lsn>
+    /// Has it done, and waits for it if asked to; whether the server did not fail to promote meanwhile.
+    pub(super) async fn promote<S>(&mut self, wire: &mut Wire<S>, call: PromoteCall) -> Result<bool>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let mut answer = self.params.hub.promote();
         if !call.wait {
-            return Ok(PROMOTED);
+            return Ok(true);
         }
         let deadline = Instant::now() + Duration::from_secs(u64::from(call.seconds));
         let interrupts = Arc::clone(&self.params.member.interrupts);
         let mut told = Told::default();
         loop {
             match wire.attend(&interrupts, &mut told, &mut answer, Some(deadline)).await {
-                Attended::Answered(Ok(())) => return Ok(PROMOTED),
+                Attended::Answered(Ok(())) => return Ok(true),
                 Attended::Answered(Err(report)) => return Err(Box::new(report)),
                 Attended::Lost => return Err(self.lost()),
                 Attended::TimedOut => {
@@ -71,7 +60,7 @@ impl<V: SettingsView> Session<V> {
                     let message =
                         format!("server did not promote within {} second{plural}", call.seconds);
                     self.out.report(&Report::new(Severity::Warning, SqlState::WARNING, message));
-                    return Ok(Lsn::INVALID);
+                    return Ok(false);
                 }
                 // The promotion goes on.
                 Attended::Interrupted(Interrupt::Cancel) => return Err(canceled()),

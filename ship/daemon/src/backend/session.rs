@@ -13,16 +13,17 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
-use walhub_proto::wire::backend::{Encoder, Report};
+use walhub_proto::wire::backend::Report;
 use walhub_proto::wire::frontend::LARGE_MESSAGE_LIMIT;
 use walhub_proto::wire::reader::Malformed;
 
 use super::activity::{self, Activity, State};
 use super::commit::Settle;
 use super::extended::Portal;
-use super::held::{Held, Pending};
+use super::held::Pending;
 use super::memory::{Account, Reservation};
 use super::messages::{self, Broken, Message};
+use super::output::Output;
 use super::parameters::Parameters;
 use super::statement::{self, Prepared};
 use super::transaction::Transaction;
@@ -81,8 +82,6 @@ pub(super) struct Session<V> {
     skip_to_sync: bool,
     /// What the transaction emitted.
     pub(super) pending: Pending,
-    /// Answers that wait for it.
-    pub(super) held: Vec<Held>,
     pub(super) ending: Option<Ending>,
     /// The memory that the session holds.
     pub(super) account: Arc<Account>,
@@ -95,7 +94,7 @@ pub(super) struct Session<V> {
     cached_next: usize,
     /// The client believes that the server is a standby.
     told_in_recovery: bool,
-    pub(super) out: Encoder,
+    pub(super) out: Output,
 }
 
 /// Reads and answers until the client leaves or the session must end.
@@ -157,7 +156,6 @@ impl<V: SettingsView> Session<V> {
             unnamed_portal: None,
             skip_to_sync: false,
             pending: Pending::new(&account),
-            held: Vec::new(),
             ending: None,
             answers_memory: account.reservation(),
             account,
@@ -165,7 +163,7 @@ impl<V: SettingsView> Session<V> {
             cancels: 0,
             cached: Vec::new(),
             cached_next: 0,
-            out: Encoder::new(),
+            out: Output::default(),
         }
     }
 
@@ -226,13 +224,11 @@ impl<V: SettingsView> Session<V> {
 
     /// Whether the answers that wait are so many that they are given now.
     fn holds_too_much(&mut self) -> bool {
-        if self.held.is_empty() {
+        if !self.out.waits() {
             return false;
         }
-        let len = self.out.bytes().len();
-        // They are put together in a buffer of their own.
-        let bytes = 2 * len + self.held.capacity() * size_of::<Held>();
-        len >= OUTPUT_HELD_MAX || self.answers_memory.grow_to(bytes).is_err()
+        let bytes = self.out.held_bytes();
+        self.out.bytes().len() >= OUTPUT_HELD_MAX || self.answers_memory.grow_to(bytes).is_err()
     }
 
     /// A message that there was no memory for has gone by.
@@ -254,7 +250,7 @@ impl<V: SettingsView> Session<V> {
         if self.out.bytes().len() < OUTPUT_LEN_SOFT_MAX {
             return Ok(false);
         }
-        if !self.held.is_empty() {
+        if self.out.waits() {
             // What comes before the rows waits for its messages: they cannot be told later than the rows.
             Box::pin(self.settle(wire, Settle::Tell)).await?;
         }
@@ -279,7 +275,7 @@ impl<V: SettingsView> Session<V> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        if !self.held.is_empty() || self.out.bytes().is_empty() {
+        if self.out.waits() || self.out.bytes().is_empty() {
             return Ok(());
         }
         // A client that reads nothing does not keep the server from stopping.
@@ -310,7 +306,7 @@ impl<V: SettingsView> Session<V> {
             }
             _ => Report::fatal(SqlState::PROTOCOL_VIOLATION, "invalid message length"),
         };
-        self.drop_held();
+        self.drop_waiting();
         self.out.report(&report);
         Next::End(Served::Left)
     }
@@ -361,7 +357,7 @@ impl<V: SettingsView> Session<V> {
         let message = match messages::decode(kind, body) {
             Ok(message) => message,
             Err(broken @ Broken::Kind(_)) => {
-                self.drop_held();
+                self.drop_waiting();
                 self.out.report(&Report::fatal(SqlState::PROTOCOL_VIOLATION, broken.to_string()));
                 return Ok(Next::End(Served::Left));
             }
@@ -418,7 +414,7 @@ impl<V: SettingsView> Session<V> {
     {
         // Nobody is left to hear of a failure.
         let _ = self.settle(wire, Settle::Discard).await;
-        self.out = Encoder::new();
+        self.out = Output::default();
         Ok(())
     }
 
@@ -491,17 +487,17 @@ impl<V: SettingsView> Session<V> {
         }
         match self.ending.take() {
             Some(Ending::Fatal(report)) => {
-                self.drop_held();
+                self.drop_waiting();
                 self.out.report(&report);
                 return Next::End(Served::Left);
             }
             Some(Ending::Silent(report)) => {
-                self.drop_held();
+                self.drop_waiting();
                 self.out.report(&report);
                 return Next::End(Served::Silenced);
             }
             Some(Ending::Gone) => {
-                self.drop_held();
+                self.drop_waiting();
                 return Next::End(Served::Left);
             }
             None => {}

@@ -1,8 +1,5 @@
 //! Functions that make and drop replication slots.
 //!
-//! As with messages, a statement runs twice: its first run says what is to be done, and the second
-//! one is told what came of it.
-//!
 //! Not here: replication commands (`replication`), the slots themselves (the hub).
 //!
 //! PostgreSQL: src/backend/replication/slotfuncs.c.
@@ -32,36 +29,27 @@ pub(super) enum SlotCall {
     Drop { name: String },
 }
 
-/// Has it done; the text of the record (slot_name, lsn) in the second run.
+/// Has it done once the statement has run.
 pub(super) fn call(ctx: &Context<'_>, call: SlotCall, temporary: bool) -> Result<Value> {
     if temporary {
         return Err(unsupported("a temporary replication slot of an SQL session"));
     }
-    let name = match &call {
-        SlotCall::CreatePhysical { name, .. } | SlotCall::CreateLogical { name, .. } => {
-            name.clone()
-        }
-        SlotCall::Drop { .. } => String::new(),
-    };
-    let lsn = match ctx.emitter.answer() {
-        Some(Value::Lsn(lsn)) => lsn.valid(),
-        Some(_) => None,
-        None => {
-            ctx.emitter.push(Call::Slot(call));
-            None
-        }
-    };
-    let lsn = lsn.map(|lsn| lsn.to_string()).unwrap_or_default();
-    Ok(Value::Text(if name.is_empty() { name } else { format!("({name},{lsn})") }))
+    Ok(ctx.emitter.push(Call::Slot(call)))
 }
 
 impl<V: SettingsView> Session<V> {
-    /// Does it. The answer is a position, where there is one.
-    pub(super) async fn call_slot<S>(&mut self, wire: &mut Wire<S>, call: SlotCall) -> Result<Lsn>
+    /// Does it. The answer is the text of the record (slot_name, lsn), and nothing for a slot that is dropped.
+    pub(super) async fn call_slot<S>(&mut self, wire: &mut Wire<S>, call: SlotCall) -> Result<Value>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let owner = self.params.client.pid;
+        let made = match &call {
+            SlotCall::CreatePhysical { name, .. } | SlotCall::CreateLogical { name, .. } => {
+                Some(name.clone())
+            }
+            SlotCall::Drop { .. } => None,
+        };
         let request = match call {
             SlotCall::Drop { name } => SlotRequest::Drop { name, wait: false },
             SlotCall::CreatePhysical { name, reserve_wal } => {
@@ -94,7 +82,12 @@ impl<V: SettingsView> Session<V> {
                     let logical = row.as_ref().and_then(|row| row.logical.as_ref());
                     let confirmed = logical.map(|logical| logical.confirmed_flush_lsn);
                     let restart_lsn = row.as_ref().and_then(|row| row.restart_lsn);
-                    return Ok(confirmed.or(restart_lsn).unwrap_or(Lsn::INVALID));
+                    let lsn = confirmed.or(restart_lsn).and_then(Lsn::valid);
+                    let lsn = lsn.map(|lsn| lsn.to_string()).unwrap_or_default();
+                    return Ok(Value::Text(match made {
+                        Some(name) => format!("({name},{lsn})"),
+                        None => String::new(),
+                    }));
                 }
                 Attended::Lost => return Err(self.lost()),
                 // It does not take long, and cannot be taken back.

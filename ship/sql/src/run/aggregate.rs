@@ -46,18 +46,24 @@ impl AggregateCall {
             {
                 continue;
             }
-            let eval = |expr: &Option<Expr>| match expr {
-                Some(expr) => expr.eval(row, env),
+            let known = |expr: &Option<Expr>| match expr {
+                Some(expr) => expr.known(row, env),
                 None => Ok(Value::Bool(true)),
             };
-            let value = eval(&self.argument)?;
+            let value = match &self.argument {
+                // Whether there is a value is all that it wants to know.
+                Some(argument) if self.aggregate == Aggregate::Count && !self.distinct => {
+                    argument.eval(row, env)?
+                }
+                argument => known(argument)?,
+            };
             // All but array_agg are blind to NULL.
             if value.is_null() && self.aggregate != Aggregate::ArrayAgg {
                 continue;
             }
             let sort: Result<Vec<Value>> =
-                self.order.iter().map(|(expr, _)| expr.eval(row, env)).collect();
-            let input = Input { value, delimiter: eval(&self.delimiter)?, sort: sort? };
+                self.order.iter().map(|(expr, _)| expr.known(row, env)).collect();
+            let input = Input { value, delimiter: known(&self.delimiter)?, sort: sort? };
             env.hold(input.cost())?;
             inputs.push(input);
         }

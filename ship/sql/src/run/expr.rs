@@ -7,9 +7,11 @@
 
 use crate::env::{Env, Eval, Function};
 use crate::failure::{CARDINALITY_VIOLATION, Result, fail};
-use crate::plan::{Comparison, Expr, Node};
-use crate::value::Value;
+use crate::plan::{Expr, Node};
+use crate::value::comparison::Comparison;
 use crate::value::row::Rows;
+use crate::value::types::Type;
+use crate::value::{Value, not_known};
 
 impl Expr {
     /// The value over `row`.
@@ -22,7 +24,13 @@ impl Expr {
             Node::Aggregate(_) => unreachable!("the planner replaces aggregates by columns"),
             Node::Call(function, args) => return eval_call(function, args, row, env),
             Node::Cast(operand, scale) => {
-                let value = operand.eval(row, env)?.cast(operand.ty, self.ty, env.zone)?;
+                let value = match operand.eval(row, env)? {
+                    Value::Pending(pending) => {
+                        let pending = pending.cast(operand.ty, self.ty).ok_or_else(not_known)?;
+                        Value::Pending(pending)
+                    }
+                    value => value.cast(operand.ty, self.ty, env.zone)?,
+                };
                 let value = match (value, scale) {
                     (Value::Numeric(number), Some(scale)) => {
                         Value::Numeric(number.with_scale(*scale)?)
@@ -32,51 +40,51 @@ impl Expr {
                 return env.charge(value);
             }
             Node::Compare(comparison, left, right) => {
-                compare(*comparison, &left.eval(row, env)?, &right.eval(row, env)?)
+                compare_pending(*comparison, left.eval(row, env)?, right.eval(row, env)?)?
             }
             Node::Distinct { left, right, negated } => {
-                let same = left.eval(row, env)?.compare(&right.eval(row, env)?).is_eq();
+                let same = left.known(row, env)?.compare(&right.known(row, env)?).is_eq();
                 Value::Bool(same == *negated)
             }
-            Node::And(left, right) => match left.eval(row, env)? {
+            Node::And(left, right) => match left.known(row, env)? {
                 Value::Bool(false) => Value::Bool(false),
-                left => match (left, right.eval(row, env)?) {
+                left => match (left, right.known(row, env)?) {
                     (_, Value::Bool(false)) => Value::Bool(false),
                     (Value::Null, _) => Value::Null,
                     (_, right) => right,
                 },
             },
-            Node::Or(left, right) => match left.eval(row, env)? {
+            Node::Or(left, right) => match left.known(row, env)? {
                 Value::Bool(true) => Value::Bool(true),
-                left => match (left, right.eval(row, env)?) {
+                left => match (left, right.known(row, env)?) {
                     (_, Value::Bool(true)) => Value::Bool(true),
                     (Value::Null, _) => Value::Null,
                     (_, right) => right,
                 },
             },
-            Node::Not(operand) => negate(operand.eval(row, env)?),
+            Node::Not(operand) => negate(operand.known(row, env)?),
             Node::IsNull { operand, negated } => {
                 Value::Bool(operand.eval(row, env)?.is_null() != *negated)
             }
             Node::IsBool { operand, wanted, negated } => {
-                Value::Bool((operand.eval(row, env)? == Value::Bool(*wanted)) != *negated)
+                Value::Bool((operand.known(row, env)? == Value::Bool(*wanted)) != *negated)
             }
             Node::In { operand, list, negated } => {
-                let operand = operand.eval(row, env)?;
-                let items = list.iter().map(|item| item.eval(row, env));
+                let operand = operand.known(row, env)?;
+                let items = list.iter().map(|item| item.known(row, env));
                 member(&operand, items, *negated)?
             }
             Node::InQuery { operand, plan, negated } => {
-                let operand = operand.eval(row, env)?;
-                let first = |row: Vec<Value>| Ok(row.into_iter().next().unwrap_or(Value::Null));
+                let operand = operand.known(row, env)?;
+                let first = |row: Vec<Value>| row.into_iter().next().unwrap_or(Value::Null).known();
                 let is_member =
                     |rows: Rows| member(&operand, rows.into_iter().map(first), *negated);
                 plan.run_within(env, is_member)??
             }
             Node::Between { operand, low, high, negated } => {
-                let value = operand.eval(row, env)?;
-                let above = compare(Comparison::GtEq, &value, &low.eval(row, env)?);
-                let below = compare(Comparison::LtEq, &value, &high.eval(row, env)?);
+                let value = operand.known(row, env)?;
+                let above = compare(Comparison::GtEq, &value, &low.known(row, env)?);
+                let below = compare(Comparison::LtEq, &value, &high.known(row, env)?);
                 let within = match (above, below) {
                     (Value::Bool(false), _) | (_, Value::Bool(false)) => Value::Bool(false),
                     (Value::Null, _) | (_, Value::Null) => Value::Null,
@@ -85,7 +93,7 @@ impl Expr {
                 if *negated { negate(within) } else { within }
             }
             Node::Like { operand, pattern, fold_case, negated } => {
-                match (operand.eval(row, env)?, pattern.eval(row, env)?) {
+                match (operand.known(row, env)?, pattern.known(row, env)?) {
                     (Value::Text(text), Value::Text(pattern)) => {
                         Value::Bool(like(&text, &pattern, *fold_case, env)? != *negated)
                     }
@@ -105,8 +113,8 @@ impl Expr {
                 Value::Null
             }
             Node::NullIf(left, right) => {
-                let left = left.eval(row, env)?;
-                match compare(Comparison::Eq, &left, &right.eval(row, env)?) {
+                let left = left.known(row, env)?;
+                match compare(Comparison::Eq, &left, &right.known(row, env)?) {
                     Value::Bool(true) => Value::Null,
                     _ => left,
                 }
@@ -114,7 +122,7 @@ impl Expr {
             Node::Extreme(wanted, args) => {
                 let mut best = Value::Null;
                 for arg in args {
-                    let value = arg.eval(row, env)?;
+                    let value = arg.known(row, env)?;
                     if !value.is_null() && (best.is_null() || value.compare(&best) == *wanted) {
                         best = value;
                     }
@@ -142,7 +150,12 @@ impl Expr {
 
     /// Whether the value over `row` is true: what WHERE, HAVING and FILTER ask.
     pub(crate) fn holds(&self, row: &[Value], env: &Env<'_>) -> Result<bool> {
-        Ok(self.eval(row, env)? == Value::Bool(true))
+        Ok(self.known(row, env)? == Value::Bool(true))
+    }
+
+    /// The value over `row`, which must be known already.
+    pub(crate) fn known(&self, row: &[Value], env: &Env<'_>) -> Result<Value> {
+        self.eval(row, env)?.known()
     }
 }
 
@@ -167,6 +180,9 @@ fn eval_call(
         }
         values.push(value);
     }
+    if values.iter().any(Value::is_pending) {
+        return difference(function, &values).ok_or_else(not_known);
+    }
     env.charge(match function.eval {
         Eval::Pure(eval) => eval(env, &values)?,
         Eval::Host => env.host.call(function, &values, env)?,
@@ -181,9 +197,9 @@ fn eval_case(
     row: &[Value],
     env: &Env<'_>,
 ) -> Result<Value> {
-    let operand = operand.map(|operand| operand.eval(row, env)).transpose()?;
+    let operand = operand.map(|operand| operand.known(row, env)).transpose()?;
     for (when, then) in branches {
-        let when = when.eval(row, env)?;
+        let when = when.known(row, env)?;
         let taken = match &operand {
             Some(operand) => compare(Comparison::Eq, operand, &when),
             None => when,
@@ -193,6 +209,32 @@ fn eval_case(
         }
     }
     otherwise.map_or(Ok(Value::Null), |otherwise| otherwise.eval(row, env))
+}
+
+/// The difference of two positions one of which is not known yet.
+fn difference(function: &Function, values: &[Value]) -> Option<Value> {
+    // The operator, and pg_wal_lsn_diff().
+    if function.args != [Type::Lsn, Type::Lsn] || function.result != Type::Numeric {
+        return None;
+    }
+    let pending = match values {
+        [Value::Pending(pending), Value::Lsn(lsn)] => pending.bytes_after(*lsn),
+        [Value::Lsn(lsn), Value::Pending(pending)] => pending.bytes_before(*lsn),
+        _ => None,
+    };
+    pending.map(Value::Pending)
+}
+
+/// Compares two values of which one may be not known yet.
+fn compare_pending(comparison: Comparison, left: Value, right: Value) -> Result<Value> {
+    let pending = match (left, right) {
+        (Value::Null, _) | (_, Value::Null) => return Ok(Value::Null),
+        (Value::Pending(_), Value::Pending(_)) => None,
+        (Value::Pending(pending), right) => pending.compare(comparison, right),
+        (left, Value::Pending(pending)) => pending.compare(comparison.mirrored(), left),
+        (left, right) => return Ok(compare(comparison, &left, &right)),
+    };
+    pending.map(Value::Pending).ok_or_else(not_known)
 }
 
 fn compare(comparison: Comparison, left: &Value, right: &Value) -> Value {

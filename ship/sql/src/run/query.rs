@@ -10,8 +10,8 @@ use walhub_proto::sqlstate::SqlState;
 use crate::env::{Env, Scan};
 use crate::failure::{INVALID_LIMIT, INVALID_OFFSET, Result, fail};
 use crate::plan::{Expr, Grouping, Plan, Source};
-use crate::value::Value;
 use crate::value::row::{Rows, compare_rows, cost, row_cost};
+use crate::value::{Value, not_known};
 
 impl Plan {
     /// Runs the query. What its rows take is held; nothing else is, afterwards.
@@ -55,6 +55,12 @@ impl Plan {
                 env.hold(cost(&result))?;
             }
             results.push(result);
+        }
+        let is_compared =
+            |output: usize| self.distinct || self.order.iter().any(|key| key.output == output);
+        let mut values = results.iter().flat_map(|row| row.iter().enumerate());
+        if values.any(|(output, value)| value.is_pending() && is_compared(output)) {
+            return Err(not_known());
         }
         if self.distinct {
             results.sort_by(|left, right| compare_rows(left, right));
@@ -120,7 +126,7 @@ fn values(rows: &[Vec<Expr>], env: &Env<'_>) -> Result<Rows> {
 fn series(args: &[Expr], env: &Env<'_>) -> Result<Rows> {
     let mut numbers = [0, 0, 1];
     for (number, arg) in numbers.iter_mut().zip(args) {
-        match arg.eval(&[], env)? {
+        match arg.known(&[], env)? {
             Value::Int(value) => *number = value,
             _ => return Ok(Vec::new()),
         }
@@ -158,7 +164,7 @@ pub fn retain(rows: &mut Rows, condition: Option<&Expr>, env: &Env<'_>) -> Resul
 /// The number after LIMIT or OFFSET.
 pub fn row_count(expr: Option<&Expr>, clause: &str, env: &Env<'_>) -> Result<Option<usize>> {
     let Some(expr) = expr else { return Ok(None) };
-    match expr.eval(&[], env)? {
+    match expr.known(&[], env)? {
         Value::Int(count) => usize::try_from(count).map(Some).map_err(|_| {
             let state = if clause == "LIMIT" { INVALID_LIMIT } else { INVALID_OFFSET };
             fail(state, format!("{clause} must not be negative"))
@@ -172,7 +178,8 @@ impl Grouping {
     fn run(&self, rows: Rows, env: &Env<'_>) -> Result<Rows> {
         let mut keyed: Vec<(Vec<Value>, Vec<Value>)> = Vec::new();
         for row in rows {
-            let key: Result<Vec<Value>> = self.keys.iter().map(|key| key.eval(&row, env)).collect();
+            let key: Result<Vec<Value>> =
+                self.keys.iter().map(|key| key.known(&row, env)).collect();
             let key = key?;
             env.hold(cost(&key))?;
             keyed.push((key, row));

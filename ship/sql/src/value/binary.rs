@@ -44,6 +44,7 @@ pub fn encode(value: &Value, ty: Type) -> Option<Vec<u8>> {
             buf.extend_from_slice(&value.months.to_be_bytes());
         }
         Value::Array(items) => encode_array(items, &mut buf),
+        Value::Pending(_) => unreachable!("encoded before it is known"),
     }
     Some(buf)
 }

@@ -62,6 +62,85 @@ fn a_statement_is_a_transaction_and_knows_its_position() {
     assert_eq!(rows, ["0/1010", "0/1030", "0/1040", "80", "1|0/1070", "2|0/1090", "3|0/1080", "t"]);
 }
 
+const EMIT_ONE: &str = "pg_logical_emit_message(true, 'p', 'x')";
+
+/// The rows, errors and tags of one query over WAL of its own, and what it has appended.
+fn ran(sql: &str) -> (Vec<String>, Vec<String>) {
+    let (lines, log) = lines(&[query(&sql.replace("EMIT", EMIT_ONE))]);
+    (lines.into_iter().filter(|line| !line.starts_with(['T', 'Z'])).collect(), log)
+}
+
+#[test]
+fn a_position_that_is_not_known_yet_goes_through_what_only_hands_it_on() {
+    for (sql, rows) in [
+        ("select EMIT, 1 as one", "0/1010|1"),
+        ("select case when true then EMIT end, coalesce(EMIT, '0/0')", "0/1010|0/1020"),
+        ("select (select EMIT), lsn from (select EMIT as lsn) s", "0/1020|0/1010"),
+        ("select lsn from (values (EMIT)) v(lsn)", "0/1010"),
+        ("select EMIT::text, EMIT > '0/1010', '0/1040' >= EMIT", "0/1010|t|t"),
+        ("select EMIT - '0/1000', pg_wal_lsn_diff('0/1040', EMIT)", "16|32"),
+        ("select count(EMIT), count(*) filter (where EMIT is not null)", "1|1"),
+        ("select g, EMIT from generate_series(1, 1) g order by g", "1|0/1010"),
+        ("select EMIT - null, EMIT = null, EMIT is null", "-|-|f"),
+        ("select 1 where EMIT is not null", "1"),
+    ] {
+        let (lines, log) = ran(sql);
+        assert_eq!(lines, [rows, "C SELECT 1"], "{sql}");
+        let messages = sql.matches("EMIT").count();
+        assert_eq!(log, [format!("{}commit flush", "p:x ".repeat(messages))], "{sql}");
+    }
+    let (answered, _) = lines(&[
+        parse("", &format!("select {EMIT_ONE}, 7 from generate_series(1, 2)"), &[]),
+        bind("", "", true, &[]),
+        execute("", 0),
+        sync(),
+    ]);
+    let first = "\0\0\0\0\0\0\u{10}\u{10}|\0\0\0\u{7}";
+    let second = "\0\0\0\0\0\0\u{10}\u{20}|\0\0\0\u{7}";
+    assert_eq!(answered[2..], [first, second, "C SELECT 2", "Z I"]);
+}
+
+#[test]
+fn what_needs_a_position_before_it_is_known_is_refused_and_writes_nothing() {
+    for sql in [
+        "select length(EMIT::text)",
+        "select EMIT::text || 'x'",
+        "select EMIT + 1",
+        "select (EMIT - '0/0') * 2",
+        "select EMIT = EMIT",
+        "select not (EMIT > '0/0')",
+        "select 1 where EMIT > '0/0'",
+        "select g from generate_series(1, 2) g order by EMIT",
+        "select distinct EMIT from generate_series(1, 2)",
+        "select EMIT, count(*) from generate_series(1, 2) group by 1",
+        "select max(EMIT)",
+        "select count(distinct EMIT)",
+        "select EMIT in ('0/0')",
+        "select '0/0' in (select EMIT)",
+        "select EMIT between '0/0' and '0/1'",
+        "select greatest(EMIT, '0/0')",
+        "select nullif(EMIT, '0/0')",
+        "select pg_logical_emit_message(false, 'p', EMIT::text)",
+        "select pg_logical_emit_message(false, 'p', 'stays not'), length(EMIT::text)",
+    ] {
+        let (lines, log) = ran(sql);
+        let refused = "ERROR 0A000 the result of a function that changes something cannot be used \
+                       in this expression";
+        assert_eq!(lines, [refused], "{sql}");
+        assert_eq!(log, [""; 0], "{sql}");
+    }
+}
+
+#[test]
+fn within_a_block_a_position_is_the_one_of_that_moment() {
+    let (lines, log) = ran("begin; select EMIT as a, EMIT - '0/0' as b; rollback");
+    assert_eq!(lines, ["C BEGIN", "0/1000|4096", "C SELECT 1", "C ROLLBACK"]);
+    assert_eq!(log, [""; 0]);
+    let (lines, log) = ran("begin; select count(EMIT) from generate_series(1, 2000); commit");
+    assert_eq!(lines, ["C BEGIN", "2000", "C SELECT 1", "C COMMIT"]);
+    assert_eq!(log, [format!("{}commit flush", "p:x ".repeat(2000))]);
+}
+
 #[test]
 fn a_block_is_appended_when_it_commits_and_not_before() {
     let (lines, log) = lines(&[
