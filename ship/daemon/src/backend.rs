@@ -1,16 +1,15 @@
 //! The SQL console: monitoring views and functions over the hub.
 //!
 //! A session speaks PostgreSQL's protocol, simple and extended, and answers what psql, drivers and
-//! monitoring tools ask of a server's WAL. From text to rows: `parse` and `utility` read it,
-//! `bind`, `coerce`, `call` and `select` resolve names and types into a `plan`, `expr` and `aggregate` evaluate it
-//! over the rows of `catalog`. Everything is bounded: text, tokens, depth, steps, bytes; `memory` is what all sessions
-//! may hold together. What takes longer than a moment is evaluated `elsewhere`, on a thread that is no session's, and
-//! `turns` says whose.
+//! monitoring tools ask of a server's WAL. The language is walhub-sql's; `views` and `functions` are what this server
+//! adds to it, and `context` is what they see. `memory` is what all sessions may hold together. What takes longer than
+//! a moment is evaluated `elsewhere`, on a thread that is no session's, and `turns` says whose.
 //!
-//! Messages go into the WAL through `emit` and `copy`; `held` keeps them until their transaction
-//! ends, and `commit` appends them and waits.
+//! A statement is evaluated once, and that has no effect: functions leave in `emit` what is to be done. `execute` does
+//! it and puts the answers into the rows. Messages are kept by `held` until their transaction ends, and `commit`
+//! appends them and waits; rows that show where they lie wait in `output` meanwhile.
 //!
-//! Not here: start-up and authentication, which come before; replication commands.
+//! Not here: the language (walhub-sql); start-up and authentication, which come before; replication commands.
 
 mod activity;
 mod commit;

@@ -55,6 +55,22 @@ pub(crate) struct Scope {
     pub(crate) no_aggregates: Option<&'static str>,
 }
 
+/// What IS asks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Truth {
+    True,
+    NotTrue,
+    False,
+    NotFalse,
+}
+
+/// Whether LIKE sees a difference between `a` and `A`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Letters {
+    Exact,
+    Folded,
+}
+
 /// A query that is resolved.
 pub struct Bound {
     /// What it does.
@@ -153,6 +169,27 @@ impl Binder<'_> {
                 let (left, right) = (self.bind(scope, left)?, self.bind(scope, right)?);
                 self.bind_binary(left, op, right)
             }
+            E::Case { operand, conditions, else_result, .. } => {
+                self.bind_case(scope, operand.as_deref(), conditions, else_result.as_deref())
+            }
+            E::Subquery(query) => {
+                let plan = self.bind_scalar_query(query)?;
+                let ty = plan.columns().next().map_or(Type::Text, |(_, ty)| ty);
+                Ok(Expr::new(ty, Node::Scalar(plan)))
+            }
+            E::Exists { subquery, negated } => {
+                let plan = Arc::new(self.bind_query(subquery)?);
+                Ok(Expr::bool(Node::Exists { plan, negated: *negated }))
+            }
+            E::Function(function) => self.bind_function(scope, function),
+            other => self.bind_predicate(scope, other),
+        }
+    }
+
+    /// Questions beside the operators: IS, IN, BETWEEN, LIKE.
+    fn bind_predicate(&mut self, scope: &mut Scope, expr: &ast::Expr) -> Result<Expr> {
+        use ast::Expr as E;
+        match expr {
             E::IsNull(operand) | E::IsUnknown(operand) => {
                 let operand = self.settled(scope, operand)?;
                 Ok(Expr::bool(Node::IsNull { operand, negated: false }))
@@ -161,10 +198,10 @@ impl Binder<'_> {
                 let operand = self.settled(scope, operand)?;
                 Ok(Expr::bool(Node::IsNull { operand, negated: true }))
             }
-            E::IsTrue(operand) => self.bind_is(scope, operand, true, false),
-            E::IsNotTrue(operand) => self.bind_is(scope, operand, true, true),
-            E::IsFalse(operand) => self.bind_is(scope, operand, false, false),
-            E::IsNotFalse(operand) => self.bind_is(scope, operand, false, true),
+            E::IsTrue(operand) => self.bind_is(scope, operand, Truth::True),
+            E::IsNotTrue(operand) => self.bind_is(scope, operand, Truth::NotTrue),
+            E::IsFalse(operand) => self.bind_is(scope, operand, Truth::False),
+            E::IsNotFalse(operand) => self.bind_is(scope, operand, Truth::NotFalse),
             E::IsDistinctFrom(left, right) => self.bind_distinct(scope, left, right, false),
             E::IsNotDistinctFrom(left, right) => self.bind_distinct(scope, left, right, true),
             E::InList { expr, list, negated } => {
@@ -197,24 +234,19 @@ impl Binder<'_> {
                 }
             }
             E::Like { negated, any: false, expr, pattern, escape_char: None } => {
-                self.bind_like(scope, expr, pattern, false, *negated)
+                self.bind_like(scope, expr, pattern, Letters::Exact, *negated)
             }
             E::ILike { negated, any: false, expr, pattern, escape_char: None } => {
-                self.bind_like(scope, expr, pattern, true, *negated)
+                self.bind_like(scope, expr, pattern, Letters::Folded, *negated)
             }
-            E::Case { operand, conditions, else_result, .. } => {
-                self.bind_case(scope, operand.as_deref(), conditions, else_result.as_deref())
-            }
-            E::Subquery(query) => {
-                let plan = self.bind_scalar_query(query)?;
-                let ty = plan.columns().next().map_or(Type::Text, |(_, ty)| ty);
-                Ok(Expr::new(ty, Node::Scalar(plan)))
-            }
-            E::Exists { subquery, negated } => {
-                let plan = Arc::new(self.bind_query(subquery)?);
-                Ok(Expr::bool(Node::Exists { plan, negated: *negated }))
-            }
-            E::Function(function) => self.bind_function(scope, function),
+            other => self.bind_call_syntax(scope, other),
+        }
+    }
+
+    /// Calls of functions that have a syntax of their own.
+    fn bind_call_syntax(&mut self, scope: &mut Scope, expr: &ast::Expr) -> Result<Expr> {
+        use ast::Expr as E;
+        match expr {
             E::Extract { field, expr, .. } => {
                 if !matches!(field, ast::DateTimeField::Epoch) {
                     return Err(unsupported(format_args!("EXTRACT({field} ...)")));
@@ -355,14 +387,10 @@ impl Binder<'_> {
         Err(self.at(failure, ident))
     }
 
-    fn bind_is(
-        &mut self,
-        scope: &mut Scope,
-        operand: &ast::Expr,
-        wanted: bool,
-        negated: bool,
-    ) -> Result<Expr> {
+    fn bind_is(&mut self, scope: &mut Scope, operand: &ast::Expr, truth: Truth) -> Result<Expr> {
         let operand = self.bind(scope, operand)?;
+        let wanted = matches!(truth, Truth::True | Truth::NotTrue);
+        let negated = matches!(truth, Truth::NotTrue | Truth::NotFalse);
         let operand =
             Box::new(self.condition(operand, if wanted { "IS TRUE" } else { "IS FALSE" })?);
         Ok(Expr::bool(Node::IsBool { operand, wanted, negated }))
@@ -450,10 +478,10 @@ impl Binder<'_> {
                 };
                 Ok(Expr::bool(node))
             }
-            BinaryOperator::PGLikeMatch => self.like(left, right, false, false),
-            BinaryOperator::PGILikeMatch => self.like(left, right, true, false),
-            BinaryOperator::PGNotLikeMatch => self.like(left, right, false, true),
-            BinaryOperator::PGNotILikeMatch => self.like(left, right, true, true),
+            BinaryOperator::PGLikeMatch => self.like(left, right, Letters::Exact, false),
+            BinaryOperator::PGILikeMatch => self.like(left, right, Letters::Folded, false),
+            BinaryOperator::PGNotLikeMatch => self.like(left, right, Letters::Exact, true),
+            BinaryOperator::PGNotILikeMatch => self.like(left, right, Letters::Folded, true),
             BinaryOperator::StringConcat => {
                 // One side must be a string; the other is shown. PostgreSQL: textanycat.
                 let stringy = |ty: Type| ty.is_string() || ty == Type::Unknown;
@@ -495,20 +523,21 @@ impl Binder<'_> {
         scope: &mut Scope,
         operand: &ast::Expr,
         pattern: &ast::Expr,
-        fold_case: bool,
+        letters: Letters,
         negated: bool,
     ) -> Result<Expr> {
         let (operand, pattern) = (self.bind(scope, operand)?, self.bind(scope, pattern)?);
-        self.like(operand, pattern, fold_case, negated)
+        self.like(operand, pattern, letters, negated)
     }
 
     fn like(
         &mut self,
         operand: Expr,
         pattern: Expr,
-        fold_case: bool,
+        letters: Letters,
         negated: bool,
     ) -> Result<Expr> {
+        let fold_case = letters == Letters::Folded;
         let texts = operand.ty.implicit_cost(Type::Text).and(pattern.ty.implicit_cost(Type::Text));
         if texts.is_none() {
             let symbol = match (fold_case, negated) {

@@ -14,9 +14,10 @@ use walhub_proto::time::Timestamp;
 use crate::env::{Env, Function};
 use crate::failure::{DIVISION_BY_ZERO, Result, SUBSTRING_ERROR, fail, out_of_range};
 use crate::value::datetime::Interval;
+use crate::value::float;
 use crate::value::numeric::Numeric;
 use crate::value::types::Type;
-use crate::value::{Value, float_to_i64, lsn_difference};
+use crate::value::{Value, lsn_difference};
 
 const fn function(
     name: &'static str,
@@ -96,7 +97,7 @@ fn nonzero(value: i64) -> Result<i64> {
     if value == 0 { Err(fail(DIVISION_BY_ZERO, "division by zero")) } else { Ok(value) }
 }
 
-fn float(value: f64) -> Result<Value> {
+fn finite(value: f64) -> Result<Value> {
     if value.is_infinite() {
         return Err(fail(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "value out of range: overflow"));
     }
@@ -117,8 +118,8 @@ fn shift_lsn(lsn: Lsn, bytes: Numeric) -> Result<Value> {
 pub(crate) static OPERATORS: &[Function] = &[
     function("+", &[Int4, Int4], Int4, eval!([I(a), I(b)] => int4(a.checked_add(*b)))),
     function("+", &[Int8, Int8], Int8, eval!([I(a), I(b)] => int8(a.checked_add(*b)))),
-    function("+", &[Num, Num], Num, eval!([N(a), N(b)] => a.add(*b).map(N))),
-    function("+", &[Float8, Float8], Float8, eval!([F(a), F(b)] => float(a + b))),
+    function("+", &[Num, Num], Num, eval!([N(a), N(b)] => a.try_add(*b).map(N))),
+    function("+", &[Float8, Float8], Float8, eval!([F(a), F(b)] => finite(a + b))),
     function("+", &[PgLsn, Num], PgLsn, eval!([Value::Lsn(a), N(b)] => shift_lsn(*a, *b))),
     function("+", &[Num, PgLsn], PgLsn, eval!([N(a), Value::Lsn(b)] => shift_lsn(*b, *a))),
     function(
@@ -140,12 +141,12 @@ pub(crate) static OPERATORS: &[Function] = &[
         &[Span, Span],
         Span,
         eval!([Value::Interval(a), Value::Interval(b)]
-        => a.add(*b).map(Value::Interval)),
+        => a.try_add(*b).map(Value::Interval)),
     ),
     function("-", &[Int4, Int4], Int4, eval!([I(a), I(b)] => int4(a.checked_sub(*b)))),
     function("-", &[Int8, Int8], Int8, eval!([I(a), I(b)] => int8(a.checked_sub(*b)))),
-    function("-", &[Num, Num], Num, eval!([N(a), N(b)] => a.add(b.negate()).map(N))),
-    function("-", &[Float8, Float8], Float8, eval!([F(a), F(b)] => float(a - b))),
+    function("-", &[Num, Num], Num, eval!([N(a), N(b)] => a.try_add(b.negate()).map(N))),
+    function("-", &[Float8, Float8], Float8, eval!([F(a), F(b)] => finite(a - b))),
     function(
         "-",
         &[PgLsn, PgLsn],
@@ -173,7 +174,7 @@ pub(crate) static OPERATORS: &[Function] = &[
         &[Span, Span],
         Span,
         eval!([Value::Interval(a), Value::Interval(b)]
-        => a.add(b.negate()?).map(Value::Interval)),
+        => a.try_add(b.negate()?).map(Value::Interval)),
     ),
     function("-", &[Int4], Int4, eval!([I(a)] => int4(a.checked_neg()))),
     function("-", &[Int8], Int8, eval!([I(a)] => int8(a.checked_neg()))),
@@ -183,7 +184,7 @@ pub(crate) static OPERATORS: &[Function] = &[
     function("*", &[Int4, Int4], Int4, eval!([I(a), I(b)] => int4(a.checked_mul(*b)))),
     function("*", &[Int8, Int8], Int8, eval!([I(a), I(b)] => int8(a.checked_mul(*b)))),
     function("*", &[Num, Num], Num, eval!([N(a), N(b)] => a.multiply(*b).map(N))),
-    function("*", &[Float8, Float8], Float8, eval!([F(a), F(b)] => float(a * b))),
+    function("*", &[Float8, Float8], Float8, eval!([F(a), F(b)] => finite(a * b))),
     function(
         "*",
         &[Span, Float8],
@@ -206,7 +207,7 @@ pub(crate) static OPERATORS: &[Function] = &[
         &[Float8, Float8],
         Float8,
         eval!([F(a), F(b)] => {
-            if *b == 0.0 { Err(fail(DIVISION_BY_ZERO, "division by zero")) } else { float(a / b) }
+            if *b == 0.0 { Err(fail(DIVISION_BY_ZERO, "division by zero")) } else { finite(a / b) }
         }),
     ),
     function(
@@ -221,7 +222,7 @@ pub(crate) static OPERATORS: &[Function] = &[
     function("%", &[Int4, Int4], Int4, eval!([I(a), I(b)] => Ok(I(a.wrapping_rem(nonzero(*b)?))))),
     function("%", &[Int8, Int8], Int8, eval!([I(a), I(b)] => Ok(I(a.wrapping_rem(nonzero(*b)?))))),
     function("%", &[Num, Num], Num, eval!([N(a), N(b)] => a.remainder(*b).map(N))),
-    function("^", &[Float8, Float8], Float8, eval!([F(a), F(b)] => float(a.powf(*b)))),
+    function("^", &[Float8, Float8], Float8, eval!([F(a), F(b)] => finite(a.powf(*b)))),
     function("||", &[Text, Text], Text, eval!([T(a), T(b)] => Ok(T(format!("{a}{b}"))))),
 ];
 
@@ -264,10 +265,18 @@ fn size_pretty(mut size: i128) -> String {
     size.to_string()
 }
 
-fn trim_set(text: &str, set: &str, start: bool, end: bool) -> Result<Value> {
+/// Where characters are taken off.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Start,
+    End,
+    Both,
+}
+
+fn trim_set(text: &str, set: &str, side: Side) -> Result<Value> {
     let in_set = |character: char| set.contains(character);
-    let text = if start { text.trim_start_matches(in_set) } else { text };
-    Ok(Value::text_of(if end { text.trim_end_matches(in_set) } else { text }))
+    let text = if side != Side::End { text.trim_start_matches(in_set) } else { text };
+    Ok(Value::text_of(if side != Side::Start { text.trim_end_matches(in_set) } else { text }))
 }
 
 /// Functions, in lower case.
@@ -393,7 +402,7 @@ pub(crate) static FUNCTIONS: &[Function] = &[
         &[Float8],
         TimestampTz,
         eval!([F(seconds)] => {
-            let micros = float_to_i64(seconds * 1e6)
+            let micros = float::to_i64(seconds * 1e6)
                 .and_then(|micros| micros.checked_sub(Timestamp::UNIX_TO_POSTGRES_SECONDS * 1_000_000));
             micros.map(|micros| Value::Timestamp(Timestamp(micros)))
                 .ok_or_else(|| fail(crate::failure::DATETIME_FIELD_OVERFLOW, "timestamp out of range"))
@@ -497,12 +506,12 @@ pub(crate) static FUNCTIONS: &[Function] = &[
             Ok(Value::text_of(part.unwrap_or_default()))
         }),
     ),
-    function("btrim", &[Text], Text, eval!([T(a)] => trim_set(a, " ", true, true))),
-    function("btrim", &[Text, Text], Text, eval!([T(a), T(set)] => trim_set(a, set, true, true))),
-    function("ltrim", &[Text], Text, eval!([T(a)] => trim_set(a, " ", true, false))),
-    function("ltrim", &[Text, Text], Text, eval!([T(a), T(set)] => trim_set(a, set, true, false))),
-    function("rtrim", &[Text], Text, eval!([T(a)] => trim_set(a, " ", false, true))),
-    function("rtrim", &[Text, Text], Text, eval!([T(a), T(set)] => trim_set(a, set, false, true))),
+    function("btrim", &[Text], Text, eval!([T(a)] => trim_set(a, " ", Side::Both))),
+    function("btrim", &[Text, Text], Text, eval!([T(a), T(set)] => trim_set(a, set, Side::Both))),
+    function("ltrim", &[Text], Text, eval!([T(a)] => trim_set(a, " ", Side::Start))),
+    function("ltrim", &[Text, Text], Text, eval!([T(a), T(set)] => trim_set(a, set, Side::Start))),
+    function("rtrim", &[Text], Text, eval!([T(a)] => trim_set(a, " ", Side::End))),
+    function("rtrim", &[Text, Text], Text, eval!([T(a), T(set)] => trim_set(a, set, Side::End))),
     Function {
         variadic: true,
         strict: false,

@@ -5,6 +5,7 @@
 pub mod binary;
 pub mod comparison;
 pub mod datetime;
+pub mod float;
 pub mod numeric;
 pub mod row;
 pub mod types;
@@ -309,7 +310,7 @@ impl Value {
             Self::Float(value) => match target {
                 Type::Numeric => Numeric::from_f64(*value).map(Self::Numeric),
                 _ => int_cast(
-                    float_to_i64(*value).ok_or_else(|| out_of_range(target.sql_name()))?,
+                    float::to_i64(*value).ok_or_else(|| out_of_range(target.sql_name()))?,
                     target,
                 ),
             },
@@ -336,7 +337,7 @@ fn int_cast(value: i64, target: Type) -> Result<Value> {
         Type::Oid => (i64::from(i32::MIN), i64::from(u32::MAX)),
         Type::Float8 => {
             // Exact where a float can be, and rounded to nearest where not.
-            return Ok(Value::Float(value.to_string().parse().unwrap_or(f64::NAN)));
+            return Ok(Value::Float(float::from_i64(value)));
         }
         Type::Numeric => return Ok(Value::Numeric(Numeric::from(value))),
         _ => (i64::MIN, i64::MAX),
@@ -346,12 +347,6 @@ fn int_cast(value: i64, target: Type) -> Result<Value> {
     } else {
         Err(out_of_range(target.sql_name()))
     }
-}
-
-/// Rounds half to even, as `rint` does; `None` when it does not fit.
-pub fn float_to_i64(value: f64) -> Option<i64> {
-    let rounded = value.round_ties_even();
-    rounded.is_finite().then(|| format!("{rounded:.0}").parse().ok()).flatten()
 }
 
 /// PostgreSQL: `byteaout` with bytea_output = hex.

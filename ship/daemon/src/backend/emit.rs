@@ -137,18 +137,25 @@ impl Emitter {
     }
 }
 
+/// What `pg_logical_emit_message` is called with.
+pub(super) struct Message<'a> {
+    pub(super) transactional: bool,
+    pub(super) prefix: &'a str,
+    pub(super) content: &'a [u8],
+    /// Whether a message that is not transactional must be durable before the answer.
+    pub(super) flush: bool,
+}
+
 /// `pg_logical_emit_message`.
 pub(super) fn emit_message(
     ctx: &Context<'_>,
     env: &Env<'_>,
-    transactional: bool,
-    prefix: &str,
-    content: &[u8],
-    flush: bool,
+    message: &Message<'_>,
 ) -> Result<Value> {
     if ctx.hub.in_recovery() {
         return Err(Box::new(append::in_recovery("pg_logical_emit_message()")));
     }
+    let Message { transactional, prefix, content, flush } = *message;
     let record = message_record(transactional, prefix, content)?;
     let bytes = ctx.emitter.bytes.get().saturating_add(cost(&record));
     if bytes > TRANSACTION_BYTES_MAX {

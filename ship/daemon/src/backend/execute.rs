@@ -23,7 +23,7 @@ use super::message_scan::Fetched;
 use super::parameters;
 use super::session::Session;
 use super::statement::{self, MessageShape, Prepared, Statement};
-use super::transaction::Done;
+use super::transaction::{Done, End};
 use super::wire::Wire;
 use walhub_hub::api::append::WalRequest;
 use walhub_sql::env::{Env, Pace};
@@ -294,7 +294,8 @@ impl<V: SettingsView> Session<V> {
         } else {
             self.append_block(wire).await
         };
-        let done = self.transaction.end(appended.is_ok(), chain, &mut self.parameters);
+        let end = if appended.is_ok() { End::Commit } else { End::Rollback };
+        let done = self.transaction.end(end, chain, &mut self.parameters);
         self.close_portals();
         appended.and(done)
     }
@@ -320,7 +321,7 @@ impl<V: SettingsView> Session<V> {
                 Ok(done)
             }
             Utility::Rollback { chain } => {
-                let done = self.transaction.end(false, *chain, &mut self.parameters);
+                let done = self.transaction.end(End::Rollback, *chain, &mut self.parameters);
                 self.close_portals();
                 done
             }

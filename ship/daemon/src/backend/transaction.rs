@@ -42,6 +42,13 @@ pub(super) struct Transaction {
     block: Option<Block>,
 }
 
+/// What ends a transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    Commit,
+    Rollback,
+}
+
 /// The tag of a command that ran, and what to warn of.
 pub(super) type Done = (&'static str, Option<Report>);
 
@@ -95,11 +102,11 @@ impl Transaction {
     /// COMMIT or ROLLBACK. PostgreSQL: `EndTransactionBlock`, `UserAbortTransactionBlock`.
     pub(super) fn end(
         &mut self,
-        commit: bool,
+        end: End,
         chain: bool,
         parameters: &mut Parameters,
     ) -> Result<Done> {
-        let tag = if commit { "COMMIT" } else { "ROLLBACK" };
+        let tag = if end == End::Commit { "COMMIT" } else { "ROLLBACK" };
         let Some(block) = self.block.take() else {
             if chain {
                 let message = format!("{tag} AND CHAIN can only be used in transaction blocks");
@@ -108,7 +115,7 @@ impl Transaction {
             let message = "there is no transaction in progress";
             return Ok((tag, Some(warning(NO_ACTIVE_SQL_TRANSACTION, message))));
         };
-        let commits = commit && !block.failed;
+        let commits = end == End::Commit && !block.failed;
         *parameters = if commits { block.after } else { block.before };
         parameters.end_transaction();
         if chain {

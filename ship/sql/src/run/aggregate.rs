@@ -7,6 +7,7 @@ use crate::failure::{Result, out_of_range};
 use crate::plan::{Aggregate, AggregateCall, Expr};
 use crate::value::Value;
 use crate::value::datetime::Interval;
+use crate::value::float;
 use crate::value::numeric::Numeric;
 use crate::value::row::cost;
 
@@ -144,20 +145,20 @@ fn add(left: Value, right: Value) -> Result<Value> {
         (Value::Int(left), Value::Int(right)) => {
             Value::Int(left.checked_add(right).ok_or_else(|| out_of_range("bigint"))?)
         }
-        (Value::Numeric(left), Value::Numeric(right)) => Value::Numeric(left.add(right)?),
+        (Value::Numeric(left), Value::Numeric(right)) => Value::Numeric(left.try_add(right)?),
         (Value::Float(left), Value::Float(right)) => Value::Float(left + right),
-        (Value::Interval(left), Value::Interval(right)) => Value::Interval(left.add(right)?),
+        (Value::Interval(left), Value::Interval(right)) => Value::Interval(left.try_add(right)?),
         (left, right) => unreachable!("sum of {left:?} and {right:?}: not in the signatures"),
     })
 }
 
 fn divide(total: Value, count: i64) -> Result<Value> {
     // Zero rows have no average: the caller has answered NULL.
-    let float = || count.to_string().parse().unwrap_or(f64::NAN);
+    let count_as_float = float::from_i64(count);
     Ok(match total {
         Value::Numeric(total) => Value::Numeric(total.divide(Numeric::from(count))?),
-        Value::Float(total) => Value::Float(total / float()),
-        Value::Interval(total) => Value::Interval(Interval::scale(total, 1.0 / float())?),
+        Value::Float(total) => Value::Float(total / count_as_float),
+        Value::Interval(total) => Value::Interval(Interval::scale(total, 1.0 / count_as_float)?),
         other => other,
     })
 }

@@ -42,6 +42,65 @@ impl Expr {
             Node::Compare(comparison, left, right) => {
                 compare_pending(*comparison, left.eval(row, env)?, right.eval(row, env)?)?
             }
+            Node::Case { operand, branches, otherwise } => {
+                return eval_case(operand.as_deref(), branches, otherwise.as_deref(), row, env);
+            }
+            Node::Coalesce(args) => {
+                for arg in args {
+                    let value = arg.eval(row, env)?;
+                    if !value.is_null() {
+                        return Ok(value);
+                    }
+                }
+                Value::Null
+            }
+            Node::NullIf(left, right) => {
+                let left = left.known(row, env)?;
+                match compare(Comparison::Eq, &left, &right.known(row, env)?) {
+                    Value::Bool(true) => Value::Null,
+                    _ => left,
+                }
+            }
+            Node::Extreme(wanted, args) => {
+                let mut best = Value::Null;
+                for arg in args {
+                    let value = arg.known(row, env)?;
+                    if !value.is_null() && (best.is_null() || value.compare(&best) == *wanted) {
+                        best = value;
+                    }
+                }
+                best
+            }
+            Node::Scalar(plan) => {
+                let (first, is_only) = plan.run_within(env, |rows| {
+                    let is_only = rows.len() <= 1;
+                    (rows.into_iter().next(), is_only)
+                })?;
+                if !is_only {
+                    return Err(fail(
+                        CARDINALITY_VIOLATION,
+                        "more than one row returned by a subquery used as an expression",
+                    ));
+                }
+                first.and_then(|row| row.into_iter().next()).unwrap_or(Value::Null)
+            }
+            Node::Distinct { .. }
+            | Node::And(..)
+            | Node::Or(..)
+            | Node::Not(_)
+            | Node::IsNull { .. }
+            | Node::IsBool { .. }
+            | Node::In { .. }
+            | Node::InQuery { .. }
+            | Node::Between { .. }
+            | Node::Like { .. }
+            | Node::Exists { .. } => return self.eval_predicate(row, env),
+        })
+    }
+
+    /// The value of a question: AND, IS, IN, BETWEEN, LIKE, EXISTS.
+    fn eval_predicate(&self, row: &[Value], env: &Env<'_>) -> Result<Value> {
+        Ok(match &self.node {
             Node::Distinct { left, right, negated } => {
                 let same = left.known(row, env)?.compare(&right.known(row, env)?).is_eq();
                 Value::Bool(same == *negated)
@@ -100,51 +159,10 @@ impl Expr {
                     _ => Value::Null,
                 }
             }
-            Node::Case { operand, branches, otherwise } => {
-                return eval_case(operand.as_deref(), branches, otherwise.as_deref(), row, env);
-            }
-            Node::Coalesce(args) => {
-                for arg in args {
-                    let value = arg.eval(row, env)?;
-                    if !value.is_null() {
-                        return Ok(value);
-                    }
-                }
-                Value::Null
-            }
-            Node::NullIf(left, right) => {
-                let left = left.known(row, env)?;
-                match compare(Comparison::Eq, &left, &right.known(row, env)?) {
-                    Value::Bool(true) => Value::Null,
-                    _ => left,
-                }
-            }
-            Node::Extreme(wanted, args) => {
-                let mut best = Value::Null;
-                for arg in args {
-                    let value = arg.known(row, env)?;
-                    if !value.is_null() && (best.is_null() || value.compare(&best) == *wanted) {
-                        best = value;
-                    }
-                }
-                best
-            }
-            Node::Scalar(plan) => {
-                let (first, is_only) = plan.run_within(env, |rows| {
-                    let is_only = rows.len() <= 1;
-                    (rows.into_iter().next(), is_only)
-                })?;
-                if !is_only {
-                    return Err(fail(
-                        CARDINALITY_VIOLATION,
-                        "more than one row returned by a subquery used as an expression",
-                    ));
-                }
-                first.and_then(|row| row.into_iter().next()).unwrap_or(Value::Null)
-            }
             Node::Exists { plan, negated } => {
                 Value::Bool(plan.run_within(env, |rows| rows.is_empty())? == *negated)
             }
+            node => unreachable!("eval knows {node:?}"),
         })
     }
 

@@ -13,6 +13,7 @@ use walhub_proto::time::Timestamp;
 use crate::failure::{
     DATETIME_FIELD_OVERFLOW, Failure, INVALID_DATETIME_FORMAT, Result, fail, out_of_range,
 };
+use crate::value::float;
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
@@ -59,7 +60,7 @@ impl Interval {
     }
 
     /// PostgreSQL: `interval_pl`.
-    pub fn add(self, other: Self) -> Result<Self> {
+    pub fn try_add(self, other: Self) -> Result<Self> {
         let sum = || {
             Some(Self {
                 months: self.months.checked_add(other.months)?,
@@ -86,16 +87,12 @@ impl Interval {
     pub fn scale(self, factor: f64) -> Result<Self> {
         let months = f64::from(self.months) * factor;
         let days = f64::from(self.days) * factor + months.fract() * 30.0;
-        let micros =
-            self.micros.to_string().parse().unwrap_or(f64::NAN) * factor + days.fract() * 86_400e6;
-        let whole = |value: f64| -> Option<i64> {
-            value.is_finite().then(|| format!("{value:.0}").parse().ok()).flatten()
-        };
+        let micros = float::from_i64(self.micros) * factor + days.fract() * 86_400e6;
         let scaled = || {
             Some(Self {
-                months: i32::try_from(whole(months.trunc())?).ok()?,
-                days: i32::try_from(whole(days.trunc())?).ok()?,
-                micros: whole(micros.round())?,
+                months: i32::try_from(float::to_i64(months.trunc())?).ok()?,
+                days: i32::try_from(float::to_i64(days.trunc())?).ok()?,
+                micros: float::to_i64(micros.round())?,
             })
         };
         scaled().ok_or_else(|| out_of_range("interval"))
@@ -194,11 +191,11 @@ impl Interval {
                 _ => return None,
             };
             let part = if micros > 0.0 {
-                Self::from_micros(format!("{:.0}", (number * micros).round()).parse().ok()?)
+                Self::from_micros(float::to_i64((number * micros).round())?)
             } else {
                 Self { months, days, micros: 0 }.scale(number).ok()?
             };
-            total = total.add(part).ok()?;
+            total = total.try_add(part).ok()?;
         }
         Some(total)
     }
@@ -239,8 +236,11 @@ fn parse_clock(text: &str) -> Option<i64> {
             if fraction.len() > 6 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
                 return None;
             }
-            let fraction: i64 = format!("{fraction:0<6}").parse().ok()?;
-            whole(whole_part)? * MICROS_PER_SECOND + fraction
+            // Six digits, of which those at the end may be left out.
+            let digits = fraction.bytes().map(|digit| i64::from(digit - b'0'));
+            let micros =
+                digits.chain(std::iter::repeat(0)).take(6).fold(0, |sum, it| sum * 10 + it);
+            whole(whole_part)? * MICROS_PER_SECOND + micros
         }
         None => 0,
     };

@@ -95,7 +95,7 @@ impl Numeric {
     }
 
     /// PostgreSQL: `numeric_add`.
-    pub fn add(self, other: Self) -> Result<Self> {
+    pub fn try_add(self, other: Self) -> Result<Self> {
         let (left, right) = self.aligned(other)?;
         let sum = left.unscaled.checked_add(right.unscaled).ok_or_else(overflow)?;
         Ok(Self::new(sum, left.scale))
@@ -190,12 +190,12 @@ impl Numeric {
         self.with_scale(0).ok().map(|whole| whole.unscaled)
     }
 
-    /// The nearest float.
+    /// The nearest float. By way of its text: no shorter way rounds once. PostgreSQL: `numeric_float8`.
     pub fn to_f64(self) -> f64 {
         self.to_string().parse().unwrap_or(f64::NAN)
     }
 
-    /// PostgreSQL: `float8_numeric`, fifteen significant digits.
+    /// Fifteen significant digits, which is a property of the text. PostgreSQL: `float8_numeric`.
     pub fn from_f64(value: f64) -> Result<Self> {
         if !value.is_finite() {
             return Err(out_of_range("numeric"));
@@ -452,7 +452,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_an_error() {
         let large = n("99999999999999999999999999999999999999");
-        for result in [large.multiply(large), large.add(large).and_then(|sum| sum.multiply(n("9")))]
+        for result in
+            [large.multiply(large), large.try_add(large).and_then(|sum| sum.multiply(n("9")))]
         {
             assert_eq!(result.unwrap_err().sqlstate.0, "22003");
         }
