@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{oneshot, watch};
-use walhub::control::console::{ConsoleParams, Sessions, serve};
+use walhub::backend::{ConsoleParams, Sessions, serve};
 use walhub::settings::Settings;
 use walhub_hub::api::append::{Append, AppendAnswer, Appended, Waited, WalRequest};
 use walhub_hub::api::hub::{

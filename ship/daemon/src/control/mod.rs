@@ -2,7 +2,6 @@
 //! commands and SQL, and connects to the upstream.
 
 pub mod connect;
-pub mod console;
 pub mod listen;
 pub mod replication;
 pub mod session;

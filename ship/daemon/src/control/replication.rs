@@ -9,7 +9,7 @@
 
 mod bridge;
 mod decoding;
-pub(super) mod logical;
+pub(crate) mod logical;
 
 use std::io;
 

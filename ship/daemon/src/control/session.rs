@@ -25,10 +25,10 @@ use walhub_proto::wire::startup::{
 };
 
 pub(super) use self::greeting::canonical_name;
-use super::console::{self, ConsoleParams, Interrupt, Member, Served, Sessions, SettingsView as _};
 use super::listen::Unadmitted;
 use super::replication;
 use super::stream::{Connection, Stream};
+use crate::backend::{self, ConsoleParams, Interrupt, Member, Served, Sessions, SettingsView as _};
 use crate::limits::Connections;
 use crate::settings::Settings;
 use walhub_hub::api::hub::{Client, Hub};
@@ -353,7 +353,7 @@ fn admit(
             OptionsViolation::NoValue(_) => report,
         }
     })?;
-    console::check_startup(&message.parameters)?;
+    backend::check_startup(&message.parameters)?;
     let client = Client {
         pid: services.next_pid.fetch_add(1, Ordering::Relaxed),
         application_name: startup::clean_ascii(
@@ -487,7 +487,7 @@ impl Session {
 
     async fn serve_console(&self, connection: &mut Connection) -> Ended {
         let read = std::mem::take(&mut connection.read);
-        match console::serve(&mut connection.stream, read, self.console_params()).await {
+        match backend::serve(&mut connection.stream, read, self.console_params()).await {
             Ok(Served::Left | Served::Silenced) => Ended::Quietly,
             Ok(Served::Terminated) => terminated(),
             Err(error) => Ended::Io(error),

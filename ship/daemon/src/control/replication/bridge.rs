@@ -9,7 +9,7 @@ use walhub_proto::wire::backend::Encoder;
 use walhub_proto::wire::frontend::LARGE_MESSAGE_LIMIT;
 use walhub_proto::wire::reader::{FRAME_HEADER_LEN, Malformed};
 
-use crate::control::console::{self, ConsoleParams, Served};
+use crate::backend::{self, ConsoleParams, Served};
 use crate::control::stream::Stream;
 
 /// Bytes in flight between the console and the client.
@@ -24,7 +24,7 @@ pub(super) struct Bridge {
 impl Bridge {
     pub(super) fn new(params: ConsoleParams) -> Self {
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES_MAX);
-        Self { console: Box::pin(console::serve(theirs, Vec::new(), params)), ours }
+        Self { console: Box::pin(backend::serve(theirs, Vec::new(), params)), ours }
     }
 
     /// Has one query answered, ReadyForQuery included; `false` when the console ended the session.

@@ -185,7 +185,7 @@ impl WalSender<'_> {
 ///
 /// # Errors
 /// When there is no such plugin.
-pub(in crate::control) fn check_plugin(plugin: &str) -> Result<(), Report> {
+pub(crate) fn check_plugin(plugin: &str) -> Result<(), Report> {
     if plugin == PLUGIN_NAME {
         return Ok(());
     }

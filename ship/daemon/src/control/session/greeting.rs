@@ -6,7 +6,7 @@ use walhub_proto::wire::backend::Encoder;
 use walhub_proto::wire::startup::ReplicationMode;
 
 use super::Session;
-use crate::control::console;
+use crate::backend;
 
 impl Session {
     /// AuthenticationOk to ReadyForQuery. PostgreSQL: `InitPostgres`.
@@ -15,7 +15,7 @@ impl Session {
         let has_hot_standby = self.server_version_num() >= 140_000;
         let started_with = match self.mode {
             ReplicationMode::Off | ReplicationMode::Database => {
-                console::reported_at_startup(&self.message.parameters)
+                backend::reported_at_startup(&self.message.parameters)
             }
             ReplicationMode::Physical => Vec::new(),
         };

@@ -1,0 +1,118 @@
+//! Functions that say who is connected, and what the server and the session are set to.
+//!
+//! PostgreSQL: src/backend/utils/adt/misc.c, src/backend/storage/ipc/signalfuncs.c.
+
+use walhub_proto::sqlstate::SqlState;
+use walhub_proto::wire::backend::{Report, Severity};
+
+use super::super::context::Context;
+use super::super::interrupts::Sessions;
+use super::super::views::pid;
+use super::{HostFunction, function};
+use walhub_sql::failure::{Result, fail, hinted, unsupported};
+use walhub_sql::value::Value::{self, Int as I, Text as T};
+use walhub_sql::value::types::Type::{Bool, Inet, Int4, Int8, Name, Text, TimestampTz, Void};
+
+fn user(ctx: &Context<'_>) -> Value {
+    Value::text_of(&ctx.client.user)
+}
+
+/// PostgreSQL: `pg_stat_reset_shared`.
+fn reset_shared(ctx: &Context<'_>, target: &str) -> Result<Value> {
+    if target != "commit_latency" {
+        let message = format!("unrecognized reset target: \"{target}\"");
+        let failure = fail(SqlState::INVALID_PARAMETER_VALUE, message);
+        return Err(hinted(failure, "Target must be \"commit_latency\"."));
+    }
+    ctx.hub.reset_commit_latency();
+    Ok(T(String::new()))
+}
+
+fn version(ctx: &Context<'_>) -> Result<Value> {
+    let server = ctx.show("server_version")?;
+    Ok(T(format!("PostgreSQL {server}, relayed by walhub {}", env!("CARGO_PKG_VERSION"))))
+}
+
+/// PostgreSQL: `pg_signal_backend` (src/backend/storage/ipc/signalfuncs.c).
+fn signal(ctx: &Context<'_>, pid: i64, send: fn(&Sessions, u32) -> bool) -> Value {
+    let found = u32::try_from(pid).is_ok_and(|pid| send(ctx.sessions, pid));
+    if !found {
+        let message = format!("PID {pid} is not a PostgreSQL backend process");
+        ctx.emitter.notice(Report::new(Severity::Warning, SqlState::WARNING, message));
+    }
+    Value::Bool(found)
+}
+
+/// In lower case.
+pub(super) static FUNCTIONS: &[HostFunction] = &[
+    function(
+        "set_config",
+        &[Text, Text, Bool],
+        Text,
+        call!(ctx, _, [T(name), T(value), Value::Bool(local)] => {
+            ctx.emitter.set(name, value, *local);
+            Ok(T(value.clone()))
+        }),
+    ),
+    function(
+        "pg_cancel_backend",
+        &[Int4],
+        Bool,
+        call!(ctx, _, [I(pid)] => Ok(signal(ctx, *pid, Sessions::cancel))),
+    ),
+    function(
+        "pg_terminate_backend",
+        &[Int4],
+        Bool,
+        call!(ctx, _, [I(pid)] => Ok(signal(ctx, *pid, Sessions::terminate))),
+    ),
+    function(
+        "pg_stat_reset_shared",
+        &[Text],
+        Void,
+        call!(ctx, _, [T(target)] => reset_shared(ctx, target)),
+    ),
+    function("version", &[], Text, |ctx, _, _| version(ctx)),
+    function("current_setting", &[Text], Text, call!(ctx, _, [T(name)] => ctx.show(name).map(T))),
+    function(
+        "current_setting",
+        &[Text, Bool],
+        Text,
+        call!(ctx, _, [T(name), Value::Bool(missing_ok)] => {
+            match ctx.show_opt(name) {
+                None if *missing_ok => Ok(Value::Null),
+                _ => ctx.show(name).map(T),
+            }
+        }),
+    ),
+    function("current_database", &[], Name, |ctx, _, _| Ok(Value::text_of(ctx.database))),
+    function("current_catalog", &[], Name, |ctx, _, _| Ok(Value::text_of(ctx.database))),
+    function("current_user", &[], Name, |ctx, _, _| Ok(user(ctx))),
+    function("current_role", &[], Name, |ctx, _, _| Ok(user(ctx))),
+    function("session_user", &[], Name, |ctx, _, _| Ok(user(ctx))),
+    function("user", &[], Name, |ctx, _, _| Ok(user(ctx))),
+    function("pg_backend_pid", &[], Int4, |ctx, _, _| Ok(pid(ctx.client.pid))),
+    function("inet_client_addr", &[], Inet, |ctx, _, _| {
+        let address = ctx.client.address.map(|address| address.ip().to_canonical().to_string());
+        Ok(Value::or_null(address, T))
+    }),
+    function("inet_client_port", &[], Int4, |ctx, _, _| {
+        Ok(Value::or_null(ctx.client.address, |address| I(i64::from(address.port()))))
+    }),
+    function("now", &[], TimestampTz, |ctx, _, _| Ok(Value::Timestamp(ctx.transaction_start))),
+    function("transaction_timestamp", &[], TimestampTz, |ctx, _, _| {
+        Ok(Value::Timestamp(ctx.transaction_start))
+    }),
+    function("current_timestamp", &[], TimestampTz, |ctx, _, _| {
+        Ok(Value::Timestamp(ctx.transaction_start))
+    }),
+    function("statement_timestamp", &[], TimestampTz, |ctx, _, _| {
+        Ok(Value::Timestamp(ctx.statement_start))
+    }),
+    function("clock_timestamp", &[], TimestampTz, |_, _, _| {
+        Ok(Value::Timestamp(crate::clock::now()))
+    }),
+    // Nothing gets an xid before its transaction commits.
+    function("txid_current", &[], Int8, |_, _, _| Err(unsupported("txid_current()"))),
+    function("pg_current_xact_id", &[], Int8, |_, _, _| Err(unsupported("pg_current_xact_id()"))),
+];
