@@ -14,7 +14,7 @@ use walhub_tests::compare::{assert_equal_segments, segment_names};
 use walhub_tests::hub::{Hub, walhub};
 use walhub_tests::log::Log;
 use walhub_tests::postgres::{StopMode, program};
-use walhub_tests::process::{Process, command, said};
+use walhub_tests::process::{Process, command, said, spawn, wait_exit};
 use walhub_tests::receivewal::ReceiveWal;
 use walhub_tests::scratch::Scratch;
 use walhub_tests::wait::{DEADLINE, wait_until};
@@ -49,7 +49,7 @@ impl Emitters {
             psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", &server.endpoint().database()]);
             psql.arg("-f").arg(path);
             let log = Log::new("emitter");
-            (Process::spawn("emitter", &mut psql, &log), log)
+            (spawn(&mut psql, &log), log)
         };
         Self { clients: (0..clients).map(start_one).collect() }
     }
@@ -66,10 +66,10 @@ impl Emitters {
 
     /// What was acknowledged, once every session has lost its server.
     #[track_caller]
-    fn finish(mut self) -> BTreeSet<u64> {
+    fn finish(self) -> BTreeSet<u64> {
         let mut acknowledged = BTreeSet::new();
-        for (process, log) in &mut self.clients {
-            process.wait_exit();
+        for (process, log) in &self.clients {
+            wait_exit(process);
             log.wait_closed();
             let text = log.text(log.beginning());
             let lines = text.lines().filter(|line| line.ends_with(ACKNOWLEDGED));

@@ -107,7 +107,7 @@ impl Demo {
         ];
         let mut hub = Hub::new(&work.path, &conninfo, &settings)?;
         let pid = hub.start()?;
-        let port = hub.port;
+        let port = hub.port();
         screen
             .line(&format!("  hub       127.0.0.1:{port}, \"walhub serve\" with process id {pid}"));
         let standbys: Result<Vec<_>, _> = (1..=args.standbys)
@@ -160,7 +160,7 @@ impl Demo {
         let starts: Vec<u64> = self.standbys.iter().map(|(standby, _)| standby.starts()).collect();
         let sessions = self.source.heard().starts.len();
         let killed = Instant::now();
-        self.hub.kill()?;
+        self.hub.kill();
         let shipped = screen::size(self.slowest() - START);
         let pid = self.hub.start()?;
         self.screen.line(&format!(

@@ -90,7 +90,7 @@ impl Demo {
 
     /// Compares the segments that the stopped hub has with what was sent; how many there are.
     fn check_disk(&self, sent: &Sums) -> anyhow::Result<Result<usize, String>> {
-        let pg_wal = self.hub.data_dir.join("pg_wal");
+        let pg_wal = self.hub.serve.data.join("pg_wal");
         let first = SegNo::of_start(START, SEGMENT).0;
         let mut count = 0;
         for entry in fs::read_dir(&pg_wal).context("could not read the hub's pg_wal")? {
