@@ -7,6 +7,7 @@ use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 
+use walhub_peers::client::Client;
 use walhub_proto::page::{LONG_HEADER_LEN, PAGE_LEN, SHORT_HEADER_LEN};
 use walhub_proto::wire::frontend::LARGE_MESSAGE_LIMIT;
 use walhub_tests::client::SqlServer;
@@ -253,13 +254,9 @@ struct RawClient(BufReader<TcpStream>);
 
 impl RawClient {
     fn connect(server: &impl SqlServer) -> Self {
-        let endpoint = server.endpoint();
-        let stream = TcpStream::connect((endpoint.host, endpoint.port)).expect("a connection");
+        let stream = Client::database(server.endpoint()).expect("a session").into_socket();
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-        let mut client = Self(BufReader::new(stream));
-        client.send(b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0postgres\0\0");
-        client.answer();
-        client
+        Self(BufReader::new(stream))
     }
 
     fn send(&mut self, bytes: &[u8]) {

@@ -69,10 +69,16 @@ impl Connection {
         self.reader.get_ref()
     }
 
+    /// What was read of the socket and not taken yet.
+    #[must_use]
+    pub fn unread(&self) -> &[u8] {
+        self.reader.buffer()
+    }
+
     /// The socket, and what was read of it and not taken yet.
     #[must_use]
     pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
-        let unread = self.reader.buffer().to_vec();
+        let unread = self.unread().to_vec();
         (self.reader.into_inner(), unread)
     }
 }

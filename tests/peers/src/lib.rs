@@ -22,4 +22,19 @@ pub mod log;
 pub mod postgres;
 pub mod process;
 pub mod program;
+pub mod source;
+pub mod standby;
 pub mod wait;
+pub mod wal;
+pub mod walsender;
+
+use walhub_engine::clock;
+use walhub_proto::time::{Instant, Now, Timestamp};
+
+/// Both clocks, now.
+fn now() -> Now {
+    Now {
+        instant: Instant(clock::monotonic_ns()),
+        wall: Timestamp::from_unix_micros(clock::unix_micros()),
+    }
+}

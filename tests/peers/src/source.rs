@@ -1,69 +1,62 @@
-//! The embedded source: as much of a primary's walsender as a hub needs.
+//! A source whose WAL is made from a seed as it is sent: bulk first, and then small commits.
 //!
-//! Anyone on the loopback may connect; one connection at a time streams. It sends what
-//! [`super::wal`] makes, as fast as it is taken in bulk and by the clock for small commits, and
-//! remembers what the hub acknowledged.
+//! One connection at a time streams. Bulk comes as fast as it is taken, small commits by the clock;
+//! what the receiver acknowledged is remembered.
+//!
+//! Not here: the WAL itself ([`crate::wal`]), what a receiver asks before it streams
+//! ([`crate::walsender`]).
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use walhub_engine::clock;
 use walhub_proto::lsn::Lsn;
-use walhub_proto::sqlstate::SqlState;
 use walhub_proto::walsender::{SenderEvent, Transmit, WalSender, WalSenderConfig};
-use walhub_proto::wire::backend::{Column, ColumnType, Encoder, Report};
-use walhub_proto::wire::reader::{Malformed, Reader, decode_frame};
 
-use super::wal::{SEGMENT, SHAPE, Wal, WalStream};
+use crate::connection::Connection;
+use crate::wal::{SHAPE, START, Wal, WalStream};
+use crate::walsender::{Description, WalServer, WalSource};
 
 /// Small commits in a second.
-pub(super) const COMMITS_PER_SECOND: u64 = 2_000;
+pub const COMMITS_PER_SECOND: u64 = 2_000;
 const COMMIT_INTERVAL_NS: u64 = 1_000_000_000 / COMMITS_PER_SECOND;
 /// How late a timer may be. A commit that is later than that was held up, and its clock runs from
 /// when it was due: a stall counts against each commit that waited for it.
 const TIMER_SLACK_NS: u64 = 1_000_000;
 /// Bulk WAL made at a time.
 const BATCH_BYTES: usize = 1 << 20;
-/// Largest startup packet or command. PostgreSQL: `MAX_STARTUP_PACKET_LENGTH`.
-const COMMAND_BYTES_MAX: usize = 10_000;
-/// How soon a thread that waits sees that the demo is over.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-const PROTOCOL_3_0: u32 = 3 << 16;
-const SSL_REQUEST: u32 = 80_877_103;
-const GSSENC_REQUEST: u32 = 80_877_104;
-
-/// A hub began to stream.
+/// A receiver began to stream.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Started {
+pub struct Started {
     /// From here.
-    pub(super) lsn: Lsn,
+    pub lsn: Lsn,
     /// What had been acknowledged before.
-    pub(super) acked: Lsn,
+    pub acked: Lsn,
     /// When.
-    pub(super) at: Instant,
+    pub at: Instant,
 }
 
-/// What the hub has said.
+/// What receivers have said.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Heard {
+pub struct Heard {
     /// Newest flush position.
-    pub(super) acked: Lsn,
+    pub acked: Lsn,
     /// How often it moved.
-    pub(super) acks: u64,
+    pub acks: u64,
     /// Every start of streaming.
-    pub(super) starts: Vec<Started>,
+    pub starts: Vec<Started>,
 }
 
-/// The source, as its threads and the demo see it.
+/// The source, as its threads and its owner see it.
 #[derive(Debug)]
-pub(super) struct Source {
+pub struct Source {
     /// What it sends.
-    pub(super) wal: Wal,
+    pub wal: Wal,
     /// Bulk is made up to here.
     limit: AtomicU64,
     /// When small commits begin, on the monotonic clock; 0 is not yet.
@@ -71,249 +64,84 @@ pub(super) struct Source {
     heard: Mutex<Heard>,
     /// Held by the connection that streams.
     streaming: Mutex<()>,
-    stop: AtomicBool,
 }
 
 impl Source {
     /// A source that has sent nothing.
-    pub(super) fn new(wal: Wal) -> Self {
+    #[must_use]
+    pub fn new(wal: Wal) -> Self {
         Self {
             wal,
             limit: AtomicU64::new(0),
             live_from_ns: AtomicU64::new(0),
             heard: Mutex::default(),
             streaming: Mutex::default(),
-            stop: AtomicBool::new(false),
         }
     }
 
-    /// Listens on a port of its own; returns the port.
-    pub(super) fn listen(self: &Arc<Self>) -> io::Result<(u16, JoinHandle<()>)> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let port = listener.local_addr()?.port();
-        let source = Arc::clone(self);
-        let accept = move || {
-            while let Ok((stream, _)) = listener.accept() {
-                if source.is_stopped() {
-                    return;
-                }
-                let source = Arc::clone(&source);
-                // A connection that breaks is the hub's to make again.
-                let serve = move || drop(Connection::new(stream, source).map(Connection::serve));
-                let _ = thread::Builder::new().name("source".into()).spawn(serve);
-            }
-        };
-        Ok((port, thread::Builder::new().name("source".into()).spawn(accept)?))
+    /// Serves whoever connects, until the server is dropped.
+    ///
+    /// # Errors
+    /// When there is no port.
+    pub fn listen(self: &Arc<Self>) -> io::Result<WalServer> {
+        WalServer::listen(Arc::clone(self))
     }
 
     /// Lets bulk be made up to `lsn`.
-    pub(super) fn allow_bulk(&self, lsn: Lsn) {
+    pub fn allow_bulk(&self, lsn: Lsn) {
         self.limit.store(lsn.0, Ordering::Relaxed);
     }
 
     /// Lets the small commits begin.
-    pub(super) fn begin_commits(&self) {
+    pub fn begin_commits(&self) {
         self.live_from_ns.store(clock::monotonic_ns(), Ordering::Relaxed);
     }
 
-    /// What the hub has said.
-    pub(super) fn heard(&self) -> MutexGuard<'_, Heard> {
+    /// What receivers have said.
+    pub fn heard(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Ends every thread of the source, which listens on `port`.
-    pub(super) fn stop(&self, port: u16) {
-        self.stop.store(true, Ordering::Relaxed);
-        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
 }
 
-/// A connection from the hub.
-struct Connection {
-    stream: TcpStream,
-    source: Arc<Source>,
-    /// Bytes that came and are not decoded yet.
-    input: Vec<u8>,
-}
-
-impl Connection {
-    fn new(stream: TcpStream, source: Arc<Source>) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(POLL_INTERVAL))?;
-        Ok(Self { stream, source, input: Vec::new() })
-    }
-
-    fn serve(mut self) -> io::Result<()> {
-        if !self.start_up()? {
-            return Ok(());
-        }
-        let mut hello = Encoder::new();
-        hello.authentication_ok();
-        for (name, value) in [
-            ("server_version", "15.0 (walhub demo)"),
-            ("server_encoding", "UTF8"),
-            ("client_encoding", "UTF8"),
-            ("DateStyle", "ISO, MDY"),
-            ("integer_datetimes", "on"),
-            ("standard_conforming_strings", "on"),
-            ("in_hot_standby", "off"),
-            ("default_transaction_read_only", "off"),
-        ] {
-            hello.parameter_status(name, value);
-        }
-        hello.backend_key_data(1, 1).ready_for_query(b'I');
-        self.stream.write_all(hello.bytes())?;
-        loop {
-            let (kind, body) = self.next_frame()?;
-            match kind {
-                b'Q' => {
-                    let query = Reader::new(&body).cstr().map_err(malformed)?.to_owned();
-                    self.run_command(&query)?;
-                }
-                b'X' => return Ok(()),
-                _ => return Err(io::ErrorKind::InvalidData.into()),
-            }
+impl WalSource for Source {
+    fn describe(&self) -> Description {
+        Description {
+            system_identifier: SHAPE.system_identifier,
+            timeline: SHAPE.timeline,
+            segment_size: SHAPE.segment_size,
+            version: SHAPE.version,
+            flush_lsn: self.wal.lsn(),
         }
     }
 
-    /// Reads startup packets up to the real one; whether there was one.
-    fn start_up(&mut self) -> io::Result<bool> {
-        loop {
-            let (packet_len, code) = loop {
-                let mut reader = Reader::new(&self.input);
-                if let (Ok(length), Ok(code)) = (reader.u32(), reader.u32()) {
-                    let len = usize::try_from(length).unwrap_or(usize::MAX);
-                    if !(8..=COMMAND_BYTES_MAX).contains(&len) {
-                        return Err(io::ErrorKind::InvalidData.into());
-                    }
-                    if self.input.len() >= len {
-                        break (len, code);
-                    }
-                }
-                self.receive()?;
-            };
-            self.input.drain(..packet_len);
-            match code {
-                PROTOCOL_3_0 => return Ok(true),
-                SSL_REQUEST | GSSENC_REQUEST => self.stream.write_all(b"N")?,
-                _ => return Ok(false),
-            }
-        }
-    }
-
-    fn next_frame(&mut self) -> io::Result<(u8, Vec<u8>)> {
-        loop {
-            let frame = decode_frame(&self.input, COMMAND_BYTES_MAX).map_err(malformed)?;
-            if let Some(frame) = frame {
-                let (kind, body, len) = (frame.kind, frame.body.to_vec(), frame.len);
-                self.input.drain(..len);
-                return Ok((kind, body));
-            }
-            self.receive()?;
-        }
-    }
-
-    /// Waits for more bytes.
-    fn receive(&mut self) -> io::Result<()> {
-        let mut buf = [0; 4096];
-        let count = read(&self.stream, &self.source, &mut buf)?;
-        self.input.extend_from_slice(buf.get(..count).unwrap_or_default());
-        Ok(())
-    }
-
-    fn run_command(&mut self, query: &str) -> io::Result<()> {
-        let words: Vec<&str> = query.trim_end_matches([';', ' ']).split_whitespace().collect();
-        let mut answer = Encoder::new();
-        match words.as_slice() {
-            ["IDENTIFY_SYSTEM"] => {
-                let columns = ["systemid", "timeline", "xlogpos", "dbname"];
-                let (id, tli) = (SHAPE.system_identifier.to_string(), SHAPE.timeline.to_string());
-                let lsn = self.source.wal.lsn().to_string();
-                put_row(&mut answer, &columns, &[Some(&id), Some(&tli), Some(&lsn), None]);
-                answer.command_complete("IDENTIFY_SYSTEM");
-            }
-            ["SHOW", "wal_segment_size"] => {
-                put_row(&mut answer, &["wal_segment_size"], &[Some(&SEGMENT.to_string())]);
-                answer.command_complete("SHOW");
-            }
-            ["START_REPLICATION", arguments @ ..] => {
-                let start = arguments.iter().find_map(|word| word.parse::<Lsn>().ok());
-                match start.and_then(|lsn| Some((lsn, self.source.wal.stream_from(lsn)?))) {
-                    Some((lsn, (stream, bytes))) => return self.stream_wal(lsn, stream, bytes),
-                    None => {
-                        let text = "requested starting point is not in the source's WAL";
-                        answer.report(&Report::error(SqlState::INVALID_PARAMETER_VALUE, text));
-                    }
-                }
-            }
-            _ => {
-                let text = format!("the demo's source does not know: {query}");
-                answer.report(&Report::error(SqlState::SYNTAX_ERROR, text));
-            }
-        }
-        answer.ready_for_query(b'I');
-        self.stream.write_all(answer.bytes())
+    fn has(&self, start: Lsn) -> bool {
+        (START..=self.wal.lsn()).contains(&start)
     }
 
     /// Streams until the connection ends, one way or the other.
-    fn stream_wal(&mut self, start: Lsn, stream: WalStream, bytes: Vec<u8>) -> io::Result<()> {
-        let source = Arc::clone(&self.source);
-        // What a killed hub said last is read before the next one is believed to have begun.
-        let _only_one = source.streaming.lock().unwrap_or_else(PoisonError::into_inner);
+    fn send(&self, connection: &mut Connection, start: Lsn) -> io::Result<()> {
+        // What a killed receiver said last is read before the next one is believed to have begun.
+        let _only_one = self.streaming.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stream, bytes) = self.wal.stream_from(start).ok_or(io::ErrorKind::InvalidInput)?;
         {
-            let mut heard = source.heard();
+            let mut heard = self.heard();
             let acked = heard.acked;
             heard.starts.push(Started { lsn: start, acked, at: Instant::now() });
         }
-        let mut answer = Encoder::new();
-        answer.copy_both_response();
-        self.stream.write_all(answer.bytes())?;
-        let sender = WalSender::new(WalSenderConfig::default(), super::now(), start, None);
+        let sender = WalSender::new(WalSenderConfig::default(), crate::now(), start, None);
         let session = Session {
-            socket: &self.stream,
-            source: &source,
+            socket: connection.socket(),
+            source: self,
             sender: Mutex::new(sender),
             over: AtomicBool::new(false),
         };
-        let input = std::mem::take(&mut self.input);
+        let input = connection.unread().to_vec();
         thread::scope(|scope| {
             scope.spawn(|| session.close_after(|| session.hear(input)));
             session.close_after(|| Feed::new(&session, start, stream, bytes).send());
         });
         Err(io::ErrorKind::ConnectionAborted.into())
     }
-}
-
-fn put_row(answer: &mut Encoder, columns: &[&str], values: &[Option<&str>]) {
-    let columns: Vec<_> = columns.iter().map(|name| Column::text(name, ColumnType::TEXT)).collect();
-    answer.row_description(&columns).data_row(values);
-}
-
-fn malformed(_: Malformed) -> io::Error {
-    io::ErrorKind::InvalidData.into()
-}
-
-/// Reads at least one byte.
-fn read(mut socket: &TcpStream, source: &Source, buf: &mut [u8]) -> io::Result<usize> {
-    while !source.is_stopped() {
-        match socket.read(buf) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => return Ok(count),
-            Err(error) if is_timeout(&error) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(io::ErrorKind::ConnectionAborted.into())
-}
-
-/// Whether a read or write ended only because its time was up.
-pub(super) fn is_timeout(error: &io::Error) -> bool {
-    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
-    matches!(error.kind(), Interrupted | TimedOut | WouldBlock)
 }
 
 /// One stream of WAL: a thread sends, another hears the replies.
@@ -330,12 +158,12 @@ impl Session<'_> {
     }
 
     fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed) || self.source.is_stopped()
+        self.over.load(Ordering::Relaxed)
     }
 
     /// When one of the two threads ends, so does the other.
     fn close_after(&self, run: impl FnOnce() -> io::Result<()>) {
-        // Why does not matter: a stream that breaks is the hub's to begin again.
+        // Why does not matter: a stream that breaks is the receiver's to begin again.
         let _ = run();
         self.over.store(true, Ordering::Relaxed);
         let _ = self.socket.shutdown(Shutdown::Write);
@@ -345,7 +173,7 @@ impl Session<'_> {
         let mut buf = [0; 4096];
         loop {
             let mut rest = input.as_slice();
-            let event = self.sender().handle_bytes(super::now(), &mut rest);
+            let event = self.sender().handle_bytes(crate::now(), &mut rest);
             let taken = input.len() - rest.len();
             input.drain(..taken);
             match event.map_err(|_| io::ErrorKind::InvalidData)? {
@@ -359,8 +187,11 @@ impl Session<'_> {
                 Some(SenderEvent::Feedback(_)) => {}
                 Some(SenderEvent::StreamEnded | SenderEvent::Terminated) => return Ok(()),
                 None => {
-                    let count = read(self.socket, self.source, &mut buf)?;
-                    input.extend_from_slice(buf.get(..count).unwrap_or_default());
+                    let mut socket = self.socket;
+                    match socket.read(&mut buf)? {
+                        0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                        count => input.extend_from_slice(buf.get(..count).unwrap_or_default()),
+                    }
                 }
             }
         }
@@ -384,9 +215,9 @@ impl<'a> Feed<'a> {
 
     fn send(mut self) -> io::Result<()> {
         let mut socket = self.session.socket;
-        self.session.sender().handle_sendable(super::now(), self.stream.lsn());
+        self.session.sender().handle_sendable(crate::now(), self.stream.lsn());
         while !self.session.is_over() {
-            let now = super::now();
+            let now = crate::now();
             let transmit = {
                 let mut sender = self.session.sender();
                 sender.handle_timeout(now);
@@ -410,13 +241,13 @@ impl<'a> Feed<'a> {
                         Some(pause) => thread::sleep(pause),
                         None => {
                             let end = self.stream.lsn();
-                            self.session.sender().handle_sendable(super::now(), end);
+                            self.session.sender().handle_sendable(crate::now(), end);
                         }
                     }
                     continue;
                 }
             }
-            self.session.sender().handle_sent(super::now());
+            self.session.sender().handle_sent(crate::now());
         }
         Ok(())
     }

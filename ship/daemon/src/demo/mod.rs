@@ -15,15 +15,9 @@ mod hub;
 mod leftovers;
 mod postgres;
 mod screen;
-mod source;
-mod standby;
-mod wal;
 mod workdir;
 
 use std::process::ExitCode;
-
-use walhub_engine::clock;
-use walhub_proto::time::{Instant, Now, Timestamp};
 
 use crate::settings::definition::Unit;
 use crate::settings::value::parse_int;
@@ -54,14 +48,6 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let result = if args.postgres { postgres::run(args) } else { embedded::run(args) };
     drop(leftovers::clean_up());
     result
-}
-
-/// Both clocks, now.
-fn now() -> Now {
-    Now {
-        instant: Instant(clock::monotonic_ns()),
-        wall: Timestamp::from_unix_micros(clock::unix_micros()),
-    }
 }
 
 /// Reads a size in bytes by PostgreSQL's grammar; a bare number is megabytes.

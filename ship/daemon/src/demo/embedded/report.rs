@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use walhub_engine::crc::crc32c;
+use walhub_peers::source::Started;
+use walhub_peers::standby::Received;
+use walhub_peers::wal::{SEGMENT, SHAPE, START, Sums, len_u64};
 use walhub_proto::segment::SegNo;
 
 use super::{Demo, STOP_TIMEOUT, Times};
 use crate::demo::screen;
-use crate::demo::source::Started;
-use crate::demo::standby::Received;
-use crate::demo::wal::{SEGMENT, SHAPE, START, Sums, len_u64};
 
 impl Demo {
     /// Stops everything, compares, and shows the table; whether all is well.
