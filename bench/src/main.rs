@@ -170,7 +170,7 @@ fn measure(command: Option<Command>, options: &Options) -> Result<()> {
         (Some(named), false) => vec![named],
         (None, false) => Vec::new(),
     };
-    let walhub = walhub_bench::peer::walhub::binary()?;
+    let walhub = walhub_peers::hub::binary()?;
     let dir = options.dir.clone().unwrap_or_else(std::env::temp_dir);
     let (pairs, warmups, repeats_max) = match options.smoke {
         true => (1, 0, 0),

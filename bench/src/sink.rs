@@ -15,14 +15,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, bail};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use walhub_peers::client::Client;
 use walhub_proto::lsn::Lsn;
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::copy::{
     COPY_DATA, PrimaryKeepalive, StandbyStatusUpdate, XLOGDATA_FIELDS_LEN, XLogData,
 };
 use walhub_proto::wire::reader::{FRAME_HEADER_LEN, Malformed};
-
-use crate::peer::client::Client;
 
 /// Bytes read at once.
 const READ_LEN: usize = 256 << 10;

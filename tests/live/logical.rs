@@ -9,7 +9,7 @@ use walhub_tests::client::{Session, SqlServer, run_psql, run_psql_ok};
 use walhub_tests::hub::Hub;
 use walhub_tests::log::Log;
 use walhub_tests::postgres::{StopMode, program};
-use walhub_tests::process::{Process, command, quick_command, run_ok, said};
+use walhub_tests::process::{Process, command, quick_command, run_ok, said, spawn, wait_exit};
 use walhub_tests::scratch::Scratch;
 use walhub_tests::topology::Relay;
 use walhub_tests::wait::wait_until;
@@ -61,15 +61,15 @@ impl Receiver {
         receive.args(["-o", "publication_names=x", "-o", "messages=true", "-f"]).arg(&file);
         receive.args(options);
         let log = Log::new("pg_recvlogical");
-        let process = Process::spawn("pg_recvlogical", &mut receive, &log);
+        let process = spawn(&mut receive, &log);
         Self { process, log, file }
     }
 
     /// Receives up to a position that the server has.
     #[track_caller]
     fn up_to(hub: &Hub, scratch: &Scratch, slot: &str, end: &str) -> String {
-        let mut receiver = Self::start(hub, scratch, slot, &["--endpos", end]);
-        let status = receiver.process.wait_exit();
+        let receiver = Self::start(hub, scratch, slot, &["--endpos", end]);
+        let status = wait_exit(&receiver.process);
         receiver.log.wait_closed();
         assert!(status.success(), "{status}: {}", receiver.said());
         receiver.text()
@@ -85,9 +85,9 @@ impl Receiver {
         shown(&bytes)
     }
 
-    fn interrupt(mut self) {
+    fn interrupt(self) {
         self.process.signal(Signal::INT);
-        self.process.wait_exit();
+        wait_exit(&self.process);
     }
 }
 
@@ -174,7 +174,7 @@ fn a_logical_session_is_shown_and_is_the_only_one_and_gets_everything_at_a_stop(
     let scratch = Scratch::new();
     let mut hub = Hub::named("hub").start(&scratch);
     create_slot(&hub, "s");
-    let mut receiver = Receiver::start(&hub, &scratch, "s", &[]);
+    let receiver = Receiver::start(&hub, &scratch, "s", &[]);
     hub.wait_streaming("pg_recvlogical");
     assert_eq!(hub.psql("select count(*) from pg_stat_replication"), "1");
     assert_eq!(hub.psql(SLOT), "pgoutput|logical|postgres|t|t");
@@ -188,7 +188,7 @@ fn a_logical_session_is_shown_and_is_the_only_one_and_gets_everything_at_a_stop(
         hub.psql(&format!("select pg_logical_emit_message(true, 'p', '{i}')"));
     }
     assert!(hub.stop(StopMode::Fast).success());
-    receiver.process.wait_exit();
+    wait_exit(&receiver.process);
     let want: String = (0..100).map(|i| format!("({i} )")).collect();
     assert_eq!(receiver.text(), want);
 }
@@ -202,7 +202,7 @@ fn nothing_is_lost_or_skipped_when_the_hub_is_killed() {
     create_slot(&hub, "s");
     let mut emitted = Vec::new();
     for round in 0..ROUNDS {
-        let mut receiver = Receiver::start(&hub, &scratch, "s", &[]);
+        let receiver = Receiver::start(&hub, &scratch, "s", &[]);
         let mut session = Session::open(&hub);
         for i in 0..MESSAGES {
             let text = format!("{round}.{i}");
@@ -217,7 +217,7 @@ fn nothing_is_lost_or_skipped_when_the_hub_is_killed() {
         // A message that belongs to no transaction is durable with the next commit.
         session.psql("select pg_logical_emit_message(true, 'p', 'committed')");
         hub.kill9();
-        receiver.process.wait_exit();
+        wait_exit(&receiver.process);
         hub.start();
     }
     let text = Receiver::up_to(&hub, &scratch, "s", &end(&hub));
@@ -357,13 +357,13 @@ fn a_canceled_or_terminated_stream_tells_its_client_why() {
         ("pg_cancel_backend", "ERROR:  canceling statement due to user request"),
         ("pg_terminate_backend", "FATAL:  terminating connection due to administrator command"),
     ] {
-        let mut receiver = Receiver::start(&hub, &scratch, "s", &[]);
+        let receiver = Receiver::start(&hub, &scratch, "s", &[]);
         hub.wait_sql("select state from pg_stat_replication", "streaming");
         assert_eq!(
             hub.psql(&format!("select {function}(active_pid) from pg_replication_slots")),
             "t"
         );
-        assert!(!receiver.process.wait_exit().success());
+        assert!(!wait_exit(&receiver.process).success());
         receiver.log.wait_closed();
         assert!(receiver.said().contains(error), "{function}: {}", receiver.said());
         hub.wait_sql("select active from pg_replication_slots", "f");

@@ -7,6 +7,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
+use walhub_proto::wire::startup;
 use walhub_tests::client::{Endpoint, SqlServer};
 use walhub_tests::hub::Hub;
 use walhub_tests::postgres::Postgres;
@@ -50,11 +51,10 @@ fn sync() -> Vec<u8> {
 fn answer(endpoint: Endpoint, bytes: &[u8]) -> Vec<String> {
     let mut stream = TcpStream::connect((endpoint.host, endpoint.port)).expect("a connection");
     stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-    let startup = b"\0\x03\0\0user\0postgres\0database\0postgres\0\0";
-    let len = u32::try_from(4 + startup.len()).expect("short");
+    let startup = startup::encode(&[("user", "postgres"), ("database", "postgres")]);
     // Whoever ends a connection may do so before everything is read.
     let _ = stream
-        .write_all(&[&len.to_be_bytes(), &startup[..], bytes].concat())
+        .write_all(&[&startup[..], bytes].concat())
         .and_then(|()| stream.shutdown(Shutdown::Write));
     let mut answer = Vec::new();
     let ended = stream.read_to_end(&mut answer);

@@ -7,6 +7,7 @@ use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 
+use walhub_peers::client::Client;
 use walhub_proto::page::{LONG_HEADER_LEN, PAGE_LEN, SHORT_HEADER_LEN};
 use walhub_proto::wire::frontend::LARGE_MESSAGE_LIMIT;
 use walhub_tests::client::SqlServer;
@@ -14,7 +15,7 @@ use walhub_tests::compare::{assert_equal_segments, segment_names};
 use walhub_tests::hub::{Hub, walhub};
 use walhub_tests::log::Log;
 use walhub_tests::postgres::{StopMode, program};
-use walhub_tests::process::{Process, command, said};
+use walhub_tests::process::{Process, command, said, spawn, wait_exit};
 use walhub_tests::receivewal::ReceiveWal;
 use walhub_tests::scratch::Scratch;
 use walhub_tests::wait::{DEADLINE, wait_until};
@@ -49,7 +50,7 @@ impl Emitters {
             psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", &server.endpoint().database()]);
             psql.arg("-f").arg(path);
             let log = Log::new("emitter");
-            (Process::spawn("emitter", &mut psql, &log), log)
+            (spawn(&mut psql, &log), log)
         };
         Self { clients: (0..clients).map(start_one).collect() }
     }
@@ -66,10 +67,10 @@ impl Emitters {
 
     /// What was acknowledged, once every session has lost its server.
     #[track_caller]
-    fn finish(mut self) -> BTreeSet<u64> {
+    fn finish(self) -> BTreeSet<u64> {
         let mut acknowledged = BTreeSet::new();
-        for (process, log) in &mut self.clients {
-            process.wait_exit();
+        for (process, log) in &self.clients {
+            wait_exit(process);
             log.wait_closed();
             let text = log.text(log.beginning());
             let lines = text.lines().filter(|line| line.ends_with(ACKNOWLEDGED));
@@ -253,13 +254,9 @@ struct RawClient(BufReader<TcpStream>);
 
 impl RawClient {
     fn connect(server: &impl SqlServer) -> Self {
-        let endpoint = server.endpoint();
-        let stream = TcpStream::connect((endpoint.host, endpoint.port)).expect("a connection");
+        let stream = Client::database(server.endpoint()).expect("a session").into_socket();
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-        let mut client = Self(BufReader::new(stream));
-        client.send(b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0postgres\0\0");
-        client.answer();
-        client
+        Self(BufReader::new(stream))
     }
 
     fn send(&mut self, bytes: &[u8]) {

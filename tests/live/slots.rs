@@ -7,7 +7,7 @@ use walhub_tests::compare::{assert_equal_tables, segment_names};
 use walhub_tests::hub::Hub;
 use walhub_tests::log::Log;
 use walhub_tests::postgres::{StopMode, program};
-use walhub_tests::process::{Process, command};
+use walhub_tests::process::{Process, command, spawn};
 use walhub_tests::receivewal::ReceiveWal;
 use walhub_tests::scratch::Scratch;
 use walhub_tests::topology::Relay;
@@ -171,7 +171,7 @@ fn slot_client(hub: &Hub, name: &str, scratch: &Scratch) -> (Process, Log) {
     psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", &hub.endpoint().database(), "-f"]);
     psql.arg(path);
     let log = Log::new(name);
-    (Process::spawn(name, &mut psql, &log), log)
+    (spawn(&mut psql, &log), log)
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn a_client_commits_while_three_others_create_and_drop_slots() {
     // Requests come while the wal core works: its mail never ends by itself.
     let mut hub = Hub::named("hub").set("dedicated_wal_core", "on").start(&scratch);
     let mut committer = Session::open(&hub);
-    let mut clients: Vec<(Process, Log)> =
+    let clients: Vec<(Process, Log)> =
         ["one", "two", "three"].map(|name| slot_client(&hub, name, &scratch)).into();
     let rounds = |clients: &[(Process, Log)]| -> usize {
         clients.iter().map(|(_, log)| log.count(log.beginning(), ROUND)).sum()
@@ -202,7 +202,7 @@ fn a_client_commits_while_three_others_create_and_drop_slots() {
     for (_, log) in &clients {
         log.wait_for(log.mark(), ROUND);
     }
-    clients.iter_mut().for_each(|(client, _)| client.kill9());
+    clients.iter().for_each(|(client, _)| client.kill());
     hub.wait_sql(
         "select count(*) from pg_stat_activity where backend_type = 'client backend'",
         "2",

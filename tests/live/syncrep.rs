@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use walhub_peers::client::Client;
 use walhub_proto::lsn::Lsn;
+use walhub_proto::time::Timestamp;
+use walhub_proto::wire::copy::StandbyStatusUpdate;
 use walhub_tests::client::{Session, SqlServer, Statement};
 use walhub_tests::hub::Hub;
 use walhub_tests::postgres::{Postgres, StopMode};
@@ -173,29 +176,11 @@ fn a_potential_standby_takes_over_and_gives_back() {
 /// A standby sent by hand: it claims to have WAL, and reads nothing.
 struct Claimant(TcpStream);
 
-/// A message of the protocol.
-fn message(kind: &[u8], body: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(body.len() + 4).expect("a short message");
-    [kind, &len.to_be_bytes(), body].concat()
-}
-
 impl Claimant {
     fn start(hub: &Hub, name: &str, start: &str, claimed: &str) -> Self {
-        let endpoint = hub.endpoint();
-        let mut stream = TcpStream::connect((endpoint.host, endpoint.port)).expect("a connection");
-        let parameters = ["user", "postgres", "replication", "true", "application_name", name];
-        let parameters: String = parameters.map(|text| format!("{text}\0")).concat();
-        let body = [&(3_u32 << 16).to_be_bytes(), parameters.as_bytes(), b"\0"].concat();
-        let query = format!("START_REPLICATION {start} TIMELINE 1\0");
-        let bytes = [message(b"", &body), message(b"Q", query.as_bytes())].concat();
-        stream.write_all(&bytes).expect("a hub that reads");
-        let mut answer = Vec::new();
-        while !answer.ends_with(&[b'W', 0, 0, 0, 7, 0, 0, 0]) {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).expect("CopyBothResponse");
-            answer.push(byte[0]);
-        }
-        let mut claimant = Self(stream);
+        let client = Client::replication(hub.endpoint(), name).expect("a session");
+        let stream = client.start_replication(&format!("START_REPLICATION {start} TIMELINE 1"));
+        let mut claimant = Self(stream.expect("a stream").0);
         claimant.claim(claimed);
         claimant
     }
@@ -204,12 +189,10 @@ impl Claimant {
     /// PostgreSQL: `XLogWalRcvSendReply`.
     fn claim(&mut self, lsn: &str) {
         let lsn: Lsn = lsn.parse().expect("a position");
-        let mut status = vec![b'r'];
-        for lsn in [lsn.0; 3] {
-            status.extend(lsn.to_be_bytes());
-        }
-        status.extend([0; 9]);
-        self.0.write_all(&message(b"d", &status)).expect("a hub that reads");
+        let (sent, reply_requested) = (Timestamp(0), false);
+        let status =
+            StandbyStatusUpdate { write: lsn, flush: lsn, apply: lsn, sent, reply_requested };
+        self.0.write_all(&status.encode()).expect("a hub that reads");
     }
 
     /// From now on it reads everything.

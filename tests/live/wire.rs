@@ -44,7 +44,7 @@ fn ssl_and_gss_requests_are_answered() {
 
 #[test]
 fn cancel_request_of_nobody_is_ignored() {
-    let mut relay = Relay::start();
+    let relay = Relay::start();
     let request = first_packet(CANCEL_REQUEST, &[0, 0, 0, 1, 1, 2, 3, 4]);
     assert!(answer(relay.hub.endpoint(), &request).is_empty());
     assert!(answer(relay.hub.endpoint(), &first_packet(CANCEL_REQUEST, &[0; 3])).is_empty());
@@ -64,7 +64,7 @@ fn protocol_2_is_refused_as_postgresql_does() {
 
 #[test]
 fn garbage_ends_its_own_connection_only() {
-    let mut relay = Relay::start();
+    let relay = Relay::start();
     let endpoint = relay.hub.endpoint();
     let startup = first_packet(PROTOCOL_3_0, b"user\0postgres\0replication\0true\0\0");
     let mut packets: Vec<Vec<u8>> = (0..startup.len()).map(|end| startup[..end].to_vec()).collect();

@@ -1,39 +1,15 @@
 //! psql against a server, and sessions that are kept open.
 
 use std::io::Write;
-use std::net::Ipv4Addr;
 use std::process::{ChildStdin, Output, Stdio};
 use std::thread::{self, JoinHandle};
 
+pub use walhub_peers::endpoint::Endpoint;
+
 use crate::log::Log;
 use crate::postgres::program;
-use crate::process::{Process, command, quick_command, run, run_ok, said};
+use crate::process::{Process, command, quick_command, run, run_ok, said, spawn, wait_exit};
 use crate::wait::wait_until;
-
-/// Where a server listens.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Endpoint {
-    /// Address.
-    pub host: Ipv4Addr,
-    /// Port.
-    pub port: u16,
-}
-
-impl Endpoint {
-    /// A connection string for replication, with an application name.
-    #[must_use]
-    pub fn conninfo(&self, application_name: &str) -> String {
-        let Self { host, port } = self;
-        format!("host={host} port={port} user=postgres application_name={application_name}")
-    }
-
-    /// A connection string for SQL.
-    #[must_use]
-    pub fn database(&self) -> String {
-        let Self { host, port } = self;
-        format!("host={host} port={port} user=postgres dbname=postgres")
-    }
-}
 
 /// Something that answers psql.
 pub trait SqlServer {
@@ -188,9 +164,9 @@ impl Session {
         let log = Log::new("psql session");
         let mut psql = command(program("psql"));
         psql.args(["-XAtq", "-d", &server.endpoint().database()]).stdin(Stdio::piped());
-        let mut process = Process::spawn("psql", &mut psql, &log);
+        let process = spawn(&mut psql, &log);
         let input = process.take_stdin();
-        let mut session = Self { process, input: Some(input), log };
+        let mut session = Self { process, input, log };
         session.send("\\echo connected\n");
         session.log.wait_for(session.log.beginning(), "connected");
         session
@@ -216,13 +192,13 @@ impl Session {
     }
 
     /// Kills the client.
-    pub fn kill9(mut self) {
-        self.process.kill9();
+    pub fn kill9(self) {
+        self.process.kill();
     }
 
     /// Ends the session as a client does, and waits for psql's end.
     pub fn close(mut self) {
         self.input = None;
-        self.process.wait_exit();
+        wait_exit(&self.process);
     }
 }

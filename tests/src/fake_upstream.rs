@@ -1,14 +1,18 @@
 //! A server at the upstream's address that is not what it should be.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use walhub_peers::connection::Connection;
+use walhub_peers::walsender::start_up;
+use walhub_proto::page::WalVersion;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Encoder, Report, Severity};
-use walhub_proto::wire::copy::{COPY_DATA, XLogData};
+use walhub_proto::wire::copy::{COPY_DATA, XLOGDATA_FIELDS_LEN, XLogData};
+use walhub_proto::wire::startup::STARTUP_PACKET_BYTES_MAX;
 
 use crate::client::Endpoint;
 use crate::scratch::host;
@@ -99,24 +103,23 @@ fn serve(mut stream: TcpStream, conduct: Conduct) -> io::Result<()> {
     match conduct {
         Conduct::Silent => io::copy(&mut stream, &mut io::sink()).map(drop),
         Conduct::Notices => {
-            read_startup(&mut stream)?;
+            let mut client = Connection::new(stream)?;
+            client.receive_packet(STARTUP_PACKET_BYTES_MAX)?;
             for number in 0_u64.. {
                 let text = format!("{number} {}", "n".repeat(1000));
                 let notice = Report::new(Severity::Notice, SqlState::WARNING, text);
-                stream.write_all(Encoder::new().report(&notice).bytes())?;
+                client.send(Encoder::new().report(&notice).bytes())?;
             }
             Ok(())
         }
         Conduct::EndlessRows => {
-            read_startup(&mut stream)?;
-            let mut encoder = Encoder::new();
-            encoder.authentication_ok().parameter_status("server_version", "15.0");
-            stream.write_all(encoder.ready_for_query(b'I').bytes())?;
-            read_message(&mut stream)?;
+            let mut client = Connection::new(stream)?;
+            start_up(&mut client, WalVersion::PG15)?;
+            client.receive(&mut Vec::new())?;
             let row = Encoder::new().data_row(&[Some("1"), Some("1"), Some("0/1"), None]).take();
             let rows = row.repeat(100);
             loop {
-                stream.write_all(&rows)?;
+                client.send(&rows)?;
             }
         }
         Conduct::PassedOn(to) => pass_on(stream, to, false),
@@ -124,52 +127,31 @@ fn serve(mut stream: TcpStream, conduct: Conduct) -> io::Result<()> {
     }
 }
 
-/// The startup packet has no type.
-fn read_startup(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut length = [0; 4];
-    stream.read_exact(&mut length)?;
-    let mut rest = vec![0; body_len(length)];
-    stream.read_exact(&mut rest)?;
-    Ok([length.as_slice(), &rest].concat())
-}
-
-/// A message as it is: type, length, body.
-fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut kind = [0; 1];
-    stream.read_exact(&mut kind)?;
-    let rest = read_startup(stream)?;
-    Ok([kind.as_slice(), &rest].concat())
-}
-
-fn body_len(length: [u8; 4]) -> usize {
-    usize::try_from(u32::from_be_bytes(length)).expect("it fits").saturating_sub(4)
-}
-
 fn pass_on(mut client: TcpStream, to: Endpoint, bad_wal: bool) -> io::Result<()> {
-    let mut server = TcpStream::connect((to.host, to.port))?;
+    let server = TcpStream::connect((to.host, to.port))?;
     let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
     thread::spawn(move || {
         let _ = io::copy(&mut from_client, &mut to_server);
         let _ = to_server.shutdown(Shutdown::Both);
     });
-    let passed = pass_answers(&mut server, &mut client, bad_wal);
+    let passed = pass_answers(server, &mut client, bad_wal);
     client.shutdown(Shutdown::Both)?;
     passed
 }
 
-fn pass_answers(server: &mut TcpStream, client: &mut TcpStream, bad_wal: bool) -> io::Result<()> {
+fn pass_answers(mut server: TcpStream, client: &mut TcpStream, bad_wal: bool) -> io::Result<()> {
     if !bad_wal {
-        return io::copy(server, client).map(drop);
+        return io::copy(&mut server, client).map(drop);
     }
+    let (mut server, mut body) = (Connection::new(server)?, Vec::new());
     loop {
-        let mut message = read_message(server)?;
-        // Type and length, and the fields before the WAL.
-        let crc = 5 + 25 + CRC_OFFSET;
-        if let [COPY_DATA, _, _, _, _, XLogData::KIND, ..] = message.as_slice()
-            && let Some(byte) = message.get_mut(crc)
+        let kind = server.receive(&mut body)?;
+        if kind == COPY_DATA
+            && body.first() == Some(&XLogData::KIND)
+            && let Some(byte) = body.get_mut(XLOGDATA_FIELDS_LEN + CRC_OFFSET)
         {
             *byte ^= 0xFF;
         }
-        client.write_all(&message)?;
+        client.write_all(Encoder::new().frame(kind, |buf| buf.extend_from_slice(&body)).bytes())?;
     }
 }

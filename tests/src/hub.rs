@@ -1,43 +1,28 @@
 //! The program under test: `walhub serve` and its other commands.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Output};
+use std::process::{ExitStatus, Output};
 use std::sync::OnceLock;
+
+use walhub_peers::hub::Serve;
 
 use crate::client::{Endpoint, SqlServer};
 use crate::log::Log;
 use crate::postgres::{StopMode, program, wal_page_magic};
-use crate::process::{Process, command, quick_command, run, run_ok, said};
-use crate::scratch::{Scratch, free_port, host};
+use crate::process::{Process, command, quick_command, run, run_ok, said, spawn, wait_exit};
+use crate::scratch::{Scratch, free_endpoint};
 use crate::wait::wait_until;
 
-/// The walhub binary: `WALHUB_BIN`, else the one beside this test, built when needed.
+/// The walhub binary.
 ///
 /// # Panics
 /// When it does not build.
 #[must_use]
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        if let Some(path) = std::env::var_os("WALHUB_BIN") {
-            return fs::canonicalize(path).expect("WALHUB_BIN is a program");
-        }
-        // target/<profile>/deps/live-0123456789abcdef
-        let test = std::env::current_exe().expect("this test's path");
-        let target = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--package", "walhub", "--bin", "walhub"]);
-        if target.ends_with("release") {
-            build.arg("--release");
-        }
-        build.arg("--target-dir").arg(target.parent().expect("target"));
-        run_ok(build.current_dir(env!("CARGO_MANIFEST_DIR")));
-        target.join("walhub")
-    })
+    BINARY.get_or_init(|| walhub_peers::hub::binary().expect("walhub"))
 }
 
 /// Runs `walhub` with `arguments` to its end; a server that should have been refused is killed
@@ -53,7 +38,7 @@ pub struct HubBuilder {
     data: Option<PathBuf>,
     upstream: Option<String>,
     config_file: Option<PathBuf>,
-    settings: Vec<(String, String)>,
+    settings: Vec<String>,
     limits: Vec<String>,
 }
 
@@ -81,8 +66,8 @@ impl HubBuilder {
 
     /// `-c name=value`; the last one of a name wins.
     #[must_use]
-    pub fn set(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.settings.push((name.to_owned(), value.into()));
+    pub fn set(mut self, name: &str, value: impl AsRef<str>) -> Self {
+        self.settings.push(format!("{name}={}", value.as_ref()));
         self
     }
 
@@ -97,10 +82,11 @@ impl HubBuilder {
     #[must_use]
     pub fn build(self, scratch: &Scratch) -> Hub {
         let data = self.data.unwrap_or_else(|| scratch.path(&self.name));
-        let endpoint = Endpoint { host: host(), port: free_port() };
+        let endpoint = free_endpoint();
         let log = Log::new(&self.name);
-        let Self { name, upstream, config_file, settings, limits, .. } = self;
-        Hub { name, data, upstream, config_file, settings, limits, endpoint, process: None, log }
+        let Self { upstream, config_file, settings, limits, .. } = self;
+        let serve = Serve { data, endpoint, upstream, config_file, settings };
+        Hub { serve, limits, process: None, log }
     }
 
     /// The hub, started.
@@ -119,20 +105,15 @@ impl HubBuilder {
 /// A hub with its data directory.
 #[derive(Debug)]
 pub struct Hub {
-    name: String,
-    data: PathBuf,
-    upstream: Option<String>,
-    config_file: Option<PathBuf>,
-    settings: Vec<(String, String)>,
+    serve: Serve,
     limits: Vec<String>,
-    endpoint: Endpoint,
     process: Option<Process>,
     log: Log,
 }
 
 impl SqlServer for Hub {
     fn endpoint(&self) -> Endpoint {
-        self.endpoint
+        self.serve.endpoint
     }
 }
 
@@ -153,7 +134,7 @@ impl Hub {
             data: None,
             upstream: None,
             config_file: None,
-            settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            settings: settings.map(|(name, value)| format!("{name}={value}")).into(),
             limits: Vec::new(),
         }
     }
@@ -161,20 +142,7 @@ impl Hub {
     /// The arguments of `walhub serve` for this hub.
     #[must_use]
     pub fn serve_arguments(&self) -> Vec<OsString> {
-        let listen = format!("{}:{}", self.endpoint.host, self.endpoint.port);
-        let mut arguments: Vec<OsString> =
-            vec!["serve".into(), "-D".into(), self.data.clone().into()];
-        arguments.extend(["--listen".into(), listen.into()]);
-        if let Some(upstream) = &self.upstream {
-            arguments.extend(["--upstream".into(), upstream.into()]);
-        }
-        if let Some(file) = &self.config_file {
-            arguments.extend(["--config".into(), file.into()]);
-        }
-        for (name, value) in &self.settings {
-            arguments.extend(["-c".into(), format!("{name}={value}").into()]);
-        }
-        arguments
+        self.serve.arguments()
     }
 
     /// Makes it a primary of its own WAL, as its first start would, with segments of that size.
@@ -195,7 +163,7 @@ impl Hub {
         let mut init = quick_command(binary());
         init.args(["init", "--wal-segsize", &segment_mb.to_string()]);
         init.args(["-c", &format!("wal_page_magic={wal_page_magic}")]);
-        run_ok(init.arg("-D").arg(&self.data));
+        run_ok(init.arg("-D").arg(&self.serve.data));
     }
 
     /// Starts the hub without waiting.
@@ -211,10 +179,10 @@ impl Hub {
     /// # Panics
     /// When it runs already.
     pub fn spawn_with(&mut self, arguments: Vec<OsString>) {
-        assert!(self.process.is_none(), "{} runs already", self.name);
+        assert!(self.process.is_none(), "{} runs already", self.log.name());
         let mut serve = command("prlimit");
         serve.args(&self.limits).arg(binary()).args(arguments);
-        self.process = Some(Process::spawn(&self.name, &mut serve, &self.log));
+        self.process = Some(spawn(&mut serve, &self.log));
     }
 
     /// Runs a hub that cannot start, and gives what it says.
@@ -248,13 +216,12 @@ impl Hub {
     /// # Panics
     /// When it does not.
     #[track_caller]
-    pub fn wait_ready(&mut self) {
-        let what = format!("{} takes connections", self.name);
-        let endpoint = self.endpoint;
-        let process = self.process.as_mut().expect("started");
+    pub fn wait_ready(&self) {
+        let process = self.process.as_ref().expect("started");
+        let what = format!("{} takes connections", self.log.name());
         wait_until(&what, || {
-            assert!(process.is_running(), "{} ended while starting", self.name);
-            is_ready(endpoint).success()
+            process.check().expect("a hub that starts");
+            is_ready(self.serve.endpoint).success()
         });
     }
 
@@ -279,7 +246,7 @@ impl Hub {
     /// When it does not.
     #[track_caller]
     pub fn wait_exit(&mut self) -> ExitStatus {
-        self.process.take().expect("a running hub").wait_exit()
+        wait_exit(&self.process.take().expect("a running hub"))
     }
 
     /// Kills the hub.
@@ -287,12 +254,12 @@ impl Hub {
     /// # Panics
     /// When it does not run.
     pub fn kill9(&mut self) {
-        self.process.take().expect("a running hub").kill9();
+        self.process.take().expect("a running hub").kill();
     }
 
     /// Whether it runs.
-    pub fn is_running(&mut self) -> bool {
-        self.process.as_mut().is_some_and(Process::is_running)
+    pub fn is_running(&self) -> bool {
+        self.process.as_ref().is_some_and(Process::is_running)
     }
 
     /// Its process id.
@@ -313,23 +280,23 @@ impl Hub {
     /// Its data directory.
     #[must_use]
     pub fn data(&self) -> &Path {
-        &self.data
+        &self.serve.data
     }
 
     /// Its pg_wal.
     #[must_use]
     pub fn pg_wal(&self) -> PathBuf {
-        self.data.join("pg_wal")
+        self.serve.data.join("pg_wal")
     }
 
     /// Streams from another upstream from the next start on.
     pub fn set_upstream(&mut self, conninfo: impl Into<String>) {
-        self.upstream = Some(conninfo.into());
+        self.serve.upstream = Some(conninfo.into());
     }
 
     /// Another setting from the next start on.
     pub fn set(&mut self, name: &str, value: &str) {
-        self.settings.push((name.to_owned(), value.to_owned()));
+        self.serve.settings.push(format!("{name}={value}"));
     }
 
     /// Ends `count` segments early, each with a message in it, and has a checkpoint follow.
@@ -358,7 +325,7 @@ impl Hub {
     #[track_caller]
     pub fn wait_received(&self, lsn: &str) {
         let distance = format!("select pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '{lsn}')");
-        wait_until(&format!("{} has received {lsn}", self.name), || {
+        wait_until(&format!("{} has received {lsn}", self.log.name()), || {
             let output = self.try_psql(&distance);
             said(&output).trim().parse().is_ok_and(|bytes: i64| bytes >= 0)
         });

@@ -4,7 +4,6 @@ pub mod client;
 pub mod compare;
 pub mod fake_upstream;
 pub mod hub;
-pub mod log;
 pub mod mount;
 pub mod postgres;
 pub mod process;
@@ -13,6 +12,7 @@ pub mod scratch;
 pub mod tls;
 pub mod topology;
 pub mod veth;
-pub mod wait;
 pub mod waldump;
 pub mod workload;
+
+pub use walhub_peers::{log, wait};

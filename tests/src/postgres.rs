@@ -1,19 +1,20 @@
 //! Real PostgreSQL servers: primaries, standbys, and their tools.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::OnceLock;
 
 use rustix::process::Signal;
+use walhub_peers::postgres::Cluster;
+use walhub_peers::program::postgres_program;
 use walhub_proto::page::WalVersion;
 
 use crate::client::{Endpoint, SqlServer};
-use crate::log::Log;
-use crate::process::{Process, command_as_postgres, run_ok};
-use crate::scratch::{Scratch, free_port, host};
-use crate::wait::{wait_for, wait_until};
+use crate::log::{Log, Mark};
+use crate::process::{Process, run_ok, wait_exit};
+use crate::scratch::{Scratch, free_endpoint};
+use crate::wait::{DEADLINE, wait_for};
 
 /// How a server is told to stop, as pg_ctl and walhub name it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,33 +49,13 @@ impl StopMode {
     }
 }
 
-/// The directory of PostgreSQL's programs: `WALHUB_PG_BINDIR`, else what pg_config says, else
-/// Debian's newest.
+/// The path of one of PostgreSQL's programs.
 ///
 /// # Panics
 /// When there is no PostgreSQL.
 #[must_use]
-pub fn bindir() -> &'static Path {
-    static BINDIR: OnceLock<PathBuf> = OnceLock::new();
-    BINDIR.get_or_init(|| {
-        let candidates = std::env::var_os("WALHUB_PG_BINDIR").map_or_else(
-            || {
-                let output = Command::new("pg_config").arg("--bindir").output();
-                let told = output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
-                let debian = (13..=18).rev().map(|v| format!("/usr/lib/postgresql/{v}/bin"));
-                told.into_iter().chain(debian).map(PathBuf::from).collect()
-            },
-            |dir| vec![PathBuf::from(dir)],
-        );
-        let found = candidates.into_iter().find(|dir| dir.join("initdb").exists());
-        found.expect("a PostgreSQL server: tests/run installs it, or set WALHUB_PG_BINDIR")
-    })
-}
-
-/// The path of one of PostgreSQL's programs.
-#[must_use]
 pub fn program(name: &str) -> PathBuf {
-    bindir().join(name)
+    postgres_program(name).expect("tests/run installs PostgreSQL")
 }
 
 /// PostgreSQL's major version.
@@ -149,19 +130,13 @@ impl PrimaryBuilder {
     /// When either fails.
     #[must_use]
     pub fn start(self, scratch: &Scratch) -> Postgres {
-        let data = scratch.directory(&self.name);
-        let mut initdb = command_as_postgres(program("initdb"));
-        initdb
-            .args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8"])
-            .args(["--no-locale", &format!("--wal-segsize={}", self.segment_size_mb)])
-            .arg("-D")
-            .arg(&data);
-        run_ok(&mut initdb);
+        let segment_size = format!("--wal-segsize={}", self.segment_size_mb);
+        let cluster = Cluster::init(scratch.dir(), &self.name, &[&segment_size]).expect("initdb");
         let mut hba = self.hba.join("\n");
         hba.push_str("\nlocal all all trust\nhost all all 127.0.0.0/8 trust\n");
         hba.push_str("local replication all trust\nhost replication all 127.0.0.0/8 trust\n");
-        fs::write(data.join("pg_hba.conf"), hba).expect("pg_hba.conf");
-        let mut server = Postgres::at(&self.name, data, scratch);
+        fs::write(cluster.data.join("pg_hba.conf"), hba).expect("pg_hba.conf");
+        let mut server = Postgres::at(&self.name, cluster);
         let min_wal_mb = self.segment_size_mb * 5;
         server.configure(&format!(
             "wal_level = replica\nmax_wal_senders = 20\nmax_replication_slots = 20\n\
@@ -180,8 +155,7 @@ impl PrimaryBuilder {
 /// A PostgreSQL server with its data directory.
 #[derive(Debug)]
 pub struct Postgres {
-    name: String,
-    data: PathBuf,
+    cluster: Cluster,
     endpoint: Endpoint,
     process: Option<Process>,
     log: Log,
@@ -206,22 +180,15 @@ impl Postgres {
         }
     }
 
-    /// A server over an existing data directory; gives it its address.
-    fn at(name: &str, data: PathBuf, scratch: &Scratch) -> Self {
-        let sockets = scratch.directory(&format!("{name}.sockets"));
-        let endpoint = Endpoint { host: host(), port: free_port() };
-        let server =
-            Self { name: name.to_owned(), data, endpoint, process: None, log: Log::new(name) };
+    /// A server over an existing cluster; gives it its address.
+    fn at(name: &str, cluster: Cluster) -> Self {
+        let endpoint = free_endpoint();
+        let server = Self { cluster, endpoint, process: None, log: Log::new(name) };
         server.configure(&format!(
-            "listen_addresses = '{}'\nport = {}\nunix_socket_directories = '{}'\nfsync = on\n\
-             cluster_name = '{name}'\nlog_line_prefix = '%m [%p] %q%a '\nlogging_collector = off\n\
-             log_destination = stderr\nlc_messages = 'C'\nshared_buffers = 32MB\n\
-             dynamic_shared_memory_type = mmap\n\
+            "fsync = on\ncluster_name = '{name}'\nlog_line_prefix = '%m [%p] %q%a '\n\
+             shared_buffers = 32MB\ndynamic_shared_memory_type = mmap\n\
              max_connections = 50\nhot_standby = on\nwal_receiver_status_interval = 1s\n\
-             wal_retrieve_retry_interval = 100ms",
-            endpoint.host,
-            endpoint.port,
-            sockets.display()
+             wal_retrieve_retry_interval = 100ms"
         ));
         server
     }
@@ -233,15 +200,9 @@ impl Postgres {
     /// When pg_basebackup fails.
     #[must_use]
     pub fn standby(&self, name: &str, primary_conninfo: &str, scratch: &Scratch) -> Self {
-        let data = scratch.directory(name);
-        let mut backup = command_as_postgres(program("pg_basebackup"));
-        backup
-            .args(["--checkpoint=fast", "--wal-method=stream", "--no-sync", "-D"])
-            .arg(&data)
-            .args(["-d", &self.endpoint.conninfo("pg_basebackup")]);
-        run_ok(&mut backup);
-        let standby = Self::at(name, data, scratch);
-        fs::write(standby.data.join("standby.signal"), "").expect("standby.signal");
+        let cluster = Cluster::copy(self.endpoint, scratch.dir(), name).expect("pg_basebackup");
+        fs::write(cluster.data.join("standby.signal"), "").expect("standby.signal");
+        let standby = Self::at(name, cluster);
         standby.configure(&format!("primary_conninfo = '{primary_conninfo}'"));
         // The primary's synchronous_standby_names would count again after a promotion.
         standby.configure("synchronous_standby_names = ''\nprimary_slot_name = ''");
@@ -253,9 +214,7 @@ impl Postgres {
     /// # Panics
     /// When the file cannot be written.
     pub fn configure(&self, lines: &str) {
-        let path = self.data.join("postgresql.conf");
-        let mut file = OpenOptions::new().append(true).open(path).expect("postgresql.conf");
-        file.write_all(format!("{lines}\n").as_bytes()).expect("postgresql.conf");
+        self.cluster.configure(lines).expect("postgresql.conf");
     }
 
     /// Starts the server and waits until it takes connections.
@@ -264,29 +223,20 @@ impl Postgres {
     /// When it does not.
     #[track_caller]
     pub fn start(&mut self) {
-        self.spawn();
-        let pid = self.pid().to_string();
-        let pid_file = self.data.join("postmaster.pid");
-        let process = self.process.as_mut().expect("just started");
-        let what = format!("{} takes connections", self.name);
-        wait_until(&what, || {
-            assert!(process.is_running(), "{} ended while starting", self.name);
-            let text = fs::read_to_string(&pid_file).unwrap_or_default();
-            let mut lines = text.lines();
-            // LOCK_FILE_LINE_PM_STATUS of miscadmin.h is 8.
-            lines.next() == Some(&pid) && lines.nth(6).is_some_and(|l| l.trim() == "ready")
-        });
+        let mark = self.spawn();
+        self.log.wait_ready(mark, DEADLINE).expect("a server that starts");
     }
 
-    /// Starts the server without waiting.
+    /// Starts the server without waiting; what it says from now on follows the mark.
     ///
     /// # Panics
     /// When it runs already.
-    pub fn spawn(&mut self) {
-        assert!(self.process.is_none(), "{} runs already", self.name);
-        let mut postgres = command_as_postgres(program("postgres"));
-        postgres.arg("-D").arg(&self.data);
-        self.process = Some(Process::spawn(&self.name, &mut postgres, &self.log));
+    pub fn spawn(&mut self) -> Mark {
+        assert!(self.process.is_none(), "{} runs already", self.log.name());
+        let mark = self.log.mark();
+        let process = self.cluster.spawn(self.endpoint, &[], Signal::KILL, &self.log);
+        self.process = Some(process.expect("a server"));
+        mark
     }
 
     /// Stops the server and waits until it has ended.
@@ -295,9 +245,9 @@ impl Postgres {
     /// When it does not run, or does not end.
     #[track_caller]
     pub fn stop(&mut self, mode: StopMode) -> ExitStatus {
-        let mut process = self.process.take().expect("a running server");
+        let process = self.process.take().expect("a running server");
         process.signal(mode.signal());
-        process.wait_exit()
+        wait_exit(&process)
     }
 
     /// Kills the server and all its processes.
@@ -305,7 +255,7 @@ impl Postgres {
     /// # Panics
     /// When it does not run.
     pub fn kill9(&mut self) {
-        self.process.take().expect("a running server").kill9();
+        self.process.take().expect("a running server").kill();
     }
 
     /// The postmaster's process id.
@@ -326,13 +276,13 @@ impl Postgres {
     /// Its data directory.
     #[must_use]
     pub fn data(&self) -> &Path {
-        &self.data
+        &self.cluster.data
     }
 
     /// Its pg_wal.
     #[must_use]
     pub fn pg_wal(&self) -> PathBuf {
-        self.data.join("pg_wal")
+        self.cluster.data.join("pg_wal")
     }
 
     /// End of its durable WAL.
@@ -423,22 +373,9 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         self.process = None;
-        release_shared_memory(&self.data);
+        self.cluster.release_shared_memory();
         if std::thread::panicking() {
             self.log.show();
         }
-    }
-}
-
-/// Removes the System V segment of a server that was killed: only its next start would, and a system
-/// has 4096. Dynamic shared memory lies in the data directory.
-fn release_shared_memory(data: &Path) {
-    // A server that ended in order has removed both.
-    let Ok(text) = fs::read_to_string(data.join("postmaster.pid")) else { return };
-    // LOCK_FILE_LINE_SHMEM_KEY of miscadmin.h is 7: the key, and the id.
-    let id = text.lines().nth(6).and_then(|line| line.split_whitespace().nth(1));
-    if let Some(id) = id {
-        // It is gone if the server was killed between the two.
-        let _ = Command::new("ipcrm").args(["--shmem-id", id]).output();
     }
 }

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use crate::client::SqlServer;
 use crate::log::Log;
 use crate::postgres::{Postgres, program};
-use crate::process::{Process, command, quick_command, run_ok};
+use crate::process::{Process, command, quick_command, run_ok, spawn, wait_exit};
 use crate::scratch::Scratch;
 use crate::wait::wait_until;
 
@@ -36,7 +36,7 @@ impl ReceiveWal {
             .arg(&dir)
             .args(options);
         let log = Log::new(name);
-        let process = Process::spawn(name, &mut receive, &log);
+        let process = spawn(&mut receive, &log);
         Self { process, log, dir }
     }
 
@@ -71,7 +71,7 @@ impl ReceiveWal {
     /// When it goes on.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
-        let status = self.process.wait_exit();
+        let status = wait_exit(&self.process);
         self.log.wait_closed();
         status
     }

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use crate::client::SqlServer;
 use crate::log::Log;
 use crate::postgres::{Postgres, program};
-use crate::process::{Process, command, quick_command, run_ok};
+use crate::process::{Process, command, quick_command, run_ok, spawn, wait_exit};
 use crate::scratch::Scratch;
 use crate::wait::wait_until;
 
@@ -49,7 +49,7 @@ impl Pgbench {
             .args(["-n", "-c", &clients.to_string(), "-t", &transactions.to_string()])
             .arg(server.endpoint().database());
         let log = Log::new("pgbench");
-        Self { process: Process::spawn("pgbench", &mut pgbench, &log), log }
+        Self { process: spawn(&mut pgbench, &log), log }
     }
 
     /// Starts load that ends only when it is stopped, or the server is.
@@ -68,8 +68,8 @@ impl Pgbench {
     /// # Panics
     /// When it failed.
     #[track_caller]
-    pub fn wait(mut self) -> PgbenchReport {
-        let status = self.process.wait_exit();
+    pub fn wait(self) -> PgbenchReport {
+        let status = wait_exit(&self.process);
         self.log.wait_closed();
         let text = self.log.text(self.log.beginning());
         assert!(status.success(), "pgbench: {status}\n{text}");
@@ -78,11 +78,11 @@ impl Pgbench {
 
     /// Ends the load and waits until the server has nothing left of it.
     #[track_caller]
-    pub fn stop(mut self, server: &Postgres) {
+    pub fn stop(self, server: &Postgres) {
         if self.process.is_running() {
             self.process.signal(Signal::TERM);
         }
-        self.process.wait_exit();
+        wait_exit(&self.process);
         server.wait_sql(
             "select count(*) from pg_stat_activity where application_name = 'pgbench'",
             "0",
@@ -153,7 +153,7 @@ impl Inserters {
             psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", &server.endpoint().database()]);
             psql.arg("-f").arg(path);
             let log = Log::new("inserter");
-            (Process::spawn("inserter", &mut psql, &log), log)
+            (spawn(&mut psql, &log), log)
         };
         Self { clients: (0..clients).map(start_one).collect() }
     }
@@ -177,10 +177,10 @@ impl Inserters {
     /// # Panics
     /// When a client runs on.
     #[track_caller]
-    pub fn finish(mut self) -> BTreeMap<u64, u64> {
+    pub fn finish(self) -> BTreeMap<u64, u64> {
         let mut acknowledged = BTreeMap::new();
-        for (process, log) in &mut self.clients {
-            process.wait_exit();
+        for (process, log) in &self.clients {
+            wait_exit(process);
             log.wait_closed();
             for line in log.text(log.beginning()).lines() {
                 let mut fields = line.split('|');

@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use rustix::process::Signal;
+use walhub_peers::log::Log;
+use walhub_peers::process::Process;
 
 use super::machine::Snapshot;
-use crate::peer::program::{self, Program, Running};
+use crate::peer::program::{Program, command};
 
 /// Counts system calls.
 pub const STRACE: Program = Program { name: "strace", package: "strace" };
@@ -22,7 +24,7 @@ pub type Calls = BTreeMap<String, u64>;
 /// Counts until it is finished.
 #[derive(Debug)]
 pub struct Trace {
-    running: Running,
+    running: Process,
     output: PathBuf,
 }
 
@@ -34,21 +36,17 @@ impl Trace {
     /// When strace is missing or may not attach.
     pub fn start(pid: u32, dir: &Path) -> Result<Self> {
         let output = dir.join(format!("strace-{pid}"));
-        let mut command = program::command(STRACE.find()?)?;
+        let mut command = command(STRACE.find()?);
         command.args(["-c", "-f", "-o"]).arg(&output);
         let tree = Snapshot::take()?.tree(pid);
         for pid in &tree {
             command.args(["-p", &pid.to_string()]);
         }
-        let log = output.with_extension("log");
-        let mut running = Running::start(command, &log, Signal::INT)?;
-        let began = Instant::now();
-        while running.said().matches(" attached").count() < tree.len() {
+        let log = Log::new(STRACE.name);
+        let running = Process::spawn(&mut command, Signal::INT, &log)?;
+        if !log.wait_count(" attached", tree.len(), ATTACH_TIMEOUT) {
             running.check()?;
-            if began.elapsed() > ATTACH_TIMEOUT {
-                bail!("strace did not attach to {pid}");
-            }
-            std::thread::sleep(Duration::from_millis(10));
+            bail!("strace did not attach to {pid}");
         }
         Ok(Self { running, output })
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::program::{self, FIO};
+use super::program::{FIO, command};
 
 /// What one run of fio saw.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -24,13 +24,13 @@ pub struct Outcome {
 /// # Errors
 /// When fio is missing or fails.
 pub fn write(file: &Path, len: u64, block: usize, direct: bool, how: &str) -> Result<Outcome> {
-    let mut fio = program::command(FIO.find()?)?;
+    let mut fio = command(FIO.find()?);
     fio.arg("--name=write").arg(format!("--filename={}", file.display()));
     fio.args(["--rw=write", "--ioengine=psync", "--fallocate=none", "--allow_file_create=0"]);
     fio.args(["--invalidate=0", "--output-format=json", how]);
     fio.arg(format!("--size={len}")).arg(format!("--bs={block}"));
     fio.arg(format!("--direct={}", u8::from(direct)));
-    let printed = program::run(&mut fio)?;
+    let printed = FIO.run(&mut fio)?;
     parse(&printed).with_context(|| format!("fio printed:\n{printed}"))
 }
 

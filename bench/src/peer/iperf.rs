@@ -1,14 +1,15 @@
 //! iperf3 over loopback: how fast bytes can be sent when nothing else is done with them.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 use serde_json::Value;
+use walhub_peers::log::Log;
+use walhub_peers::process::Process;
 
 use super::free_port;
-use super::program::{self, IPERF3, Running};
+use super::program::{IPERF3, command};
 
 /// iperf3 has no more streams than this.
 pub const STREAMS_MAX: usize = 128;
@@ -30,24 +31,21 @@ pub struct Outcome {
 ///
 /// # Errors
 /// When iperf3 is missing or fails.
-pub fn send(streams: usize, bytes: u64, length: usize, scratch: &Path) -> Result<Outcome> {
+pub fn send(streams: usize, bytes: u64, length: usize) -> Result<Outcome> {
     let port = free_port()?.to_string();
-    let mut server = program::command(IPERF3.find()?)?;
+    let mut server = command(IPERF3.find()?);
     server.args(["-s", "-1", "--forceflush", "-p", &port]);
-    let mut server = Running::start(server, &scratch.join("iperf3.log"), Signal::TERM)?;
-    let began = Instant::now();
-    while !server.said().contains("listening") {
-        server.check().context("iperf3")?;
-        if began.elapsed() > LISTEN_TIMEOUT {
-            bail!("iperf3 does not listen");
-        }
-        std::thread::sleep(Duration::from_millis(2));
+    let log = Log::new(IPERF3.name);
+    let server = Process::spawn(&mut server, Signal::TERM, &log)?;
+    if !log.wait_count("listening", 1, LISTEN_TIMEOUT) {
+        server.check()?;
+        bail!("iperf3 does not listen");
     }
-    let mut client = program::command(IPERF3.find()?)?;
+    let mut client = command(IPERF3.find()?);
     client.args(["-c", "127.0.0.1", "-p", &port, "-J"]);
     client.args(["-P", &streams.min(STREAMS_MAX).to_string()]);
     client.args(["-n", &bytes.to_string(), "-l", &length.to_string()]);
-    let printed = program::run(&mut client)?;
+    let printed = IPERF3.run(&mut client)?;
     parse(&printed).with_context(|| format!("iperf3 printed:\n{printed}"))
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
 
 use super::postgres::Postgres;
-use super::program::{self, PGBENCH};
+use super::program::{PGBENCH, command};
 
 /// The longest transaction that is told from others.
 const LATENCY_US_MAX: u64 = 600_000_000;
@@ -72,9 +72,9 @@ pub fn with_latencies(
 }
 
 fn print(host: &OsStr, port: u16, arguments: &[&str]) -> Result<String> {
-    let mut command = program::command(PGBENCH.find()?)?;
+    let mut command = command(PGBENCH.find()?);
     command.args(["-U", "postgres", "-p", &port.to_string(), "-h"]).arg(host);
-    program::run(command.args(arguments).arg("postgres"))
+    PGBENCH.run(command.args(arguments).arg("postgres"))
 }
 
 /// Lines of `client transaction time script epoch micros [lag]`; time is "failed" or "skipped" for

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
+use walhub_peers::postgres::Cluster;
 use walhub_proto::lsn::Lsn;
 
 use super::live::{emit, flush_lsn, primary_settings};
@@ -18,7 +19,7 @@ use crate::method::cache::Cache;
 use crate::method::pairs::{Experiment, Figure, Leg, Run};
 use crate::method::progress::Progress;
 use crate::peer::iperf;
-use crate::peer::postgres::{Cluster, Postgres};
+use crate::peer::postgres::Postgres;
 use crate::peer::walhub::Hub;
 use crate::sink::{Sinks, Waiting};
 
@@ -86,8 +87,8 @@ impl Servers {
         standbys_max: usize,
     ) -> Result<Self> {
         Progress::show(&format!("making {} MB of WAL", bytes >> 20));
-        let cluster = Cluster::init(dir, "primary")?;
-        let primary = cluster.start(&primary_settings(standbys_max))?;
+        let cluster = Cluster::init(dir, "primary", &[])?;
+        let primary = Postgres::start(&cluster, &primary_settings(standbys_max))?;
         let mut client = primary.connect()?;
         // The hub begins where the primary is: both have every segment from the next one on.
         client.query("SELECT pg_switch_wal()")?;
@@ -98,7 +99,7 @@ impl Servers {
         settings.push("wal_keep_size=1TB".to_owned());
         settings.extend(context.walhub_settings.iter().cloned());
         let hub_dir = dir.join("hub");
-        let mut hub = Hub::start(&context.walhub, &hub_dir, primary.port(), &settings)?;
+        let hub = Hub::start(&context.walhub, &hub_dir, primary.port(), &settings)?;
         hub.wait_until_ready()?;
         // Who has seen none cannot be promoted.
         client.query("CHECKPOINT")?;
@@ -169,7 +170,7 @@ fn one_leg(
     if run.side == IPERF3 {
         let watch = Watch::start(None, scratch.path())?;
         let bytes = wal_bytes * u64::try_from(readers)?;
-        let sent = iperf::send(readers, bytes, MESSAGE_LEN, scratch.path())?;
+        let sent = iperf::send(readers, bytes, MESSAGE_LEN)?;
         let mut leg = watch.stop(&[])?;
         put(&mut leg, "sender_cpu_s", sent.sender_cpu_s);
         figures(&mut leg, sent.bytes, sent.seconds);

@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use walhub_peers::client::Client;
+use walhub_proto::wire::backend::Encoder;
 
 use super::disk::{State, Target};
 use super::{Context, Scenario, Watch, join, per_unit, put, put_latencies, value};
 use crate::method::pairs::{Experiment, Figure, Leg, Run};
 use crate::method::progress::Progress;
-use crate::peer::client::{Client, encoded};
 use crate::peer::pgbench::{self, histogram};
 use crate::peer::postgres::Postgres;
 use crate::peer::walhub::Hub;
@@ -180,7 +181,7 @@ impl Bench {
         client.query("CHECKPOINT")?;
         let hub_settings =
             [&["max_connections=200".to_owned()], &*context.walhub_settings].concat();
-        let mut hub = Hub::start_own(&context.walhub, &dir.join("own"), &hub_settings)?;
+        let hub = Hub::start_own(&context.walhub, &dir.join("own"), &hub_settings)?;
         hub.wait_for_session()?;
         let script = dir.join("emit.sql");
         let message = "m".repeat(MESSAGE_LEN);
@@ -202,7 +203,7 @@ impl Bench {
         } else {
             (self.postgres.port(), self.postgres.pid())
         };
-        let mut client = Client::connect(port, &[("database", "postgres")])?;
+        let mut client = Client::database(port)?;
         let watch = Watch::start(run.syscalls.then_some(pid), scratch.path())?;
         let (records, seconds, latency_us) = match load {
             Load::Pgbench { clients, protocol } => {
@@ -257,6 +258,11 @@ fn pipeline(client: &mut Client, batch: usize, duration: Duration) -> Result<App
         latency_us.saturating_record(u64::try_from(first.elapsed().as_micros())?);
     }
     Ok((records as f64, began.elapsed().as_secs_f64(), latency_us))
+}
+
+/// A message as it goes over the wire.
+fn encoded(kind: u8, body: &[u8]) -> Vec<u8> {
+    Encoder::new().frame(kind, |buf| buf.extend_from_slice(body)).take()
 }
 
 /// Parse of the statement `append`, and Sync.

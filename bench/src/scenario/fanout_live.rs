@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use walhub_peers::client::Client;
+use walhub_peers::postgres::Cluster;
 use walhub_proto::lsn::Lsn;
 
 use super::live::{LAG_FIGURES, flush_lsn, lags, load, primary_settings};
@@ -16,7 +18,7 @@ use super::{Context, Scenario, Watch, join, per_unit, put};
 use crate::method::pairs::{Experiment, Figure, Leg, Run};
 use crate::method::progress::Progress;
 use crate::peer::pgbench::{self, Outcome};
-use crate::peer::postgres::{Cluster, Postgres};
+use crate::peer::postgres::Postgres;
 use crate::peer::walhub::Hub;
 use crate::sink::Sinks;
 
@@ -85,7 +87,7 @@ impl Scenario for FanoutLive {
         let settings = primary_settings(self.standbys.iter().max().copied().unwrap_or(0));
         let primary = Postgres::primary(scratch.path(), &settings)?;
         pgbench::init(&primary, self.scale)?;
-        let cascade = Cluster::copy(&primary, scratch.path(), "cascade")?;
+        let cascade = Cluster::copy(primary.port().into(), scratch.path(), "cascade")?;
         let mut experiments = Vec::new();
         let mut figures = FIGURES.to_vec();
         figures.push(LAG_FIGURES[1]);
@@ -131,19 +133,24 @@ impl FanoutLive {
         run: Run,
     ) -> Result<Leg> {
         let scratch = context.scratch()?;
-        let mut relay = match run.side {
+        let relay = match run.side {
             WALHUB => {
                 let mut settings = vec![format!("max_wal_senders={}", standbys + 1)];
                 settings.push(format!("max_connections={}", standbys + 10));
                 settings.extend(context.walhub_settings.iter().cloned());
                 let dir = scratch.path().join("hub");
-                let mut hub = Hub::start(&context.walhub, &dir, primary.port(), &settings)?;
+                let hub = Hub::start(&context.walhub, &dir, primary.port(), &settings)?;
                 hub.wait_until_ready()?;
                 Some(Relay::Hub(hub))
             }
             CASCADE => {
                 let settings = primary_settings(self.standbys.iter().max().copied().unwrap_or(0));
-                Some(Relay::Cascade(cascade.start_standby(primary.port(), "cascade", &settings)?))
+                Some(Relay::Cascade(Postgres::standby(
+                    cascade,
+                    primary.port(),
+                    "cascade",
+                    &settings,
+                )?))
             }
             _ => None,
         };
@@ -166,8 +173,8 @@ impl FanoutLive {
         let arguments = ["-n", "-c", &clients, "-j", "2", "-T", &duration];
         let (outcome, probes) = load(primary, client, &arguments)?;
         let mut leg = watch.stop(&trees)?;
-        if let Some(Relay::Hub(hub)) = &mut relay {
-            hub.check()?;
+        if let Some(Relay::Hub(hub)) = &relay {
+            hub.process.check()?;
         }
         let last = probes.last().map_or(start, |&(_, lsn)| lsn);
         sinks.wait_for(last, CATCH_UP_TIMEOUT)?;
@@ -182,7 +189,7 @@ impl FanoutLive {
 
 /// Waits until the standby at `port` has replayed `lsn`.
 pub(super) fn wait_for_replay(port: u16, lsn: Lsn) -> Result<()> {
-    let mut client = crate::peer::client::Client::connect(port, &[("database", "postgres")])?;
+    let mut client = Client::database(port)?;
     let question = format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'");
     super::wait_until(CATCH_UP_TIMEOUT, "the standby replays", || {
         Ok(client.value(&question)? == "t")

@@ -16,14 +16,17 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use rustix::process::Signal;
 use walhub_engine::io::BLOCK_LEN;
+use walhub_peers::log::Log;
+use walhub_peers::postgres::Cluster;
+use walhub_peers::process::Process;
 
 use super::disk::{State, Target};
 use super::live::primary_settings;
 use super::{Context, Scenario, Watch, parse_size, per_unit, put, put_latencies, value};
 use crate::method::pairs::{Experiment, Figure, Leg, Run};
 use crate::method::progress::Progress;
-use crate::peer::postgres::{Cluster, Postgres};
-use crate::peer::program::{self, PG_RECEIVEWAL, Running};
+use crate::peer::postgres::{EndOfWal, Postgres};
+use crate::peer::program::{PG_RECEIVEWAL, command};
 use crate::peer::walhub::Hub;
 use crate::source::Source;
 use crate::source::wal::{Load, Wal};
@@ -88,12 +91,12 @@ impl Scenario for Ingest {
         let mut experiments = Vec::new();
         let scratch = context.scratch()?;
         Progress::show("ingest: making a cluster whose WAL goes on");
-        let cluster = Cluster::init(scratch.path(), "cluster")?;
-        let server = cluster.start(&primary_settings(4))?;
+        let cluster = Cluster::init(scratch.path(), "cluster", &[])?;
+        let server = Postgres::start(&cluster, &primary_settings(4))?;
         // What comes before the generated WAL is the same for all and as short as can be.
         server.connect()?.query("SELECT pg_switch_wal()")?;
         drop(server);
-        let end = cluster.end_of_wal()?;
+        let end = EndOfWal::of(&cluster)?;
         let cases = [
             ("ingest bulk", Load::Bulk, self.size, None),
             ("ingest commits", Load::Commits, self.commits_size, Some(u64::try_from(self.window)?)),
@@ -118,33 +121,16 @@ impl Scenario for Ingest {
 /// Whichever receiver runs.
 enum Receiver {
     Walhub(Hub),
-    PgReceivewal(Running),
+    PgReceivewal(Process),
     Standby(Postgres),
 }
 
 impl Receiver {
-    fn pid(&self) -> u32 {
+    fn process(&self) -> &Process {
         match self {
-            Self::Walhub(hub) => hub.pid(),
-            Self::PgReceivewal(running) => running.pid(),
-            Self::Standby(server) => server.pid(),
-        }
-    }
-
-    /// The end of its log.
-    fn said(&self) -> String {
-        match self {
-            Self::Walhub(hub) => hub.said(),
-            Self::PgReceivewal(running) => running.said(),
-            Self::Standby(server) => server.said(),
-        }
-    }
-
-    fn check(&mut self) -> Result<()> {
-        match self {
-            Self::Walhub(hub) => hub.check(),
-            Self::PgReceivewal(running) => running.check().context("pg_receivewal"),
-            Self::Standby(server) => server.check(),
+            Self::Walhub(hub) => &hub.process,
+            Self::PgReceivewal(process) => process,
+            Self::Standby(server) => &server.process,
         }
     }
 }
@@ -165,15 +151,15 @@ impl Receiver {
             PG_RECEIVEWAL_SIDE => {
                 let dir = scratch.join("wal");
                 fs::create_dir(&dir)?;
-                let mut command = program::command(PG_RECEIVEWAL.find()?)?;
+                let mut command = command(PG_RECEIVEWAL.find()?);
                 command.args(["--synchronous", "--no-loop", "-h", "127.0.0.1", "-U", "postgres"]);
                 command.args(["-p", &port.to_string()]).arg("-D").arg(&dir);
-                let log = scratch.join("pg_receivewal.log");
-                Self::PgReceivewal(Running::start(command, &log, Signal::INT)?)
+                let log = Log::new(PG_RECEIVEWAL.name);
+                Self::PgReceivewal(Process::spawn(&mut command, Signal::INT, &log)?)
             }
             STANDBY => {
                 let standby = cluster.duplicate(scratch, "standby")?;
-                Self::Standby(standby.start_standby(port, "standby", &primary_settings(4))?)
+                Self::Standby(Postgres::standby(&standby, port, "standby", &primary_settings(4))?)
             }
             side => bail!("no side {side}"),
         })
@@ -192,15 +178,15 @@ fn one_leg(
         return device_leg(scratch.path(), wal, window);
     }
     let source = Source::listen(Arc::clone(wal), window)?;
-    let mut receiver = Receiver::start(context, scratch.path(), cluster, source.port(), run.side)?;
+    let receiver = Receiver::start(context, scratch.path(), cluster, source.port(), run.side)?;
     let checked = source.wait_until_asked();
-    receiver.check()?;
+    receiver.process().check()?;
     checked?;
-    let watch = Watch::start(run.syscalls.then(|| receiver.pid()), scratch.path())?;
+    let watch = Watch::start(run.syscalls.then(|| receiver.process().pid()), scratch.path())?;
     let flushed = source.run();
-    let mut leg = watch.stop(&[("receiver_cpu_s", receiver.pid())])?;
-    receiver.check()?;
-    let (elapsed, outcome) = flushed.with_context(|| receiver.said())?;
+    let mut leg = watch.stop(&[("receiver_cpu_s", receiver.process().pid())])?;
+    receiver.process().check()?;
+    let (elapsed, outcome) = flushed.with_context(|| receiver.process().log().tail())?;
     let bytes = wal.bytes.len() as f64;
     let (cpu, machine) = (value(&leg, "receiver_cpu_s"), value(&leg, "machine_cpu_s"));
     put(&mut leg, "elapsed_s", elapsed.as_secs_f64());

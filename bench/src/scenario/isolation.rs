@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use walhub_peers::client::Client;
 
 use super::catchup::Servers;
 use super::live::{LAG_FIGURES, flush_lsn, lags, load};
@@ -17,7 +18,6 @@ use super::{Context, Scenario, Watch, parse_size, put};
 use crate::method::cache;
 use crate::method::pairs::{Experiment, Figure, Leg, Run};
 use crate::method::progress::Progress;
-use crate::peer::client::Client;
 use crate::peer::pgbench;
 use crate::sink::Sinks;
 

@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use walhub_peers::client::Client;
 use walhub_proto::lsn::Lsn;
 
 use super::put;
 use crate::method::pairs::{Figure, Leg};
 use crate::method::stats::median;
-use crate::peer::client::Client;
 use crate::peer::pgbench::{self, Outcome};
 use crate::peer::postgres::Postgres;
 use crate::sink::Arrivals;

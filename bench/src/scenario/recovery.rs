@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
+use walhub_peers::client::Client;
+use walhub_peers::postgres::{Cluster, copy_files};
 
 use super::catchup::Servers;
 use super::{Context, Scenario, Watch, join, parse_size, put};
 use crate::method::cache;
 use crate::method::pairs::{Experiment, Figure, Leg, Run};
 use crate::method::progress::Progress;
-use crate::peer::client::Client;
 use crate::peer::free_port;
-use crate::peer::postgres::Cluster;
-use crate::peer::program::copy_files;
+use crate::peer::postgres::Postgres;
 use crate::peer::walhub::Hub;
 
 /// Its name.
@@ -102,7 +102,7 @@ fn one_leg(context: &Context, hub_dir: &Path, crashed: &Cluster, run: Run) -> Re
             // Nobody is behind this port: what is on disk must do.
             let upstream = free_port()?;
             let settings = [&["wal_keep_size=1TB".to_owned()], &*context.walhub_settings].concat();
-            let mut hub = Hub::start(&context.walhub, hub_dir, upstream, &settings)?;
+            let hub = Hub::start(&context.walhub, hub_dir, upstream, &settings)?;
             hub.wait_until_ready()?;
             let leg = finish(watch, began, Some(hub.pid()))?;
             hub.kill();
@@ -115,7 +115,7 @@ fn one_leg(context: &Context, hub_dir: &Path, crashed: &Cluster, run: Run) -> Re
             cache::drop_all(&copy.data.join("pg_wal"))?;
             let watch = Watch::start(None, scratch.path())?;
             let began = Instant::now();
-            let server = copy.start(&super::live::primary_settings(4))?;
+            let server = Postgres::start(&copy, &super::live::primary_settings(4))?;
             let leg = finish(watch, began, Some(server.pid()))?;
             server.crash();
             Ok(leg)
@@ -140,14 +140,15 @@ fn promoted_leg(context: &Context, hub_dir: &Path, crashed: &Cluster, run: Run) 
         let copy = scratch.path().join("hub");
         copy_files(hub_dir, &copy)?;
         let settings = [&["wal_keep_size=1TB".to_owned()], &*context.walhub_settings].concat();
-        let mut hub = Hub::start(&context.walhub, &copy, upstream, &settings)?;
+        let hub = Hub::start(&context.walhub, &copy, upstream, &settings)?;
         hub.wait_until_ready()?;
         let leg = promote(hub.port(), scratch.path())?;
         hub.kill();
         Ok(leg)
     } else {
         let copy = crashed.duplicate(scratch.path(), "standby")?;
-        let server = copy.start_standby(upstream, "standby", &super::live::primary_settings(4))?;
+        let server =
+            Postgres::standby(&copy, upstream, "standby", &super::live::primary_settings(4))?;
         let mut client = server.connect()?;
         let mut replayed = String::new();
         loop {
@@ -166,7 +167,7 @@ fn promoted_leg(context: &Context, hub_dir: &Path, crashed: &Cluster, run: Run) 
 
 /// Promotes a server and commits there.
 fn promote(port: u16, dir: &Path) -> Result<Leg> {
-    let mut client = Client::connect(port, &[("database", "postgres")])?;
+    let mut client = Client::database(port)?;
     let watch = Watch::start(None, dir)?;
     let began = Instant::now();
     client.query("SELECT pg_promote()")?;

@@ -148,7 +148,7 @@ impl SendPath {
 
     fn iperf3(&self, scratch: &Path, message: usize) -> Result<Leg> {
         let watch = Watch::start(None, scratch)?;
-        let sent = iperf::send(1, u64::try_from(self.size)?, message, scratch)?;
+        let sent = iperf::send(1, u64::try_from(self.size)?, message)?;
         let mut leg = watch.stop(&[])?;
         figures(&mut leg, sent.bytes, sent.seconds, sent.sender_cpu_s);
         Ok(leg)

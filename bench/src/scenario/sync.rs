@@ -15,16 +15,19 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use rustix::process::Signal;
+use walhub_peers::client::Client;
+use walhub_peers::log::Log;
+use walhub_peers::postgres::Cluster;
+use walhub_peers::process::Process;
 
 use super::fanout_live::wait_for_replay;
 use super::live::{flush_lsn, primary_settings};
 use super::{Context, Scenario, Watch, join, per_unit, put, put_latencies, value, wait_until};
 use crate::method::pairs::{Experiment, Figure, Leg, Run};
 use crate::method::progress::Progress;
-use crate::peer::client::Client;
 use crate::peer::pgbench;
-use crate::peer::postgres::{Cluster, Postgres};
-use crate::peer::program::{self, PG_RECEIVEWAL, Running};
+use crate::peer::postgres::Postgres;
+use crate::peer::program::{PG_RECEIVEWAL, command};
 use crate::peer::walhub::Hub;
 use crate::sink::Sinks;
 
@@ -95,7 +98,7 @@ impl Scenario for Sync {
         Progress::show("sync: making a primary and its copy");
         let primary = Postgres::primary(scratch.path(), &primary_settings(4))?;
         primary.connect()?.query("CREATE TABLE walhub_bench (v int)")?;
-        let standby = Cluster::copy(&primary, scratch.path(), "standby")?;
+        let standby = Cluster::copy(primary.port().into(), scratch.path(), "standby")?;
         let script = scratch.path().join("insert.sql");
         fs::write(&script, SCRIPT)?;
         let bench = Bench { primary, standby, script, duration: self.duration.to_string() };
@@ -136,7 +139,7 @@ struct Bench {
 enum Synchronous {
     Hub(Hub),
     Standby(Postgres),
-    PgReceivewal(Running),
+    PgReceivewal(Process),
     Instant(Sinks),
 }
 
@@ -197,23 +200,24 @@ impl Bench {
         Ok(match side {
             WALHUB => {
                 let dir = scratch.join("hub");
-                let mut hub = Hub::start(&context.walhub, &dir, port, &context.walhub_settings)?;
+                let hub = Hub::start(&context.walhub, &dir, port, &context.walhub_settings)?;
                 hub.wait_until_ready()?;
                 Some(Synchronous::Hub(hub))
             }
             STANDBY => {
-                let server = self.standby.start_standby(port, "standby", &primary_settings(4))?;
+                let server =
+                    Postgres::standby(&self.standby, port, "standby", &primary_settings(4))?;
                 wait_for_replay(server.port(), flush_lsn(client)?)?;
                 Some(Synchronous::Standby(server))
             }
             PG_RECEIVEWAL_SIDE => {
                 let dir = scratch.join("wal");
                 fs::create_dir(&dir)?;
-                let mut command = program::command(PG_RECEIVEWAL.find()?)?;
+                let mut command = command(PG_RECEIVEWAL.find()?);
                 command.args(["--synchronous", "-h", "127.0.0.1", "-U", "postgres", "-p"]);
                 command.arg(port.to_string()).arg("-D").arg(&dir);
-                let log = scratch.join("pg_receivewal.log");
-                Some(Synchronous::PgReceivewal(Running::start(command, &log, Signal::INT)?))
+                let log = Log::new(PG_RECEIVEWAL.name);
+                Some(Synchronous::PgReceivewal(Process::spawn(&mut command, Signal::INT, &log)?))
             }
             INSTANT => {
                 let start = flush_lsn(client)?;

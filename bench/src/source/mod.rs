@@ -1,21 +1,20 @@
 //! A walsender inside the harness, whose WAL is in memory: a source that is never the bottleneck.
 //!
-//! It knows what pg_receivewal and walhub ask for, sends on the word of its owner, and tells when
-//! the receiver has acknowledged everything as flushed.
+//! It sends on the word of its owner, and tells when the receiver has acknowledged everything as
+//! flushed. Not here: what a receiver asks before it streams (`walhub_peers::walsender`).
 
 mod session;
 pub mod wal;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use hdrhistogram::Histogram;
+use walhub_peers::walsender::WalServer;
 
-use session::Session;
 use wal::Wal;
 
 /// How long the receiver may take to connect and ask for WAL.
@@ -33,8 +32,8 @@ struct Shared {
     flush_lsn: AtomicU64,
     /// The latest flush position that the receiver acknowledged.
     acked: AtomicU64,
-    closing: AtomicBool,
     asked: SyncSender<()>,
+    go: Mutex<Receiver<()>>,
     done: SyncSender<Outcome>,
 }
 
@@ -52,7 +51,7 @@ pub struct Outcome {
 /// A source of WAL on a port of its own.
 #[derive(Debug)]
 pub struct Source {
-    address: SocketAddr,
+    server: WalServer,
     shared: Arc<Shared>,
     asked: Receiver<()>,
     go: SyncSender<()>,
@@ -65,8 +64,6 @@ impl Source {
     /// # Errors
     /// When there is no port.
     pub fn listen(wal: Arc<Wal>, window: Option<u64>) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
         let (asked_tx, asked) = sync_channel(16);
         let (go, go_rx) = sync_channel(1);
         let (done_tx, done) = sync_channel(1);
@@ -75,19 +72,18 @@ impl Source {
             acked: AtomicU64::new(0),
             wal,
             window,
-            closing: AtomicBool::new(false),
             asked: asked_tx,
+            go: Mutex::new(go_rx),
             done: done_tx,
         });
-        let accepting = Arc::clone(&shared);
-        std::thread::spawn(move || accept(&listener, &accepting, go_rx));
-        Ok(Self { address, shared, asked, go, done })
+        let server = WalServer::listen(Arc::clone(&shared))?;
+        Ok(Self { server, shared, asked, go, done })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.address.port()
+        self.server.port()
     }
 
     /// Waits until a receiver asks for WAL.
@@ -117,26 +113,5 @@ impl Source {
             }
             last = acked;
         }
-    }
-}
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        self.shared.closing.store(true, Ordering::Release);
-        // Wakes the accepting thread, which then lets the port go.
-        drop(TcpStream::connect(self.address));
-    }
-}
-
-fn accept(listener: &TcpListener, shared: &Arc<Shared>, go: Receiver<()>) {
-    let go = Arc::new(std::sync::Mutex::new(go));
-    for stream in listener.incoming() {
-        if shared.closing.load(Ordering::Acquire) {
-            return;
-        }
-        let Ok(stream) = stream else { return };
-        let (shared, go) = (Arc::clone(shared), Arc::clone(&go));
-        // A session ends with its connection, whoever closes it.
-        std::thread::spawn(move || drop(Session::serve(stream, &shared, &go)));
     }
 }

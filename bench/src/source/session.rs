@@ -1,34 +1,24 @@
-//! One connection to the source.
+//! The stream of a source: full speed is the point, so WAL and messages are made before.
 
 use std::collections::VecDeque;
-use std::io::{self, BufReader, IoSlice, Read as _, Write as _};
+use std::io::{self, IoSlice, Write as _};
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use hdrhistogram::Histogram;
-use walhub_proto::lsn::Lsn;
-use walhub_proto::sqlstate::SqlState;
+use walhub_peers::connection::Connection;
+use walhub_peers::walsender::{Description, WalSource};
+use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::time::Timestamp;
-use walhub_proto::wire::backend::{Column, ColumnType, Encoder, Report};
-use walhub_proto::wire::copy::{
-    COPY_DATA, COPY_DONE, COPY_DONE_MESSAGE, StandbyStatusUpdate, XLogData,
-};
+use walhub_proto::wire::copy::{COPY_DATA, COPY_DONE, StandbyStatusUpdate, XLogData};
 
 use super::wal::Wal;
 use super::{Outcome, Shared};
 
-/// Requests for encryption, answered with no. PostgreSQL: `NEGOTIATE_SSL_CODE`, `NEGOTIATE_GSS_CODE`.
-const ENCRYPTION_REQUESTS: [u32; 2] = [80_877_103, 80_877_104];
-/// The longest message taken from a receiver.
-const MESSAGE_LEN_MAX: usize = 64 << 10;
 /// Latencies up to a minute are kept apart.
 const LATENCY_US_MAX: u64 = 60_000_000;
-
-/// A message, its type and its body.
-type Message = (u8, Vec<u8>);
 
 /// What the sending and the receiving half of a stream share.
 #[derive(Debug, Default)]
@@ -41,139 +31,39 @@ struct Flow {
     closed: bool,
 }
 
-#[derive(Debug)]
-pub(super) struct Session<'a> {
-    reader: BufReader<TcpStream>,
-    stream: TcpStream,
-    shared: &'a Shared,
-}
-
-impl<'a> Session<'a> {
-    pub(super) fn serve(
-        stream: TcpStream,
-        shared: &'a Shared,
-        go: &Mutex<Receiver<()>>,
-    ) -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        let mut session = Self { reader: BufReader::new(stream.try_clone()?), stream, shared };
-        session.start_up()?;
-        loop {
-            let (kind, body) = session.message()?;
-            match kind {
-                b'Q' => {
-                    let text = String::from_utf8_lossy(&body).trim_end_matches('\0').to_owned();
-                    session.command(&text, go)?;
-                }
-                b'X' => return Ok(()),
-                other => return Err(invalid(format!("unexpected message type {other}"))),
-            }
+impl WalSource for Shared {
+    fn describe(&self) -> Description {
+        Description {
+            system_identifier: self.wal.system_identifier(),
+            timeline: TimelineId::FIRST,
+            segment_size: self.wal.segment_size(),
+            version: self.wal.version(),
+            flush_lsn: Lsn(self.flush_lsn.load(Ordering::Acquire)),
         }
     }
 
-    fn start_up(&mut self) -> io::Result<()> {
-        loop {
-            let packet = self.packet()?;
-            let code = packet.first_chunk().map_or(0, |word| u32::from_be_bytes(*word));
-            if !ENCRYPTION_REQUESTS.contains(&code) {
-                break;
-            }
-            self.stream.write_all(b"N")?;
-        }
-        let mut out = Encoder::new();
-        out.authentication_ok();
-        let major = self.shared.wal.version().major().unwrap_or(15);
-        let server_version = format!("{major}.0 (walhub-bench)");
-        for (name, value) in [
-            ("server_version", server_version.as_str()),
-            ("server_encoding", "UTF8"),
-            ("client_encoding", "UTF8"),
-            ("integer_datetimes", "on"),
-            ("standard_conforming_strings", "on"),
-        ] {
-            out.parameter_status(name, value);
-        }
-        out.backend_key_data(1, 1).ready_for_query(b'I');
-        self.stream.write_all(out.bytes())
-    }
-
-    fn command(&mut self, text: &str, go: &Mutex<Receiver<()>>) -> io::Result<()> {
-        let upper = text.to_ascii_uppercase();
-        let wal = &self.shared.wal;
-        let row = |names: &[&str], values: &[Option<String>]| {
-            let mut out = Encoder::new();
-            let columns: Vec<Column> =
-                names.iter().map(|name| Column::text(name, ColumnType::TEXT)).collect();
-            out.row_description(&columns).data_row(values).command_complete("SELECT");
-            out
-        };
-        let mut out = if upper.starts_with("START_REPLICATION") {
-            let start =
-                text.split_whitespace().find_map(|word| word.trim_end_matches(';').parse().ok());
-            let start: Lsn = start.ok_or_else(|| invalid(format!("no position in {text}")))?;
-            self.stream_from(start, go)?;
-            let mut out = Encoder::new();
-            out.command_complete("START_STREAMING");
-            out
-        } else if upper.starts_with("IDENTIFY_SYSTEM") {
-            let flush_lsn = Lsn(self.shared.flush_lsn.load(Ordering::Acquire));
-            let values = [
-                Some(wal.system_identifier().to_string()),
-                Some("1".to_owned()),
-                Some(flush_lsn.to_string()),
-                None,
-            ];
-            row(&["systemid", "timeline", "xlogpos", "dbname"], &values)
-        } else if upper.starts_with("SHOW WAL_SEGMENT_SIZE") {
-            row(&["wal_segment_size"], &[Some(format!("{}MB", wal.segment_size().bytes() >> 20))])
-        } else if upper.starts_with("SHOW DATA_DIRECTORY_MODE") {
-            row(&["data_directory_mode"], &[Some("0700".to_owned())])
-        } else if upper.starts_with("READ_REPLICATION_SLOT") {
-            row(&["slot_type", "restart_lsn", "restart_tli"], &[None, None, None])
-        } else {
-            let mut out = Encoder::new();
-            out.report(&Report::error(SqlState::SYNTAX_ERROR, format!("not known here: {text}")));
-            out
-        };
-        out.ready_for_query(b'I');
-        self.stream.write_all(out.bytes())
+    fn has(&self, start: Lsn) -> bool {
+        (self.wal.start()..=self.wal.end()).contains(&start)
     }
 
     /// Streams to the end of the WAL and stays until the receiver ends the stream.
-    fn stream_from(&mut self, start: Lsn, go: &Mutex<Receiver<()>>) -> io::Result<()> {
-        let wal = &self.shared.wal;
-        if start < wal.start() || start > wal.end() {
-            return Err(invalid(format!("there is no WAL at {start}")));
-        }
-        let mut out = Encoder::new();
-        out.copy_both_response();
-        self.stream.write_all(out.bytes())?;
+    fn send(&self, connection: &mut Connection, start: Lsn) -> io::Result<()> {
         // The owner may have given up.
-        let _ = self.shared.asked.try_send(());
+        let _ = self.asked.try_send(());
         // One session streams; the word to go stays said for one that connects again.
-        let go = go.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.shared.flush_lsn.load(Ordering::Acquire) == wal.start().0 && go.recv().is_err() {
-            return Ok(());
+        let go = self.go.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.describe().flush_lsn == self.wal.start() && go.recv().is_err() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
         drop(go);
         let flow = (Mutex::new(Flow::default()), Condvar::new());
-        let (shared, sending, reader) = (self.shared, &mut self.stream, &mut self.reader);
+        let mut sending = connection.socket().try_clone()?;
         std::thread::scope(|scope| {
-            let receiving = scope.spawn(|| receive(reader, shared, &flow));
-            let sent = send(sending, shared, start, &flow);
-            let received =
-                receiving.join().map_err(|_| invalid("the receiving half panicked".to_owned()))?;
+            let receiving = scope.spawn(|| receive(connection, self, &flow));
+            let sent = send(&mut sending, self, start, &flow);
+            let received = receiving.join().map_err(|_| io::Error::other("a thread panicked"))?;
             sent.and(received)
-        })?;
-        self.stream.write_all(&COPY_DONE_MESSAGE)
-    }
-
-    fn message(&mut self) -> io::Result<Message> {
-        message(&mut self.reader)
-    }
-
-    /// A start-up packet: as a message, without a type.
-    fn packet(&mut self) -> io::Result<Vec<u8>> {
-        body(&mut self.reader)
+        })
     }
 }
 
@@ -224,16 +114,16 @@ fn write_both(stream: &mut TcpStream, header: &[u8], payload: &[u8]) -> io::Resu
 
 /// Takes replies until the receiver ends the stream.
 fn receive(
-    reader: &mut BufReader<TcpStream>,
+    connection: &mut Connection,
     shared: &Shared,
     (flow, moved): &(Mutex<Flow>, Condvar),
 ) -> io::Result<()> {
     let mut flushes = 0;
     let mut latency_us = histogram();
-    let mut done = false;
+    let (mut done, mut body) = (false, Vec::new());
     let result = loop {
-        let (kind, body) = match message(reader) {
-            Ok(message) => message,
+        let kind = match connection.receive(&mut body) {
+            Ok(kind) => kind,
             Err(error) => break Err(error),
         };
         if kind == COPY_DONE || kind == b'X' {
@@ -274,26 +164,4 @@ fn receive(
 /// Three digits are kept.
 fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn message(reader: &mut BufReader<TcpStream>) -> io::Result<Message> {
-    let mut kind = [0];
-    reader.read_exact(&mut kind)?;
-    Ok((kind[0], body(reader)?))
-}
-
-fn body(reader: &mut BufReader<TcpStream>) -> io::Result<Vec<u8>> {
-    let mut word = [0; 4];
-    reader.read_exact(&mut word)?;
-    let length = usize::try_from(u32::from_be_bytes(word)).unwrap_or(usize::MAX);
-    let length = length.checked_sub(4).filter(|&length| length <= MESSAGE_LEN_MAX);
-    let length =
-        length.ok_or_else(|| invalid("a message of a length that cannot be".to_owned()))?;
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    Ok(body)
-}
-
-fn invalid(message: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, message)
 }

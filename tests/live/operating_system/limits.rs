@@ -261,7 +261,7 @@ fn files_that_may_not_be_as_large_as_a_segment_are_met_at_start() {
 fn an_upstream_with_segments_that_are_too_large_here_is_an_error_and_not_the_end() {
     let scratch = Scratch::new();
     let primary = Postgres::primary("primary").start(&scratch);
-    let mut hub = Hub::named("hub")
+    let hub = Hub::named("hub")
         .upstream(primary.endpoint().conninfo("hub"))
         .limited("fsize=4194304:unlimited")
         .start(&scratch);

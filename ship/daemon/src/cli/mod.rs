@@ -25,9 +25,7 @@ use crate::demo::{self, DemoArgs};
 use crate::limits::Insufficient;
 use crate::logging::{self, LogConfig};
 use crate::server::{self, ServeConfig};
-use crate::settings::definition::Unit;
 use crate::settings::source::parse_assignment;
-use crate::settings::value::parse_int;
 use crate::settings::{Reloader, SettingError, Settings, Sources, show};
 use crate::signals::ShutdownMode;
 use walhub_hub::store::recover::RecoverError;
@@ -204,19 +202,6 @@ fn parse_lsn(text: &str) -> Result<Lsn, String> {
     text.parse().map_err(|_| format!("\"{text}\" is no WAL position such as 0/3000148"))
 }
 
-/// Reads a size in bytes by PostgreSQL's grammar; a bare number is megabytes.
-///
-/// # Errors
-/// When it is no size.
-pub fn parse_size(text: &str) -> Result<u64, String> {
-    let megabytes = parse_int(text, Some(Unit::Megabytes))
-        .map_err(|objection| objection.hint.unwrap_or_else(|| "not a size".to_owned()))?;
-    match u64::try_from(megabytes) {
-        Ok(megabytes) if megabytes > 0 => Ok(megabytes << 20),
-        _ => Err("a size must be at least 1MB".to_owned()),
-    }
-}
-
 impl ServeArgs {
     /// Where this server's settings come from.
     fn sources(&self, data_dir: &Path) -> Sources {
@@ -385,13 +370,5 @@ mod tests {
             assert_eq!(serve_args(wrong).unwrap_err().exit_code(), 2, "{wrong:?}");
         }
         assert_eq!(parse_listen("*:1").unwrap(), ("*".to_owned(), "1".to_owned()));
-    }
-
-    #[test]
-    fn sizes_are_read_as_settings_are() {
-        assert_eq!(parse_size("1.5GB"), Ok(1536 << 20));
-        assert_eq!(parse_size("3"), Ok(3 << 20));
-        assert!(parse_size("0").is_err());
-        assert!(parse_size("2gb").unwrap_err().contains("\"GB\""));
     }
 }

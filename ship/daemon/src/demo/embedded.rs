@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use std::process::ExitCode;
+use walhub_peers::source::{COMMITS_PER_SECOND, Source};
+use walhub_peers::standby::{Received, Standby};
+use walhub_peers::wal::{START, Wal, len_u64};
+use walhub_peers::walsender::WalServer;
 use walhub_proto::lsn::Lsn;
 
 use super::DemoArgs;
 use super::hub::Hub;
 use super::screen::{self, Screen};
-use super::source::{COMMITS_PER_SECOND, Source};
-use super::standby::{Received, Standby};
-use super::wal::{START, Wal, len_u64};
 use super::workdir::WorkDir;
 
 /// WAL that is shipped unless the user says otherwise.
@@ -48,9 +49,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let (bytes, count) = (screen::size(size), args.standbys);
     screen.line(&format!("walhub demo: {bytes} of WAL, one hub, {count} standbys, on loopback"));
     let mut demo = Demo::start(args, &work, Wal::new(size, commits), screen)?;
-    let result = demo.ship(size, seconds).and_then(|times| demo.finish(&times));
-    demo.source.stop(demo.source_port);
-    match result {
+    match demo.ship(size, seconds).and_then(|times| demo.finish(&times)) {
         Ok(true) => Ok(ExitCode::SUCCESS),
         Ok(false) => {
             demo.show_log();
@@ -67,7 +66,8 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
 struct Demo {
     screen: Screen,
     source: Arc<Source>,
-    source_port: u16,
+    /// What the hub receives from; it ends with the demo.
+    _server: WalServer,
     hub: Hub,
     standbys: Vec<(Arc<Standby>, JoinHandle<Received>)>,
     /// When shipping began.
@@ -94,7 +94,8 @@ impl Demo {
         screen.heading("Starting");
         screen.line(&format!("  files     {} ({})", work.path.display(), work.about));
         let source = Arc::new(Source::new(wal));
-        let (source_port, _) = source.listen().context("could not start the source")?;
+        let server = source.listen().context("could not start the source")?;
+        let source_port = server.port();
         screen
             .line(&format!("  source    127.0.0.1:{source_port}, PostgreSQL 15's WAL from a seed"));
         let conninfo = format!("host=127.0.0.1 port={source_port} user=demo sslmode=disable");
@@ -107,7 +108,7 @@ impl Demo {
         ];
         let mut hub = Hub::new(&work.path, &conninfo, &settings)?;
         let pid = hub.start()?;
-        let port = hub.port;
+        let port = hub.port();
         screen
             .line(&format!("  hub       127.0.0.1:{port}, \"walhub serve\" with process id {pid}"));
         let standbys: Result<Vec<_>, _> = (1..=args.standbys)
@@ -116,7 +117,7 @@ impl Demo {
         let count = args.standbys;
         screen.line(&format!("  standbys  {count}, each checks every byte and keeps none"));
         let begun = Instant::now();
-        Ok(Self { screen, source, source_port, hub, standbys: standbys?, begun })
+        Ok(Self { screen, source, _server: server, hub, standbys: standbys?, begun })
     }
 
     /// Ships everything, the kill in the middle.
@@ -160,7 +161,7 @@ impl Demo {
         let starts: Vec<u64> = self.standbys.iter().map(|(standby, _)| standby.starts()).collect();
         let sessions = self.source.heard().starts.len();
         let killed = Instant::now();
-        self.hub.kill()?;
+        self.hub.kill();
         let shipped = screen::size(self.slowest() - START);
         let pid = self.hub.start()?;
         self.screen.line(&format!(

@@ -1,5 +1,6 @@
 //! The demo with a PostgreSQL primary and a PostgreSQL hot standby.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -7,14 +8,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use hdrhistogram::Histogram;
 use rustix::process::Signal;
+use walhub_peers::client::Client;
+use walhub_peers::endpoint::Endpoint;
+use walhub_peers::log::Log;
+use walhub_peers::postgres::Cluster;
+use walhub_peers::process::{self, Process};
+use walhub_peers::program::{bindir, command, give_to_postgres, postgres_program};
 use walhub_proto::lsn::Lsn;
 
 use super::DemoArgs;
 use super::hub::Hub;
-use super::leftovers::ChildId;
-use super::programs::{self, Programs};
 use super::screen::{self, Screen};
 use super::workdir::WorkDir;
+
+/// Every program that the demo runs.
+const NEEDED: [&str; 5] = ["initdb", "postgres", "pg_basebackup", "pgbench", "psql"];
 
 /// WAL that is written, about, unless the user says otherwise.
 const SIZE_DEFAULT: u64 = 512 << 20;
@@ -25,6 +33,8 @@ const SPARE_BYTES: u64 = 512 << 20;
 /// pgbench runs for so long; the hub is killed after a third of it.
 const LOAD_SECONDS: u64 = 9;
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a server may take to be ready.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the standby may stand still before the demo has failed.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -34,15 +44,24 @@ const TABLES: [&str; 4] =
 
 /// Runs it.
 pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
-    let bin_dir = programs::find()?;
+    if bindir(&NEEDED).is_none() {
+        bail!(
+            "PostgreSQL is not installed: found no directory with {}\n\
+             Debian, Ubuntu:  apt-get install postgresql\n\
+             Fedora, RHEL:    dnf install postgresql-server postgresql-contrib\n\
+             Without --postgres the demo needs nothing.",
+            NEEDED.join(", ")
+        );
+    }
     let size = args.size.unwrap_or(SIZE_DEFAULT);
     let work = WorkDir::create(size * 4 + SPARE_BYTES)?;
     let mut screen = Screen::new();
     screen.line("walhub demo: PostgreSQL primary, hub, PostgreSQL hot standby, on loopback");
     screen.heading("Starting");
     screen.line(&format!("  files     {} ({})", work.path.display(), work.about));
-    let programs = Programs::new(bin_dir, &work.path)?;
-    let mut demo = Demo::start(programs, &work.path, screen)?;
+    // PostgreSQL's user must get to its files.
+    give_to_postgres(&work.path)?;
+    let mut demo = Demo::start(&work.path, screen)?;
     match demo.ship(size) {
         Ok(true) => Ok(ExitCode::SUCCESS),
         Ok(false) => {
@@ -56,61 +75,56 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// One of the two PostgreSQL servers.
+struct Server {
+    endpoint: Endpoint,
+    process: Process,
+    client: Client,
+}
+
+impl Server {
+    fn start(cluster: &Cluster, log: &Log, setting: &str) -> anyhow::Result<Self> {
+        let endpoint = Endpoint::free(Ipv4Addr::LOCALHOST).context("could not find a free port")?;
+        let settings = [
+            "wal_level=replica",
+            "max_wal_size=4GB",
+            "wal_keep_size=512MB",
+            "shared_buffers=256MB",
+            "wal_retrieve_retry_interval=100ms",
+            "max_connections=50",
+            "autovacuum=off",
+            setting,
+        ];
+        let settings = settings.map(str::to_owned);
+        let process = cluster.spawn(endpoint, &settings, Signal::QUIT, log)?;
+        log.wait_ready(log.beginning(), START_TIMEOUT)?;
+        Ok(Self { endpoint, process, client: Client::database(endpoint)? })
+    }
+
+    fn lsn(&mut self, sql: &str) -> anyhow::Result<Lsn> {
+        let text = self.client.value(sql)?;
+        text.parse().ok().with_context(|| format!("{sql} returned \"{text}\""))
+    }
+}
+
+/// Programs are ended in the order of the fields.
 struct Demo {
     screen: Screen,
-    programs: Programs,
-    primary_port: u16,
+    standby: Server,
     hub: Hub,
-    standby_port: u16,
-    standby: ChildId,
+    primary: Server,
+    pgbench: Log,
     /// What pg_stat_replication said of the standby's write lag during the load, in microseconds.
     lag: Histogram<u64>,
 }
 
-/// Settings of both servers.
-fn server_settings(data: &str, port: u16) -> Vec<String> {
-    let settings = [
-        "listen_addresses=127.0.0.1",
-        "unix_socket_directories=",
-        "wal_level=replica",
-        "max_wal_size=4GB",
-        "wal_keep_size=512MB",
-        "shared_buffers=256MB",
-        "wal_retrieve_retry_interval=100ms",
-        "max_connections=50",
-        "autovacuum=off",
-    ];
-    let mut arguments = vec!["-D".to_owned(), data.to_owned(), "-p".to_owned(), port.to_string()];
-    for setting in settings {
-        arguments.extend(["-c".to_owned(), setting.to_owned()]);
-    }
-    arguments
-}
-
-fn start_server(
-    programs: &Programs,
-    name: &str,
-    port: u16,
-    setting: &str,
-) -> anyhow::Result<ChildId> {
-    let mut arguments = server_settings(name, port);
-    arguments.extend(["-c".to_owned(), setting.to_owned()]);
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let child = programs.start("postgres", name, &arguments, Signal::QUIT)?;
-    programs.wait_ready(&child, name, port)?;
-    Ok(child)
-}
-
 impl Demo {
-    fn start(programs: Programs, directory: &Path, mut screen: Screen) -> anyhow::Result<Self> {
-        let port = || super::free_port().context("could not find a free port");
-        let (primary_port, standby_port) = (port()?, port()?);
-        let initdb = ["-D", "primary", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"];
-        programs.run("initdb", "initdb", &initdb, PROGRAM_TIMEOUT)?;
-        let setting = "synchronous_standby_names=";
-        let primary = start_server(&programs, "primary", primary_port, setting)?;
-        let version = programs.query(primary_port, "SHOW server_version")?;
-        let pid = primary.pid();
+    fn start(directory: &Path, mut screen: Screen) -> anyhow::Result<Self> {
+        let cluster = Cluster::init(directory, "primary", &[])?;
+        let log = Log::kept_in(directory, "primary")?;
+        let mut primary = Server::start(&cluster, &log, "synchronous_standby_names=")?;
+        let version = primary.client.value("SHOW server_version")?;
+        let (primary_port, pid) = (primary.endpoint.port, primary.process.pid());
         screen.line(&format!("  primary   127.0.0.1:{primary_port}, process id {pid}"));
         screen.line(&format!("            PostgreSQL {version}"));
 
@@ -120,25 +134,29 @@ impl Demo {
             ("wal_retrieve_retry_interval", "100ms".to_owned()),
         ];
         let mut hub = Hub::new(directory, &conninfo, &settings)?;
-        let hub_port = hub.port;
+        let hub_port = hub.port();
         let pid = hub.start()?;
         screen.line(&format!("  hub       127.0.0.1:{hub_port}, process id {pid}"));
-        wait_attached(&programs, primary_port, &hub)?;
+        wait_attached(&mut primary, &hub)?;
 
-        let from = primary_port.to_string();
-        let backup = ["-D", "standby", "-h", "127.0.0.1", "-p", &from, "-U", "postgres", "-R"];
-        let backup = [&backup[..], &["-c", "fast", "--no-sync"]].concat();
-        programs.run("pg_basebackup", "pg_basebackup", &backup, PROGRAM_TIMEOUT)?;
-        let upstream = format!(
-            "primary_conninfo=host=127.0.0.1 port={hub_port} user=postgres \
-             application_name=standby1 sslmode=disable"
-        );
-        let standby = start_server(&programs, "standby", standby_port, &upstream)?;
-        let pid = standby.pid();
+        let cluster = Cluster::copy(primary.endpoint, directory, "standby")?;
+        let upstream = hub.serve.endpoint.conninfo("standby1");
+        let upstream = cluster.follow(&format!("{upstream} sslmode=disable"))?;
+        let log = Log::kept_in(directory, "standby")?;
+        let standby = Server::start(&cluster, &log, &upstream)?;
+        let (standby_port, pid) = (standby.endpoint.port, standby.process.pid());
         screen.line(&format!("  standby   127.0.0.1:{standby_port}, process id {pid}"));
         screen.line("            base backup of the primary; its primary_conninfo is the hub");
+        let pgbench = Log::kept_in(directory, "pgbench")?;
         let lag = Histogram::new_with_bounds(1, 600_000_000, 3)?;
-        Ok(Self { screen, programs, primary_port, hub, standby_port, standby, lag })
+        Ok(Self { screen, standby, hub, primary, pgbench, lag })
+    }
+
+    /// Starts pgbench on the primary.
+    fn pgbench(&self, arguments: &[&str]) -> anyhow::Result<Process> {
+        let mut pgbench = command(postgres_program("pgbench")?);
+        pgbench.args(arguments).arg(self.primary.endpoint.database());
+        Process::spawn(&mut pgbench, Signal::TERM, &self.pgbench)
     }
 
     fn ship(&mut self, size: u64) -> anyhow::Result<bool> {
@@ -146,12 +164,9 @@ impl Demo {
         let start = self.primary_lsn()?;
         let begun = Instant::now();
         let scale = (size / SCALE_BYTES).max(1).to_string();
-        let port = self.primary_port.to_string();
-        let to_primary = ["-h", "127.0.0.1", "-p", &port, "-U", "postgres"];
-        let fill = [&to_primary[..], &["-i", "-q", "-s", &scale, "postgres"]].concat();
-        let child = self.programs.start("pgbench", "pgbench", &fill, Signal::TERM)?;
-        self.watch(&child, start, "pgbench fills its tables", PROGRAM_TIMEOUT)?;
-        self.programs.finish(&child, "pgbench", PROGRAM_TIMEOUT)?;
+        let fill = self.pgbench(&["-i", "-q", "-s", &scale])?;
+        self.watch(&fill, start, "pgbench fills its tables", PROGRAM_TIMEOUT)?;
+        fill.wait_success(PROGRAM_TIMEOUT)?;
         self.wait_standby(start)?;
         let (bytes, took) = (self.primary_lsn()? - start, begun.elapsed());
         self.screen.line(&format!(
@@ -162,12 +177,14 @@ impl Demo {
         ));
 
         let seconds = LOAD_SECONDS.to_string();
-        let load = [&to_primary[..], &["-n", "-c", "4", "-T", &seconds, "postgres"]].concat();
-        let child = self.programs.start("pgbench", "pgbench", &load, Signal::TERM)?;
-        self.watch(&child, start, "pgbench runs", Duration::from_secs(LOAD_SECONDS / 3))?;
+        let mark = self.pgbench.mark();
+        let load = self.pgbench(&["-n", "-c", "4", "-T", &seconds])?;
+        self.watch(&load, start, "pgbench runs", Duration::from_secs(LOAD_SECONDS / 3))?;
         let back = self.kill_and_restart()?;
-        self.watch(&child, start, "pgbench runs", PROGRAM_TIMEOUT)?;
-        let output = self.programs.finish(&child, "pgbench", PROGRAM_TIMEOUT)?;
+        self.watch(&load, start, "pgbench runs", PROGRAM_TIMEOUT)?;
+        load.wait_success(PROGRAM_TIMEOUT)?;
+        self.pgbench.wait_closed();
+        let output = self.pgbench.text(mark);
         let tps = output.lines().find(|line| line.starts_with("tps = ")).unwrap_or_default();
         self.screen.line(&format!("  pgbench -c 4 -T {seconds}: {tps}"));
         self.wait_standby(start)?;
@@ -177,10 +194,10 @@ impl Demo {
     /// Kills the hub and starts it again; returns how long it took until the primary had it back.
     fn kill_and_restart(&mut self) -> anyhow::Result<Duration> {
         let killed = Instant::now();
-        self.hub.kill()?;
+        self.hub.kill();
         let pid = self.hub.start()?;
         self.screen.line(&format!("  hub killed (SIGKILL) and started again, process id {pid}"));
-        wait_attached(&self.programs, self.primary_port, &self.hub)?;
+        wait_attached(&mut self.primary, &self.hub)?;
         let back = killed.elapsed();
         self.screen.line(&format!("  hub received again after {}", screen::time(back)));
         Ok(back)
@@ -189,7 +206,7 @@ impl Demo {
     /// Shows how it goes until a program ends or `time` is over.
     fn watch(
         &mut self,
-        child: &ChildId,
+        program: &Process,
         start: Lsn,
         what: &str,
         time: Duration,
@@ -199,7 +216,7 @@ impl Demo {
             if self.hub.ended().is_some() {
                 bail!("the hub ended by itself");
             }
-            if child.wait(POLL_INTERVAL)?.is_some() {
+            if program.wait(POLL_INTERVAL).is_some() {
                 return Ok(());
             }
             let (primary, standby) = (self.primary_lsn()?, self.standby_lsn()?);
@@ -216,7 +233,7 @@ impl Demo {
     /// Notes the standby's write lag, when the hub is there and knows it.
     fn sample_lag(&mut self) {
         let sql = "SELECT write_lag FROM pg_stat_replication WHERE application_name = 'standby1'";
-        let micros = self.programs.query(self.hub.port, sql).ok();
+        let micros = Client::database(self.hub.port()).and_then(|mut hub| hub.value(sql)).ok();
         if let Some(micros) = micros.and_then(|text| interval_micros(&text)) {
             self.lag.saturating_record(micros.max(1));
         }
@@ -234,9 +251,7 @@ impl Demo {
             if let Some(status) = self.hub.ended() {
                 bail!("the hub ended by itself: {status}");
             }
-            if let Some(status) = self.standby.try_wait()? {
-                bail!("the standby ended: {status}");
-            }
+            self.standby.process.check()?;
             if standby != moved.0 {
                 moved = (standby, Instant::now());
             } else if moved.1.elapsed() > STALL_TIMEOUT {
@@ -250,17 +265,12 @@ impl Demo {
         }
     }
 
-    fn primary_lsn(&self) -> anyhow::Result<Lsn> {
-        self.lsn(self.primary_port, "SELECT pg_current_wal_flush_lsn()")
+    fn primary_lsn(&mut self) -> anyhow::Result<Lsn> {
+        self.primary.lsn("SELECT pg_current_wal_flush_lsn()")
     }
 
-    fn standby_lsn(&self) -> anyhow::Result<Lsn> {
-        self.lsn(self.standby_port, "SELECT pg_last_wal_replay_lsn()")
-    }
-
-    fn lsn(&self, port: u16, sql: &str) -> anyhow::Result<Lsn> {
-        let text = self.programs.query(port, sql)?;
-        text.parse().ok().with_context(|| format!("{sql} returned \"{text}\""))
+    fn standby_lsn(&mut self) -> anyhow::Result<Lsn> {
+        self.standby.lsn("SELECT pg_last_wal_replay_lsn()")
     }
 
     /// Compares the tables and shows how it went; whether all is well.
@@ -268,9 +278,10 @@ impl Demo {
         self.screen.heading("pg_stat_replication of the hub, as psql shows it");
         let sql = "SELECT application_name, state, sent_lsn, flush_lsn, replay_lsn, sync_state \
                    FROM pg_stat_replication";
-        for line in
-            self.programs.psql(self.hub.port, sql, &["-P", "footer=off"])?.trim_end().lines()
-        {
+        let mut psql = command(postgres_program("psql")?);
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-P", "footer=off", "-c", sql]);
+        psql.args(["-d", &self.hub.serve.endpoint.database()]);
+        for line in process::run("psql", &mut psql, PROGRAM_TIMEOUT)?.trim_end().lines() {
             self.screen.line(format!("  {line}").trim_end());
         }
         self.screen.heading("Verifying");
@@ -285,8 +296,8 @@ impl Demo {
                 "SELECT count(*) || ' ' || abs(coalesce(sum(hashtextextended(t::text, 0)), 0) % 1e15) \
                  FROM {table} t"
             );
-            let primary = self.programs.query(self.primary_port, &sql)?;
-            let standby = self.programs.query(self.standby_port, &sql)?;
+            let primary = self.primary.client.value(&sql)?;
+            let standby = self.standby.client.value(&sql)?;
             let same = primary == standby;
             is_good &= same;
             let (count, sum) = primary.split_once(' ').unwrap_or_default();
@@ -324,10 +335,10 @@ impl Demo {
 }
 
 /// Waits until the primary streams to the hub.
-fn wait_attached(programs: &Programs, primary_port: u16, hub: &Hub) -> anyhow::Result<()> {
+fn wait_attached(primary: &mut Server, hub: &Hub) -> anyhow::Result<()> {
     let sql = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
     let deadline = Instant::now() + STALL_TIMEOUT;
-    while programs.query(primary_port, sql)? == "0" {
+    while primary.client.value(sql)? == "0" {
         if let Some(status) = hub.ended() {
             bail!("the hub ended by itself: {status}\n{}", hub.log_tail());
         }

@@ -6,11 +6,14 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
+
+use walhub_peers::endpoint::Endpoint;
+use walhub_peers::program;
 
 /// Users of every server, with the role's password and the lines of pg_hba.conf.
 const ROLES: &str = "\
@@ -69,10 +72,9 @@ pub(crate) struct Cluster {
     _stop_when_closed: ChildStdin,
 }
 
-pub(crate) fn bindir() -> PathBuf {
-    let output = Command::new("pg_config").arg("--bindir").output();
-    let output = output.expect("PostgreSQL is needed: apt-get install postgresql libpq-dev");
-    PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim())
+pub(crate) fn bindir() -> &'static Path {
+    program::bindir(&["initdb", "postgres"])
+        .expect("PostgreSQL is needed: apt-get install postgresql")
 }
 
 /// A shell script run as user postgres, because a server does not run as root.
@@ -97,8 +99,7 @@ fn run(script: &str) -> String {
 }
 
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").port()
+    Endpoint::free(Ipv4Addr::LOCALHOST).expect("a free port").port
 }
 
 /// The initialised directory, with roles and certificates; removed when the process ends.

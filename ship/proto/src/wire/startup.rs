@@ -199,6 +199,23 @@ impl fmt::Display for StartupViolation {
     }
 }
 
+/// Encodes a request for a session with these parameters. PostgreSQL: `build_startup_packet`.
+///
+/// # Panics
+/// If they are longer than a packet can say.
+#[must_use]
+pub fn encode(parameters: &[(&str, &str)]) -> Vec<u8> {
+    let mut packet = [[0; LENGTH_WORD_LEN], PROTOCOL_VERSION.to_be_bytes()].concat();
+    for text in parameters.iter().flat_map(|&(name, value)| [name, value]) {
+        packet.extend_from_slice(text.as_bytes());
+        packet.push(0);
+    }
+    packet.push(0);
+    let length = u32::try_from(packet.len()).expect("parameters are short");
+    packet.splice(..LENGTH_WORD_LEN, length.to_be_bytes());
+    packet
+}
+
 /// Decodes the packet at the start of `bytes`, and tells how many bytes it has.
 ///
 /// # Errors
@@ -396,6 +413,17 @@ mod tests {
             Err(StartupViolation::Length { got: 15 }),
             "a cancel key has at least four bytes"
         );
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        let bytes = encode(&[("user", "u"), ("replication", "true")]);
+        assert_eq!(bytes, startup(PROTOCOL_VERSION, b"user\0u\0replication\0true\0\0"));
+        let Some((FirstPacket::Startup(message), len)) = decode(&bytes).unwrap() else {
+            panic!("not a startup message");
+        };
+        assert_eq!((message.parameter("replication"), len), (Some("true"), bytes.len()));
+        assert!(!message.needs_negotiation());
     }
 
     #[test]

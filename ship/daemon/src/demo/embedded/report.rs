@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use walhub_engine::crc::crc32c;
+use walhub_peers::source::Started;
+use walhub_peers::standby::Received;
+use walhub_peers::wal::{SEGMENT, SHAPE, START, Sums, len_u64};
 use walhub_proto::segment::SegNo;
 
 use super::{Demo, STOP_TIMEOUT, Times};
 use crate::demo::screen;
-use crate::demo::source::Started;
-use crate::demo::standby::Received;
-use crate::demo::wal::{SEGMENT, SHAPE, START, Sums, len_u64};
 
 impl Demo {
     /// Stops everything, compares, and shows the table; whether all is well.
@@ -90,7 +90,7 @@ impl Demo {
 
     /// Compares the segments that the stopped hub has with what was sent; how many there are.
     fn check_disk(&self, sent: &Sums) -> anyhow::Result<Result<usize, String>> {
-        let pg_wal = self.hub.data_dir.join("pg_wal");
+        let pg_wal = self.hub.serve.data.join("pg_wal");
         let first = SegNo::of_start(START, SEGMENT).0;
         let mut count = 0;
         for entry in fs::read_dir(&pg_wal).context("could not read the hub's pg_wal")? {

@@ -1,4 +1,4 @@
-//! The WAL that the embedded source sends, and what is remembered of it.
+//! WAL that follows from a seed, and what is remembered of it.
 //!
 //! All of it follows from a seed, so that any position can be made again: the source keeps a
 //! generator for each segment instead of gigabytes.
@@ -13,11 +13,11 @@ use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegmentSize;
 
 /// Size of the source's segments, and of the pieces that are compared.
-pub(super) const SEGMENT: SegmentSize = SegmentSize::DEFAULT;
+pub const SEGMENT: SegmentSize = SegmentSize::DEFAULT;
 /// Where the WAL begins.
-pub(super) const START: Lsn = Lsn(3 << 24);
+pub const START: Lsn = Lsn(3 << 24);
 /// What is the same on every page.
-pub(super) const SHAPE: WalShape = WalShape {
+pub const SHAPE: WalShape = WalShape {
     system_identifier: SystemIdentifier(7_300_000_000_000_000_001),
     segment_size: SEGMENT,
     timeline: TimelineId::FIRST,
@@ -30,7 +30,7 @@ const COMMIT: &[u8] = &[b'c'; 160];
 
 /// The stream of records: bulk up to a position, then small commits.
 #[derive(Clone, Debug)]
-pub(super) struct WalStream {
+pub struct WalStream {
     generator: WalGenerator,
     bulk_end: Lsn,
     commits: usize,
@@ -42,22 +42,22 @@ impl WalStream {
     }
 
     /// End of what was made.
-    pub(super) const fn lsn(&self) -> Lsn {
+    pub const fn lsn(&self) -> Lsn {
         self.generator.lsn()
     }
 
     /// How many small commits were made.
-    pub(super) const fn commits(&self) -> usize {
+    pub const fn commits(&self) -> usize {
         self.commits
     }
 
     /// Whether the next record is a small commit.
-    pub(super) fn is_bulk_done(&self) -> bool {
+    pub fn is_bulk_done(&self) -> bool {
         self.lsn() >= self.bulk_end
     }
 
     /// Appends the next record.
-    pub(super) fn append_next(&mut self, out: &mut Vec<u8>) {
+    pub fn append_next(&mut self, out: &mut Vec<u8>) {
         if self.is_bulk_done() {
             self.commits += 1;
             self.generator.append_message(COMMIT, out);
@@ -69,31 +69,33 @@ impl WalStream {
 
 /// Checksums of a stream of bytes, one for each segment's worth.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Sums {
+pub struct Sums {
     lsn: Lsn,
     finished: Vec<u32>,
     current: u32,
 }
 
-impl Sums {
+impl Default for Sums {
     /// Of nothing yet.
-    pub(super) const fn new() -> Self {
+    fn default() -> Self {
         Self { lsn: START, finished: Vec::new(), current: 0 }
     }
+}
 
+impl Sums {
     /// End of what was summed.
-    pub(super) const fn lsn(&self) -> Lsn {
+    pub const fn lsn(&self) -> Lsn {
         self.lsn
     }
 
     /// Checksums of the whole segments.
-    pub(super) fn finished(&self) -> &[u32] {
+    pub fn finished(&self) -> &[u32] {
         &self.finished
     }
 
     /// Checksum of the segment with this number, counted from the first; of what there is of the
     /// last one.
-    pub(super) fn sum_of(&self, index: usize) -> Option<u32> {
+    pub fn sum_of(&self, index: usize) -> Option<u32> {
         let is_last = index == self.finished.len();
         self.finished.get(index).copied().or_else(|| is_last.then_some(self.current))
     }
@@ -102,7 +104,7 @@ impl Sums {
     ///
     /// # Panics
     /// If there is a gap.
-    pub(super) fn add(&mut self, start: Lsn, bytes: &[u8]) {
+    pub fn add(&mut self, start: Lsn, bytes: &[u8]) {
         assert!(start <= self.lsn, "a gap from {} to {start}", self.lsn);
         let known = usize::try_from(self.lsn - start).unwrap_or(usize::MAX);
         let mut bytes = bytes.get(known..).unwrap_or_default();
@@ -120,7 +122,7 @@ impl Sums {
     }
 
     /// One number for all.
-    pub(super) fn digest(&self) -> u32 {
+    pub fn digest(&self) -> u32 {
         let all = self.finished.iter().chain(std::iter::once(&self.current));
         all.fold(0, |digest, sum| crc32c(digest, &sum.to_be_bytes()))
     }
@@ -128,31 +130,31 @@ impl Sums {
 
 /// When each small commit was made.
 #[derive(Debug)]
-pub(super) struct Commits {
+pub struct Commits {
     made: Box<[(AtomicU64, AtomicU64)]>,
     count: AtomicUsize,
 }
 
 impl Commits {
     /// Room for `max` of them.
-    pub(super) fn new(max: usize) -> Self {
+    pub fn new(max: usize) -> Self {
         let made = (0..max).map(|_| (AtomicU64::new(0), AtomicU64::new(0))).collect();
         Self { made, count: AtomicUsize::new(0) }
     }
 
     /// How many there will be.
-    pub(super) const fn max(&self) -> usize {
+    pub const fn max(&self) -> usize {
         self.made.len()
     }
 
     /// How many there are.
-    pub(super) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.count.load(Ordering::Acquire)
     }
 
     /// The commit with this number ends at `end` and was made at `made_ns`. One made again after a
     /// reconnection keeps its first time.
-    pub(super) fn publish(&self, number: usize, end: Lsn, made_ns: u64) {
+    pub fn publish(&self, number: usize, end: Lsn, made_ns: u64) {
         let Some((lsn, time)) = self.made.get(number) else { return };
         if number == self.count() {
             lsn.store(end.0, Ordering::Relaxed);
@@ -162,7 +164,7 @@ impl Commits {
     }
 
     /// End and time of a commit that was made.
-    pub(super) fn of(&self, number: usize) -> Option<(Lsn, u64)> {
+    pub fn of(&self, number: usize) -> Option<(Lsn, u64)> {
         if number >= self.count() {
             return None;
         }
@@ -173,10 +175,10 @@ impl Commits {
 
 /// Everything that was made so far, by whichever session.
 #[derive(Debug)]
-pub(super) struct Wal {
+pub struct Wal {
     made: Mutex<Made>,
     /// The small commits.
-    pub(super) commits: Commits,
+    pub commits: Commits,
 }
 
 #[derive(Debug)]
@@ -188,8 +190,8 @@ struct Made {
 
 impl Wal {
     /// WAL of `bulk` bytes and then `commits_max` small commits.
-    pub(super) fn new(bulk: u64, commits_max: usize) -> Self {
-        let made = Made { marks: vec![WalStream::new(START + bulk)], sums: Sums::new() };
+    pub fn new(bulk: u64, commits_max: usize) -> Self {
+        let made = Made { marks: vec![WalStream::new(START + bulk)], sums: Sums::default() };
         Self { made: Mutex::new(made), commits: Commits::new(commits_max) }
     }
 
@@ -198,18 +200,18 @@ impl Wal {
     }
 
     /// End of what was made: the source's flush position.
-    pub(super) fn lsn(&self) -> Lsn {
+    pub fn lsn(&self) -> Lsn {
         self.lock().sums.lsn()
     }
 
     /// Checksums of what was made.
-    pub(super) fn sums(&self) -> Sums {
+    pub fn sums(&self) -> Sums {
         self.lock().sums.clone()
     }
 
     /// Begins again at `lsn`: the stream, and the bytes from `lsn` on that the stream is ahead.
     /// `None` when there is no such WAL.
-    pub(super) fn stream_from(&self, lsn: Lsn) -> Option<(WalStream, Vec<u8>)> {
+    pub fn stream_from(&self, lsn: Lsn) -> Option<(WalStream, Vec<u8>)> {
         let mut stream = {
             let made = self.lock();
             if lsn > made.sums.lsn() {
@@ -232,7 +234,7 @@ impl Wal {
 
     /// End of the last record that ends at or before `lsn`. A flush may end inside a record, which
     /// is nobody's commit before it is whole: recovery begins again at its start, as PostgreSQL's.
-    pub(super) fn last_record_end(&self, lsn: Lsn) -> Lsn {
+    pub fn last_record_end(&self, lsn: Lsn) -> Lsn {
         let made = self.lock();
         let mark = made.marks.iter().rev().find(|mark| mark.lsn() <= lsn);
         let Some(mut stream) = mark.cloned() else { return START };
@@ -248,7 +250,7 @@ impl Wal {
     }
 
     /// `bytes`, which begin at `start`, were made by a stream that then was `before`.
-    pub(super) fn add(&self, before: WalStream, start: Lsn, bytes: &[u8]) {
+    pub fn add(&self, before: WalStream, start: Lsn, bytes: &[u8]) {
         let mut made = self.lock();
         let next_mark = START + len_u64(made.marks.len()) * SEGMENT.bytes();
         let end = start + len_u64(bytes.len());
@@ -260,7 +262,7 @@ impl Wal {
 }
 
 /// Lengths as positions count.
-pub(super) fn len_u64(len: usize) -> u64 {
+pub fn len_u64(len: usize) -> u64 {
     u64::try_from(len).unwrap_or(u64::MAX)
 }
 
@@ -307,7 +309,7 @@ mod tests {
     fn sums_do_not_depend_on_how_the_bytes_came() {
         let wal = Wal::new(BULK, 1);
         let all = make(&wal, 1);
-        let mut sums = Sums::new();
+        let mut sums = Sums::default();
         for (index, piece) in all.chunks(77_777).enumerate() {
             sums.add(START + len_u64(index * 77_777), piece);
         }
@@ -319,7 +321,7 @@ mod tests {
 
         let mut changed = all;
         changed[20 << 20] ^= 1;
-        let mut sums = Sums::new();
+        let mut sums = Sums::default();
         sums.add(START, &changed);
         assert_ne!(sums.digest(), wal.sums().digest());
         assert_eq!(sums.finished()[0], wal.sums().finished()[0]);
