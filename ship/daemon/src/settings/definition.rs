@@ -1,6 +1,6 @@
 //! What a setting is, and how one row of the table becomes all that there is of it.
 //!
-//! The macro [`settings!`] reads the rows. It makes the fields of `Settings`, their defaults, and the
+//! The macro `settings!` reads the rows. It makes the fields of `Settings`, their defaults, and the
 //! list `DEFINITIONS`, from which `SHOW`, `pg_settings`, `walhub settings`, the sources and the nearest
 //! name of an error work. It is the compiler that holds them together: a row without a field, a field
 //! without a row, and a field of another type than the row's value are errors of compilation.
@@ -172,7 +172,8 @@ macro_rules! settings {
             },
             keep: |settings, running| {
                 settings$(.$hub)?.$name.clone_from(&running$(.$hub)?.$name);
-                settings.assigned.$name = Assigned { pending_restart: true, ..running.assigned.$name.clone() };
+                let assigned = running.assigned.$name.clone();
+                settings.assigned.$name = Assigned { pending_restart: true, ..assigned };
             },
         },)*];
 

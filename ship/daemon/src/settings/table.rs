@@ -50,8 +50,8 @@ settings! {
     port: u16 = tcp_port(5432), Postmaster, CONNECTION;
     /// Sets the maximum number of concurrent connections.
     max_connections: u32 = int::<u32>(100, 1..=BACKENDS_MAX), Postmaster, CONNECTION;
-    /// Sets the number of connection slots reserved for superusers: here, for Unix sockets, where there are
-    /// any.
+    /// Sets the number of connection slots reserved for superusers: here, for Unix sockets, where
+    /// there are any.
     superuser_reserved_connections: u32 = int::<u32>(3, 0..=BACKENDS_MAX), Postmaster, CONNECTION;
     /// Sets the directories where Unix-domain sockets will be created; walhub's default is none.
     unix_socket_directories: Vec<PathBuf> = text("", check::directories), Postmaster, CONNECTION;
@@ -67,18 +67,18 @@ settings! {
     authentication_timeout: Duration = int::<Seconds>(60, 1..=600), Sighup, AUTHENTICATION;
     /// Sets the number of data-plane cores; auto lets walhub choose (walhub only).
     cores: Option<u16> = auto_or::<u16>(0..=256), Postmaster, RESOURCES;
-    /// Sets whether writing WAL has a thread of its own or shares that of the SQL sessions, which commits
-    /// faster on few CPUs (walhub only).
+    /// Sets whether writing WAL has a thread of its own or shares that of the SQL sessions, which
+    /// commits faster on few CPUs (walhub only).
     dedicated_wal_core: DedicatedWalCore = word(DedicatedWalCore::Auto), Postmaster, RESOURCES;
     /// Sets the number of further cores that send old WAL; auto lets walhub choose (walhub only).
     catchup_cores: Option<u16> = auto_or::<u16>(-1..=64), Postmaster, RESOURCES;
-    /// Sets for how many microseconds at most a core that has nothing to do looks for work before it
-    /// sleeps; auto has core 0 alone do it (walhub only).
+    /// Sets for how many microseconds at most a core that has nothing to do looks for work before
+    /// it sleeps; auto has core 0 alone do it (walhub only).
     busy_poll_us: Option<u32> = auto_or::<u32>(-1..=10_000), Postmaster, RESOURCES;
     /// Sets the memory that keeps the newest WAL for live standbys (walhub only).
     tail_cache_size in hub: u64 = int::<Megabytes>(64, 16..=65_536), Postmaster, RESOURCES;
-    /// Sets the memory that all SQL sessions together may hold; what needs more fails with "out of memory"
-    /// (walhub only).
+    /// Sets the memory that all SQL sessions together may hold; what needs more fails with "out of
+    /// memory" (walhub only).
     sql_memory_limit: u64 = int::<Megabytes>(128, 1..=1 << 20), Sighup, RESOURCES;
     /// Selects the method used for forcing WAL to disk; auto, walhub's default, probes the device.
     wal_sync_method: WalSyncMethod = word(WalSyncMethod::Auto), Postmaster, WAL_SETTINGS;
@@ -88,7 +88,8 @@ settings! {
     min_wal_size in hub: u64 = int::<Megabytes>(80, 2..=INT_MAX), Sighup, WAL_CHECKPOINTS;
     /// Sets the amount of time to wait before forcing a switch to the next WAL file; 0 is never.
     archive_timeout in hub: Duration = int::<Seconds>(0, 0..=INT_MAX / 2), Sighup, WAL_ARCHIVING;
-    /// Sets the magic number of the pages of walhub's own WAL: D110 is PostgreSQL 15's (walhub only).
+    /// Sets the magic number of the pages of walhub's own WAL: D110 is PostgreSQL 15's (walhub
+    /// only).
     wal_page_magic: WalVersion = text("D110", check::wal_page_magic), Postmaster, WAL_SETTINGS;
     /// Sets the maximum number of simultaneously running WAL sender processes.
     max_wal_senders in hub: u32 = int::<u32>(10, 0..=BACKENDS_MAX), Postmaster, SENDING;
@@ -97,27 +98,35 @@ settings! {
     /// Sets the size of WAL files held for standby servers.
     wal_keep_size in hub: u64 = int::<Megabytes>(0, 0..=INT_MAX), Sighup, SENDING;
     /// Sets the maximum WAL size that can be reserved by replication slots; -1 is no limit.
-    max_slot_wal_keep_size in hub: Option<u64> = optional::<Megabytes>(None, -1..=INT_MAX), Sighup, SENDING;
+    max_slot_wal_keep_size in hub: Option<u64> =
+        optional::<Megabytes>(None, -1..=INT_MAX), Sighup, SENDING;
     /// Sets the maximum time to wait for WAL replication; 0 disables the timeout.
-    wal_sender_timeout in hub: Option<Duration> = optional::<Milliseconds>(Some(60_000), 0..=INT_MAX), Sighup, SENDING;
+    wal_sender_timeout in hub: Option<Duration> =
+        optional::<Milliseconds>(Some(60_000), 0..=INT_MAX), Sighup, SENDING;
     /// Number of synchronous standbys and list of names of potential synchronous ones.
-    synchronous_standby_names in hub: Option<SyncRepConfig> = text("", check::standby_names), Sighup, PRIMARY;
+    synchronous_standby_names in hub: Option<SyncRepConfig> =
+        text("", check::standby_names), Sighup, PRIMARY;
     /// Sets the most WAL that one message to a standby carries (walhub only).
     wal_sender_message_size in hub: u64 = int::<Kilobytes>(128, 8..=16_384), Postmaster, SENDING;
-    /// Sets the congestion control of standbys' connections; empty is the system's default, and auto, too,
-    /// but does not pace on this machine (walhub only).
-    tcp_congestion_control in hub: CongestionControl = text("auto", check::congestion_control), Sighup, SENDING;
+    /// Sets the congestion control of standbys' connections; empty is the system's default, and
+    /// auto, too, but does not pace on this machine (walhub only).
+    tcp_congestion_control in hub: CongestionControl =
+        text("auto", check::congestion_control), Sighup, SENDING;
     /// Sets the send buffer of standbys' connections; 0 lets the kernel size it (walhub only).
-    wal_sender_sndbuf in hub: Option<u64> = optional::<Kilobytes>(None, 0..=1 << 20), Sighup, SENDING;
-    /// Sets how much may wait unsent in a standby's socket; 0 is the system's default (walhub only).
-    tcp_notsent_lowat in hub: Option<u64> = optional::<Kilobytes>(None, 0..=1 << 20), Sighup, SENDING;
-    /// Selects how old WAL is sent: from the page cache without a copy, or through a buffer (walhub only).
+    wal_sender_sndbuf in hub: Option<u64> =
+        optional::<Kilobytes>(None, 0..=1 << 20), Sighup, SENDING;
+    /// Sets how much may wait unsent in a standby's socket; 0 is the system's default (walhub
+    /// only).
+    tcp_notsent_lowat in hub: Option<u64> =
+        optional::<Kilobytes>(None, 0..=1 << 20), Sighup, SENDING;
+    /// Selects how old WAL is sent: from the page cache without a copy, or through a buffer (walhub
+    /// only).
     catchup_path in hub: CatchupPath = word(CatchupPath::Auto), Sighup, SENDING;
-    /// Sets whether large messages of new WAL are sent without copying them; auto does so to standbys on
-    /// other machines while the kernel does (walhub only).
+    /// Sets whether large messages of new WAL are sent without copying them; auto does so to
+    /// standbys on other machines while the kernel does (walhub only).
     zerocopy_send in hub: ZerocopySend = word(ZerocopySend::Auto), Sighup, SENDING;
-    /// Sets the most microseconds that WAL is put off under load, to go to all standbys in fewer pieces
-    /// (walhub only).
+    /// Sets the most microseconds that WAL is put off under load, to go to all standbys in fewer
+    /// pieces (walhub only).
     coalesce_us in hub: Duration = int::<Microseconds>(1000, 0..=100_000), Sighup, SENDING;
     /// Selects whether WAL is sent on once received or once flushed here (walhub only).
     forward in hub: Forward = word(Forward::Received), Postmaster, SENDING;
@@ -132,11 +141,14 @@ settings! {
     /// Allows feedback from downstream standbys to the sending server.
     hot_standby_feedback in hub: bool = boolean(false), Sighup, STANDBY;
     /// Sets the maximum wait time to receive data from the sending server; 0 disables the timeout.
-    wal_receiver_timeout in hub: Option<Duration> = optional::<Milliseconds>(Some(60_000), 0..=INT_MAX), Sighup, STANDBY;
+    wal_receiver_timeout in hub: Option<Duration> =
+        optional::<Milliseconds>(Some(60_000), 0..=INT_MAX), Sighup, STANDBY;
     /// Sets the maximum interval between status reports to the sending server; 0 disables them.
-    wal_receiver_status_interval in hub: Option<Duration> = optional::<Seconds>(Some(10), 0..=INT_MAX / 1000), Sighup, STANDBY;
+    wal_receiver_status_interval in hub: Option<Duration> =
+        optional::<Seconds>(Some(10), 0..=INT_MAX / 1000), Sighup, STANDBY;
     /// Sets the time to wait before retrying to retrieve WAL after a failed attempt.
-    wal_retrieve_retry_interval in hub: Duration = int::<Milliseconds>(5000, 1..=INT_MAX), Sighup, STANDBY;
+    wal_retrieve_retry_interval in hub: Duration =
+        int::<Milliseconds>(5000, 1..=INT_MAX), Sighup, STANDBY;
     /// Sets the form of the server log: text lines or JSON lines, both on stderr.
     log_destination: LogDestination = word(LogDestination::Stderr), Sighup, LOG_WHERE;
     /// Sets the message levels that are logged.
