@@ -275,3 +275,53 @@ pub fn children_of(pid: u32) -> Vec<u32> {
         .filter(|child| parent(*child) == Some(pid))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::command;
+
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    fn shell(script: &str) -> Command {
+        let mut command = command("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn a_dropped_program_is_gone_and_so_are_its_children() {
+        let log = Log::new("shell");
+        let script = "sleep 1000 & echo started; wait";
+        let process = Process::spawn(&mut shell(script), Signal::KILL, &log).unwrap();
+        assert!(log.wait_count("started", 1, TIMEOUT));
+        let children = children_of(process.pid());
+        assert_eq!(children.len(), 1);
+        let child = open(children[0]).unwrap();
+        assert!(process.check().is_ok() && process.wait(Duration::ZERO).is_none());
+        drop(process);
+        assert!(wait_for_end(&child, Duration::ZERO));
+        assert!(log.wait_closed_for(TIMEOUT));
+    }
+
+    #[test]
+    fn a_program_ends_by_its_own_signal_when_it_listens() {
+        let log = Log::new("shell");
+        let script = "trap 'echo told; exit' INT; echo started; while :; do sleep 0.01; done";
+        let process = Process::spawn(&mut shell(script), Signal::INT, &log).unwrap();
+        assert!(log.wait_count("started", 1, TIMEOUT));
+        drop(process);
+        assert!(log.wait_count("told", 1, TIMEOUT));
+    }
+
+    #[test]
+    fn a_failed_program_is_named_with_its_last_words() {
+        let output = run("shell", &mut shell("echo out; echo words >&2"), TIMEOUT);
+        assert_eq!(output.unwrap(), "out\n");
+        let error = run("shell", &mut shell("echo words >&2; exit 3"), TIMEOUT).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("shell ended: exit status: 3\nwords"), "{error}");
+        let error = run("shell", &mut shell("sleep 1000"), Duration::ZERO).unwrap_err();
+        assert!(error.to_string().contains("did not end"), "{error}");
+    }
+}

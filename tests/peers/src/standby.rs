@@ -198,3 +198,40 @@ impl Receiver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::Wal;
+
+    #[test]
+    fn a_standby_receives_every_byte_of_a_source_also_after_it_was_cut_off() {
+        let source = Arc::new(Source::new(Wal::new(20 << 20, 10)));
+        let server = source.listen().unwrap();
+        let start = |name: &str| {
+            Standby::start(name.to_owned(), server.port(), Arc::clone(&source)).unwrap()
+        };
+        let (standby, thread) = start("one");
+        let until = |what: &dyn Fn() -> bool| {
+            while !what() {
+                thread::sleep(Duration::from_millis(1));
+            }
+        };
+        source.allow_bulk(START + (10 << 20));
+        until(&|| standby.position() > START);
+        // One connection streams at a time: the other waits until this one is gone.
+        let (second, second_thread) = start("two");
+        source.allow_bulk(Lsn::MAX);
+        source.begin_commits();
+        let commits = &source.wal.commits;
+        until(&|| commits.count() == commits.max() && standby.position() == source.wal.lsn());
+        standby.stop();
+        let received = thread.join().unwrap();
+        assert_eq!(received.sums, source.wal.sums());
+        assert_eq!(received.lag.len(), 10);
+        until(&|| second.position() == source.wal.lsn());
+        second.stop();
+        assert_eq!(second_thread.join().unwrap().sums, source.wal.sums());
+        assert!(source.heard().starts.len() >= 2);
+    }
+}

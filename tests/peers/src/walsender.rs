@@ -211,3 +211,28 @@ fn run_command(connection: &mut Connection, source: &impl WalSource, text: &str)
     answer.command_complete(command.as_ref().map_or("", Command::tag)).ready_for_query(b'I');
     connection.send(answer.bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client;
+    use crate::source::Source;
+    use crate::wal::{SHAPE, START, Wal};
+
+    #[test]
+    fn commands_before_the_stream_are_answered_and_others_leave_the_session() {
+        let source = Arc::new(Source::new(Wal::new(1 << 20, 0)));
+        let server = source.listen().unwrap();
+        let mut client = Client::replication(server.port(), "test").unwrap();
+        let rows = client.query("IDENTIFY_SYSTEM").unwrap();
+        let text = |text: &str| Some(text.to_owned());
+        let id = SHAPE.system_identifier.to_string();
+        assert_eq!(rows, [[text(&id), text("1"), text(&START.to_string()), None]]);
+        assert_eq!(client.value("SHOW wal_segment_size").unwrap(), "16MB");
+        let error = client.query("START_REPLICATION 0/1").unwrap_err();
+        assert!(error.to_string().starts_with("ERROR: "), "{error}");
+        assert_eq!(client.value("SHOW data_directory_mode").unwrap(), "0700");
+        drop(server);
+        assert!(client.query("IDENTIFY_SYSTEM").is_err());
+    }
+}
