@@ -349,8 +349,10 @@ impl Net {
         if let Some(until) = parted {
             return self.effects.push(Effect::Arrival(until, end));
         }
+        // These have an arrival of their own: this one was for bytes that another has taken along, or for the
+        // end of a stall.
         if at > now {
-            return self.effects.push(Effect::Arrival(at, end));
+            return;
         }
         let Some((_, chunk)) = to.wire.pop_front() else { return };
         to.wire_len -= chunk.len();
