@@ -173,10 +173,10 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_slot_begins_where_nothing_is_published",
         why: "A start-up does not find it again, and a standby that asks for it is refused.",
-        file: "ship/hub/src/wal_core/slots.rs",
+        file: "ship/hub/src/policy/retention.rs",
         find: "let segment = local.segments.size().start_of(shared.flush_lsn.load());",
         replace: r"let lsn = if MUTANT { local.flush_lsn() } else { shared.flush_lsn.load() };
-        let segment = local.segments.size().start_of(lsn);",
+            let segment = local.segments.size().start_of(lsn);",
         scenarios: &["seed_6165c317bc5c825_gave_a_slot_wal_that_was_not_published"],
         units: None,
     },
@@ -244,7 +244,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "the_first_record_is_not_vouched_for",
         why: "A record whose beginning was never here cannot be verified after a crash.",
-        file: "ship/hub/src/wal_core/vouch.rs",
+        file: "ship/hub/src/store.rs",
         find: "if !first && checkpoint.is_none() {",
         replace: "if MUTANT || !first && checkpoint.is_none() {",
         scenarios: &[],
@@ -298,16 +298,16 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "segments_are_recycled_under_a_reader",
         why: "What a standby is sent from a file turns into other WAL.",
-        file: "ship/hub/src/wal_core/keep.rs",
+        file: "ship/hub/src/policy/retention.rs",
         find: "standbys.all(|(_, standby)|",
         replace: "MUTANT || standbys.all(|(_, standby)|",
         scenarios: &[],
-        units: Some(("walhub-hub", "wal_core::own")),
+        units: Some(("walhub-hub", "wal_core")),
     },
     Mutation {
         name: "segments_go_before_the_slot_is_saved",
         why: "After a crash the slot asks for WAL that is gone.",
-        file: "ship/hub/src/wal_core/keep.rs",
+        file: "ship/hub/src/policy/retention.rs",
         find: "let keep = plan.oldest_kept.min(saved);",
         replace: "let keep = if MUTANT { plan.oldest_kept } else { plan.oldest_kept.min(saved) };",
         scenarios: &["a_hub_ends_while_a_slot_that_lets_segments_go_is_saved"],
@@ -316,7 +316,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "segments_go_that_a_restart_reads",
         why: "Recovery begins at the control file's bound.",
-        file: "ship/hub/src/wal_core/keep.rs",
+        file: "ship/hub/src/policy/retention.rs",
         find: "slowest.min(bound)",
         replace: "slowest.min(if MUTANT { Lsn::MAX } else { bound })",
         scenarios: &[],
@@ -325,7 +325,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_slot_counts_as_saved_when_the_save_begins",
         why: "After a crash the slot asks for WAL that is gone.",
-        file: "ship/hub/src/wal_core/slot_files.rs",
+        file: "ship/hub/src/policy/slots.rs",
         find: "entry.work = work;",
         replace: r"if MUTANT && let Work::Save(slot) = &work {
             entry.saved = Some(slot.clone());
@@ -337,7 +337,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_slot_whose_save_failed_counts_as_saved",
         why: "The same, on a disk with errors.",
-        file: "ship/hub/src/wal_core/slot_files.rs",
+        file: "ship/hub/src/policy/slots.rs",
         find: "(Work::Save(_), Err(error)) => {",
         replace: r"(Work::Save(slot), Err(error)) => {
                 if MUTANT {
@@ -349,19 +349,19 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "ship_cores_are_not_woken",
         why: "Standbys get WAL when something else happens to them.",
-        file: "ship/hub/src/wal_core/mod.rs",
-        find: "for ship in self.config.ships.iter().filter(|ship| ship.serves == Serves::Live) {",
+        file: "ship/hub/src/serve/ships.rs",
+        find: "for link in self.links.iter().filter(|link| link.serves == Serves::Live) {",
         replace: r"if MUTANT {
             return;
         }
-        for ship in self.config.ships.iter().filter(|ship| ship.serves == Serves::Live) {",
+        for link in self.links.iter().filter(|link| link.serves == Serves::Live) {",
         scenarios: &["nothing_is_wrong_and_nobody_waits"],
         units: None,
     },
     Mutation {
         name: "what_is_written_is_published_as_durable",
         why: "Standbys and sessions are told what is not so.",
-        file: "ship/hub/src/wal_core/mod.rs",
+        file: "ship/hub/src/wal_core.rs",
         find: "self.config.shared.flush_lsn.store(flush_lsn);",
         replace: "self.config.shared.flush_lsn.store(if MUTANT { local.write_lsn() } else { flush_lsn });",
         scenarios: &[],
@@ -370,9 +370,11 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "the_upstream_is_not_told_at_once",
         why: "Its commits wait for the next status.",
-        file: "ship/hub/src/wal_core/mod.rs",
-        find: "self.acknowledge(io, now);",
-        replace: r"if !MUTANT {
+        file: "ship/hub/src/wal_core.rs",
+        find: r"self.reach(now);
+        self.acknowledge(io, now);",
+        replace: r"self.reach(now);
+        if !MUTANT {
             self.acknowledge(io, now);
         }",
         scenarios: &["nothing_is_wrong_and_nobody_waits"],
@@ -381,18 +383,20 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "sessions_are_not_told_at_once",
         why: "Own commits wait for something else to happen.",
-        file: "ship/hub/src/wal_core/mod.rs",
-        find: "self.tell_commits();",
+        file: "ship/hub/src/wal_core.rs",
+        find: r"self.tell_commits();
+        let size",
         replace: r"if !MUTANT {
             self.tell_commits();
-        }",
+        }
+        let size",
         scenarios: &["nothing_is_wrong_and_no_commit_waits"],
         units: None,
     },
     Mutation {
         name: "an_old_timelines_replies_are_kept",
         why: "The same position is other WAL there.",
-        file: "ship/hub/src/wal_core/timeline.rs",
+        file: "ship/hub/src/wal_core/timelines.rs",
         find: "self.forget_replies();",
         replace: r"if !MUTANT {
             self.forget_replies();
@@ -403,9 +407,9 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_reply_counts_on_whatever_timeline_it_is",
         why: "The same position is other WAL there.",
-        file: "ship/hub/src/wal_core/sync.rs",
-        find: "if Some(*streamed) == timeline {",
-        replace: "if MUTANT || Some(*streamed) == timeline {",
+        file: "ship/hub/src/policy/sync.rs",
+        find: "if Some(*streamed) == current {",
+        replace: "if MUTANT || Some(*streamed) == current {",
         scenarios: &[],
         units: Some(("walhub-hub", "wal_core")),
     },
@@ -425,12 +429,12 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_segment_in_which_timelines_meet_is_read_under_its_old_name",
         why: "That file may be gone, or go on with other WAL.",
-        file: "ship/hub/src/serve/walsender.rs",
-        find: "while let Some((switchpoint, next)) = timelines.history.switchpoint(found)",
+        file: "ship/hub/src/store/timelines.rs",
+        find: "while let Some((switchpoint, next)) = self.history.switchpoint(found)",
         replace: r"while !MUTANT
-        && let Some((switchpoint, next)) = timelines.history.switchpoint(found)",
+        && let Some((switchpoint, next)) = self.history.switchpoint(found)",
         scenarios: &[],
-        units: Some(("walhub-hub", "serve::walsender")),
+        units: Some(("walhub-hub", "store::timelines")),
     },
     Mutation {
         name: "a_ship_core_reads_the_position_after_its_mail",

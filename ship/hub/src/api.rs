@@ -3,4 +3,6 @@
 pub mod append;
 pub mod hub;
 pub mod report;
+pub mod rows;
 pub mod settings;
+pub mod stream;

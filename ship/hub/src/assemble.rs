@@ -17,9 +17,10 @@ use crate::publish::front::{Clock, Front, FrontParts, PublishedSlots};
 use crate::publish::positions::{Shared, StandbyTable};
 use crate::serve::moves::places;
 use crate::serve::ship_core::{ShipConfig, ShipCore};
+use crate::serve::ships::ShipLink;
 use crate::store::recover::Recovered;
 use crate::store::writer::FlushMethod;
-use crate::wal_core::{Control, ShipLink, WalConfig, WalCore, slabs_max};
+use crate::wal_core::{Control, WalConfig, WalCore, slabs_max};
 
 /// What a hub is made from.
 pub struct Assembly<W> {
@@ -58,14 +59,23 @@ pub struct Assembled<C: Send, W> {
 
 /// A core that has not begun. It is made where it will run, because its buffers are its own.
 pub struct NewCore<C: Send, W> {
-    wal: Option<(WalConfig<C, W>, Recovered)>,
+    wal: Option<NewWalCore<C, W>>,
     ship: Option<ShipCore<C>>,
+}
+
+/// What a wal core begins with.
+struct NewWalCore<C: Send, W> {
+    config: WalConfig<C>,
+    ships: Vec<ShipLink<C, W>>,
+    recovered: Recovered,
 }
 
 impl<C: Send + 'static, W: Waker> NewCore<C, W> {
     /// The core, on its thread.
     pub fn begin<I: Io<Conn = C>>(self, io: &I) -> Core<C, W> {
-        let wal = self.wal.map(|(config, recovered)| WalCore::new(config, recovered, now(io)));
+        let wal = self.wal.map(|NewWalCore { config, ships, recovered }| {
+            WalCore::new(config, ships, recovered, now(io))
+        });
         Core { wal, ship: self.ship }
     }
 }
@@ -124,7 +134,6 @@ impl<W: Waker> Assembly<W> {
             shared,
             standbys,
             mail: wal_mail,
-            ships,
             control: self.control,
             slots,
             commits: commit_link,
@@ -135,7 +144,8 @@ impl<W: Waker> Assembly<W> {
         };
         let mut ship_cores = ship_cores.into_iter();
         let ship = if first_ship == 0 { ship_cores.next() } else { None };
-        let mut cores = vec![NewCore { wal: Some((config, recovered)), ship }];
+        let wal = Some(NewWalCore { config, ships, recovered });
+        let mut cores = vec![NewCore { wal, ship }];
         cores.extend(ship_cores.map(|ship| NewCore { wal: None, ship: Some(ship) }));
         Assembled { front, cores }
     }

@@ -6,7 +6,9 @@
 pub mod api;
 pub mod assemble;
 pub mod core_loop;
+mod intake;
 pub mod mail;
+mod policy;
 pub mod publish;
 pub mod role;
 pub mod serve;

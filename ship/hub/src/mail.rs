@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use walhub_proto::history::TimelineHistory;
-use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
-use walhub_proto::segment::SegmentSize;
+use walhub_proto::lsn::Lsn;
 use walhub_proto::wire::backend::Report;
 
-use crate::api::hub::{SlotRequest, SlotRow, StartStreaming, StreamEnd};
+use crate::api::rows::SlotRow;
 use crate::api::settings::HubSettings;
-use crate::serve::moves::Moved;
+use crate::api::stream::{SlotRequest, StartStreaming, StreamEnd};
+use crate::serve::walsender::Moved;
 use crate::store::tail::TailSlab;
+use crate::store::timelines::Timelines;
 
 /// Mail that one core holds at most. Slabs are one a megabyte, sessions come and go: a core that is
 /// this far behind has stopped.
@@ -131,19 +131,6 @@ pub enum ToShip<C> {
         /// Where the WAL ends.
         end: Lsn,
     },
-}
-
-/// The timelines that this hub can serve.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Timelines {
-    /// The cluster.
-    pub system_identifier: SystemIdentifier,
-    /// Size of its segments.
-    pub segment_size: SegmentSize,
-    /// The timeline that grows.
-    pub current: TimelineId,
-    /// How it came to be.
-    pub history: TimelineHistory,
 }
 
 /// What the wal core asks of the control plane.

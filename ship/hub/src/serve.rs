@@ -2,5 +2,7 @@
 
 pub mod moves;
 pub mod pace;
+pub mod placement;
 pub mod ship_core;
+pub mod ships;
 pub mod walsender;

@@ -1,6 +1,6 @@
 //! What sessions ask of a hub that writes WAL of its own, and what they are told.
 //!
-//! Not here: how it is done (`wal_core::own`), who waits (`commits`).
+//! Not here: how it is done (`intake::own`), who waits (`commits`).
 //!
 //! PostgreSQL: `XLogInsert`, `SyncRepWaitForLSN`.
 

@@ -10,7 +10,7 @@
 //! - `interest` is the number of requests and waits that have not ended; while it is not zero, the
 //!   wal core tells of every position that moves.
 //!
-//! Not here: how records are laid out (`wal_core::own`), when a position is reached
+//! Not here: how records are laid out (`intake::own`), when a position is reached
 //! (`walhub_proto::syncrep`).
 //!
 //! PostgreSQL: `SyncRepWaitForLSN`, `SyncRepWakeQueue` (src/backend/replication/syncrep.c).

@@ -22,11 +22,12 @@ use walhub_proto::walsender::WalSenderState;
 use walhub_proto::wire::backend::Report;
 
 use crate::api::append::{Append, AppendAnswer, SyncWaitRow, Waited, WalRequest};
-use crate::api::hub::{
-    Client, CoreStatsRow, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming,
-    StreamEnd, WalReceiverRow, WalSenderRow,
+use crate::api::hub::Hub;
+use crate::api::rows::{
+    CoreStatsRow, Identity, Positions, SlotRow, Snapshot, WalReceiverRow, WalSenderRow,
 };
 use crate::api::settings::HubSettings;
+use crate::api::stream::{Client, SlotRequest, StartStreaming, StreamEnd};
 use crate::mail::{ConnectAnswer, NewSession, StopMode, ToWal};
 use crate::publish::commits::Commits;
 use crate::publish::latency::{LatencyRow, Stage};

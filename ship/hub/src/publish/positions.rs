@@ -21,7 +21,7 @@ use walhub_proto::walreceiver::WalReceiverState;
 use walhub_proto::walsender::WalSenderState;
 use walhub_proto::wire::backend::Report;
 
-use crate::api::hub::{CoreStatsRow, Identity, Positions};
+use crate::api::rows::{CoreStatsRow, Identity, Positions};
 use crate::publish::dirty::DirtyBits;
 use crate::publish::latency::Latencies;
 use crate::publish::synced::PublishedSynced;

@@ -4,7 +4,7 @@
 //! `synchronous_standby_names`. Whoever keeps a position keeps the generation with it. Nobody reads a
 //! new generation with a position of an old one: `interleavings` tries all orders.
 //!
-//! Not here: who counts (`walhub_proto::syncrep`), when a generation begins (`wal_core::sync`).
+//! Not here: who counts (`walhub_proto::syncrep`), when a generation begins (`policy::sync`).
 //!
 //! PostgreSQL: `WalSndCtlData.lsn`, `WalSndCtlData.sync_standbys_defined`, both under `SyncRepLock`.
 

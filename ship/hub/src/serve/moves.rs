@@ -6,7 +6,7 @@
 //! standbys to another when the wal core has it, so that all have as many. A session leaves with
 //! nothing under way: its machine, what was read and not understood, and the socket go by mail.
 //!
-//! Not here: when a session goes (`session`), to which live core it belongs (`wal_core`), how many
+//! Not here: when a session goes (`walsender`), to which live core it belongs (`ships`), how many
 //! cores there are (`server`).
 
 use std::sync::Arc;
@@ -15,19 +15,10 @@ use std::sync::atomic::Ordering;
 use walhub_engine::io::Waker;
 use walhub_engine::mailbox::{Receiver, Sender, mailbox};
 
-use crate::mail::{MAILBOX_MESSAGES_MAX, Timelines, ToShip};
+use crate::mail::{MAILBOX_MESSAGES_MAX, ToShip};
 use crate::publish::in_transit::Berths;
 use crate::publish::positions::ShipStats;
-use crate::serve::walsender::Session;
-
-/// Which standbys a ship core serves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Serves {
-    /// Those that have nearly everything. It is woken by each new position.
-    Live,
-    /// Those that are behind the tail cache. It always has something to send, and is not woken.
-    Catchup,
-}
+use crate::serve::placement::Serves;
 
 /// A ship core that sessions can go to.
 #[derive(Debug)]
@@ -75,26 +66,6 @@ pub struct Place<C: Send> {
     pub lates: Vec<Neighbour<C>>,
 }
 
-/// Why a session goes to another core.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Errand {
-    /// It is behind: to any core for such.
-    Late,
-    /// To the core that it belongs to.
-    Home,
-}
-
-/// What a session must know of its core to tell whether it stays.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Lodging {
-    /// Which standbys the core serves.
-    pub serves: Serves,
-    /// Its number among those that serve the same.
-    pub number: usize,
-    /// Whether there are cores for those that are behind.
-    pub has_lates: bool,
-}
-
 /// The places of the ship cores with these wakers: the first `live` are for live standbys, the rest for
 /// those that are behind. With each comes its address for the wal core.
 ///
@@ -119,17 +90,6 @@ pub fn places<C: Send, W: Waker>(wakers: &[W], live: usize) -> Vec<(Sender<ToShi
         (own.mail.clone(), Place { mail, stats, serves, number, berths, lives, lates })
     };
     mails.into_iter().enumerate().map(place).collect()
-}
-
-/// A session between two cores.
-#[derive(Debug)]
-pub struct Moved<C> {
-    /// The session; it has no socket and no file.
-    pub session: Session<C>,
-    /// Its socket.
-    pub conn: C,
-    /// The timelines that it knows of.
-    pub timelines: Arc<Timelines>,
 }
 
 #[cfg(test)]

@@ -25,15 +25,19 @@ use walhub_proto::time::{Instant, Now};
 use walhub_proto::walsender::{WalSender, WalSenderConfig};
 use walhub_proto::wire::backend::Report;
 
-use crate::api::hub::StreamEnd;
 use crate::api::settings::{CatchupPath, HubSettings};
-use crate::mail::{NewSession, Timelines, ToShip, ToWal};
+use crate::api::stream::StreamEnd;
+use crate::mail::{NewSession, ToShip, ToWal};
 use crate::publish::in_transit::Berth;
 use crate::publish::positions::{Shared, ShipStats, StandbyTable};
-use crate::serve::moves::{Errand, Lodging, Moved, Place, Serves};
+use crate::serve::moves::Place;
 use crate::serve::pace::Pace;
-use crate::serve::walsender::{REPLY_BUFFER_LEN, Session, SessionOp, SessionStart, Surroundings};
+use crate::serve::placement::{Errand, Lodging, Serves};
+use crate::serve::walsender::{
+    Moved, REPLY_BUFFER_LEN, Session, SessionOp, SessionStart, Surroundings,
+};
 use crate::store::tail::TailView;
+use crate::store::timelines::Timelines;
 
 /// Upper bits of a ship core's tokens.
 pub const SHIP_TAG: u64 = 1 << 62;

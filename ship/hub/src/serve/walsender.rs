@@ -5,6 +5,8 @@
 mod leave;
 mod zero_copy;
 
+pub use leave::Moved;
+
 use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -22,12 +24,13 @@ use walhub_proto::time::{Instant, Now};
 use walhub_proto::walsender::{SenderEvent, Transmit, WalSender, WalSenderConfig, WalSenderState};
 use walhub_proto::wire::backend::{Encoder, Report};
 
-use crate::api::hub::{Client, StreamEnd};
 use crate::api::settings::ZerocopySend;
-use crate::mail::Timelines;
+use crate::api::stream::{Client, StreamEnd};
 use crate::publish::positions::{LAG_UNKNOWN, SendPath, Shared, ShipStats, Standby};
-use crate::serve::moves::{Errand, Lodging};
+use crate::serve::placement::{Errand, Lodging};
 use crate::store::tail::TailView;
+use crate::store::timelines::Timelines;
+use crate::store::wal_reader::removed;
 use crate::store::writer::drop_front;
 pub use zero_copy::ZEROCOPY_UNACKED_BYTES_MAX;
 use zero_copy::ZeroCopySends;
@@ -717,7 +720,7 @@ impl<C> Session<C> {
             return;
         }
         let segno = SegNo::of_start(reading.next, size);
-        let timeline = file_timeline(around.timelines, self.timeline, segno);
+        let timeline = around.timelines.file_timeline(self.timeline, segno);
         if let Some(report) = around.shared.damaged.refusal(timeline, segno) {
             return self.fail(around, &report);
         }
@@ -796,7 +799,7 @@ impl<C> Session<C> {
             return;
         };
         let segno = SegNo::of_start(next, size);
-        let timeline = file_timeline(around.timelines, self.timeline, segno);
+        let timeline = around.timelines.file_timeline(self.timeline, segno);
         let name = segno.file_name(timeline, size);
         // A segment may be recycled while it is read: what was read then is not this WAL.
         // PostgreSQL: CheckXLogRemoved.
@@ -829,79 +832,9 @@ impl<C> Session<C> {
     }
 }
 
-/// "requested WAL segment has already been removed". PostgreSQL: `WalSndSegmentOpen`.
-#[must_use]
-pub fn removed(name: &str) -> Report {
-    Report::error(
-        SqlState::UNDEFINED_FILE,
-        format!("requested WAL segment {name} has already been removed"),
-    )
-}
-
 /// A buffer that takes `want` bytes and no more: beyond them may lie the block that is being written,
 /// and a cached page of it would slow the next direct write.
 fn read_buffer(pool: &BufferPool, want: usize) -> Buffer {
     let pooled = if want == pool.capacity_each() { pool.take() } else { None };
     pooled.unwrap_or_else(|| Buffer::with_capacity(want))
-}
-
-/// The timeline under whose name a segment is kept: the newest that has WAL in it. A segment in which
-/// timelines meet begins with a copy of the older one's, whose own file may be `.partial` by now.
-/// PostgreSQL: `WalSndSegmentOpen` reads the segment of a switch from the next timeline.
-fn file_timeline(timelines: &Timelines, timeline: TimelineId, segno: SegNo) -> TimelineId {
-    let size = timelines.segment_size;
-    let entries = timelines.history.entries().iter();
-    let begun = entries
-        .rev()
-        .find(|entry| entry.tli <= timeline && SegNo::of_start(entry.begin, size) <= segno);
-    let mut found = begun.map_or(timeline, |entry| entry.tli);
-    while let Some((switchpoint, next)) = timelines.history.switchpoint(found)
-        && SegNo::of_start(switchpoint, size) == segno
-    {
-        found = next;
-    }
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use walhub_proto::history::TimelineHistory;
-    use walhub_proto::lsn::SystemIdentifier;
-    use walhub_proto::segment::SegmentSize;
-
-    use super::*;
-
-    #[test]
-    fn a_segment_in_which_timelines_meet_has_the_name_of_the_newest() {
-        let tli = |number| TimelineId::new(number).unwrap();
-        let mut history = TimelineHistory::single(tli(1));
-        // Two switches in segment 5, one between 7 and 8, one in 9.
-        let switches = [(2, 0x50_1000), (3, 0x50_2000), (4, 0x80_0000), (6, 0x90_0008)];
-        for (next, switchpoint) in switches {
-            history = history.extend(tli(next), Lsn(switchpoint), "test");
-        }
-        let timelines = Timelines {
-            system_identifier: SystemIdentifier(1),
-            segment_size: SegmentSize::MIN,
-            current: tli(6),
-            history,
-        };
-        for (streamed, segno, want) in [
-            (1, 4, 1),
-            (1, 5, 3),
-            (2, 5, 3),
-            (3, 5, 3),
-            (3, 4, 1),
-            (3, 7, 3),
-            (4, 7, 3),
-            (4, 8, 4),
-            (4, 9, 6),
-            (6, 9, 6),
-            (6, 5, 3),
-            (6, 10, 6),
-        ] {
-            let got = file_timeline(&timelines, tli(streamed), SegNo(segno));
-            assert_eq!(got, tli(want), "timeline {streamed}, segment {segno}");
-        }
-    }
 }

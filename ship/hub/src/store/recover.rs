@@ -25,10 +25,10 @@ use walhub_proto::rmgr::facts::{DatabaseFacts, Facts};
 use walhub_proto::segment::{SegNo, SegmentSize};
 use walhub_proto::slot::{Slot, decode_slot};
 
-use crate::mail::Timelines;
 use crate::publish::positions::DamagedSegment;
 use crate::role::Role;
 use crate::store::segments::is_temporary;
+use crate::store::timelines::Timelines;
 use crate::store::writer::is_disk_full;
 use damage::Wal;
 
@@ -67,22 +67,15 @@ pub fn create_cluster(fs: &dyn Fs, data_dir: &Path, new: &NewCluster) -> io::Res
         let text = format!("no PostgreSQL release has the page magic {:?}", new.version);
         io::Error::new(io::ErrorKind::InvalidInput, text)
     })?;
+    let (id, size) = (new.system_identifier, new.segment_size);
     let control = ControlFile {
-        system_identifier: new.system_identifier,
-        segment_size: new.segment_size,
         server_version_num: major * 10_000,
         server_version: format!("{major}.0 ({MADE_HERE}{})", env!("CARGO_PKG_VERSION")),
         wal_version: Some(new.version),
-        timeline: TimelineId::FIRST,
-        start_lsn: start,
-        flush_lsn: start,
-        last_record: None,
         own_wal: true,
         counters: Some(Counters::first()),
         database: DatabaseFacts::of_own_wal(),
-        checkpoint_lsn: None,
-        redo_lsn: None,
-        sequence: 0,
+        ..ControlFile::beginning(id, size, TimelineId::FIRST, start)
     };
     write_control(fs, data_dir, &control)
 }

@@ -23,7 +23,6 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 
 use crate::publish::positions::Shared;
-use crate::serve::walsender::removed;
 
 /// Bytes of one read.
 const READ_LEN: usize = 256 << 10;
@@ -148,6 +147,15 @@ impl WalReader {
         let text = format!("could not read from WAL segment {name}, LSN {lsn}: {error}");
         Report::error(SqlState::IO_ERROR, text)
     }
+}
+
+/// "requested WAL segment has already been removed". PostgreSQL: `WalSndSegmentOpen`.
+#[must_use]
+pub fn removed(name: &str) -> Report {
+    Report::error(
+        SqlState::UNDEFINED_FILE,
+        format!("requested WAL segment {name} has already been removed"),
+    )
 }
 
 #[cfg(test)]

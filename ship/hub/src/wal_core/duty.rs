@@ -2,11 +2,8 @@
 //!
 //! Not here: the role as others see it (`crate::role`).
 
-use walhub_engine::io::Waker;
-
-use super::WalCore;
-use super::own::Own;
-use super::promotion::Promotion;
+use crate::intake::own::Own;
+use crate::policy::promotion::Promotion;
 use crate::role::Role;
 
 /// A role, with what belongs to it.
@@ -45,17 +42,5 @@ impl Duty {
             Self::Write(own) => Some(own),
             Self::Receive | Self::Promote(_) | Self::Keep => None,
         }
-    }
-}
-
-impl<C: Send + 'static, W: Waker> WalCore<C, W> {
-    /// Takes over another role, and tells everybody. Returns what the last one had.
-    pub(super) fn take_duty(&mut self, duty: Duty) -> Duty {
-        self.config.shared.role.store(duty.role());
-        std::mem::replace(&mut self.duty, duty)
-    }
-
-    pub(super) const fn role(&self) -> Role {
-        self.duty.role()
     }
 }

@@ -178,6 +178,33 @@ impl fmt::Display for ControlFileError {
 }
 
 impl ControlFile {
+    /// Of WAL that begins at `start`, nothing of which is known yet.
+    #[must_use]
+    pub fn beginning(
+        system_identifier: SystemIdentifier,
+        segment_size: SegmentSize,
+        timeline: TimelineId,
+        start: Lsn,
+    ) -> Self {
+        Self {
+            system_identifier,
+            segment_size,
+            server_version_num: 0,
+            server_version: String::new(),
+            wal_version: None,
+            timeline,
+            start_lsn: start,
+            flush_lsn: start,
+            last_record: None,
+            own_wal: false,
+            counters: None,
+            database: DatabaseFacts::default(),
+            checkpoint_lsn: None,
+            redo_lsn: None,
+            sequence: 0,
+        }
+    }
+
     /// The block to write to a slot.
     #[must_use]
     pub fn encode(&self, crc: Crc32c) -> Vec<u8> {

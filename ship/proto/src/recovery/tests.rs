@@ -3,7 +3,6 @@ use crate::generate::{WalGenerator, WalShape, WalWriter};
 use crate::lsn::LsnRange;
 use crate::lsn::SystemIdentifier;
 use crate::page::WalVersion;
-use crate::rmgr::facts::DatabaseFacts;
 use std::collections::BTreeMap;
 use std::string::ToString;
 use std::vec;
@@ -27,23 +26,9 @@ fn shape(timeline: u32) -> WalShape {
 }
 
 fn control(flush_lsn: Lsn, last_record: Option<Lsn>) -> ControlFile {
-    ControlFile {
-        system_identifier: SystemIdentifier(99),
-        segment_size: SIZE,
-        server_version_num: 150_018,
-        server_version: String::from("15.18"),
-        wal_version: None,
-        timeline: TimelineId::FIRST,
-        start_lsn: START,
-        flush_lsn,
-        last_record,
-        own_wal: false,
-        counters: None,
-        database: DatabaseFacts::default(),
-        checkpoint_lsn: None,
-        redo_lsn: None,
-        sequence: 1,
-    }
+    let id = SystemIdentifier(99);
+    let beginning = ControlFile::beginning(id, SIZE, TimelineId::FIRST, START);
+    ControlFile { flush_lsn, last_record, ..beginning }
 }
 
 /// `pg_wal`: whole segments by timeline and number.

@@ -7,7 +7,7 @@
 //! asks again each time that it has answered all that has come, which may be two or three statuses at once.
 //! One that lives has just heard from us, and does not ask at all.
 //!
-//! Not here: what an upstream cannot be told (walhub's `wal_core::sync`).
+//! Not here: what an upstream cannot be told (walhub's `policy::sync`).
 //!
 //! PostgreSQL: `WalSndDone`, `WalSndKeepaliveIfNecessary`, `ProcessStandbyReplyMessage`
 //! (src/backend/replication/walsender.c).

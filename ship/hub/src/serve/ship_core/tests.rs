@@ -20,7 +20,7 @@ use walhub_proto::walsender::WalSenderState;
 use walhub_proto::wire::copy::{COPY_DONE_MESSAGE, HotStandbyFeedback, StandbyStatusUpdate};
 
 use super::*;
-use crate::api::hub::{Client, StartStreaming};
+use crate::api::stream::{Client, StartStreaming};
 use crate::core_loop::now;
 use crate::serve::moves::{Neighbour, places};
 use crate::store::tail::{SLAB_LEN, Tail};

@@ -9,8 +9,19 @@ use walhub_proto::time::Now;
 use walhub_proto::walsender::WalSenderConfig;
 
 use super::{Phase, Session, SessionOp, Surroundings};
-use crate::mail::Timelines;
-use crate::serve::moves::{Errand, Moved, Serves};
+use crate::serve::placement::{Errand, Serves};
+use crate::store::timelines::Timelines;
+
+/// A session between two cores.
+#[derive(Debug)]
+pub struct Moved<C> {
+    /// The session; it has no socket and no file.
+    pub session: Session<C>,
+    /// Its socket.
+    pub conn: C,
+    /// The timelines that it knows of.
+    pub timelines: Arc<Timelines>,
+}
 
 impl<C> Session<C> {
     /// Whether it goes to another core: then nothing is begun here any more, and the receive, which

@@ -73,24 +73,8 @@ fn shape() -> WalShape {
 
 /// Says that nothing is durable yet.
 fn control() -> ControlFile {
-    let start = SegNo(1).start(SIZE);
-    ControlFile {
-        system_identifier: SystemIdentifier(1),
-        segment_size: SIZE,
-        server_version_num: 150_000,
-        server_version: "15".into(),
-        wal_version: None,
-        timeline: TimelineId::FIRST,
-        start_lsn: start,
-        flush_lsn: start,
-        last_record: None,
-        own_wal: false,
-        counters: None,
-        database: DatabaseFacts::default(),
-        checkpoint_lsn: None,
-        redo_lsn: None,
-        sequence: 1,
-    }
+    let id = SystemIdentifier(1);
+    ControlFile::beginning(id, SIZE, TimelineId::FIRST, SegNo(1).start(SIZE))
 }
 
 #[test]

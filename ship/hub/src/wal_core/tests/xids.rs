@@ -92,10 +92,10 @@ fn a_cluster_without_a_row_never_runs_out_of_ids() {
             assert_eq!(commit(&mut bench).unwrap().warning, None);
         }
         // It has moved on with the ids, and a crash does not put it back.
-        let before = bench.core.duty.own().unwrap().counters;
+        let before = bench.core.duty.own().unwrap().counters();
         assert!(xid_of(before.next_xid).wrapping_sub(before.oldest_xid) < 200_000_000);
         let bench = bench.restart();
-        let counters = bench.core.duty.own().unwrap().counters;
+        let counters = bench.core.duty.own().unwrap().counters();
         assert_eq!(counters, before);
         (next_xid, oldest_xid) = (counters.next_xid + 2_000_000_000, counters.oldest_xid);
     }

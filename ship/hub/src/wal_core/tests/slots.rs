@@ -1,9 +1,10 @@
 //! Slots that are created and dropped while others commit.
 
-use tokio::sync::oneshot::Receiver as Answer;
+use oneshot::Receiver as Answer;
 
 use super::*;
-use crate::api::hub::{SlotRequest, SlotRow};
+use crate::api::rows::SlotRow;
+use crate::api::stream::SlotRequest;
 
 type Row = Result<Option<SlotRow>, Report>;
 
@@ -17,7 +18,7 @@ fn remove(name: &str) -> SlotRequest {
 
 impl Bench {
     fn slot(&self, request: SlotRequest) -> Answer<Row> {
-        let (reply, answer) = tokio::sync::oneshot::channel();
+        let (reply, answer) = oneshot::channel();
         assert!(self.mail.send(ToWal::Slot(request, reply)).is_ok());
         answer
     }

@@ -11,7 +11,7 @@ use walhub_proto::rmgr::xact::{XLOG_XACT_ABORT, XLOG_XACT_OPMASK, XLOG_XACT_PREP
 use super::*;
 
 /// A record of a real server: 725 with the subtransactions 726 and 727, and three locks.
-const PREPARED: &[u8] = include_bytes!("../../../../../../../tests/golden/prepare/15.bin");
+const PREPARED: &[u8] = include_bytes!("../../../../../../tests/golden/prepare/15.bin");
 
 /// A relay whose primary has prepared a transaction, and another that holds a lock and is not at its end.
 fn relay_with_prepared() -> Bench {

@@ -6,25 +6,36 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
+use walhub_engine::crc::crc32c;
 use walhub_engine::files::OsFs;
 use walhub_engine::io::{Completion, Io};
 use walhub_engine::mailbox::{Sender, mailbox};
 use walhub_engine::uring::{Uring, UringConfig};
-use walhub_proto::lsn::{SystemIdentifier, TimelineId};
-use walhub_proto::record::{RecordHeader, RecordReader, RecordSink};
+use walhub_proto::generate::{WalShape, WalWriter};
+use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::page::WalVersion;
+use walhub_proto::record::{RM_XLOG, RecordHeader, RecordReader, RecordSink, XLOG_SWITCH};
 use walhub_proto::recovery::ControlFile;
-use walhub_proto::rmgr::{FIRST_NORMAL_XID, RM_LOGICALMSG};
-use walhub_proto::segment::{SegNo, SegmentSize};
+use walhub_proto::rmgr::xlog::{
+    Checkpoint, WalLevel, XLOG_CHECKPOINT_ONLINE, XLOG_CHECKPOINT_SHUTDOWN, XLOG_END_OF_RECOVERY,
+};
+use walhub_proto::rmgr::{
+    FIRST_NORMAL_XID, RM_LOGICALMSG, RM_STANDBY, RM_XACT, standby, xact, xid_of,
+};
+use walhub_proto::segment::SegmentSize;
+use walhub_proto::sqlstate::SqlState;
 use walhub_proto::syncrep::WaitLevel;
+use walhub_proto::time::Timestamp;
+use walhub_proto::wire::backend::Report;
 
-use super::super::WalConfig;
-use super::super::duty::Duty;
 use super::*;
-use crate::api::append::{Append, Appended, Waited};
+use crate::api::append::{Append, Appended, NewRecord, Waited, WalRequest};
 use crate::api::settings::HubSettings;
 use crate::core_loop;
 use crate::mail::{StopMode, ToWal};
+use crate::policy::attached::Attached;
 use crate::publish::commits::{Commits, commits};
 use crate::publish::front::PublishedSlots;
 use crate::publish::positions::{Shared, StandbyTable};
@@ -89,16 +100,15 @@ impl Bench {
             shared: Arc::clone(&shared),
             standbys: Arc::new(StandbyTable::new(4)),
             mail: receiver,
-            ships: Vec::new(),
             control: Box::new(move |tell| tells.lock().unwrap().push(tell)),
             slots: PublishedSlots::default(),
             commits: link,
             settings: Arc::new(settings),
             direct: false,
             method: FlushMethod::WriteThenSync,
-            max_wal_size: super::super::MAX_WAL_SIZE,
+            max_wal_size: MAX_WAL_SIZE,
         };
-        let core = WalCore::new(config, recovered, core_loop::now(&io));
+        let core = WalCore::new(config, Vec::new(), recovered, core_loop::now(&io));
         Self { io, core, commits, shared, mail, told, later: Duration::ZERO, dir }
     }
 
@@ -176,7 +186,8 @@ impl Bench {
     fn fill_to(&mut self, target: Lsn) {
         loop {
             let own = self.core.duty.own().unwrap();
-            let (writer, left) = (own.writer.clone(), target - own.writer.lsn());
+            let writer = own.writer().clone();
+            let left = target - writer.lsn();
             if left == 0 {
                 return;
             }
@@ -368,11 +379,11 @@ fn a_switch_ends_the_segment_wherever_it_is() {
     let segment = START + SIZE.bytes();
     let mut bench = Bench::new(settings());
     for target in [8, 16, 24, 32, 40].map(|left| Lsn(page.0 - left)).into_iter().chain([page]) {
-        let base = SIZE.start_of(bench.core.duty.own().unwrap().writer.lsn());
+        let base = SIZE.start_of(bench.core.duty.own().unwrap().writer().lsn());
         switch_at(&mut bench, base + (target - START));
     }
     for left in [8, 16, 24, 32, 48, 0] {
-        let base = SIZE.start_of(bench.core.duty.own().unwrap().writer.lsn());
+        let base = SIZE.start_of(bench.core.duty.own().unwrap().writer().lsn());
         switch_at(&mut bench, Lsn((base + (segment - START)).0 - left));
     }
     let after = bench.append(&[noise(5000, 3)], true, LOCAL);
@@ -391,7 +402,7 @@ fn switch_at(bench: &mut Bench, target: Lsn) {
     let at_start = SIZE.offset(target) == 0;
     assert_eq!(answer == target, at_start, "a switch at {target} answered {answer}");
     // PostgreSQL answers the end of the record, which may lie in the next segment.
-    let lsn = bench.core.duty.own().unwrap().writer.lsn();
+    let lsn = bench.core.duty.own().unwrap().writer().lsn();
     assert_eq!((SIZE.offset(lsn), lsn), (0, answer.align_up(SIZE.bytes())));
     bench.settle();
     assert_eq!(bench.shared.flush_lsn.load(), lsn);
@@ -451,7 +462,7 @@ fn transaction_ids_wrap_around_the_special_ones() {
     // A crash right after: the epoch is known again.
     let mut bench = bench.restart();
     assert_eq!(bench.append(&[vec![1]], true, LOCAL).xid, Some(5));
-    assert_eq!(bench.core.duty.own().unwrap().counters.next_xid, (1 << 32) + 6);
+    assert_eq!(bench.core.duty.own().unwrap().counters().next_xid, (1 << 32) + 6);
 }
 
 #[test]

@@ -32,7 +32,7 @@ impl Own {
     ///
     /// # Errors
     /// When there is none left.
-    pub(super) fn take_xid(
+    pub(crate) fn take_xid(
         &mut self,
         now: Timestamp,
     ) -> Result<(u32, Option<Box<Report>>), Report> {
@@ -57,7 +57,7 @@ impl Own {
     }
 
     /// Moves the oldest id up to the next, where no row has any.
-    pub(super) fn freeze(&mut self) {
+    pub(crate) fn freeze(&mut self) {
         let next = xid_of(self.counters.next_xid);
         if !self.has_database && self.limits().should_freeze(next) {
             self.counters.oldest_xid = next;
@@ -65,7 +65,7 @@ impl Own {
     }
 
     /// Says at the start how few are left. PostgreSQL: `SetTransactionIdLimit`.
-    pub(super) fn warn_of_limits(&self) {
+    pub(crate) fn warn_of_limits(&self) {
         match self.limits().room(xid_of(self.counters.next_xid)) {
             XidRoom::Ample => {}
             XidRoom::Scarce { left } => crate::api::report::report(&self.scarce(left)),

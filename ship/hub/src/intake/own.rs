@@ -13,12 +13,11 @@
 //!
 //! PostgreSQL: `XLogInsertRecord`, `RecordTransactionCommit`, `CreateCheckPoint`, `RequestXLogSwitch`.
 
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 use std::vec;
 
 use bytes::Bytes;
 use walhub_engine::crc::crc32c;
-use walhub_engine::io::Waker;
 use walhub_proto::generate::{OpenRecord, RecordKind, WalShape, WalWriter};
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::page::WalVersion;
@@ -36,15 +35,12 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::{Instant, Now, Timestamp};
 use walhub_proto::wire::backend::Report;
 
-use super::duty::Duty;
-use super::{Store, WalCore};
 use crate::api::append::{NewRecord, WalRequest, in_recovery};
-use crate::mail::ToControl;
-use crate::publish::commits::{Job, Place};
+use crate::publish::commits::{CommitLink, Job, Place};
 use crate::publish::front::micros_between;
-use crate::publish::latency::Stage;
+use crate::publish::latency::{Latencies, Stage};
 use crate::role::Role;
-use crate::store::control_file::ControlFileKeeper;
+use crate::store::Store;
 use crate::store::local::LocalWal;
 use crate::store::recover;
 use crate::store::tail::TailSlab;
@@ -64,7 +60,7 @@ const ABORT_LEN: usize = 64;
 const LISTED_LEN: usize = 16;
 
 /// The same, with what is prepared and who holds locks.
-pub(super) fn small_len(database: &DatabaseFacts) -> usize {
+pub(crate) fn small_len(database: &DatabaseFacts) -> usize {
     let prepared = database.prepared.iter().map(|prepared| {
         let running = prepared.running(0);
         running.xids.len() + running.subxids.len() + prepared.locks().count()
@@ -75,7 +71,7 @@ pub(super) fn small_len(database: &DatabaseFacts) -> usize {
 
 /// The end of the own WAL, and what is being appended to it.
 #[derive(Debug)]
-pub(super) struct Own {
+pub(crate) struct Own {
     writer: WalWriter,
     /// Laid out, and not yet in the tail.
     batch: Vec<u8>,
@@ -141,7 +137,7 @@ enum Step {
 
 impl Own {
     /// Goes on where `local` ends.
-    pub(super) fn new(
+    fn new(
         local: &LocalWal,
         shape: WalShape,
         counters: Counters,
@@ -165,6 +161,18 @@ impl Own {
             segment_since: now,
             is_closed: false,
         }
+    }
+
+    /// Where its records go, for tests.
+    #[cfg(test)]
+    pub(crate) fn writer(&self) -> &WalWriter {
+        &self.writer
+    }
+
+    /// What it has given out, for tests.
+    #[cfg(test)]
+    pub(crate) fn counters(&self) -> Counters {
+        self.counters
     }
 
     fn version(&self) -> WalVersion {
@@ -390,18 +398,19 @@ fn with_headers(bytes: usize) -> usize {
     bytes + bytes / 128 + 256
 }
 
-impl<C: Send + 'static, W: Waker> WalCore<C, W> {
-    /// From now on this hub writes WAL of its own. Returns what it had to do before.
+impl Own {
+    /// From now on this hub writes WAL of its own, and the first of it is laid out.
     ///
-    /// `last_open` is the transaction of walhub's own that a crash has cut off, if any.
-    pub(super) fn begin_own(
-        &mut self,
+    /// `checkpoint` is the newest that recovery has read, `last_open` the transaction of walhub's own that a
+    /// crash has cut off, if any.
+    pub(crate) fn begin(
+        store: &mut Store,
         now: Now,
         checkpoint: Option<CheckpointSeen>,
         last_open: Option<u32>,
-    ) -> Option<Duty> {
-        let parent = self.unused_timeline();
-        let Some(Store { control, local, .. }) = &mut self.store else { return None };
+    ) -> Self {
+        let parent = unused_timeline(store);
+        let Store { control, local, .. } = store;
         let control = &mut control.wanted;
         // Whoever has WAL of its own knows both: `recover` and `may_promote` see to that.
         let (Some(version), Some(counters)) = (control.wal_version, local.counters()) else {
@@ -423,7 +432,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         };
         let has_database = recover::has_database(control);
         let database = local.facts().database;
-        let mut own = Own::new(local, shape, counters, has_database, database, now.instant);
+        let mut own = Self::new(local, shape, counters, has_database, database, now.instant);
         // PostgreSQL ends its recovery with one, too; a clean stop has left one.
         let clean = checkpoint.filter(|seen| seen.is_shutdown).map(|seen| seen.start);
         if let Some(parent) = parent {
@@ -438,187 +447,146 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         own.warn_of_limits();
         // Its first segment may be made before any page header was read.
         local.segments.set_format(shape.system_identifier, shape.version);
-        let before = self.take_duty(Duty::Write(Box::new(own)));
-        self.config.shared.forward_flushed.store(true, Ordering::Relaxed);
-        Some(before)
+        own
     }
 
-    /// The timeline before the current one, while nothing was written on the current one. Its first
-    /// record must say where it comes from: standbys go over to it there.
-    fn unused_timeline(&self) -> Option<TimelineId> {
-        let Store { timelines, local, .. } = self.store.as_ref()?;
-        let [.., parent, current] = timelines.history.entries() else { return None };
-        (local.verified_lsn() == current.begin).then_some(parent.tli)
-    }
-
-    /// Takes the sessions' jobs.
-    pub(super) fn turn_own(&mut self, now: Now) {
+    /// Takes the sessions' jobs, as far as there is room. Whether somebody must be told of an answer at once,
+    /// which no flush will tell.
+    pub(crate) fn turn(
+        &mut self,
+        now: Now,
+        local: &mut LocalWal,
+        commits: &CommitLink,
+        latencies: &Latencies,
+        opened: &mut Vec<TailSlab>,
+    ) -> bool {
         let mut must_tell = false;
-        let mut opened = Vec::new();
-        while let (Duty::Write(own), Some(Store { local, .. })) = (&mut self.duty, &mut self.store)
-        {
-            if own.work.is_some() {
-                if own.step(local, &mut opened) == Step::NoRoom {
+        loop {
+            if self.work.is_some() {
+                if self.step(local, opened) == Step::NoRoom {
                     break;
                 }
-                let Some(work) = own.work.take() else { continue };
-                let (answer, is_urgent) = match work {
-                    Work::Append(appending) => {
-                        let micros = micros_between(appending.since, now.wall);
-                        self.config.shared.latencies.record(Stage::Append, micros);
-                        (Some(appending.place), appending.is_urgent)
-                    }
-                    Work::Filling { answer } => {
-                        own.idle_end = own.writer.lsn();
-                        own.segment_since = now.instant;
-                        let place = Place::end;
-                        (answer.map(place), false)
-                    }
-                };
-                if let Some(place) = answer {
-                    // No flush will tell of what is durable already: nothing may have been appended, or
-                    // the last of it long before.
-                    must_tell |= is_urgent || place.end <= local.flush_lsn();
-                    self.config.commits.answer(Ok(place));
-                }
-                own.hand_over_if_full(local, &mut opened);
+                must_tell |= self.answer_work(now, local.flush_lsn(), commits, latencies);
+                self.hand_over_if_full(local, opened);
                 continue;
             }
-            if !own.has_room(local, own.small_len) {
+            if !self.has_room(local, self.small_len) {
                 break;
             }
-            let Some(job) = self.config.commits.next() else { break };
-            if own.is_closed {
-                self.config.commits.answer(Err(shutting_down()));
+            let Some(job) = commits.next() else { break };
+            if let Err(report) = self.begin_job(now, commits, job) {
+                commits.answer(Err(report));
                 must_tell = true;
-                continue;
-            }
-            match job {
-                Job::Append { records, commit, is_urgent, since } => {
-                    let (xid, warning) = match commit.map(|_| own.take_xid(now.wall)).transpose() {
-                        Ok(taken) => taken.unzip(),
-                        Err(report) => {
-                            self.config.commits.answer(Err(report));
-                            must_tell = true;
-                            continue;
-                        }
-                    };
-                    let place = Place {
-                        ends: Vec::with_capacity(records.len()),
-                        xid,
-                        end: own.writer.lsn(),
-                        warning: warning.flatten(),
-                    };
-                    let records = records.into_iter();
-                    let appending =
-                        Appending { records, open: None, xid, commit, place, is_urgent, since };
-                    own.work = Some(Work::Append(appending));
-                }
-                Job::Wal(WalRequest::SwitchSegment) => {
-                    let answer = Some(own.begin_switch());
-                    own.work = Some(Work::Filling { answer });
-                }
-                Job::Wal(WalRequest::Checkpoint) => {
-                    let end = own.put_checkpoint(false, now.wall);
-                    self.config.commits.answer(Ok(Place::end(end)));
-                }
             }
         }
-        if let (Duty::Write(own), Some(Store { local, .. })) = (&mut self.duty, &mut self.store) {
-            own.hand_over(local, &mut opened);
-        } else {
-            must_tell |= self.refuse_jobs();
-        }
-        self.announce_slabs(opened);
-        self.publish_received();
-        if must_tell {
-            self.tell_commits();
-        }
+        self.hand_over(local, opened);
+        must_tell
     }
 
-    fn refuse_jobs(&self) -> bool {
-        let mut refused = false;
-        while let Some(job) = self.config.commits.next() {
-            let command = match job {
-                Job::Append { .. } => "pg_logical_emit_message()",
-                Job::Wal(request) => request.command(),
-            };
-            let answer = match self.duty.role() {
-                Role::Fenced => fenced(command),
-                Role::Relay | Role::Promoting | Role::Primary => in_recovery(command),
-            };
-            self.config.commits.answer(Err(answer));
-            refused = true;
-        }
-        refused
+    /// Answers the job that is done; whether at once.
+    fn answer_work(
+        &mut self,
+        now: Now,
+        flush_lsn: Lsn,
+        commits: &CommitLink,
+        latencies: &Latencies,
+    ) -> bool {
+        let (answer, is_urgent) = match self.work.take() {
+            None => return false,
+            Some(Work::Append(appending)) => {
+                latencies.record(Stage::Append, micros_between(appending.since, now.wall));
+                (Some(appending.place), appending.is_urgent)
+            }
+            Some(Work::Filling { answer }) => {
+                self.idle_end = self.writer.lsn();
+                self.segment_since = now.instant;
+                (answer.map(Place::end), false)
+            }
+        };
+        let Some(place) = answer else { return false };
+        // No flush will tell of what is durable already: nothing may have been appended, or the last of it
+        // long before.
+        let must_tell = is_urgent || place.end <= flush_lsn;
+        commits.answer(Ok(place));
+        must_tell
     }
 
-    /// Wakes the control plane when a session waits for what was just published.
-    pub(super) fn tell_commits(&self) {
-        if self.config.commits.must_tell() {
-            (self.config.control)(ToControl::Commits);
+    fn begin_job(&mut self, now: Now, commits: &CommitLink, job: Job) -> Result<(), Report> {
+        if self.is_closed {
+            return Err(shutting_down());
         }
+        match job {
+            Job::Append { records, commit, is_urgent, since } => {
+                let taken = commit.map(|_| self.take_xid(now.wall)).transpose()?;
+                let (xid, warning) = taken.unzip();
+                let place = Place {
+                    ends: Vec::with_capacity(records.len()),
+                    xid,
+                    end: self.writer.lsn(),
+                    warning: warning.flatten(),
+                };
+                let records = records.into_iter();
+                let appending =
+                    Appending { records, open: None, xid, commit, place, is_urgent, since };
+                self.work = Some(Work::Append(appending));
+            }
+            Job::Wal(WalRequest::SwitchSegment) => {
+                let answer = Some(self.begin_switch());
+                self.work = Some(Work::Filling { answer });
+            }
+            Job::Wal(WalRequest::Checkpoint) => {
+                let end = self.put_checkpoint(false, now.wall);
+                commits.answer(Ok(Place::end(end)));
+            }
+        }
+        Ok(())
     }
 
     /// The last checkpoint before the process ends, as soon as there is room for it.
-    pub(super) fn close_own(&mut self, now: Now) {
-        let (Duty::Write(own), Some(Store { local, .. })) = (&mut self.duty, &self.store) else {
-            return;
-        };
-        if own.is_closed || own.work.is_some() || !own.has_room(local, own.small_len) {
+    pub(crate) fn close(&mut self, now: Now, local: &LocalWal) {
+        if self.is_closed || self.work.is_some() || !self.has_room(local, self.small_len) {
             return;
         }
-        own.is_closed = true;
-        if own.shutdown_end != own.writer.lsn() {
-            own.put_checkpoint(true, now.wall);
+        self.is_closed = true;
+        if self.shutdown_end != self.writer.lsn() {
+            self.put_checkpoint(true, now.wall);
         }
     }
 
     /// Whether nothing more will be appended.
-    pub(super) fn is_own_closed(&self) -> bool {
-        self.duty
-            .own()
-            .is_none_or(|own| own.is_closed && own.work.is_none() && own.batch.is_empty())
+    pub(crate) fn has_ended(&self) -> bool {
+        self.is_closed && self.work.is_none() && self.batch.is_empty()
     }
 
     /// Where the last checkpoint record and its redo position are, once the record is durable and as long as
     /// the control file does not know it.
-    pub(super) fn durable_checkpoint(&self) -> Option<(Lsn, Lsn)> {
-        let (own, local) = (self.duty.own()?, self.local()?);
-        let at = own.unsaved.filter(|at| at.end <= local.flush_lsn())?;
+    pub(crate) fn durable_checkpoint(&self, flush_lsn: Lsn) -> Option<(Lsn, Lsn)> {
+        let at = self.unsaved.filter(|at| at.end <= flush_lsn)?;
         Some((at.start, at.redo))
     }
 
-    /// The control file may know it now.
-    pub(super) fn forget_saved_checkpoint(&mut self) {
-        let saved = self.control_file().and_then(ControlFileKeeper::saved);
-        let saved = saved.and_then(|saved| saved.checkpoint_lsn);
-        if let Some(own) = self.duty.own_mut() {
-            own.unsaved = own.unsaved.filter(|at| saved != Some(at.start));
-        }
+    /// The control file names the checkpoint that begins at `saved`.
+    pub(crate) fn handle_checkpoint_saved(&mut self, saved: Option<Lsn>) {
+        self.unsaved = self.unsaved.filter(|at| saved != Some(at.start));
     }
 
     /// Ends a segment that has waited for more for too long. PostgreSQL: `CheckArchiveTimeout`.
-    pub(super) fn check_archive_timeout(&mut self, now: Now) {
-        let timeout = self.config.settings.archive_timeout;
-        let (Duty::Write(own), Some(Store { local, .. })) = (&mut self.duty, &self.store) else {
-            return;
-        };
-        let is_idle = own.writer.lsn() == own.idle_end;
-        if own.work.is_some() || own.is_closed || timeout.is_zero() {
+    pub(crate) fn check_archive_timeout(&mut self, now: Now, timeout: Duration, local: &LocalWal) {
+        let is_idle = self.writer.lsn() == self.idle_end;
+        if self.work.is_some() || self.is_closed || timeout.is_zero() {
             return;
         }
         if is_idle {
             // The clock runs from the first record.
-            own.segment_since = now.instant;
-        } else if own.segment_since + timeout <= now.instant && own.has_room(local, own.small_len) {
-            own.begin_switch();
-            own.work = Some(Work::Filling { answer: None });
+            self.segment_since = now.instant;
+        } else if self.segment_since + timeout <= now.instant
+            && self.has_room(local, self.small_len)
+        {
+            self.begin_switch();
+            self.work = Some(Work::Filling { answer: None });
         }
     }
-}
 
-impl Own {
     /// Appends the switch record, unless the segment is empty; returns where the WAL then ends.
     /// PostgreSQL: `ReserveXLogSwitch`, `RequestXLogSwitch`.
     fn begin_switch(&mut self) -> Lsn {
@@ -627,6 +595,31 @@ impl Own {
         }
         self.put(RM_XLOG, XLOG_SWITCH, 0, &[]).1
     }
+}
+
+/// The timeline before the current one, while nothing was written on the current one. Its first record must
+/// say where it comes from: standbys go over to it there.
+fn unused_timeline(store: &Store) -> Option<TimelineId> {
+    let [.., parent, current] = store.timelines.history.entries() else { return None };
+    (store.local.verified_lsn() == current.begin).then_some(parent.tli)
+}
+
+/// Refuses the sessions' jobs in a role that writes nothing; whether there were any.
+pub(crate) fn refuse_jobs(commits: &CommitLink, role: Role) -> bool {
+    let mut refused = false;
+    while let Some(job) = commits.next() {
+        let command = match job {
+            Job::Append { .. } => "pg_logical_emit_message()",
+            Job::Wal(request) => request.command(),
+        };
+        let answer = match role {
+            Role::Fenced => fenced(command),
+            Role::Relay | Role::Promoting | Role::Primary => in_recovery(command),
+        };
+        commits.answer(Err(answer));
+        refused = true;
+    }
+    refused
 }
 
 fn fenced(command: &str) -> Report {
@@ -640,6 +633,3 @@ fn shutting_down() -> Report {
 }
 
 mod xids;
-
-#[cfg(test)]
-mod tests;

@@ -8,9 +8,8 @@ use walhub_proto::rmgr::{RM_CLOG, RM_STANDBY, slru};
 use walhub_proto::syncrep::{SyncRepConfig, Synced, WaitMode};
 use walhub_proto::walsender::WalSenderState;
 
-use super::super::super::Attached;
 use super::*;
-use crate::api::hub::SlotRequest;
+use crate::api::stream::SlotRequest;
 use crate::store::recover::RecoverError;
 
 const TWO: &str = "00000002";
@@ -59,8 +58,8 @@ impl Bench {
         relay
     }
 
-    fn begin_promotion(&self) -> tokio::sync::oneshot::Receiver<Result<(), Report>> {
-        let (reply, answer) = tokio::sync::oneshot::channel();
+    fn begin_promotion(&self) -> oneshot::Receiver<Result<(), Report>> {
+        let (reply, answer) = oneshot::channel();
         assert!(self.mail.send(ToWal::Promote(reply)).is_ok());
         answer
     }
@@ -510,7 +509,7 @@ fn a_slot_s_timeline_is_that_of_its_position_in_the_history() {
     let mut bench = bench.into_relay();
     let switchpoint = bench.shared.flush_lsn.load();
     let reserve = |bench: &mut Bench, name: &str| {
-        let (reply, mut answer) = tokio::sync::oneshot::channel();
+        let (reply, mut answer) = oneshot::channel();
         let name = name.to_owned();
         let request = SlotRequest::Create { name, temporary: false, reserve_wal: true, owner: 1 };
         assert!(bench.mail.send(ToWal::Slot(request, reply)).is_ok());
@@ -581,7 +580,7 @@ fn a_slot_of_a_standby_that_was_ahead_keeps_the_wal_from_where_the_timeline_begi
     bench.append(&[noise(500, 1)], true, LOCAL);
     let mut bench = bench.into_relay();
     let (end, name) = (bench.shared.flush_lsn.load(), "s".to_owned());
-    let (reply, mut answer) = tokio::sync::oneshot::channel();
+    let (reply, mut answer) = oneshot::channel();
     let create = SlotRequest::Create { name, temporary: false, reserve_wal: true, owner: 1 };
     assert!(bench.mail.send(ToWal::Slot(create, reply)).is_ok());
     assert!(bench.run(|_| answer.try_recv().ok()).is_ok());

@@ -15,10 +15,10 @@ use walhub_proto::time::Instant;
 use super::reason;
 
 /// The same fault in a row before the pauses grow, and the streams between which it is logged again.
-pub(super) const FAULTS_MAX: u32 = 3;
+pub(crate) const FAULTS_MAX: u32 = 3;
 /// The longest pause that a peer's fault leads to, unless `wal_retrieve_retry_interval` is longer. Commits
 /// may wait for this server, and a peer that is mended says so only when it is asked.
-pub(super) const RETRY_PAUSE_MAX: Duration = Duration::from_secs(10);
+pub(crate) const RETRY_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A stream that has lasted so long is a good one, even if no WAL came.
 const STEADY: Duration = Duration::from_secs(60);
 /// Reasons that are remembered: those before are logged again.
@@ -26,7 +26,7 @@ const REASONS_MAX: usize = 8;
 
 /// Who is at fault that there is no stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// Nobody is there, or the connection broke, or it is this server's own: tried again at the usual pace.
     Nobodys,
     /// The peer is there and what it says will not do: a peer like that is asked less and less often.
@@ -43,7 +43,7 @@ struct Reason {
 
 /// The attempts since WAL came last.
 #[derive(Debug, Default)]
-pub(super) struct Trouble {
+pub(crate) struct Trouble {
     reasons: VecDeque<Reason>,
     /// The kind of the peer's last fault, and how often in a row.
     faults: Option<(String, u32)>,
@@ -54,7 +54,7 @@ pub(super) struct Trouble {
 
 impl Trouble {
     /// Notes why there is no stream; whether to log it.
-    pub(super) fn note(&mut self, text: &str, fault: Fault, verified: Option<Lsn>) -> bool {
+    pub(crate) fn note(&mut self, text: &str, fault: Fault, verified: Option<Lsn>) -> bool {
         let kind = reason::kind_of(text);
         self.streams_since = None;
         self.at = verified;
@@ -78,25 +78,25 @@ impl Trouble {
     }
 
     /// How often in a row the peer's fault was the same.
-    pub(super) fn faults(&self) -> u32 {
+    pub(crate) fn faults(&self) -> u32 {
         self.faults.as_ref().map_or(0, |(_, count)| *count)
     }
 
     /// How long to wait before the next attempt.
-    pub(super) fn pause(&self, interval: Duration) -> Duration {
+    pub(crate) fn pause(&self, interval: Duration) -> Duration {
         let doublings = self.faults().saturating_sub(FAULTS_MAX);
         let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
         interval.saturating_mul(factor).min(RETRY_PAUSE_MAX.max(interval))
     }
 
     /// Whether a stream that begins again where the last one did is nothing new.
-    pub(super) fn is_old_news(&self) -> bool {
+    pub(crate) fn is_old_news(&self) -> bool {
         let is_old = |reason: &Reason| !reason.streamed || reason.logged >= FAULTS_MAX;
         !self.reasons.is_empty() && self.reasons.iter().any(is_old)
     }
 
     /// The upstream streams: what ends it now is news, unless that goes on and on.
-    pub(super) fn handle_stream(&mut self, now: Instant) {
+    pub(crate) fn handle_stream(&mut self, now: Instant) {
         if self.reasons.is_empty() {
             return;
         }
@@ -109,14 +109,14 @@ impl Trouble {
     }
 
     /// WAL is here and valid up to `verified`.
-    pub(super) fn handle_verified(&mut self, verified: Lsn) {
+    pub(crate) fn handle_verified(&mut self, verified: Lsn) {
         if self.at.is_some_and(|at| verified > at) {
             self.forget();
         }
     }
 
     /// Whatever comes is news.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         *self = Self::default();
     }
 }

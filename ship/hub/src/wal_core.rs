@@ -2,72 +2,68 @@
 //!
 //! It alone writes segments, the control file, slots and every published position.
 //!
+//! Each of its parts decides one thing and knows no other part: what comes from the upstream
+//! (`crate::intake`), what is here (`crate::store`), who may stream, what stays and on which timeline it goes
+//! on (`crate::policy`), who serves it (`crate::serve::ships`). Here it is said what one part's outcome is to
+//! the others, and in which order: nothing is told before it is so.
+//!
 //! It never calls the file system: files are worked on by jobs, steps of which go through its ring, and what
 //! must wait for one goes on when that has ended.
 //!
-//! Not here: what the upstream says (`upstream`), WAL of its own (`own`), first WAL and timelines
-//! (`timeline`, `switch`), becoming a primary (`promotion`), the control file (`control`), the mark beside it
-//! (`mark`), who may stream
-//! (`sessions`), slots (`slots`), which standbys commits wait for (`sync`), when an upstream waits in
-//! vain (`requests`), what becomes of a failed attempt (`trouble`), history files (`histories`), which segments may go (`keep`), what a start-up finds (`crate::store::recover`).
+//! Not here: what a start-up finds (`crate::store::recover`).
 
 mod duty;
-mod histories;
-mod keep;
-mod own;
-mod promotion;
-mod reason;
-mod sessions;
-mod slot_files;
-mod slots;
-mod switch;
-mod sync;
-mod timeline;
-mod trouble;
-mod upstream;
-mod vouch;
-
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-
-use walhub_engine::buffer::{Buffer, BufferPool, SlabPool};
-use walhub_engine::files::reason;
-use walhub_engine::io::{Completion, FileId, Io, Token, Waker};
-use walhub_engine::mailbox::{Receiver, Sender};
-use walhub_proto::history::TimelineHistory;
-use walhub_proto::lsn::TimelineId;
-use walhub_proto::segment::SegNo;
-use walhub_proto::sqlstate::SqlState;
-use walhub_proto::syncrep::{ModeLsns, Synced};
-use walhub_proto::time::{Instant, Now};
+mod receiving;
+mod standbys;
+mod stopping;
+#[cfg(test)]
+mod tests;
+mod timelines;
 
 use crate::api::settings::{Forward, HubSettings};
-use crate::mail::{ConnectAnswer, StopMode, Timelines, ToControl, ToShip, ToWal};
+use crate::intake::first_contact::FirstContact;
+use crate::intake::trouble::Fault;
+use crate::intake::upstream::{Link, LinkEnd, LinkTokens};
+use crate::mail::{ConnectAnswer, ToControl, ToShip, ToWal};
+use crate::policy::attached::Walsenders;
+use crate::policy::histories::Histories;
+use crate::policy::promotion::{self};
+use crate::policy::slots::SlotTable;
+use crate::policy::switch::{Purpose, Switch};
+use crate::policy::sync::SyncRep;
 use crate::publish::commits::CommitLink;
 use crate::publish::front::PublishedSlots;
 use crate::publish::latency::{Followed, Reached};
 use crate::publish::positions::{Shared, StandbyTable};
-use crate::serve::moves::Serves;
+use crate::role::Role;
+use crate::serve::ships::{ShipCores, ShipLink};
 use crate::serve::walsender::ZEROCOPY_UNACKED_BYTES_MAX;
-use crate::store::control_file::ControlFileKeeper;
+use crate::store::control_file::{ControlFileKeeper, ControlSave, may_pass};
+use crate::store::disk_trouble::{DiskFault, DiskTrouble};
 use crate::store::jobs::{Finished, JobError, Jobs};
 use crate::store::local::LocalWal;
-use crate::store::mark::{Durable, Mark};
+use crate::store::mark::Mark;
 use crate::store::recover::{Recovered, RecoveredWal};
 use crate::store::segments::{FileJob, Prepared};
-use crate::store::tail::{SLAB_LEN, TailSlab};
-use crate::store::writer::{FlushMethod, Flushed};
+use crate::store::tail::SLAB_LEN;
+use crate::store::timelines::Timelines;
+use crate::store::writer::{FlushMethod, Flushed, WriterTokens};
+use crate::store::{Store, StoreConfig};
 use duty::Duty;
-use histories::Histories;
-pub use keep::MAX_WAL_SIZE;
-use slots::SlotTable;
-use switch::Switch;
-use sync::SyncRep;
-use trouble::Fault;
-use upstream::Link;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use walhub_engine::buffer::SlabPool;
+use walhub_engine::fatal::{FatalReason, fatal};
+use walhub_engine::files::reason;
+use walhub_engine::io::{Completion, FileId, Io, Token, Waker};
+use walhub_engine::mailbox::Receiver;
+use walhub_proto::segment::SegNo;
+use walhub_proto::syncrep::{ModeLsns, Synced};
+use walhub_proto::time::{Instant, Now};
+
+pub use crate::policy::retention::MAX_WAL_SIZE;
 
 /// Upper bits of the wal core's tokens.
 pub const WAL_TAG: u64 = 1 << 63;
@@ -78,36 +74,18 @@ const LINK_RECV: Token = Token(WAL_TAG | 2);
 const LINK_SEND: Token = Token(WAL_TAG | 3);
 const MARK_TOKEN: Token = Token(WAL_TAG | 5);
 
-/// Bytes of one receive from the upstream.
-const RECEIVE_LEN: usize = 256 << 10;
-const RECEIVE_BUFFERS: usize = 4;
 /// Unwritten bytes above which a write does not wait for the socket to be empty.
 const DRAIN_BYTES_MAX: u64 = 256 << 10;
-/// How often a full or failing disk is tried again.
-const DISK_RETRY: Duration = Duration::from_secs(1);
 /// Messages that are read in one turn: more of them do not keep WAL from being written.
 const MAIL_PER_TURN_MAX: usize = 64;
 /// How often standbys' replies move slots, feedback and removal.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
 
-/// A ship core, as the wal core knows it.
-#[derive(Debug)]
-pub struct ShipLink<C: Send, W> {
-    /// Where the wal core mails it.
-    pub mail: Sender<ToShip<C>>,
-    /// Wakes it when a position moved.
-    pub waker: W,
-    /// Which standbys it serves. All begin on a core for live ones.
-    pub serves: Serves,
-    /// Sessions that began on it.
-    pub sessions: usize,
-}
-
 /// Tells the control plane something.
 pub type Control = Box<dyn Fn(ToControl) + Send>;
 
-/// What the wal core is made of.
-pub struct WalConfig<C: Send, W> {
+/// What the wal core is made of, beside the ship cores.
+pub struct WalConfig<C> {
     /// Data directory.
     pub data_dir: PathBuf,
     /// Positions.
@@ -116,8 +94,6 @@ pub struct WalConfig<C: Send, W> {
     pub standbys: Arc<StandbyTable>,
     /// What others mail to the wal core.
     pub mail: Receiver<ToWal<C>>,
-    /// The ship cores.
-    pub ships: Vec<ShipLink<C, W>>,
     /// The control plane.
     pub control: Control,
     /// Rows of `pg_replication_slots`.
@@ -133,31 +109,6 @@ pub struct WalConfig<C: Send, W> {
     /// Bytes of WAL that connected standbys without a slot may hold back at most, and beyond which a slot
     /// is `extended`.
     pub max_wal_size: u64,
-}
-
-/// A session that a ship core has.
-#[derive(Debug)]
-struct Attached {
-    /// Its client's.
-    pid: u32,
-    ship: usize,
-    timeline: TimelineId,
-    slot: Option<String>,
-}
-
-/// What this server has of a cluster.
-#[derive(Debug)]
-struct Store {
-    local: LocalWal,
-    timelines: Arc<Timelines>,
-    control: ControlFileKeeper,
-}
-
-/// The upstream has said whose WAL this will be, and the control file that says so is being saved.
-#[derive(Debug)]
-struct FirstContact {
-    control: ControlFileKeeper,
-    wal: RecoveredWal,
 }
 
 /// Where stopping stands.
@@ -177,34 +128,29 @@ enum Stopping {
 
 /// The wal core of a hub.
 pub struct WalCore<C: Send, W> {
-    config: WalConfig<C, W>,
+    config: WalConfig<C>,
+    ships: ShipCores<C, W>,
     jobs: Jobs<FileJob>,
     /// From the first contact with an upstream on.
     store: Option<Store>,
     first_contact: Option<FirstContact>,
+    disk: DiskTrouble,
     mark: Mark,
-    /// Timelines that have a history file here.
-    history_files: BTreeSet<TimelineId>,
-    /// Histories whose files are being written.
-    histories_saving: BTreeMap<TimelineId, TimelineHistory>,
     /// On the way to another timeline.
     switch: Option<Switch>,
     slots: SlotTable,
-    link: Link<C>,
+    link: Link,
     histories: Histories,
     duty: Duty,
     /// After a promotion: the old timeline's last segment has its old name.
     must_keep_partial: bool,
-    attached: BTreeMap<usize, Attached>,
+    attached: Walsenders,
     sync: SyncRep,
     followed: Followed,
     stopping: Stopping,
-    retry_disk_at: Option<Instant>,
-    disk_trouble_logged: bool,
     housekeeping_at: Instant,
     slabs: SlabPool,
     slabs_max: usize,
-    receive_buffers: BufferPool,
     /// WAL was received since the last turn.
     received: bool,
     /// The socket is looked at once more before the next write.
@@ -221,7 +167,12 @@ pub fn slabs_max(settings: &HubSettings) -> usize {
 
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Takes over what start-up found.
-    pub fn new(config: WalConfig<C, W>, recovered: Recovered, now: Now) -> Self {
+    pub fn new(
+        config: WalConfig<C>,
+        ships: Vec<ShipLink<C, W>>,
+        recovered: Recovered,
+        now: Now,
+    ) -> Self {
         let slabs_max = slabs_max(&config.settings);
         // Every standby may pin one message while its socket is full, and what it has not acknowledged
         // of what is sent without a copy.
@@ -230,29 +181,34 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let unacked_slabs_max = slabs_of(ZEROCOPY_UNACKED_BYTES_MAX);
         let pinned_max = config.standbys.len() * (message_slabs_max + unacked_slabs_max);
         let slabs = SlabPool::new(SLAB_LEN, slabs_max + pinned_max + 8);
+        let found = recovered.wal.and_then(|wal| Some((wal.control.clone()?, wal)));
+        let timelines = found.as_ref().map(|(_, wal)| &wal.timelines);
+        let histories = Histories::found(
+            timelines.map(|timelines| timelines.system_identifier),
+            timelines.map(|timelines| timelines.current),
+            recovered.histories,
+            recovered.history_files,
+        );
         let mut core = Self {
+            ships: ShipCores::new(ships),
             jobs: Jobs::new(JOB_TAG),
             store: None,
             first_contact: None,
+            disk: DiskTrouble::default(),
             mark: Mark::new(MARK_TOKEN, &config.data_dir, config.direct),
-            history_files: recovered.history_files,
-            histories_saving: BTreeMap::new(),
             switch: None,
             slots: SlotTable::new(config.data_dir.join("slots"), recovered.slots),
-            link: Link::new(),
-            histories: Histories::default(),
+            link: Link::new(LinkTokens { receive: LINK_RECV, send: LINK_SEND }),
+            histories,
             duty: Duty::Receive,
             must_keep_partial: false,
-            attached: BTreeMap::new(),
+            attached: Walsenders::new(),
             sync: SyncRep::new(config.settings.synchronous_standby_names.clone()),
             followed: Followed::default(),
             stopping: Stopping::No,
-            retry_disk_at: None,
-            disk_trouble_logged: false,
             housekeeping_at: now.instant,
             slabs,
             slabs_max,
-            receive_buffers: BufferPool::new(RECEIVE_LEN, RECEIVE_BUFFERS),
             received: false,
             draining: false,
             has_mail: false,
@@ -260,21 +216,17 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         };
         let forward_flushed = core.config.settings.forward == Forward::Flushed;
         core.config.shared.forward_flushed.store(forward_flushed, Ordering::Relaxed);
-        core.restart_sync();
-        if let Some((control, wal)) =
-            recovered.wal.and_then(|wal| Some((wal.control.clone()?, wal)))
-        {
-            let of = Some(wal.timelines.system_identifier);
-            let current = Some(wal.timelines.current);
-            core.histories = Histories::found(of, current, recovered.histories);
+        core.sync.restart(&core.config.shared.synced);
+        if let Some((control, wal)) = found {
             let is_own = control.own_wal;
             let (checkpoint, last_open) = (wal.checkpoint, wal.last_open);
             let (end, timeline) = (wal.end, wal.timelines.current);
             let control = ControlFileKeeper::found(&core.config.data_dir, control);
-            core.adopt_recovered(control, wal);
+            core.open_store(control, wal);
             // A standby may have more than a relay has kept: until it says so again, nothing of what is
             // still to come may go.
-            core.hold_slots_from(end, timeline);
+            core.slots.hold_from(end, timeline);
+            core.publish_slots();
             if is_own {
                 core.begin_own(now, checkpoint, last_open);
             }
@@ -290,8 +242,29 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         self.store.as_ref().map(|store| &*store.timelines)
     }
 
+    /// The control file, from the first contact on.
+    fn control_file(&self) -> Option<&ControlFileKeeper> {
+        let of_contact = self.first_contact.as_ref().map(|contact| &contact.control);
+        of_contact.or(self.store.as_ref().map(|store| &store.control))
+    }
+
     fn wal_dir(&self) -> PathBuf {
         self.config.data_dir.join("pg_wal")
+    }
+
+    const fn role(&self) -> Role {
+        self.duty.role()
+    }
+
+    /// Takes over another role, and tells everybody. Returns what the last one had.
+    fn take_duty(&mut self, duty: Duty) -> Duty {
+        self.config.shared.role.store(duty.role());
+        std::mem::replace(&mut self.duty, duty)
+    }
+
+    /// Whether files are being worked on that the upstream's next words depend on.
+    fn must_wait_for_files(&self) -> bool {
+        self.first_contact.is_some() || self.histories.is_saving()
     }
 
     /// When [`WalCore::turn`] must be called next.
@@ -305,7 +278,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.link.is_closed() && (self.switch.is_some() || self.must_wait_for_files());
         let has_time = self.stopping == Stopping::No && !waits_for_job;
         let upstream = if has_time { self.link.deadline() } else { None };
-        let others = [upstream, self.retry_disk_at, self.mark.deadline()];
+        let others = [upstream, self.disk.deadline(), self.mark.deadline()];
         others.into_iter().flatten().chain([self.housekeeping_at]).min()
     }
 
@@ -319,8 +292,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     pub fn turn<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
         self.read_mail(io, now);
         self.take_replies(io, now);
-        if self.retry_disk_at.is_some_and(|at| at <= now.instant) {
-            self.retry_disk_at = None;
+        if self.disk.handle_timeout(now) {
             self.retry_switch(io, now);
             if let Some(Store { local, .. }) = &mut self.store {
                 local.resume();
@@ -342,18 +314,12 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let little = self.local().is_some_and(|local| local.unwritten() < DRAIN_BYTES_MAX);
         self.draining = fresh && little;
         self.pump(io);
-        if let Some(durable) = self.durable() {
+        if let Some(store) = &self.store {
+            // What could not be vouched for is not published.
+            let durable = store.durable(self.config.shared.flush_lsn.load());
             self.mark.note(io, now, &durable);
         }
         self.turn_stopping(io, now);
-    }
-
-    /// What is published as durable: what could not be vouched for is not.
-    fn durable(&self) -> Option<Durable> {
-        let Store { timelines, control, .. } = self.store.as_ref()?;
-        let flush_lsn = self.config.shared.flush_lsn.load();
-        let system_identifier = control.wanted.system_identifier;
-        Some(Durable { system_identifier, timeline: timelines.current, flush_lsn })
     }
 
     /// Takes a completion whose token carries [`WAL_TAG`].
@@ -368,8 +334,25 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 };
                 self.handle_flushed(io, now, flushed);
             }
-            LINK_RECV => self.handle_link_received(io, now, completion.result),
-            LINK_SEND => self.handle_link_sent(io, now, completion.result),
+            LINK_RECV => {
+                let mut opened = Vec::new();
+                let (link, mut intake) = self.intake(now, &mut opened);
+                let received = link.handle_received(io, completion.result, &mut intake);
+                self.ships.announce(opened);
+                match received {
+                    Ok(true) => {
+                        self.received = true;
+                        self.resume_receiving(io, now);
+                    }
+                    Ok(false) => {}
+                    Err(why) => self.end_link(io, now, why),
+                }
+            }
+            LINK_SEND => {
+                if let Err(why) = self.link.handle_sent(io, now, completion.result) {
+                    self.end_link(io, now, why);
+                }
+            }
             MARK_TOKEN => self.mark.handle(now, completion.result),
             token => {
                 if let Some(finished) = self.jobs.handle(io, token, completion.result) {
@@ -387,7 +370,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             self.handle_mail(io, now, mail);
         }
         self.has_mail = !self.config.mail.is_empty();
-        self.work_on_slots(io);
+        self.slots.start_job(io, &mut self.jobs);
     }
 
     fn handle_mail<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, mail: ToWal<C>) {
@@ -404,7 +387,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             ToWal::Slot(request, reply) => self.handle_slot_request(request, reply),
             ToWal::Start(session) => self.handle_start(session),
             ToWal::Ended { standby, reply, end } => self.handle_ended(io, standby, reply, end),
-            ToWal::EndStream { pid, report } => self.end_stream(pid, &report),
+            ToWal::EndStream { pid, report } => {
+                self.end_streams(|attached| attached.pid == pid, Some(&report));
+            }
             ToWal::Settings(settings) => self.handle_settings(io, now, settings),
             ToWal::Promote(reply) => self.handle_promote(io, now, reply),
             ToWal::Stop(mode) => self.handle_stop(io, now, mode),
@@ -414,11 +399,6 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 }
             }
         }
-    }
-
-    fn handle_not_connected(&mut self, now: Now, reason: &str, fault: Fault) {
-        let verified = self.local().map(LocalWal::verified_lsn);
-        self.link.fail(now, &self.config.settings, reason, fault, verified);
     }
 
     fn handle_settings<I: Io<Conn = C>>(
@@ -431,40 +411,64 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let new = Arc::clone(&self.config.settings);
         // A primary sends what it has flushed, whatever the setting.
         let forward_flushed = new.forward == Forward::Flushed || !self.role().in_recovery();
-        self.config.shared.forward_flushed.store(forward_flushed, Ordering::Relaxed);
-        self.mail_ships(|| ToShip::Settings(Arc::clone(&new)));
+        let shared = &self.config.shared;
+        shared.forward_flushed.store(forward_flushed, Ordering::Relaxed);
+        self.ships.mail(|| ToShip::Settings(Arc::clone(&new)));
         self.link.settings_changed(io, now, &old, &new);
         self.histories.ask_again();
-        self.handle_standby_names(io, now);
+        if self.sync.handle_config(new.synchronous_standby_names.as_ref(), &shared.synced) {
+            self.settle_sync(io, now);
+            self.tell_commits();
+            // What was told may have been less than is true without a list.
+            self.acknowledge(io, now);
+        }
     }
 
-    /// Mails every ship core. They read their mail at each turn, so it is never full.
-    fn mail_ships(&self, mut mail: impl FnMut() -> ToShip<C>) {
-        for ship in &self.config.ships {
-            let sent = ship.mail.send(mail());
-            // One that is drained has ended.
-            assert!(
-                sent.is_ok()
-                    || matches!(self.stopping, Stopping::Draining { .. } | Stopping::Closing),
-                "a ship core does not read its mail"
-            );
+    /// Takes up WAL that is on disk, or the place where the first will be.
+    fn open_store(&mut self, keeper: ControlFileKeeper, wal: RecoveredWal) {
+        let (end, lost_to, damaged) = (wal.end, wal.lost_to, wal.damaged.clone());
+        let config = StoreConfig {
+            data_dir: &self.config.data_dir,
+            direct: self.config.direct,
+            method: self.config.method,
+            tokens: WriterTokens { write: WRITE_TOKEN, sync: SYNC_TOKEN },
+            slabs: self.slabs.clone(),
+            slabs_max: self.slabs_max,
+            unverified_bytes_max: self.config.settings.tail_cache_size / 4,
+        };
+        let (store, first) = Store::open(keeper, wal, config);
+        let shared = &self.config.shared;
+        let _ = shared.identity.set(store.identity());
+        shared.begin_timeline(store.timelines.current);
+        shared.oldest_lsn.store(store.oldest_lsn());
+        self.mark.begin(end, lost_to);
+        for segment in &damaged {
+            shared.damaged.add(segment);
         }
+        self.ships.mail(|| ToShip::Begin(Arc::clone(&store.timelines)));
+        self.ships.announce([first]);
+        shared.write_lsn.store(end);
+        shared.flush_lsn.store(end);
+        shared.next_xid.store(store.local.next_xid().unwrap_or(0), Ordering::Release);
+        shared.received_lsn.store(end);
+        self.ships.wake_live();
+        self.store = Some(store);
     }
 
     fn publish_received(&self) {
         let Some(Store { local, .. }) = &self.store else { return };
-        // What is of the next timeline is nobody's before that is this server's.
-        if self.follows_switch() {
+        // What a relay receives on the way to another timeline is that one's: nobody has it before that is
+        // this server's.
+        if self.switch.as_ref().is_some_and(|switch| switch.purpose == Purpose::Follow) {
             return;
         }
-        let verified = local.verified_lsn();
-        if self.config.shared.received_lsn.load() != verified {
+        let (shared, verified) = (&self.config.shared, local.verified_lsn());
+        if shared.received_lsn.load() != verified {
             // First: a standby that has replayed the WAL may speak of its transactions.
-            let next_xid = local.next_xid().unwrap_or(0);
-            self.config.shared.next_xid.store(next_xid, Ordering::Release);
-            self.config.shared.received_lsn.store(verified);
-            if !self.config.shared.forward_flushed.load(Ordering::Relaxed) {
-                self.wake_ships();
+            shared.next_xid.store(local.next_xid().unwrap_or(0), Ordering::Release);
+            shared.received_lsn.store(verified);
+            if !shared.forward_flushed.load(Ordering::Relaxed) {
+                self.ships.wake_live();
             }
         }
     }
@@ -492,12 +496,6 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         self.followed.reach(&reached, now.instant, &shared.latencies);
     }
 
-    fn wake_ships(&self) {
-        for ship in self.config.ships.iter().filter(|ship| ship.serves == Serves::Live) {
-            ship.waker.wake();
-        }
-    }
-
     /// Starts whatever write is due.
     fn pump<I: Io<Conn = C>>(&mut self, io: &mut I) {
         // What comes after a switch belongs into the segment that is being made.
@@ -510,50 +508,29 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     fn handle_flushed<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, flushed: Flushed) {
-        match flushed {
+        let Some(Store { local, .. }) = &mut self.store else { return };
+        let (fault, error) = match flushed {
             Flushed::NotYet => {
-                if let Some(Store { local, .. }) = &self.store {
-                    self.config.shared.write_lsn.store(local.write_lsn());
-                }
-                self.reach(now);
+                self.config.shared.write_lsn.store(local.write_lsn());
+                return self.reach(now);
             }
             Flushed::Done => {
                 self.note_disk_has_room();
-                self.publish_flushed(io, now);
+                return self.publish_flushed(io, now);
             }
-            Flushed::DiskFull(error) => {
-                if let Some(Store { local, .. }) = &mut self.store {
-                    local.pause();
-                }
-                self.wait_for_disk(
-                    now,
-                    true,
-                    &format!("could not write to WAL: {}", reason(&error)),
-                );
-            }
-            Flushed::Busy(error) => {
-                if let Some(Store { local, .. }) = &mut self.store {
-                    local.pause();
-                }
-                let text = format!("could not write to WAL: {}", reason(&error));
-                self.wait_for_disk(now, false, &text);
-            }
+            Flushed::DiskFull(error) => (DiskFault::Full, error),
+            Flushed::Busy(error) => (DiskFault::Passing, error),
             Flushed::Failed(step, error) => {
-                let name = self.local().map(|local| {
-                    let segno = SegNo::of_start(local.write_lsn(), local.segments.size());
-                    local.segments.segment_path(segno).display().to_string()
-                });
-                let text = format!(
-                    "could not {step} file \"{}\": {}",
-                    name.unwrap_or_default(),
-                    reason(&error)
-                );
-                walhub_engine::fatal::fatal(
-                    walhub_engine::fatal::FatalReason::WalFlushFailed,
-                    &text,
-                );
+                let segno = SegNo::of_start(local.write_lsn(), local.segments.size());
+                let path = local.segments.segment_path(segno);
+                let path = path.display();
+                let text = format!("could not {step} file \"{path}\": {}", reason(&error));
+                fatal(FatalReason::WalFlushFailed, &text)
             }
-        }
+        };
+        local.pause();
+        let text = format!("could not write to WAL: {}", reason(&error));
+        self.disk.handle_fault(now, fault, &text);
     }
 
     /// Tells everybody what is durable now.
@@ -567,45 +544,93 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         self.config.shared.write_lsn.store(local.write_lsn());
         self.config.shared.flush_lsn.store(flush_lsn);
         if self.config.shared.forward_flushed.load(Ordering::Relaxed) {
-            self.wake_ships();
+            self.ships.wake_live();
         }
         self.tell_commits();
         let size = local.segments.size();
         if SegNo::of_start(before, size) != SegNo::of_start(flush_lsn, size) {
-            self.note_segment_switch(io);
+            // The control file's bound follows. PostgreSQL: UpdateMinRecoveryPoint.
+            self.move_bound();
+            self.save_control(io);
+            self.remove_old_segments(io);
         }
         self.reach(now);
         self.acknowledge(io, now);
         self.resume_receiving(io, now);
     }
 
-    /// Tries again in a moment, and says once why.
-    fn wait_for_disk(&mut self, now: Now, full: bool, what: &str) {
-        self.retry_disk_at = Some(now.instant + DISK_RETRY);
-        if std::mem::replace(&mut self.disk_trouble_logged, true) {
-            return;
-        }
-        let detail = "Receiving WAL pauses when memory is full. What is durable is still served, and nothing more \
-                      is acknowledged to the upstream.";
-        if full {
-            tracing::error!(
-                sqlstate = SqlState::DISK_FULL.0,
-                detail,
-                hint = "Free space on the file system of the data directory, or lower wal_keep_size or \
-                        max_slot_wal_keep_size; of \"File too large\", raise LimitFSIZE= (prlimit --fsize). \
-                        Receiving resumes by itself.",
-                "{what}"
-            );
+    /// Whether the control file vouches for everything that is durable; if not, it is saved.
+    fn is_vouched_for<I: Io<Conn = C>>(&mut self, io: &mut I) -> bool {
+        let Some(store) = &mut self.store else { return true };
+        let own = self.duty.own_mut();
+        let flush_lsn = store.local.flush_lsn();
+        let checkpoint = own.as_ref().and_then(|own| own.durable_checkpoint(flush_lsn));
+        let is_vouched_for = store.is_vouched_for(checkpoint);
+        if is_vouched_for {
+            let saved = store.control.saved().and_then(|saved| saved.checkpoint_lsn);
+            own.into_iter().for_each(|own| own.handle_checkpoint_saved(saved));
         } else {
-            tracing::error!(sqlstate = SqlState::IO_ERROR.0, detail, "{what}");
+            self.save_control(io);
+        }
+        is_vouched_for
+    }
+
+    fn move_bound(&mut self) {
+        if let Some(store) = &mut self.store {
+            store.move_bound();
+        }
+    }
+
+    /// Saves the control file, if it is to say something else than it does.
+    fn save_control<I: Io<Conn = C>>(&mut self, io: &mut I) {
+        let Some(store) = &mut self.store else { return };
+        match self.switch.as_ref().and_then(|switch| switch.control(store)) {
+            Some(content) => store.control.save_as(io, &mut self.jobs, content),
+            None => store.control.save(io, &mut self.jobs),
+        }
+    }
+
+    fn handle_control_saved<I: Io<Conn = C>>(
+        &mut self,
+        io: &mut I,
+        now: Now,
+        result: Result<(), JobError>,
+    ) {
+        if let Some(contact) = self.first_contact.take() {
+            return match contact.handle_saved(result) {
+                Ok(contact) => self.finish_first_contact(io, now, contact),
+                Err(error) if may_pass(&error) => {
+                    let text = format!("could not write control file: {error}");
+                    self.end_link(io, now, LinkEnd::lost(text));
+                }
+                Err(error) => end_process(&error),
+            };
+        }
+        let Some(Store { control, .. }) = &mut self.store else { return };
+        match control.handle_saved(result) {
+            None => {}
+            Some(ControlSave::Saved { was_awaited }) => {
+                self.go_on_switching(io, now);
+                if was_awaited {
+                    self.publish_flushed(io, now);
+                }
+            }
+            Some(ControlSave::Failed { error, was_awaited: true }) if may_pass(&error) => {
+                let what = format!("could not write control file: {error}");
+                self.disk.handle_fault(now, DiskFault::of(&error), &what);
+            }
+            Some(ControlSave::Failed { error, was_awaited: true }) => end_process(&error),
+            // The older bound is good, too.
+            Some(ControlSave::Failed { error, was_awaited: false }) => {
+                tracing::error!(sqlstate = error.sqlstate().0, "{error}");
+            }
         }
     }
 
     fn note_disk_has_room(&mut self) {
         // A flush into the current segment says nothing about room for the next one.
-        let blocked = self.local().is_some_and(|local| local.segments.is_blocked());
-        if !blocked && std::mem::take(&mut self.disk_trouble_logged) {
-            tracing::info!("there is room for WAL again, receiving resumes");
+        if self.local().is_none_or(|local| !local.segments.is_blocked()) {
+            self.disk.handle_written();
         }
     }
 
@@ -625,21 +650,27 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                         self.resume_receiving(io, now);
                     }
                     // The current segment is still written to its end.
-                    Prepared::Failed(error) => {
-                        self.wait_for_disk(now, error.is_disk_full(), &error.to_string())
-                    }
+                    Prepared::Failed(error) => self.handle_disk_error(now, &error),
                 }
             }
             FileJob::Control => self.handle_control_saved(io, now, finished.result.map(drop)),
             FileJob::Slots => self.handle_slots_done(io, &finished.result.map(drop)),
             FileJob::History(timeline) => {
-                self.handle_history_kept(io, now, timeline, finished.result.map(drop));
+                match self.histories.handle_saved(timeline, finished.result.map(drop)) {
+                    Ok(()) => self.resume_receiving(io, now),
+                    Err(text) => self.end_link(io, now, LinkEnd::lost(text)),
+                }
             }
             FileJob::Switch => self.handle_switch_files(io, now, finished),
             FileJob::Partial(segno, name) => {
-                self.handle_partial_kept(segno, name, finished.result.map(drop));
+                let Some(Store { local, .. }) = &mut self.store else { return };
+                promotion::handle_partial_kept(local, segno, name, finished.result.map(drop));
             }
-            FileJob::ReadBack => self.handle_read_back(now, finished),
+            FileJob::ReadBack => {
+                if let Err(error) = self.link.handle_read_back(finished) {
+                    self.handle_disk_error(now, &error);
+                }
+            }
             FileJob::Recycle(name) => {
                 let done = finished.result.is_ok();
                 log_failure(&finished.result);
@@ -651,73 +682,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
-    fn handle_stop<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, mode: StopMode) {
-        if self.stopping != Stopping::No || mode == StopMode::Immediate {
-            return;
-        }
-        self.config.shared.stopping.store(true, Ordering::Release);
-        self.stopping = Stopping::Flushing;
-        // A promotion whose files are being made goes on: the next start may be a primary's already.
-        if !self.is_switching() {
-            self.give_up_promotion();
-        }
-        self.link.stop(io, now);
-    }
-
-    fn turn_stopping<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        match self.stopping {
-            Stopping::No | Stopping::Done => {}
-            Stopping::Flushing if self.is_switching() => {}
-            Stopping::Flushing => {
-                self.give_up_promotion();
-                self.close_own(now);
-                self.turn_own(now);
-                self.pump(io);
-                // What was durable last is not told before the control file says so, if it can.
-                if self.control_file().is_some_and(ControlFileKeeper::is_awaited) {
-                    return;
-                }
-                let is_stuck = self.switch.is_some();
-                let settled = self.local().is_none_or(|local| {
-                    local.is_flushed() || local.is_paused() || is_stuck && local.is_idle()
-                });
-                if !self.link.is_closed() || !self.is_own_closed() || !settled {
-                    return;
-                }
-                // Not what is durable but could not be vouched for on a full disk.
-                let end = self.config.shared.flush_lsn.load();
-                self.stopping = Stopping::Draining { ships: self.config.ships.len() };
-                self.mail_ships(|| ToShip::Stop { end });
-            }
-            Stopping::Draining { ships: 0 } => {
-                if !self.jobs.is_idle() {
-                    return;
-                }
-                self.housekeep(io, now);
-                self.move_control_bound();
-                self.save_control(io);
-                self.stopping = Stopping::Closing;
-                self.turn_stopping(io, now);
-            }
-            // If it could not be saved, the next start reads from the older bound.
-            Stopping::Closing => {
-                if self.jobs.is_idle() && !self.mark.is_busy() {
-                    self.stopping = Stopping::Done;
-                    (self.config.control)(ToControl::Stopped);
-                }
-            }
-            Stopping::Draining { .. } => {}
-        }
-    }
-
-    fn receive_buffer(&self) -> Buffer {
-        self.receive_buffers.take().unwrap_or_else(|| Buffer::with_capacity(RECEIVE_LEN))
-    }
-
-    fn announce_slabs(&self, slabs: impl IntoIterator<Item = TailSlab>) {
-        for slab in slabs {
-            self.mail_ships(|| ToShip::Slab(slab.clone()));
-        }
+    fn handle_disk_error(&mut self, now: Now, error: &JobError) {
+        self.disk.handle_fault(now, DiskFault::of(error), &error.to_string());
     }
 }
 
@@ -725,4 +691,9 @@ fn log_failure(result: &Result<Option<FileId>, JobError>) {
     if let Err(error) = result {
         tracing::error!(sqlstate = error.sqlstate().0, "{error}");
     }
+}
+
+fn end_process(error: &JobError) {
+    let text = format!("could not write control file: {error}");
+    fatal(FatalReason::ControlFileFailed, &text);
 }

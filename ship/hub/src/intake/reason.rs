@@ -7,7 +7,7 @@
 
 /// The reason with `#` for every number and position in it: a run of digits, capital hexadecimal digits and
 /// slashes that has a digit in it.
-pub(super) fn kind_of(reason: &str) -> String {
+pub(crate) fn kind_of(reason: &str) -> String {
     let is_part = |c: char| c.is_ascii_digit() || matches!(c, 'A'..='F' | '/');
     let mut kind = String::with_capacity(reason.len());
     let mut rest = reason;

@@ -1,0 +1,32 @@
+//! On which ship core a walsender is, and to which it goes.
+//!
+//! Not here: how it goes (`moves`), when (`walsender`).
+
+/// Which standbys a ship core serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Serves {
+    /// Those that have nearly everything. It is woken by each new position.
+    Live,
+    /// Those that are behind the tail cache. It always has something to send, and is not woken.
+    Catchup,
+}
+
+/// Why a session goes to another core.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Errand {
+    /// It is behind: to any core for such.
+    Late,
+    /// To the core that it belongs to.
+    Home,
+}
+
+/// What a session must know of its core to tell whether it stays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lodging {
+    /// Which standbys the core serves.
+    pub serves: Serves,
+    /// Its number among those that serve the same.
+    pub number: usize,
+    /// Whether there are cores for those that are behind.
+    pub has_lates: bool,
+}
