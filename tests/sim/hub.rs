@@ -15,7 +15,7 @@ use walhub_hub::api::hub::{Client, Hub as _, SlotRequest, SlotRow, StartStreamin
 use walhub_hub::api::settings::HubSettings;
 use walhub_hub::assemble::{Assembled, Assembly};
 use walhub_hub::mail::{ConnectAnswer, StopMode, ToControl, Upstream};
-use walhub_hub::publish::front::{Clock, Front};
+use walhub_hub::publish::handle::{Clock, Handle};
 use walhub_hub::store::recover::{NewCluster, Recovered, create_cluster, recover};
 use walhub_hub::store::writer::FlushMethod;
 use walhub_proto::command::Command;
@@ -80,7 +80,7 @@ struct Downstream {
 pub(crate) struct Life {
     pub(crate) number: u32,
     cores: Vec<SharedCore>,
-    pub(crate) front: Front<SimConn>,
+    pub(crate) front: Handle<SimConn>,
     /// What the control plane's clock shows.
     clock: Arc<AtomicI64>,
     asks: Arc<Mutex<VecDeque<ToControl>>>,
@@ -103,13 +103,13 @@ pub(crate) struct HubMachine {
     pub(crate) plan: HubPlan,
     pub(crate) fs: SimFs,
     pub(crate) life: Option<Life>,
-    lives: u32,
+    live: u32,
     /// Highest flush position that any life published.
     pub(crate) flushed: Lsn,
     /// The same, with what a life published in the moment in which it died.
     pub(crate) claimed: Lsn,
     published: [Lsn; 3],
-    /// Sessions that went from core to core in earlier lives.
+    /// Sessions that went from core to core in earlier live.
     moves: u64,
     /// Its process has ended itself.
     pub(crate) fatal: bool,
@@ -145,7 +145,7 @@ impl HubMachine {
             plan,
             fs,
             life: None,
-            lives: 0,
+            live: 0,
             flushed: Lsn::INVALID,
             claimed: Lsn::INVALID,
             published: [Lsn::INVALID; 3],
@@ -177,7 +177,7 @@ impl HubMachine {
     }
 
     fn key(&self, core: usize) -> CoreKey {
-        CoreKey { hub: self.number, life: self.lives, core }
+        CoreKey { hub: self.number, life: self.live, core }
     }
 
     /// Starts the process on what the disk holds, as the daemon's `server` does.
@@ -189,7 +189,7 @@ impl HubMachine {
             .map_err(|error| format!("hub {} cannot start: {error}", self.number))?;
         let end = recovered.wal.as_ref().map(|wal| wal.end);
         self.check_slots(&recovered)?;
-        self.lives += 1;
+        self.live += 1;
         let ios: Vec<SimIo> = (0..self.plan.cores + self.plan.catchup_cores)
             .map(|core| SimIo::new(world, self.key(core), &self.fs))
             .collect();
@@ -230,13 +230,13 @@ impl HubMachine {
         }
         self.published = [Lsn::INVALID; 3];
         self.life = Some(Life {
-            number: self.lives,
+            number: self.live,
             cores,
             front,
             clock,
             asks,
             downstream: BTreeMap::new(),
-            next_pid: 1000 * self.lives,
+            next_pid: 1000 * self.live,
             ended: BTreeSet::new(),
         });
         Ok(end)
@@ -371,7 +371,7 @@ impl HubMachine {
     ///
     /// # Panics
     /// If the hub is down.
-    pub(crate) fn front(&self, now: Timestamp) -> &Front<SimConn> {
+    pub(crate) fn front(&self, now: Timestamp) -> &Handle<SimConn> {
         let life = self.life.as_ref().expect("the hub is up");
         life.clock.store(now.0, Ordering::Relaxed);
         &life.front

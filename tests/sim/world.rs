@@ -35,10 +35,7 @@ pub(crate) enum Actor {
 
 /// What will happen.
 #[derive(Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "most events are disk operations, and none lives long"
-)]
+#[allow(clippy::large_enum_variant, reason = "most events are disk operations, and none live long")]
 pub(crate) enum Event {
     /// A core looks at its completions, its mail and the time.
     Run(CoreKey),

@@ -63,7 +63,7 @@ use crate::settings::{Reloader, Sources};
 use crate::signals::{Request, ShutdownMode};
 use walhub_hub::api::append::{Append, AppendAnswer, Appended, NewRecord, Waited};
 use walhub_hub::api::hub::Hub as _;
-use walhub_hub::publish::front::Front;
+use walhub_hub::publish::handle::Handle;
 
 /// Processes ids of embedded appenders begin here, far from those of connections.
 const FIRST_OWNER: u32 = 1 << 31;
@@ -103,7 +103,7 @@ pub struct Message<'a> {
 /// WAL of its own, open in this process.
 #[derive(Debug)]
 pub struct Log {
-    front: Arc<Front<OwnedFd>>,
+    front: Arc<Handle<OwnedFd>>,
     addresses: Vec<SocketAddr>,
     requests: mpsc::UnboundedSender<Request>,
     thread: Option<JoinHandle<anyhow::Result<ExitCode>>>,

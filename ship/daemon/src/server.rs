@@ -38,7 +38,7 @@ use title::Title;
 use verifier::Verifier;
 use walhub_hub::api::hub::Hub as _;
 use walhub_hub::mail::{ConnectAnswer, StopMode, ToControl, Upstream};
-use walhub_hub::publish::front::{Front, SenderAddress};
+use walhub_hub::publish::handle::{Handle, SenderAddress};
 use walhub_hub::role::Role;
 use walhub_hub::store::recover::{
     Choices, NewCluster, Recovered, create_cluster, recover, recover_as,
@@ -177,7 +177,7 @@ impl Ready {
     }
 
     /// The hub, for who is in the same process.
-    pub(crate) fn front(&self) -> Arc<Front<OwnedFd>> {
+    pub(crate) fn front(&self) -> Arc<Handle<OwnedFd>> {
         Arc::clone(&self.server.front)
     }
 
@@ -281,7 +281,7 @@ fn announce(data_dir: &DataDir, settings: &Settings, listener: &Listener) {
 }
 
 struct Server {
-    front: Arc<Front<OwnedFd>>,
+    front: Arc<Handle<OwnedFd>>,
     settings: watch::Sender<Arc<Settings>>,
     settings_receiver: watch::Receiver<Arc<Settings>>,
     reloader: Reloader,
@@ -466,7 +466,7 @@ impl Server {
 async fn try_connect(
     conninfo: &str,
     options: ConnectOptions,
-    front: &Front<OwnedFd>,
+    front: &Handle<OwnedFd>,
 ) -> Result<Upstream<OwnedFd>, ConnectAnswer<OwnedFd>> {
     let parsed = parse_conninfo(conninfo).map_err(|error| {
         ConnectAnswer::Failed(format!("invalid connection string syntax: {error}"))

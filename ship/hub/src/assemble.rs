@@ -13,9 +13,9 @@ use crate::api::settings::HubSettings;
 use crate::core_loop::{Core, now};
 use crate::mail::{MAILBOX_MESSAGES_MAX, ToWal};
 use crate::publish::commits::commits;
-use crate::publish::front::{Clock, Front, FrontParts, PublishedSlots};
+use crate::publish::handle::{Clock, Handle, HandleParts, PublishedSlots};
 use crate::publish::positions::{Shared, StandbyTable};
-use crate::serve::moves::places;
+use crate::serve::moves::connect_ships;
 use crate::serve::ship_core::{ShipConfig, ShipCore};
 use crate::serve::ships::ShipLink;
 use crate::store::recover::Recovered;
@@ -52,7 +52,7 @@ pub struct Assembly<W> {
 /// A hub whose cores have not begun.
 pub struct Assembled<C: Send, W> {
     /// The control plane's end.
-    pub front: Front<C>,
+    pub front: Handle<C>,
     /// One for each waker, in their order.
     pub cores: Vec<NewCore<C, W>>,
 }
@@ -101,16 +101,17 @@ impl<W: Waker> Assembly<W> {
         // One core does both; with more, core 0 is the wal core alone.
         let first_ship = usize::from(live_cores > 1);
         let ship_wakers = wakers.get(first_ship..).unwrap_or_default();
-        let places = places(ship_wakers, live_cores - first_ship);
-        let _ =
-            shared.ships.set(places.iter().map(|(_, place)| Arc::clone(&place.stats)).collect());
+        let ship_peers = connect_ships(ship_wakers, live_cores - first_ship);
+        let _ = shared
+            .ships
+            .set(ship_peers.iter().map(|(_, peers)| Arc::clone(&peers.stats)).collect());
         let (mut ships, mut ship_cores) = (Vec::new(), Vec::new());
-        for ((mail, place), waker) in places.into_iter().zip(ship_wakers) {
-            ships.push(ShipLink { mail, waker: waker.clone(), serves: place.serves, sessions: 0 });
+        for ((mail, peers), waker) in ship_peers.into_iter().zip(ship_wakers) {
+            ships.push(ShipLink { mail, waker: waker.clone(), serves: peers.serves, sessions: 0 });
             ship_cores.push(ShipCore::new(ShipConfig {
                 shared: Arc::clone(&shared),
                 standbys: Arc::clone(&standbys),
-                place,
+                peers,
                 to_wal: to_wal.clone(),
                 wal_dir: data_dir.join("pg_wal"),
                 slabs_max: slabs_max(&settings),
@@ -118,7 +119,7 @@ impl<W: Waker> Assembly<W> {
                 direct: self.direct,
             }));
         }
-        let front = Front::new(FrontParts {
+        let front = Handle::new(HandleParts {
             shared: Arc::clone(&shared),
             standbys: Arc::clone(&standbys),
             slots: Arc::clone(&slots),

@@ -66,7 +66,7 @@ pub enum ToWal<C> {
     /// A change to the slots.
     Slot(SlotRequest, SlotReply),
     /// A connection that wants WAL.
-    Start(NewSession<C>),
+    Start(NewWalsender<C>),
     /// A session ended.
     Ended {
         /// Its entry in the standby table.
@@ -95,7 +95,7 @@ pub enum ToWal<C> {
 
 /// A connection that wants WAL, on its way to a ship core.
 #[derive(Debug)]
-pub struct NewSession<C> {
+pub struct NewWalsender<C> {
     /// What was asked for.
     pub start: Box<StartStreaming<C>>,
     /// Its entry in the standby table.
@@ -114,7 +114,7 @@ pub enum ToShip<C> {
     /// The hub went over to a new timeline.
     Timelines(Arc<Timelines>),
     /// A session to serve.
-    Start(NewSession<C>),
+    Start(NewWalsender<C>),
     /// A session to go on with, from another ship core.
     Move(Box<Moved<C>>),
     /// End the session of this entry, wherever it is.

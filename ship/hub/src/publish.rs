@@ -2,11 +2,11 @@
 //! commits and who waits for them.
 
 mod atomics;
+pub mod commit_wakeups;
 pub mod commits;
 pub mod dirty;
-pub mod front;
+pub mod handle;
 pub mod in_transit;
-pub mod interest;
 #[cfg(test)]
 mod interleavings;
 pub mod latency;

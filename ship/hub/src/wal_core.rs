@@ -32,7 +32,7 @@ use crate::policy::slots::SlotTable;
 use crate::policy::switch::{Purpose, Switch};
 use crate::policy::sync::SyncRep;
 use crate::publish::commits::CommitLink;
-use crate::publish::front::PublishedSlots;
+use crate::publish::handle::PublishedSlots;
 use crate::publish::latency::{Followed, Reached};
 use crate::publish::positions::{Shared, StandbyTable};
 use crate::role::Role;

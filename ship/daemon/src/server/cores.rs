@@ -18,7 +18,7 @@ use crate::limits::thread_refused;
 use crate::settings::{DedicatedWalCore, Settings, WalSyncMethod};
 use walhub_hub::assemble::{Assembled, Assembly};
 use walhub_hub::mail::ToControl;
-use walhub_hub::publish::front::{Clock, Front};
+use walhub_hub::publish::handle::{Clock, Handle};
 use walhub_hub::role::Role;
 use walhub_hub::store::recover::Recovered;
 use walhub_hub::store::writer::FlushMethod;
@@ -148,7 +148,7 @@ pub(super) fn start(
     disk: Disk,
     recovered: Recovered,
     to_control: mpsc::UnboundedSender<ToControl>,
-) -> anyhow::Result<(Front<OwnedFd>, Option<SharedLoop>)> {
+) -> anyhow::Result<(Handle<OwnedFd>, Option<SharedLoop>)> {
     let cpus = cpu::allowed_cpus();
     let count = core_count(settings, cpus.len());
     let catchup_cores = catchup_core_count(settings, cpus.len());

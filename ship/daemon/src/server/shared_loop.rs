@@ -17,7 +17,7 @@ use walhub_engine::uring::{Uring, UringConfig, UringWaker};
 use crate::placement;
 use walhub_hub::core_loop::Core;
 use walhub_hub::mail::ToControl;
-use walhub_hub::publish::front::Front;
+use walhub_hub::publish::handle::Handle;
 
 /// What a core is to do; made on the thread that does it.
 pub(super) type Work = Box<dyn FnOnce(&Uring) -> Core<OwnedFd, UringWaker> + Send>;
@@ -73,7 +73,7 @@ impl Wakeup {
 
 impl SharedLoop {
     /// Runs until the hub is stopped.
-    pub(super) async fn run(self, front: Arc<Front<OwnedFd>>) {
+    pub(super) async fn run(self, front: Arc<Handle<OwnedFd>>) {
         let Self { wakeup, work, to_control, nearest } = self;
         if let Some(nearest) = nearest {
             keep_to(nearest);
@@ -85,7 +85,7 @@ impl SharedLoop {
     }
 }
 
-async fn run_core(wakeup: Wakeup, work: Work, front: &Front<OwnedFd>) -> io::Result<()> {
+async fn run_core(wakeup: Wakeup, work: Work, front: &Handle<OwnedFd>) -> io::Result<()> {
     let Wakeup { waker, woken, commits_moved } = wakeup;
     let mut io = Uring::polled(UringConfig::default(), waker)?;
     let completed = io.completed().try_clone_to_owned()?;

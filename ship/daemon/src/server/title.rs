@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use walhub_engine::process_title::ProcessTitle;
 
 use walhub_hub::api::hub::Hub as _;
-use walhub_hub::publish::front::Front;
+use walhub_hub::publish::handle::Handle;
 
 /// The title of this process.
 pub(super) struct Title {
@@ -28,7 +28,7 @@ impl Title {
     }
 
     /// Role, position and number of standbys.
-    pub(super) fn show(&mut self, front: &Front<OwnedFd>) {
+    pub(super) fn show(&mut self, front: &Handle<OwnedFd>) {
         let role = match front.shared().receiver.state_name() {
             _ if !front.in_recovery() => "primary",
             "streaming" => "standby streaming",

@@ -15,7 +15,7 @@ use std::time::Duration;
 use walhub_proto::lsn::Lsn;
 use walhub_proto::sqlstate::SqlState;
 
-use walhub_hub::publish::front::Front;
+use walhub_hub::publish::handle::Handle;
 use walhub_hub::publish::positions::DamagedSegment;
 use walhub_hub::store::verify::{READ_LEN, Watcher, verify};
 
@@ -33,7 +33,7 @@ pub(super) struct Verifier {
 
 struct Paced {
     stop: channel::Receiver<()>,
-    front: Arc<Front<OwnedFd>>,
+    front: Arc<Handle<OwnedFd>>,
 }
 
 impl Watcher for Paced {
@@ -64,7 +64,7 @@ impl Watcher for Paced {
 
 impl Verifier {
     /// Begins to read the WAL in `data_dir` before `to`.
-    pub(super) fn start(data_dir: PathBuf, to: Lsn, front: Arc<Front<OwnedFd>>) -> Self {
+    pub(super) fn start(data_dir: PathBuf, to: Lsn, front: Arc<Handle<OwnedFd>>) -> Self {
         let (stop, stopped) = channel::channel();
         let body = move || match verify(&data_dir, to, &mut Paced { stop: stopped, front }) {
             Ok(verified) => tracing::debug!(

@@ -36,8 +36,8 @@ use walhub_proto::time::{Instant, Now, Timestamp};
 use walhub_proto::wire::backend::Report;
 
 use crate::api::append::{NewRecord, WalRequest, in_recovery};
-use crate::publish::commits::{CommitLink, Job, Place};
-use crate::publish::front::micros_between;
+use crate::publish::commits::{AppendedAt, CommitLink, Job};
+use crate::publish::handle::micros_between;
 use crate::publish::latency::{Latencies, Stage};
 use crate::role::Role;
 use crate::store::Store;
@@ -71,7 +71,7 @@ pub(crate) fn small_len(database: &DatabaseFacts) -> usize {
 
 /// The end of the own WAL, and what is being appended to it.
 #[derive(Debug)]
-pub(crate) struct Own {
+pub(crate) struct OwnWal {
     writer: WalWriter,
     /// Laid out, and not yet in the tail.
     batch: Vec<u8>,
@@ -122,7 +122,7 @@ struct Appending {
     open: Option<(OpenRecord, [Bytes; 2])>,
     xid: Option<u32>,
     commit: Option<(Timestamp, bool)>,
-    place: Place,
+    place: AppendedAt,
     is_urgent: bool,
     since: Timestamp,
 }
@@ -135,7 +135,7 @@ enum Step {
     NoRoom,
 }
 
-impl Own {
+impl OwnWal {
     /// Goes on where `local` ends.
     fn new(
         local: &LocalWal,
@@ -398,7 +398,7 @@ fn with_headers(bytes: usize) -> usize {
     bytes + bytes / 128 + 256
 }
 
-impl Own {
+impl OwnWal {
     /// From now on this hub writes WAL of its own, and the first of it is laid out.
     ///
     /// `checkpoint` is the newest that recovery has read, `last_open` the transaction of walhub's own that a
@@ -500,7 +500,7 @@ impl Own {
             Some(Work::Filling { answer }) => {
                 self.idle_end = self.writer.lsn();
                 self.segment_since = now.instant;
-                (answer.map(Place::end), false)
+                (answer.map(AppendedAt::end), false)
             }
         };
         let Some(place) = answer else { return false };
@@ -519,7 +519,7 @@ impl Own {
             Job::Append { records, commit, is_urgent, since } => {
                 let taken = commit.map(|_| self.take_xid(now.wall)).transpose()?;
                 let (xid, warning) = taken.unzip();
-                let place = Place {
+                let place = AppendedAt {
                     ends: Vec::with_capacity(records.len()),
                     xid,
                     end: self.writer.lsn(),
@@ -536,7 +536,7 @@ impl Own {
             }
             Job::Wal(WalRequest::Checkpoint) => {
                 let end = self.put_checkpoint(false, now.wall);
-                commits.answer(Ok(Place::end(end)));
+                commits.answer(Ok(AppendedAt::end(end)));
             }
         }
         Ok(())

@@ -25,7 +25,7 @@ use walhub_proto::walreceiver::{
 use crate::api::settings::HubSettings;
 use crate::intake::trouble::{FAULTS_MAX, Fault, RETRY_PAUSE_MAX, Trouble};
 use crate::mail::Upstream;
-use crate::publish::front::micros_between;
+use crate::publish::handle::micros_between;
 use crate::publish::latency::Stage;
 use crate::publish::positions::Shared;
 use crate::store::Store;

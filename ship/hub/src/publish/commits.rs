@@ -31,7 +31,7 @@ use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::Report;
 
 use crate::api::append::{Append, AppendAnswer, Appended, NewRecord, Waited, WalRequest};
-use crate::publish::interest::Interest;
+use crate::publish::commit_wakeups::CommitWakeups;
 
 /// Requests that the wal core has not answered, at most.
 pub const APPENDS_MAX: usize = 4096;
@@ -58,7 +58,7 @@ pub enum Job {
 
 /// Where the wal core put what a job appended.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct AppendedAt {
     /// One past each record.
     pub ends: Vec<Lsn>,
     /// The transaction's xid.
@@ -69,7 +69,7 @@ pub struct Place {
     pub warning: Option<Box<Report>>,
 }
 
-impl Place {
+impl AppendedAt {
     /// That of a job without records of its own.
     #[must_use]
     pub const fn end(end: Lsn) -> Self {
@@ -78,12 +78,12 @@ impl Place {
 }
 
 /// The wal core's answer to a [`Job`].
-pub type Placed = Result<Place, Report>;
+pub type AppendOutcome = Result<AppendedAt, Report>;
 
 #[derive(Debug)]
 struct Shared {
-    placed: ArrayQueue<Placed>,
-    interest: Interest,
+    placed: ArrayQueue<AppendOutcome>,
+    interest: CommitWakeups,
 }
 
 /// Makes the two ends; `waker` wakes the wal core.
@@ -91,7 +91,7 @@ struct Shared {
 pub fn commits<W: Waker>(waker: W) -> (Commits, CommitLink) {
     let (jobs, receiver) = mailbox(APPENDS_MAX, waker);
     let shared =
-        Arc::new(Shared { placed: ArrayQueue::new(APPENDS_MAX), interest: Interest::new() });
+        Arc::new(Shared { placed: ArrayQueue::new(APPENDS_MAX), interest: CommitWakeups::new() });
     let link = CommitLink { jobs: receiver, shared: Arc::clone(&shared) };
     let commits = Commits {
         jobs,
@@ -124,7 +124,7 @@ impl CommitLink {
     ///
     /// # Panics
     /// If there was none.
-    pub fn answer(&self, placed: Placed) {
+    pub fn answer(&self, placed: AppendOutcome) {
         assert!(self.shared.placed.push(placed).is_ok(), "an answer without a job");
     }
 
@@ -158,7 +158,7 @@ struct Request {
 #[derive(Debug)]
 pub struct Waiter {
     reply: Reply,
-    place: Place,
+    place: AppendedAt,
     /// [`Client::pid`](crate::api::hub::Client::pid), when a session waits.
     pub owner: Option<u32>,
     /// Since when.
@@ -239,7 +239,7 @@ impl Commits {
         let (reply, answer) = oneshot::channel();
         self.shared.interest.begin();
         self.take_positions(positions());
-        let place = Place::end(lsn);
+        let place = AppendedAt::end(lsn);
         let (reply, owner) = (Reply::Wait(reply), Some(owner));
         self.begin_wait(level, Waiter { reply, place, owner, since: now, canceled: None });
         answer
@@ -329,7 +329,7 @@ impl Commits {
         }
     }
 
-    fn take_answer(&mut self, placed: Placed) {
+    fn take_answer(&mut self, placed: AppendOutcome) {
         let request = self.requests.pop_front().expect("an answer has its request");
         let Request { reply, wait, owner, since, canceled } = request;
         let place = match placed {
@@ -373,7 +373,7 @@ impl Commits {
     /// Answers one who has waited long enough; a session that is gone does not mind.
     fn end(&mut self, waiter: Waiter) {
         self.shared.interest.end();
-        let Place { ends, xid, end, warning } = waiter.place;
+        let AppendedAt { ends, xid, end, warning } = waiter.place;
         // What is there in spite of the cancel needs no warning. PostgreSQL: SyncRepWaitForLSN looks at
         // the queue before it looks at interrupts.
         let released = |level| self.waiters.released_lsn(level).unwrap_or_default();

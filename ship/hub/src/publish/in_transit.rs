@@ -1,20 +1,20 @@
 //! How many sessions are on their way to a ship core, and whether it still takes any.
 //!
-//! A core that stops must not end while a session is in its mail. Who sends one books a berth first;
-//! a core closes its berths before it ends, which works only while none is booked. `interleavings`
+//! A core that stops must not end while a session is in its mail. Who sends one books a place first;
+//! a core closes its in_transit before it ends, which works only while none is booked. `interleavings`
 //! tries all orders.
 
 use super::atomics::{AtomicUsize, Ordering};
 
-/// Berths of a core that takes no more sessions.
+/// InTransit of a core that takes no more sessions.
 const CLOSED: usize = usize::MAX;
 
 /// Sessions that may be on their way to one core: far fewer than its mailbox holds.
-pub const BERTHS_MAX: usize = 256;
+pub const IN_TRANSIT_MAX: usize = 256;
 
 /// Whether a session may be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Berth {
+pub enum Reservation {
     /// It may, and must.
     Booked,
     /// Not now.
@@ -25,30 +25,30 @@ pub enum Berth {
 
 /// Sessions on their way to one core.
 #[derive(Debug)]
-pub struct Berths {
+pub struct InTransit {
     booked: AtomicUsize,
 }
 
-impl Berths {
+impl InTransit {
     /// Nobody is on the way.
     #[must_use]
     pub fn new() -> Self {
         Self { booked: AtomicUsize::new(0) }
     }
 
-    /// Books a berth for a session that is then sent.
+    /// Books a place for a session that is then sent.
     #[must_use]
-    pub fn book(&self) -> Berth {
+    pub fn reserve(&self) -> Reservation {
         let mut booked = self.booked.load(Ordering::Relaxed);
         loop {
             match booked {
-                CLOSED => return Berth::Closed,
-                BERTHS_MAX.. => return Berth::Full,
+                CLOSED => return Reservation::Closed,
+                IN_TRANSIT_MAX.. => return Reservation::Full,
                 _ => {}
             }
             let next = booked + 1;
             match self.booked.compare_exchange(booked, next, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return Berth::Booked,
+                Ok(_) => return Reservation::Booked,
                 Err(now) => booked = now,
             }
         }
@@ -68,13 +68,13 @@ impl Berths {
 
     /// How many are on the way.
     #[must_use]
-    pub fn on_their_way(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         let booked = self.booked.load(Ordering::Relaxed);
         if booked == CLOSED { 0 } else { u64::try_from(booked).unwrap_or(0) }
     }
 }
 
-impl Default for Berths {
+impl Default for InTransit {
     fn default() -> Self {
         Self::new()
     }

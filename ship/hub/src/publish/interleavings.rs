@@ -10,9 +10,9 @@ use loom::thread;
 use walhub_proto::lsn::Lsn;
 use walhub_proto::syncrep::{ModeLsns, Synced};
 
+use self::commit_wakeups::CommitWakeups;
 use self::dirty::DirtyBits;
-use self::in_transit::{Berth, Berths};
-use self::interest::Interest;
+use self::in_transit::{InTransit, Reservation};
 use self::synced::PublishedSynced;
 
 mod atomics {
@@ -23,12 +23,12 @@ mod atomics {
 #[allow(clippy::duplicate_mod, unreachable_pub, reason = "compiled once more, for the model")]
 mod in_transit;
 
+#[path = "commit_wakeups.rs"]
+#[allow(clippy::duplicate_mod, unreachable_pub, reason = "compiled once more, for the model")]
+mod commit_wakeups;
 #[path = "dirty.rs"]
 #[allow(clippy::duplicate_mod, unreachable_pub, reason = "compiled once more, for the model")]
 mod dirty;
-#[path = "interest.rs"]
-#[allow(clippy::duplicate_mod, unreachable_pub, reason = "compiled once more, for the model")]
-mod interest;
 #[path = "synced.rs"]
 #[allow(clippy::duplicate_mod, unreachable_pub, reason = "compiled once more, for the model")]
 mod synced;
@@ -36,7 +36,7 @@ mod synced;
 /// A position, how often the control plane was told to look, and who waits.
 #[derive(Default)]
 struct Told {
-    interest: Interest,
+    commit_wakeups: CommitWakeups,
     flush_lsn: AtomicU64,
     tells: AtomicU64,
 }
@@ -45,7 +45,7 @@ impl Told {
     /// The wal core's side of a flush.
     fn publish(&self, lsn: u64) {
         self.flush_lsn.store(lsn, Ordering::Release);
-        if self.interest.must_tell() {
+        if self.commit_wakeups.must_tell() {
             self.tells.fetch_add(1, Ordering::Release);
         }
     }
@@ -56,7 +56,7 @@ impl Told {
     }
 
     fn look(&self) -> u64 {
-        self.interest.begin_look();
+        self.commit_wakeups.begin_look();
         self.flush_lsn.load(Ordering::Acquire)
     }
 }
@@ -68,7 +68,7 @@ fn who_begins_to_wait_sees_the_position_or_is_told() {
         let told = Arc::new(Told::default());
         let core = Arc::clone(&told);
         let core = thread::spawn(move || core.publish(1));
-        told.interest.begin();
+        told.commit_wakeups.begin();
         let seen = told.flush_lsn.load(Ordering::Acquire);
         core.join().unwrap();
         assert!(seen == 1 || told.is_told() && told.look() == 1, "waits for ever");
@@ -80,7 +80,7 @@ fn who_begins_to_wait_sees_the_position_or_is_told() {
 fn what_moves_during_a_look_is_seen_by_it_or_told_again() {
     model(|| {
         let told = Arc::new(Told::default());
-        told.interest.begin();
+        told.commit_wakeups.begin();
         let core = Arc::clone(&told);
         let core = thread::spawn(move || {
             core.publish(1);
@@ -103,15 +103,15 @@ fn what_moves_during_a_look_is_seen_by_it_or_told_again() {
 fn a_wait_that_ends_takes_no_other_wake_up_with_it() {
     model(|| {
         let told = Arc::new(Told::default());
-        told.interest.begin();
+        told.commit_wakeups.begin();
         let core = Arc::clone(&told);
         let core = thread::spawn(move || {
             core.publish(1);
             core.publish(2);
         });
         // The first is cancelled, the second waits for the last position.
-        told.interest.end();
-        told.interest.begin();
+        told.commit_wakeups.end();
+        told.commit_wakeups.begin();
         let mut seen = told.flush_lsn.load(Ordering::Acquire);
         core.join().unwrap();
         while seen < 2 {
@@ -201,17 +201,17 @@ fn nobody_reads_a_new_generation_with_what_was_reached_in_the_old_one() {
     });
 }
 
-/// Fails when a berth is booked without a look at whether the core is closed, or when closing does not
-/// look at the berths.
+/// Fails when a place is booked without a look at whether the core is closed, or when closing does not
+/// look at the in_transit.
 #[test]
 fn no_session_is_sent_to_a_core_that_has_ended() {
     model(|| {
-        let berths = Arc::new(Berths::new());
+        let in_transit = Arc::new(InTransit::new());
         let mail = Arc::new(AtomicU64::new(0));
         let others: [_; 2] = std::array::from_fn(|_| {
-            let (berths, mail) = (Arc::clone(&berths), Arc::clone(&mail));
+            let (in_transit, mail) = (Arc::clone(&in_transit), Arc::clone(&mail));
             thread::spawn(move || {
-                let booked = berths.book() == Berth::Booked;
+                let booked = in_transit.reserve() == Reservation::Booked;
                 if booked {
                     mail.fetch_add(1, Ordering::Release);
                 }
@@ -221,19 +221,19 @@ fn no_session_is_sent_to_a_core_that_has_ended() {
         let mut arrived = 0;
         let mut take = || {
             for _ in 0..mail.swap(0, Ordering::Acquire) {
-                berths.arrive();
+                in_transit.arrive();
                 arrived += 1;
             }
         };
         take();
-        let mut ended = berths.close();
+        let mut ended = in_transit.close();
         let sent: u64 = others.map(|other| other.join().unwrap()).into_iter().sum();
         if !ended {
             take();
-            ended = berths.close();
+            ended = in_transit.close();
         }
         assert!(ended, "waits for ever");
         assert_eq!(arrived, sent, "a session was lost");
-        assert_eq!(berths.on_their_way(), 0);
+        assert_eq!(in_transit.count(), 0);
     });
 }

@@ -11,22 +11,22 @@ pub enum Serves {
     Catchup,
 }
 
-/// Why a session goes to another core.
+/// To which core a walsender goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Errand {
-    /// It is behind: to any core for such.
-    Late,
-    /// To the core that it belongs to.
+pub enum Destination {
+    /// Any core for standbys that are behind.
+    Catchup,
+    /// The core for live standbys that it belongs to.
     Home,
 }
 
 /// What a session must know of its core to tell whether it stays.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Lodging {
+pub struct Placement {
     /// Which standbys the core serves.
     pub serves: Serves,
     /// Its number among those that serve the same.
     pub number: usize,
     /// Whether there are cores for those that are behind.
-    pub has_lates: bool,
+    pub has_catchup: bool,
 }

@@ -27,14 +27,14 @@ use walhub_proto::wire::backend::Report;
 
 use crate::api::settings::{CatchupPath, HubSettings};
 use crate::api::stream::StreamEnd;
-use crate::mail::{NewSession, ToShip, ToWal};
-use crate::publish::in_transit::Berth;
+use crate::mail::{NewWalsender, ToShip, ToWal};
+use crate::publish::in_transit::Reservation;
 use crate::publish::positions::{Shared, ShipStats, StandbyTable};
-use crate::serve::moves::Place;
+use crate::serve::moves::ShipPeers;
 use crate::serve::pace::Pace;
-use crate::serve::placement::{Errand, Lodging, Serves};
+use crate::serve::placement::{Destination, Placement, Serves};
 use crate::serve::walsender::{
-    Moved, REPLY_BUFFER_LEN, Session, SessionOp, SessionStart, Surroundings,
+    Context, Moved, REPLY_BUFFER_LEN, Walsender, WalsenderOp, WalsenderStart,
 };
 use crate::store::tail::TailView;
 use crate::store::timelines::Timelines;
@@ -43,7 +43,7 @@ use crate::store::timelines::Timelines;
 pub const SHIP_TAG: u64 = 1 << 62;
 /// Closes of files that no session waits for.
 const STRAY_CLOSE: u64 = SHIP_TAG | 1 << 61;
-/// When to look again for a berth at another core.
+/// When to look again for a place at another core.
 const BERTH_RETRY: Duration = Duration::from_millis(1);
 /// Idle reply buffers kept per core.
 const REPLY_BUFFERS_MAX: usize = 1024;
@@ -58,7 +58,7 @@ pub struct ShipConfig<C: Send> {
     /// All standbys.
     pub standbys: Arc<StandbyTable>,
     /// What it is among the others.
-    pub place: Place<C>,
+    pub peers: ShipPeers<C>,
     /// The wal core's.
     pub to_wal: Sender<ToWal<C>>,
     /// Where segments are.
@@ -78,7 +78,7 @@ pub struct ShipCore<C: Send> {
     config: ShipConfig<C>,
     tail: TailView,
     timelines: Option<Arc<Timelines>>,
-    sessions: BTreeMap<u64, Session<C>>,
+    sessions: BTreeMap<u64, Walsender<C>>,
     next_number: u64,
     /// End of what may be sent, read before the mail that has its slabs was.
     seen_lsn: Lsn,
@@ -103,7 +103,7 @@ impl<C: Send + 'static> ShipCore<C> {
     /// Without sessions.
     #[must_use]
     pub fn new(config: ShipConfig<C>) -> Self {
-        let may_give_away = config.place.lives.len() + config.place.lates.len() > 1;
+        let may_give_away = config.peers.live.len() + config.peers.catchup.len() > 1;
         let read_len = usize::try_from(config.settings.wal_sender_message_size).unwrap_or(1 << 17);
         Self {
             config,
@@ -149,14 +149,14 @@ impl<C: Send + 'static> ShipCore<C> {
         // published. Sessions never look at the published position themselves: between two turns it
         // moves into slabs whose mail is not read yet.
         let sendable = self.config.shared.sendable_lsn();
-        while let Some(mail) = self.config.place.mail.recv() {
+        while let Some(mail) = self.config.peers.mail.recv() {
             self.handle_mail(io, now, mail);
         }
-        if self.config.place.serves == Serves::Catchup {
+        if self.config.peers.serves == Serves::Catchup {
             // Its sessions look when their sends complete: there are no rounds.
             self.seen_lsn = sendable;
         }
-        let stats = self.config.place.stats.counts();
+        let stats = self.config.peers.stats.counts();
         self.pace.handle_turn(now.instant, stats.sends.load(Ordering::Relaxed));
         if sendable != self.seen_lsn {
             // A commit that waits for standbys is not put off.
@@ -174,7 +174,7 @@ impl<C: Send + 'static> ShipCore<C> {
         }
         let mut arrived = std::mem::take(&mut self.arrived);
         for number in arrived.drain(..) {
-            self.with_session(io, now, number, Session::pump);
+            self.with_session(io, now, number, Walsender::pump);
         }
         self.arrived = arrived;
         self.run_timers(io, now);
@@ -187,13 +187,13 @@ impl<C: Send + 'static> ShipCore<C> {
             return;
         }
         let bits = completion.token.0 & !SHIP_TAG;
-        let Some(op) = SessionOp::from_number(bits & 7) else { return };
+        let Some(op) = WalsenderOp::from_number(bits & 7) else { return };
         if let Ok(Done::Released(released)) = completion.result {
             // Its session may have ended before.
-            self.config.place.stats.count_released(released);
+            self.config.peers.stats.count_released(released);
         }
-        self.with_session(io, now, bits >> 3, |session, around| {
-            session.handle(around, op, completion.result);
+        self.with_session(io, now, bits >> 3, |session, context| {
+            session.handle(context, op, completion.result);
         });
         self.tell_when_drained();
     }
@@ -211,7 +211,7 @@ impl<C: Send + 'static> ShipCore<C> {
                 else {
                     return;
                 };
-                self.with_session(io, now, number, |session, around| session.end(around, report));
+                self.with_session(io, now, number, |session, context| session.end(context, report));
             }
             ToShip::Settings(settings) => {
                 self.config.settings = settings;
@@ -248,8 +248,8 @@ impl<C: Send + 'static> ShipCore<C> {
         self.pump_all(io, now);
     }
 
-    fn begin<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, new: NewSession<C>) {
-        let NewSession { start, standby, reply } = new;
+    fn begin<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, new: NewWalsender<C>) {
+        let NewWalsender { start, standby, reply } = new;
         let Some(timelines) = self.timelines.clone() else {
             let report =
                 Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up");
@@ -273,7 +273,7 @@ impl<C: Send + 'static> ShipCore<C> {
                 start.client.application_name
             );
         }
-        let session = Session::new(SessionStart {
+        let session = Walsender::new(WalsenderStart {
             number,
             tag: SHIP_TAG,
             standby,
@@ -288,15 +288,15 @@ impl<C: Send + 'static> ShipCore<C> {
         });
         self.sessions.insert(number, session);
         self.count_sessions();
-        self.with_session(io, now, number, |session, around| {
-            session.take_replies(around);
-            session.pump(around);
+        self.with_session(io, now, number, |session, context| {
+            session.take_replies(context);
+            session.pump(context);
         });
     }
 
     /// Takes a session that another core gave away. It is looked at once the rest of the mail is read.
     fn take_over<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, moved: Moved<C>) {
-        self.config.place.berths.arrive();
+        self.config.peers.in_transit.arrive();
         let Moved { mut session, conn, timelines } = moved;
         // The core that it comes from may have heard of a new timeline first.
         let own = self.timelines.as_ref().map(|own| own.current);
@@ -314,33 +314,33 @@ impl<C: Send + 'static> ShipCore<C> {
         }
         self.sessions.insert(number, session);
         self.count_sessions();
-        ShipStats::add(&self.config.place.stats.counts().moved_in, 1);
+        ShipStats::add(&self.config.peers.stats.counts().moved_in, 1);
         self.arrived.push(number);
     }
 
     /// Gives a session that has left to the core that it is to go to.
     fn give_away<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, number: u64) {
         let Some(session) = self.sessions.get_mut(&number) else { return };
-        let place = &self.config.place;
+        let place = &self.config.peers;
         let home = self.config.standbys.standby(session.standby).home.load(Ordering::Relaxed);
-        let other = match session.errand_under_way() {
-            Some(Errand::Late) => place.lates.iter().min_by_key(|other| other.load()),
-            Some(Errand::Home) if place.serves == Serves::Live && home == place.number => None,
-            Some(Errand::Home) => place.lives.get(home),
+        let other = match session.leaving_to() {
+            Some(Destination::Catchup) => place.catchup.iter().min_by_key(|other| other.load()),
+            Some(Destination::Home) if place.serves == Serves::Live && home == place.number => None,
+            Some(Destination::Home) => place.live.get(home),
             None => None,
         };
         let Some(other) = other else {
             // It belongs here after all.
             session.stay();
-            return self.with_session(io, now, number, Session::pump);
+            return self.with_session(io, now, number, Walsender::pump);
         };
-        let berth = other.berths.book();
-        let (Berth::Booked, Some(timelines)) = (berth, &self.timelines) else {
-            if berth == Berth::Closed {
+        let place = other.in_transit.reserve();
+        let (Reservation::Booked, Some(timelines)) = (place, &self.timelines) else {
+            if place == Reservation::Closed {
                 // The hub stops: every session ends where it is.
                 self.may_give_away = false;
                 session.stay();
-                return self.with_session(io, now, number, Session::pump);
+                return self.with_session(io, now, number, Walsender::pump);
             }
             let at = now.instant + BERTH_RETRY;
             let old = session.timer.replace(at);
@@ -359,9 +359,9 @@ impl<C: Send + 'static> ShipCore<C> {
         self.count_sessions();
     }
 
-    fn lodging(&self) -> Lodging {
-        let Place { serves, number, lates, .. } = &self.config.place;
-        Lodging { serves: *serves, number: *number, has_lates: !lates.is_empty() }
+    fn placement(&self) -> Placement {
+        let ShipPeers { serves, number, catchup, .. } = &self.config.peers;
+        Placement { serves: *serves, number: *number, has_catchup: !catchup.is_empty() }
     }
 
     fn sender_config(&self) -> WalSenderConfig {
@@ -372,13 +372,13 @@ impl<C: Send + 'static> ShipCore<C> {
     }
 
     fn pump_all<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now) {
-        let stats = self.config.place.stats.counts();
+        let stats = self.config.peers.stats.counts();
         ShipStats::add(&stats.rounds, 1);
         self.pace.begin(now.instant, stats.sends.load(Ordering::Relaxed));
         let mut numbers = std::mem::take(&mut self.numbers);
         numbers.extend(self.sessions.keys());
         for number in numbers.drain(..) {
-            self.with_session(io, now, number, Session::pump);
+            self.with_session(io, now, number, Walsender::pump);
         }
         self.numbers = numbers;
     }
@@ -393,7 +393,7 @@ impl<C: Send + 'static> ShipCore<C> {
             if let Some(session) = self.sessions.get_mut(&number) {
                 session.timer = None;
             }
-            self.with_session(io, now, number, Session::pump);
+            self.with_session(io, now, number, Walsender::pump);
         }
     }
 
@@ -403,13 +403,13 @@ impl<C: Send + 'static> ShipCore<C> {
         io: &mut I,
         now: Now,
         number: u64,
-        act: impl FnOnce(&mut Session<C>, &mut Surroundings<'_, I>),
+        act: impl FnOnce(&mut Walsender<C>, &mut Context<'_, I>),
     ) {
-        let lodging = self.may_give_away.then(|| self.lodging());
+        let placement = self.may_give_away.then(|| self.placement());
         let Some(timelines) = &self.timelines else { return };
         let Some(session) = self.sessions.get_mut(&number) else { return };
         let standby = session.standby;
-        let mut around = Surroundings {
+        let mut context = Context {
             io,
             now,
             tail: &self.tail,
@@ -421,13 +421,13 @@ impl<C: Send + 'static> ShipCore<C> {
             wal_dir: &self.config.wal_dir,
             reads: &self.reads,
             replies: &self.replies,
-            lodging,
+            placement,
             sendfile: self.config.direct && self.config.settings.catchup_path != CatchupPath::Read,
             zerocopy_send: self.config.settings.zerocopy_send,
-            stats: &self.config.place.stats,
+            stats: &self.config.peers.stats,
         };
-        act(session, &mut around);
-        if around.has_news {
+        act(session, &mut context);
+        if context.has_news {
             self.config.standbys.mark(standby);
             self.has_news = true;
         }
@@ -460,7 +460,7 @@ impl<C: Send + 'static> ShipCore<C> {
 
     fn count_sessions(&self) {
         let count = u64::try_from(self.sessions.len()).unwrap_or(u64::MAX);
-        self.config.place.stats.counts().sessions.store(count, Ordering::Relaxed);
+        self.config.peers.stats.counts().sessions.store(count, Ordering::Relaxed);
     }
 
     fn mail_end(
@@ -481,7 +481,11 @@ impl<C: Send + 'static> ShipCore<C> {
 
     fn tell_when_drained(&mut self) {
         let is_empty = self.sessions.is_empty();
-        if self.stop_at.is_some() && is_empty && !self.drained && self.config.place.berths.close() {
+        if self.stop_at.is_some()
+            && is_empty
+            && !self.drained
+            && self.config.peers.in_transit.close()
+        {
             self.drained = true;
             assert!(
                 self.config.to_wal.send(ToWal::Drained).is_ok(),

@@ -6,7 +6,7 @@ use walhub_engine::io::Waker;
 use walhub_engine::mailbox::Sender;
 use walhub_proto::lsn::Lsn;
 
-use crate::mail::{NewSession, ToShip};
+use crate::mail::{NewWalsender, ToShip};
 use crate::serve::placement::Serves;
 use crate::store::tail::TailSlab;
 
@@ -83,7 +83,7 @@ impl<C: Send, W: Waker> ShipCores<C, W> {
     ///
     /// # Panics
     /// If that core does not read its mail.
-    pub fn start(&self, ship: usize, session: NewSession<C>) {
+    pub fn start(&self, ship: usize, session: NewWalsender<C>) {
         let Some(link) = self.links.get(ship) else { return };
         let sent = link.mail.send(ToShip::Start(session));
         assert!(sent.is_ok(), "a ship core does not read its mail");

@@ -27,7 +27,7 @@ use walhub_proto::wire::backend::{Encoder, Report};
 use crate::api::settings::ZerocopySend;
 use crate::api::stream::{Client, StreamEnd};
 use crate::publish::positions::{LAG_UNKNOWN, SendPath, Shared, ShipStats, Standby};
-use crate::serve::placement::{Errand, Lodging};
+use crate::serve::placement::{Destination, Placement};
 use crate::store::tail::TailView;
 use crate::store::timelines::Timelines;
 use crate::store::wal_reader::removed;
@@ -45,7 +45,7 @@ pub const UNREAD_BYTES_MAX: usize = 64 << 10;
 
 /// Which operation of a session completed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SessionOp {
+pub enum WalsenderOp {
     /// Receive.
     Recv,
     /// Send.
@@ -62,7 +62,7 @@ pub enum SessionOp {
     Cancel,
 }
 
-impl SessionOp {
+impl WalsenderOp {
     /// By its number in a token.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
@@ -92,7 +92,7 @@ impl SessionOp {
 
 /// What a session needs from its core.
 #[derive(Debug)]
-pub struct Surroundings<'a, I: Io> {
+pub struct Context<'a, I: Io> {
     /// Disk and network.
     pub io: &'a mut I,
     /// Both clocks.
@@ -117,7 +117,7 @@ pub struct Surroundings<'a, I: Io> {
     /// Memory for replies.
     pub replies: &'a BufferPool,
     /// The core's place among the others; `None` when its sessions stay whatever comes.
-    pub lodging: Option<Lodging>,
+    pub placement: Option<Placement>,
     /// Whether segments may be sent without a copy.
     pub sendfile: bool,
     /// When WAL is sent from the memory that it is in.
@@ -186,7 +186,7 @@ enum Phase {
 /// - the receive is cancelled once, and only while nothing else is under way;
 /// - the socket leaves only when nothing is, and the kernel sends from no memory of the tail any more.
 #[derive(Debug)]
-pub struct Session<C> {
+pub struct Walsender<C> {
     /// Its number on this core.
     pub number: u64,
     /// Its entry in the standby table.
@@ -209,7 +209,7 @@ pub struct Session<C> {
     reading: Option<Reading>,
     receiving: bool,
     /// It goes to another core, and begins nothing here any more.
-    leaving: Option<Errand>,
+    leaving: Option<Destination>,
     cancelling: bool,
     /// The receive under way is cancelled; it may complete after its cancellation, or before.
     receive_cancelled: bool,
@@ -225,7 +225,7 @@ pub struct Session<C> {
 
 /// How a session is begun.
 #[derive(Debug)]
-pub struct SessionStart<C> {
+pub struct WalsenderStart<C> {
     /// Its number on this core.
     pub number: u64,
     /// Upper bits of its tokens.
@@ -250,10 +250,10 @@ pub struct SessionStart<C> {
     pub unread: Vec<u8>,
 }
 
-impl<C> Session<C> {
+impl<C> Walsender<C> {
     /// Begins: CopyBothResponse is the first thing sent.
     #[must_use]
-    pub fn new(start: SessionStart<C>) -> Self {
+    pub fn new(start: WalsenderStart<C>) -> Self {
         let mut encoder = Encoder::new();
         encoder.copy_both_response();
         Self {
@@ -290,7 +290,7 @@ impl<C> Session<C> {
         self.sender.state()
     }
 
-    /// When [`Session::pump`] must be called next.
+    /// When [`Walsender::pump`] must be called next.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
@@ -329,7 +329,7 @@ impl<C> Session<C> {
         self.sending.is_none() && !self.receiving && !self.cancelling && !self.file_busy
     }
 
-    /// Ends the session once [`Session::is_over`]: closes its file and gives the socket back or
+    /// Ends the session once [`Walsender::is_over`]: closes its file and gives the socket back or
     /// closes it.
     pub fn finish<I: Io<Conn = C>>(
         mut self,
@@ -384,56 +384,56 @@ impl<C> Session<C> {
 
     /// Ends because somebody wants it to. The standby is told why unless it has something to read first:
     /// it may be wanted because it reads nothing.
-    pub fn end<I: Io>(&mut self, around: &mut Surroundings<'_, I>, report: Option<Report>) {
+    pub fn end<I: Io>(&mut self, context: &mut Context<'_, I>, report: Option<Report>) {
         if let Some(report) = report {
             if self.sending.is_none() && self.reading.is_none() {
-                return self.fail(around, &report);
+                return self.fail(context, &report);
             }
             crate::api::report::report(&report);
         }
-        self.close(around.io);
+        self.close(context.io);
     }
 
     /// Tells the standby why, then ends.
-    pub fn fail<I: Io>(&mut self, around: &mut Surroundings<'_, I>, report: &Report) {
+    pub fn fail<I: Io>(&mut self, context: &mut Context<'_, I>, report: &Report) {
         crate::api::report::report(report);
         if self.phase == Phase::Closing {
             return;
         }
         if self.reading.as_ref().is_some_and(|reading| reading.begun) {
             // Nothing can be said inside a message.
-            return self.close(around.io);
+            return self.close(context.io);
         }
         let mut encoder = Encoder::new();
         encoder.report(report);
         self.queued.extend(encoder.take());
         self.phase = Phase::LastWords;
         self.reading = None;
-        self.pump(around);
+        self.pump(context);
     }
 
     /// Does everything that can be done now.
-    pub fn pump<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
+    pub fn pump<I: Io>(&mut self, context: &mut Context<'_, I>) {
         if self.phase == Phase::Closing {
             return;
         }
-        self.sender.handle_timeout(around.now);
+        self.sender.handle_timeout(context.now);
         if self.sender.is_timed_out() {
             tracing::info!("terminating walsender process due to replication timeout");
-            return self.close(around.io);
+            return self.close(context.io);
         }
-        if self.must_leave(around) {
+        if self.must_leave(context) {
             return;
         }
-        self.receive(around);
+        self.receive(context);
         // A historic timeline's end is the machine's own bound.
-        self.sender.handle_sendable(around.now, around.sendable);
-        self.transmit(around);
-        around.has_news |= around.standby.set_seam(self.sender.seam());
-        around.has_news |= around.standby.set_state(self.sender.state());
+        self.sender.handle_sendable(context.now, context.sendable);
+        self.transmit(context);
+        context.has_news |= context.standby.set_seam(self.sender.seam());
+        context.has_news |= context.standby.set_state(self.sender.state());
     }
 
-    fn receive<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
+    fn receive<I: Io>(&mut self, context: &mut Context<'_, I>) {
         let is_wanted = match self.phase {
             // What follows the standby's CopyDone is a command, and the control plane's to receive.
             Phase::Streaming => self.sender.takes_messages(),
@@ -443,46 +443,46 @@ impl<C> Session<C> {
         if self.receiving || !is_wanted {
             return;
         }
-        let buf = around.replies.take().unwrap_or_else(|| Buffer::with_capacity(REPLY_BUFFER_LEN));
+        let buf = context.replies.take().unwrap_or_else(|| Buffer::with_capacity(REPLY_BUFFER_LEN));
         let op = Op::Recv { socket: self.socket, buf };
-        around.io.submit(SessionOp::Recv.token(self.tag, self.number), op);
+        context.io.submit(WalsenderOp::Recv.token(self.tag, self.number), op);
         self.receiving = true;
     }
 
-    fn transmit<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
+    fn transmit<I: Io>(&mut self, context: &mut Context<'_, I>) {
         if self.sending.is_some() || self.reading.is_some() {
             return;
         }
         if !self.queued.is_empty() {
             let body = Gather::from_iter([Bytes::from(std::mem::take(&mut self.queued))]);
-            return self.send(around, Sending::new(Head::new(&[]), body, None).not_of_machine());
+            return self.send(context, Sending::new(Head::new(&[]), body, None).not_of_machine());
         }
         match self.phase {
             Phase::Streaming | Phase::Finishing => {}
-            Phase::LastWords => return self.wait_until_heard(around),
+            Phase::LastWords => return self.wait_until_heard(context),
             Phase::Closing => return,
         }
-        match self.sender.poll_transmit(around.now) {
+        match self.sender.poll_transmit(context.now) {
             None => {
                 if self.sender.is_drained() {
                     self.phase = Phase::LastWords;
-                    self.close(around.io);
+                    self.close(context.io);
                 }
             }
             Some(Transmit::Message(message)) => {
                 self.reached_end_of_timeline |= message.first() == Some(&b'c');
                 let body = Gather::from_iter([Bytes::from(message)]);
-                self.send(around, Sending::new(Head::new(&[]), body, None));
+                self.send(context, Sending::new(Head::new(&[]), body, None));
             }
             Some(Transmit::Wal { header, range }) => {
                 let header = Head::new(&header);
                 let mut body = Gather::new();
-                if around.tail.gather(range, &mut body) {
-                    let zero_copy = self.zero_copy.is_wanted(around.zerocopy_send, range);
+                if context.tail.gather(range, &mut body) {
+                    let zero_copy = self.zero_copy.is_wanted(context.zerocopy_send, range);
                     let path = if zero_copy { SendPath::ZeroCopy } else { SendPath::Tail };
-                    self.send(around, Sending::new(header, body, Some(range)).by(path));
+                    self.send(context, Sending::new(header, body, Some(range)).by(path));
                 } else {
-                    let (next, sendfile) = (range.start, around.sendfile);
+                    let (next, sendfile) = (range.start, context.sendfile);
                     self.reading = Some(Reading {
                         header,
                         range,
@@ -492,7 +492,7 @@ impl<C> Session<C> {
                         begun: false,
                         opened: None,
                     });
-                    self.read_on(around);
+                    self.read_on(context);
                 }
             }
         }
@@ -500,45 +500,45 @@ impl<C> Session<C> {
 
     /// Closes when the standby has, or after a moment: a socket that is closed while there is something to
     /// read takes back what was sent last. PostgreSQL's walsender does not close at all after an error.
-    fn wait_until_heard<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
-        let now = around.now.instant;
+    fn wait_until_heard<I: Io>(&mut self, context: &mut Context<'_, I>) {
+        let now = context.now.instant;
         if *self.heard_until.get_or_insert(now + LAST_WORDS_LINGER) <= now {
-            self.close(around.io);
+            self.close(context.io);
         }
     }
 
-    fn send<I: Io>(&mut self, around: &mut Surroundings<'_, I>, sending: Sending) {
+    fn send<I: Io>(&mut self, context: &mut Context<'_, I>, sending: Sending) {
         let (socket, head, body) = (self.socket, sending.head, sending.body.clone());
         let op = match sending.path {
             SendPath::ZeroCopy => Op::SendZeroCopy { socket, head, body },
             SendPath::Tail | SendPath::SendFile | SendPath::Read => Op::Send { socket, head, body },
         };
         self.sending = Some(sending);
-        around.io.submit(SessionOp::Send.token(self.tag, self.number), op);
+        context.io.submit(WalsenderOp::Send.token(self.tag, self.number), op);
     }
 
     /// Takes the completion of one of the session's operations.
     pub fn handle<I: Io>(
         &mut self,
-        around: &mut Surroundings<'_, I>,
-        op: SessionOp,
+        context: &mut Context<'_, I>,
+        op: WalsenderOp,
         result: io::Result<Done>,
     ) {
         match op {
-            SessionOp::Recv => self.handle_received(around, result),
-            SessionOp::Send => self.handle_sent(around, result),
-            SessionOp::Open | SessionOp::Read => self.handle_file(around, op, result),
-            SessionOp::SendFile => self.handle_sent_file(around, result),
-            SessionOp::Cancel => self.cancelling = false,
-            SessionOp::Close => {
+            WalsenderOp::Recv => self.handle_received(context, result),
+            WalsenderOp::Send => self.handle_sent(context, result),
+            WalsenderOp::Open | WalsenderOp::Read => self.handle_file(context, op, result),
+            WalsenderOp::SendFile => self.handle_sent_file(context, result),
+            WalsenderOp::Cancel => self.cancelling = false,
+            WalsenderOp::Close => {
                 self.file_busy = false;
-                self.read_on(around);
+                self.read_on(context);
             }
         }
-        self.pump(around);
+        self.pump(context);
     }
 
-    fn handle_sent<I: Io>(&mut self, around: &mut Surroundings<'_, I>, result: io::Result<Done>) {
+    fn handle_sent<I: Io>(&mut self, context: &mut Context<'_, I>, result: io::Result<Done>) {
         if let Ok(Done::Released(released)) = result {
             return self.zero_copy.handle_released(released.copied);
         }
@@ -549,12 +549,12 @@ impl<C> Session<C> {
             Err(error) if is_zero_copy && self.phase != Phase::Closing => {
                 // If it is the connection, the next send finds that too.
                 self.zero_copy.handle_refused(&self.client.application_name, &error);
-                return self.send(around, sending.by(SendPath::Tail));
+                return self.send(context, sending.by(SendPath::Tail));
             }
             // The standby went away; its own log says why.
-            _ => return self.close(around.io),
+            _ => return self.close(context.io),
         };
-        around.stats.count_sent(sending.path, count);
+        context.stats.count_sent(sending.path, count);
         if is_zero_copy {
             self.zero_copy.handle_sent(sending.wal.map_or(Lsn::MAX, |wal| wal.start));
             sending.path = SendPath::Tail;
@@ -565,72 +565,68 @@ impl<C> Session<C> {
             let head =
                 Head::new(sending.head.as_slice().get(count.min(head_len)..).unwrap_or_default());
             drop_front(&mut sending.body, count.saturating_sub(head_len));
-            return self.send(around, Sending { head, ..sending });
+            return self.send(context, Sending { head, ..sending });
         }
         if self.phase == Phase::LastWords {
             return;
         }
         if sending.of_machine {
-            self.finish_message(around, sending.wal.map(|wal| wal.end));
+            self.finish_message(context, sending.wal.map(|wal| wal.end));
         }
     }
 
     /// Tells the machine that its message is with the kernel, of WAL up to `wal_to` if it had some.
-    fn finish_message<I: Io>(&mut self, around: &mut Surroundings<'_, I>, wal_to: Option<Lsn>) {
+    fn finish_message<I: Io>(&mut self, context: &mut Context<'_, I>, wal_to: Option<Lsn>) {
         let had_less = self.sender.has_told_beyond_sent();
-        let event = self.sender.handle_sent(around.now);
+        let event = self.sender.handle_sent(context.now);
         if let Some(event) = event {
-            self.handle_event(around, event);
+            self.handle_event(context, event);
         }
         if let Some(lsn) = wal_to {
-            around.standby.sent_lsn.store(lsn.0, Ordering::Relaxed);
-            around.shared.note_sent(lsn, self.timeline);
+            context.standby.sent_lsn.store(lsn.0, Ordering::Relaxed);
+            context.shared.note_sent(lsn, self.timeline);
             // What it has told is worth more now.
-            around.has_news |= had_less;
+            context.has_news |= had_less;
         }
     }
 
-    fn handle_received<I: Io>(
-        &mut self,
-        around: &mut Surroundings<'_, I>,
-        result: io::Result<Done>,
-    ) {
+    fn handle_received<I: Io>(&mut self, context: &mut Context<'_, I>, result: io::Result<Done>) {
         self.receiving = false;
         let cancelled = std::mem::take(&mut self.receive_cancelled);
         let buf = match result {
             Ok(Done::Received(buf)) => buf,
             // What is wrong with the connection the next receive finds, too.
             Err(_) if cancelled => return,
-            _ => return self.close(around.io),
+            _ => return self.close(context.io),
         };
         if buf.is_empty() {
-            return self.close(around.io);
+            return self.close(context.io);
         }
         if self.phase == Phase::LastWords {
             return;
         }
         self.unread.extend_from_slice(&buf);
         drop(buf);
-        self.take_replies(around);
+        self.take_replies(context);
     }
 
     /// Feeds what was received to the machine.
-    pub fn take_replies<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
+    pub fn take_replies<I: Io>(&mut self, context: &mut Context<'_, I>) {
         let unread = std::mem::take(&mut self.unread);
         let mut rest = unread.as_slice();
         while self.phase == Phase::Streaming {
-            match self.sender.handle_bytes(around.now, &mut rest) {
+            match self.sender.handle_bytes(context.now, &mut rest) {
                 Ok(None) => break,
-                Ok(Some(event)) => self.handle_event(around, event),
+                Ok(Some(event)) => self.handle_event(context, event),
                 Err(violation) => {
                     let report = Report::fatal(violation.sqlstate(), violation.to_string());
-                    return self.fail(around, &report);
+                    return self.fail(context, &report);
                 }
             }
         }
         self.unread = rest.to_vec();
         if self.unread.len() > UNREAD_BYTES_MAX {
-            self.close(around.io);
+            self.close(context.io);
         }
     }
 
@@ -638,13 +634,13 @@ impl<C> Session<C> {
     ///
     /// PostgreSQL looks only at where a standby asks to begin, which for its own walreceiver is the start
     /// of a segment: `StartReplication`, `RequestXLogStreaming`.
-    fn refusal<I: Io>(&self, around: &Surroundings<'_, I>) -> Option<Report> {
+    fn refusal<I: Io>(&self, context: &Context<'_, I>) -> Option<Report> {
         let seam = self.sender.seam().filter(|_| !self.logical)?;
-        if around.shared.role.load().in_recovery() || self.timeline != around.timelines.current {
+        if context.shared.role.load().in_recovery() || self.timeline != context.timelines.current {
             return None;
         }
         // Not what this core has heard of: the standby may have heard of more from another one.
-        let flush_lsn = around.shared.flush_lsn.load();
+        let flush_lsn = context.shared.flush_lsn.load();
         if seam <= flush_lsn {
             return None;
         }
@@ -658,16 +654,16 @@ impl<C> Session<C> {
         Some(report.hint("Rebuild the standby, or use pg_rewind."))
     }
 
-    fn handle_event<I: Io>(&mut self, around: &mut Surroundings<'_, I>, event: SenderEvent) {
-        let standby = around.standby;
+    fn handle_event<I: Io>(&mut self, context: &mut Context<'_, I>, event: SenderEvent) {
+        let standby = context.standby;
         match event {
             SenderEvent::Status(status) => {
-                if let Some(report) = self.refusal(around) {
-                    return self.fail(around, &report);
+                if let Some(report) = self.refusal(context) {
+                    return self.fail(context, &report);
                 }
                 standby.set_seam(self.sender.seam());
                 standby.set_mode_lsns(status.write, status.flush, status.apply);
-                around.has_news = true;
+                context.has_news = true;
                 standby.reply_time.store(status.sent.0, Ordering::Relaxed);
                 let lag = self.sender.lags();
                 for (shown, lag) in standby.lag_us.iter().zip([lag.write, lag.flush, lag.apply]) {
@@ -679,7 +675,7 @@ impl<C> Session<C> {
             }
             SenderEvent::Feedback(feedback) => {
                 let horizons = Horizons::of(&feedback);
-                let next = around.shared.next_xid.load(Ordering::Acquire);
+                let next = context.shared.next_xid.load(Ordering::Acquire);
                 // An id that comes yet, or whose rows have long been frozen: what was said before holds.
                 // PostgreSQL: `ProcessStandbyHSFeedbackMessage`.
                 if FullTransactionId::from_u64(next)
@@ -694,35 +690,35 @@ impl<C> Session<C> {
                 standby.has_fed_back.store(true, Ordering::Release);
             }
             SenderEvent::StreamEnded => self.phase = Phase::Finishing,
-            SenderEvent::Terminated => self.close(around.io),
+            SenderEvent::Terminated => self.close(context.io),
         }
     }
 
     /// Reads the next piece of the message from its segment, or sends the message.
-    fn read_on<I: Io>(&mut self, around: &mut Surroundings<'_, I>) {
+    fn read_on<I: Io>(&mut self, context: &mut Context<'_, I>) {
         if self.phase == Phase::Closing {
             return;
         }
-        let size = around.timelines.segment_size;
+        let size = context.timelines.segment_size;
         let Some(reading) = &mut self.reading else { return };
-        if around.tail.start().is_some_and(|start| start <= reading.next) {
+        if context.tail.start().is_some_and(|start| start <= reading.next) {
             let rest = LsnRange::new(reading.next, reading.range.end);
-            if around.tail.gather(rest, &mut reading.body) {
+            if context.tail.gather(rest, &mut reading.body) {
                 reading.next = rest.end;
             }
         }
         if reading.next == reading.range.end {
             let Some(reading) = self.reading.take() else { return };
             let sending = Sending::new(reading.header, reading.body, Some(reading.range));
-            return self.send(around, sending.by(SendPath::Read));
+            return self.send(context, sending.by(SendPath::Read));
         }
         if self.file_busy {
             return;
         }
         let segno = SegNo::of_start(reading.next, size);
-        let timeline = around.timelines.file_timeline(self.timeline, segno);
-        if let Some(report) = around.shared.damaged.refusal(timeline, segno) {
-            return self.fail(around, &report);
+        let timeline = context.timelines.file_timeline(self.timeline, segno);
+        if let Some(report) = context.shared.damaged.refusal(timeline, segno) {
+            return self.fail(context, &report);
         }
         match self.file {
             Some((open, file)) if open == segno => {
@@ -730,68 +726,67 @@ impl<C> Session<C> {
                     .range
                     .end
                     .min(segno.end(size))
-                    .min(around.tail.start().unwrap_or(Lsn::MAX));
+                    .min(context.tail.start().unwrap_or(Lsn::MAX));
                 let want = usize::try_from(end - reading.next).unwrap_or(usize::MAX);
                 if std::mem::take(&mut reading.sendfile) && end == reading.range.end {
                     let (socket, head) = (self.socket, reading.header);
                     let offset = size.offset(reading.next);
                     reading.begun = true;
                     let op = Op::SendFile { socket, head, file, offset, len: want };
-                    around.io.submit(SessionOp::SendFile.token(self.tag, self.number), op);
+                    context.io.submit(WalsenderOp::SendFile.token(self.tag, self.number), op);
                     self.file_busy = true;
                     return;
                 }
-                let buf = read_buffer(around.reads, want);
+                let buf = read_buffer(context.reads, want);
                 let offset = size.offset(reading.next);
                 let op = Op::Read { file, offset, buf };
-                around.io.submit(SessionOp::Read.token(self.tag, self.number), op);
+                context.io.submit(WalsenderOp::Read.token(self.tag, self.number), op);
             }
             Some((_, file)) => {
                 self.file = None;
-                around.io.submit(SessionOp::Close.token(self.tag, self.number), Op::Close { file });
+                context
+                    .io
+                    .submit(WalsenderOp::Close.token(self.tag, self.number), Op::Close { file });
             }
             None => {
-                let path = around.wal_dir.join(segno.file_name(timeline, size));
+                let path = context.wal_dir.join(segno.file_name(timeline, size));
                 let mode = OpenMode { create: false, direct: false };
                 reading.opened = Some(timeline);
-                around
-                    .io
-                    .submit(SessionOp::Open.token(self.tag, self.number), Op::Open { path, mode });
+                context.io.submit(
+                    WalsenderOp::Open.token(self.tag, self.number),
+                    Op::Open { path, mode },
+                );
             }
         }
         self.file_busy = true;
     }
 
     /// Takes the completion of a send from a segment. What was not in the page cache is read.
-    fn handle_sent_file<I: Io>(
-        &mut self,
-        around: &mut Surroundings<'_, I>,
-        result: io::Result<Done>,
-    ) {
+    fn handle_sent_file<I: Io>(&mut self, context: &mut Context<'_, I>, result: io::Result<Done>) {
         self.file_busy = false;
-        let Ok(Done::Sent(count)) = result else { return self.close(around.io) };
-        around.stats.count_sent(SendPath::SendFile, count);
+        let Ok(Done::Sent(count)) = result else { return self.close(context.io) };
+        context.stats.count_sent(SendPath::SendFile, count);
         let Some(reading) = &mut self.reading else { return };
         reading.begun = count > 0;
         let of_header = count.min(reading.header.as_slice().len());
         reading.header = Head::new(reading.header.as_slice().get(of_header..).unwrap_or_default());
         reading.next = reading.next + u64::try_from(count - of_header).unwrap_or(0);
         if reading.next < reading.range.end {
-            return self.read_on(around);
+            return self.read_on(context);
         }
         let end = reading.range.end;
         self.reading = None;
-        self.finish_message(around, Some(end));
+        self.finish_message(context, Some(end));
     }
 
     fn handle_file<I: Io>(
         &mut self,
-        around: &mut Surroundings<'_, I>,
-        op: SessionOp,
+        context: &mut Context<'_, I>,
+        op: WalsenderOp,
         result: io::Result<Done>,
     ) {
         self.file_busy = false;
-        let size = around.timelines.segment_size;
+        let size = context.timelines.segment_size;
         let Some(next) = self.reading.as_ref().map(|reading| reading.next) else {
             if let Ok(Done::Opened(file)) = result {
                 self.file = Some((SegNo(u64::MAX), file));
@@ -799,12 +794,12 @@ impl<C> Session<C> {
             return;
         };
         let segno = SegNo::of_start(next, size);
-        let timeline = around.timelines.file_timeline(self.timeline, segno);
+        let timeline = context.timelines.file_timeline(self.timeline, segno);
         let name = segno.file_name(timeline, size);
         // A segment may be recycled while it is read: what was read then is not this WAL.
         // PostgreSQL: CheckXLogRemoved.
-        if segno.start(size) < around.shared.oldest_lsn.load() {
-            return self.fail(around, &removed(&name));
+        if segno.start(size) < context.shared.oldest_lsn.load() {
+            return self.fail(context, &removed(&name));
         }
         match (op, result) {
             (_, Ok(Done::Opened(file))) => self.file = Some((segno, file)),
@@ -814,10 +809,10 @@ impl<C> Session<C> {
                     reading.body.push(buf.freeze());
                 }
             }
-            (SessionOp::Open, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+            (WalsenderOp::Open, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
                 // A timeline that has begun meanwhile has the segment under another name.
                 if self.reading.as_ref().is_some_and(|reading| reading.opened == Some(timeline)) {
-                    return self.fail(around, &removed(&name));
+                    return self.fail(context, &removed(&name));
                 }
             }
             (_, result) => {
@@ -825,10 +820,10 @@ impl<C> Session<C> {
                     .err()
                     .map_or_else(|| "unexpected end of file".to_owned(), |error| error.to_string());
                 let text = format!("could not read from WAL segment {name}, LSN {next}: {reason}");
-                return self.fail(around, &Report::error(SqlState::IO_ERROR, text));
+                return self.fail(context, &Report::error(SqlState::IO_ERROR, text));
             }
         }
-        self.read_on(around);
+        self.read_on(context);
     }
 }
 

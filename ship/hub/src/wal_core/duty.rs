@@ -2,7 +2,7 @@
 //!
 //! Not here: the role as others see it (`crate::role`).
 
-use crate::intake::own::Own;
+use crate::intake::own::OwnWal;
 use crate::policy::promotion::Promotion;
 use crate::role::Role;
 
@@ -14,7 +14,7 @@ pub(super) enum Duty {
     /// To become the primary.
     Promote(Promotion),
     /// To write WAL of its own.
-    Write(Box<Own>),
+    Write(Box<OwnWal>),
     /// To acknowledge nothing: only what is durable is served.
     #[cfg_attr(not(test), expect(dead_code, reason = "failover will fence, nothing does yet"))]
     Keep,
@@ -30,14 +30,14 @@ impl Duty {
         }
     }
 
-    pub(super) fn own(&self) -> Option<&Own> {
+    pub(super) fn own(&self) -> Option<&OwnWal> {
         match self {
             Self::Write(own) => Some(own),
             Self::Receive | Self::Promote(_) | Self::Keep => None,
         }
     }
 
-    pub(super) fn own_mut(&mut self) -> Option<&mut Own> {
+    pub(super) fn own_mut(&mut self) -> Option<&mut OwnWal> {
         match self {
             Self::Write(own) => Some(own),
             Self::Receive | Self::Promote(_) | Self::Keep => None,

@@ -5,7 +5,7 @@
 
 use crate::api::rows::SlotRow;
 use crate::api::stream::{SlotRequest, StreamEnd};
-use crate::mail::{NewSession, SlotReply, ToShip};
+use crate::mail::{NewWalsender, SlotReply, ToShip};
 use crate::policy::admit::{Admission, Admitted};
 use crate::policy::attached::Attached;
 use crate::policy::promotion::{self};
@@ -28,8 +28,8 @@ use walhub_proto::walreceiver::WalReceiverState;
 use walhub_proto::wire::backend::Report;
 
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
-    pub(super) fn handle_start(&mut self, session: NewSession<C>) {
-        let NewSession { start, standby, reply } = session;
+    pub(super) fn handle_start(&mut self, session: NewWalsender<C>) {
+        let NewWalsender { start, standby, reply } = session;
         let admission = Admission {
             is_stopping: self.stopping != Stopping::No,
             role: self.role(),
@@ -62,7 +62,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         self.attached.insert(standby, Attached { pid, ship, timeline, slot });
         entry.home.store(ship, Ordering::Relaxed);
         self.sync.connect(standby, &start.client.application_name);
-        self.ships.start(ship, NewSession { start, standby, reply });
+        self.ships.start(ship, NewWalsender { start, standby, reply });
     }
 
     /// Has the streams that `are_meant` ended, and their clients told why.

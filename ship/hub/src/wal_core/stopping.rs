@@ -2,7 +2,7 @@
 //!
 //! PostgreSQL: `ShutdownXLOG`.
 
-use crate::intake::own::Own;
+use crate::intake::own::OwnWal;
 use crate::mail::{StopMode, ToControl};
 use crate::policy::promotion::{self};
 use crate::store::control_file::ControlFileKeeper;
@@ -45,7 +45,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 let settled = self.local().is_none_or(|local| {
                     local.is_flushed() || local.is_paused() || is_stuck && local.is_idle()
                 });
-                let has_ended = self.duty.own().is_none_or(Own::has_ended);
+                let has_ended = self.duty.own().is_none_or(OwnWal::has_ended);
                 if !self.link.is_closed() || !has_ended || !settled {
                     return;
                 }

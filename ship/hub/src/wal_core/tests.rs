@@ -37,7 +37,7 @@ use crate::core_loop;
 use crate::mail::{StopMode, ToWal};
 use crate::policy::attached::Attached;
 use crate::publish::commits::{Commits, commits};
-use crate::publish::front::PublishedSlots;
+use crate::publish::handle::PublishedSlots;
 use crate::publish::positions::{Shared, StandbyTable};
 use crate::store::recover::{self, NewCluster, recover};
 use crate::store::writer::FlushMethod;

@@ -3,7 +3,7 @@
 //! Not here: the steps of a switch (`crate::policy::switch`), who may be promoted (`crate::policy::promotion`),
 //! own records (`crate::intake::own`).
 
-use crate::intake::own::{Own, refuse_jobs, small_len};
+use crate::intake::own::{OwnWal, refuse_jobs, small_len};
 use crate::mail::{PromoteReply, ToControl, ToShip};
 use crate::policy::promotion::{self, Promotion};
 use crate::policy::switch::{NextStep, Purpose, Switch};
@@ -227,7 +227,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         checkpoint: Option<CheckpointSeen>,
         last_open: Option<u32>,
     ) -> Option<Duty> {
-        let own = Own::begin(self.store.as_mut()?, now, checkpoint, last_open);
+        let own = OwnWal::begin(self.store.as_mut()?, now, checkpoint, last_open);
         let before = self.take_duty(Duty::Write(Box::new(own)));
         self.config.shared.forward_flushed.store(true, Ordering::Relaxed);
         Some(before)

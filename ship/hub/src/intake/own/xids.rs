@@ -18,7 +18,7 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::{Report, Severity};
 
-use super::Own;
+use super::OwnWal;
 
 const HINT: &str = "A hub has no tables that VACUUM could freeze. Promote a standby of the database, run a \
                     database-wide VACUUM in that database there, and let walhub follow that server.";
@@ -26,7 +26,7 @@ const HINT: &str = "A hub has no tables that VACUUM could freeze. Promote a stan
 /// PostgreSQL: `GetNewTransactionId` calls for autovacuum as often.
 const LOG_EVERY: u32 = 65_536;
 
-impl Own {
+impl OwnWal {
     /// The next transaction id, and what the session is to be warned of. The pages that standbys keep its
     /// state in come first.
     ///

@@ -55,7 +55,11 @@ impl Bench {
     /// The wal core takes one job and answers it.
     fn place(&mut self, end: u64) {
         assert!(self.link.next().is_some(), "no job");
-        self.link.answer(Ok(Place { ends: vec![Lsn(end)], xid: Some(3), ..Place::end(Lsn(end)) }));
+        self.link.answer(Ok(AppendedAt {
+            ends: vec![Lsn(end)],
+            xid: Some(3),
+            ..AppendedAt::end(Lsn(end))
+        }));
     }
 
     /// The wal core publishes that this is durable, and tells of it.

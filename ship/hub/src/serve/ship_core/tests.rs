@@ -22,7 +22,7 @@ use walhub_proto::wire::copy::{COPY_DONE_MESSAGE, HotStandbyFeedback, StandbySta
 use super::*;
 use crate::api::stream::{Client, StartStreaming};
 use crate::core_loop::now;
-use crate::serve::moves::{Neighbour, places};
+use crate::serve::moves::{ShipAddress, connect_ships};
 use crate::store::tail::{SLAB_LEN, Tail};
 
 const SIZE: SegmentSize = SegmentSize::MIN;
@@ -47,13 +47,13 @@ impl Bench {
             std::fs::write(dir.path().join(file), vec![segno; SLAB_LEN]).unwrap();
         }
         let io = Uring::new(UringConfig::default()).unwrap();
-        let (to_ship, place) = places(&[io.waker()], 1).remove(0);
+        let (to_ship, peers) = connect_ships(&[io.waker()], 1).remove(0);
         let (to_wal, from_ship) = mailbox(64, io.waker());
         let (shared, standbys) = (Arc::<Shared>::default(), Arc::new(StandbyTable::new(4)));
         let ship = ShipCore::new(ShipConfig {
             shared: Arc::clone(&shared),
             standbys,
-            place,
+            peers,
             to_wal,
             wal_dir: dir.path().to_owned(),
             slabs_max: 8,
@@ -99,7 +99,7 @@ impl Bench {
             client,
         };
         let (reply, _) = oneshot::channel();
-        let session = NewSession { start: Box::new(start), standby: 0, reply };
+        let session = NewWalsender { start: Box::new(start), standby: 0, reply };
         self.to_ship.send(ToShip::Start(session)).unwrap();
     }
 
@@ -360,16 +360,16 @@ impl Pair {
         // Both are cores of one hub.
         catchup.ship.config.shared = Arc::clone(&live.shared);
         catchup.ship.config.standbys = Arc::clone(&live.ship.config.standbys);
-        catchup.ship.config.place.serves = Serves::Catchup;
-        let neighbour = |bench: &Bench| Neighbour {
+        catchup.ship.config.peers.serves = Serves::Catchup;
+        let address = |bench: &Bench| ShipAddress {
             mail: bench.to_ship.clone(),
-            berths: Arc::clone(&bench.ship.config.place.berths),
-            stats: Arc::clone(&bench.ship.config.place.stats),
+            in_transit: Arc::clone(&bench.ship.config.peers.in_transit),
+            stats: Arc::clone(&bench.ship.config.peers.stats),
         };
-        let (lives, lates) = (vec![neighbour(&live)], vec![neighbour(&catchup)]);
+        let (for_live, for_catchup) = (vec![address(&live)], vec![address(&catchup)]);
         for bench in [&mut live, &mut catchup] {
-            bench.ship.config.place.lives = lives.clone();
-            bench.ship.config.place.lates = lates.clone();
+            bench.ship.config.peers.live = for_live.clone();
+            bench.ship.config.peers.catchup = for_catchup.clone();
         }
         (live.ship.may_give_away, catchup.ship.may_give_away) = (true, true);
         (Self { live, catchup }, tail)
@@ -398,7 +398,7 @@ impl Pair {
 
     fn moved_in(&self) -> [u64; 2] {
         [&self.live, &self.catchup]
-            .map(|bench| bench.ship.config.place.stats.counts().moved_in.load(Ordering::Relaxed))
+            .map(|bench| bench.ship.config.peers.stats.counts().moved_in.load(Ordering::Relaxed))
     }
 }
 
@@ -442,7 +442,7 @@ fn a_standby_that_is_behind_is_served_elsewhere_and_comes_back_once_it_has_every
     let segments: Vec<_> = wal.chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect();
     assert_eq!(segments, [(1, SLAB_LEN - 100), (2, SLAB_LEN), (3, SLAB_LEN)]);
     let sent = |bench: &Bench| {
-        let counts = bench.ship.config.place.stats.counts();
+        let counts = bench.ship.config.peers.stats.counts();
         let file = [&counts.sendfile_bytes, &counts.read_bytes];
         file.map(|bytes| bytes.load(Ordering::Relaxed)).iter().sum::<u64>()
     };
@@ -465,12 +465,12 @@ fn a_standby_that_is_behind_is_served_elsewhere_and_comes_back_once_it_has_every
 fn a_live_session_goes_to_the_core_that_it_belongs_to_once_there_is_something_to_send() {
     let (mut pair, mut tail) = Pair::new();
     // Both serve live standbys.
-    let place = &pair.live.ship.config.place;
-    let (first, second) = (place.lives[0].clone(), place.lates[0].clone());
+    let peers = &pair.live.ship.config.peers;
+    let (first, second) = (peers.live[0].clone(), peers.catchup[0].clone());
     for (number, bench) in [&mut pair.live, &mut pair.catchup].into_iter().enumerate() {
-        let place = &mut bench.ship.config.place;
-        (place.serves, place.number) = (Serves::Live, number);
-        (place.lives, place.lates) = (vec![first.clone(), second.clone()], Vec::new());
+        let peers = &mut bench.ship.config.peers;
+        (peers.serves, peers.number) = (Serves::Live, number);
+        (peers.live, peers.catchup) = (vec![first.clone(), second.clone()], Vec::new());
     }
     // The second core has a tail of its own: give both the same.
     let slab = tail.truncate(tail.end(), None).unwrap();

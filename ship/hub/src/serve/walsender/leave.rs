@@ -8,40 +8,40 @@ use walhub_proto::lsn::Lsn;
 use walhub_proto::time::Now;
 use walhub_proto::walsender::WalSenderConfig;
 
-use super::{Phase, Session, SessionOp, Surroundings};
-use crate::serve::placement::{Errand, Serves};
+use super::{Context, Phase, Walsender, WalsenderOp};
+use crate::serve::placement::{Destination, Serves};
 use crate::store::timelines::Timelines;
 
 /// A session between two cores.
 #[derive(Debug)]
 pub struct Moved<C> {
     /// The session; it has no socket and no file.
-    pub session: Session<C>,
+    pub session: Walsender<C>,
     /// Its socket.
     pub conn: C,
     /// The timelines that it knows of.
     pub timelines: Arc<Timelines>,
 }
 
-impl<C> Session<C> {
+impl<C> Walsender<C> {
     /// Whether it goes to another core: then nothing is begun here any more, and the receive, which
     /// would wait for the standby, is cancelled.
-    pub(super) fn must_leave<I: Io>(&mut self, around: &mut Surroundings<'_, I>) -> bool {
-        if self.phase != Phase::Streaming || around.lodging.is_none() {
+    pub(super) fn must_leave<I: Io>(&mut self, context: &mut Context<'_, I>) -> bool {
+        if self.phase != Phase::Streaming || context.placement.is_none() {
             self.leaving = None;
         } else if self.leaving.is_none() {
-            self.leaving = self.errand(around);
+            self.leaving = self.destination(context);
             if self.leaving.is_some() && self.receiving {
                 (self.cancelling, self.receive_cancelled) = (true, true);
                 let op = Op::CancelRecv { socket: self.socket };
-                around.io.submit(SessionOp::Cancel.token(self.tag, self.number), op);
+                context.io.submit(WalsenderOp::Cancel.token(self.tag, self.number), op);
             }
         }
         self.leaving.is_some()
     }
 
-    /// Why it would go now, if it would.
-    fn errand<I: Io>(&self, around: &Surroundings<'_, I>) -> Option<Errand> {
+    /// Where it would go now, if it would.
+    fn destination<I: Io>(&self, context: &Context<'_, I>) -> Option<Destination> {
         // A slow standby may take long to acknowledge; until then it is served here.
         let busy = self.sending.is_some()
             || self.reading.is_some()
@@ -50,21 +50,21 @@ impl<C> Session<C> {
         if busy || self.cancelling || !self.sender.takes_messages() {
             return None;
         }
-        let lodging = around.lodging?;
+        let placement = context.placement?;
         let next = self.sender.sent_lsn();
-        match lodging.serves {
+        match placement.serves {
             Serves::Live => {
-                let start = around.tail.start();
-                let is_late = next < around.sendable && start.is_some_and(|start| next < start);
-                if lodging.has_lates && is_late {
-                    return Some(Errand::Late);
+                let start = context.tail.start();
+                let is_late = next < context.sendable && start.is_some_and(|start| next < start);
+                if placement.has_catchup && is_late {
+                    return Some(Destination::Catchup);
                 }
-                let home = around.standby.home.load(Ordering::Relaxed);
-                (home != lodging.number).then_some(Errand::Home)
+                let home = context.standby.home.load(Ordering::Relaxed);
+                (home != placement.number).then_some(Destination::Home)
             }
             Serves::Catchup => {
-                let has_everything = next >= around.sendable && self.queued.is_empty();
-                has_everything.then_some(Errand::Home)
+                let has_everything = next >= context.sendable && self.queued.is_empty();
+                has_everything.then_some(Destination::Home)
             }
         }
     }
@@ -72,12 +72,12 @@ impl<C> Session<C> {
     /// Whether it goes to another core and nothing is under way any more.
     #[must_use]
     pub fn has_left(&self) -> bool {
-        self.errand_under_way().is_some() && self.is_idle()
+        self.leaving_to().is_some() && self.is_idle()
     }
 
-    /// Why it goes, while it does.
+    /// Where it goes, while it does.
     #[must_use]
-    pub fn errand_under_way(&self) -> Option<Errand> {
+    pub fn leaving_to(&self) -> Option<Destination> {
         self.leaving.filter(|_| self.phase == Phase::Streaming)
     }
 
@@ -86,7 +86,7 @@ impl<C> Session<C> {
         self.leaving = None;
     }
 
-    /// Takes the session off its core, once [`Session::has_left`]. Its file is to be closed.
+    /// Takes the session off its core, once [`Walsender::has_left`]. Its file is to be closed.
     ///
     /// # Panics
     /// If something is under way.

@@ -65,7 +65,7 @@ impl Bench {
     }
 
     fn bytes(&self) -> [u64; 2] {
-        let counts = self.ship.config.place.stats.counts();
+        let counts = self.ship.config.peers.stats.counts();
         [&counts.tail_bytes, &counts.zerocopy_bytes].map(|bytes| bytes.load(Ordering::Relaxed))
     }
 
@@ -98,7 +98,7 @@ fn a_standby_that_reads_nothing_pins_a_few_slabs_and_gets_every_byte() {
     assert!((1..=4).contains(&pinned), "{pinned} slabs");
     let wal = bench.wal_until(&mut far, BEHIND);
     assert!(wal.len() == BEHIND && wal.iter().all(|&byte| byte == 7));
-    bench.run(|bench| bench.ship.sessions.values().all(Session::is_released).then_some(()));
+    bench.run(|bench| bench.ship.sessions.values().all(Walsender::is_released).then_some(()));
     // On this machine the kernel copies; a setting that forces it is obeyed all the same.
     assert_eq!(bench.bytes()[1], 0);
     assert!(bench.bytes()[0] > 1 << 20);

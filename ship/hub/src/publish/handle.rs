@@ -28,7 +28,7 @@ use crate::api::rows::{
 };
 use crate::api::settings::HubSettings;
 use crate::api::stream::{Client, SlotRequest, StartStreaming, StreamEnd};
-use crate::mail::{ConnectAnswer, NewSession, StopMode, ToWal};
+use crate::mail::{ConnectAnswer, NewWalsender, StopMode, ToWal};
 use crate::publish::commits::Commits;
 use crate::publish::latency::{LatencyRow, Stage};
 use crate::publish::positions::{LAG_UNKNOWN, Shared, StandbyTable};
@@ -64,8 +64,8 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// What a [`Front`] is made of.
-pub(crate) struct FrontParts<C: Send> {
+/// What a [`Handle`] is made of.
+pub(crate) struct HandleParts<C: Send> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) standbys: Arc<StandbyTable>,
     pub(crate) slots: PublishedSlots,
@@ -78,7 +78,7 @@ pub(crate) struct FrontParts<C: Send> {
 }
 
 /// The hub, for the control plane.
-pub struct Front<C: Send> {
+pub struct Handle<C: Send> {
     shared: Arc<Shared>,
     standbys: Arc<StandbyTable>,
     slots: PublishedSlots,
@@ -92,13 +92,13 @@ pub struct Front<C: Send> {
     commits: Mutex<Commits>,
 }
 
-impl<C: Send> fmt::Debug for Front<C> {
+impl<C: Send> fmt::Debug for Handle<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Front").field("wal_dir", &self.wal_dir).finish_non_exhaustive()
+        f.debug_struct("Handle").field("wal_dir", &self.wal_dir).finish_non_exhaustive()
     }
 }
 
-impl<C: Send + 'static> Front<C> {
+impl<C: Send + 'static> Handle<C> {
     fn read_history(&self, timeline: TimelineId) -> io::Result<Option<Vec<u8>>> {
         match self.fs.read(&self.wal_dir.join(history::file_name(timeline))) {
             Ok(content) => Ok(Some(content)),
@@ -108,8 +108,8 @@ impl<C: Send + 'static> Front<C> {
     }
 
     /// Joins what the cores publish.
-    pub(crate) fn new(parts: FrontParts<C>) -> Self {
-        let FrontParts {
+    pub(crate) fn new(parts: HandleParts<C>) -> Self {
+        let HandleParts {
             shared,
             standbys,
             slots,
@@ -315,7 +315,7 @@ impl<C: Send + 'static> Front<C> {
     }
 }
 
-impl<C: Send + 'static> Hub<C> for Front<C> {
+impl<C: Send + 'static> Hub<C> for Handle<C> {
     fn core_stats(&self) -> Vec<CoreStatsRow> {
         let ships = self.shared.ships.get().map_or(&[][..], Vec::as_slice);
         (0..).zip(ships).map(|(core, ship)| ship.row(core)).collect()
@@ -366,8 +366,8 @@ impl<C: Send + 'static> Hub<C> for Front<C> {
         };
         let session = Session { client: start.client.clone(), timeline: start.timeline };
         self.sessions().insert(standby, session);
-        let mail = ToWal::Start(NewSession { start, standby, reply });
-        if let Err(ToWal::Start(NewSession { start, standby, reply })) = self.to_wal.send(mail) {
+        let mail = ToWal::Start(NewWalsender { start, standby, reply });
+        if let Err(ToWal::Start(NewWalsender { start, standby, reply })) = self.to_wal.send(mail) {
             self.standbys.free(standby);
             refuse(start, reply, busy());
         }

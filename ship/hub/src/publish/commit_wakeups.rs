@@ -15,13 +15,13 @@ use super::atomics::{AtomicBool, AtomicUsize, Ordering, fence};
 /// The control plane registers and looks, the wal core tells. Each field on a cache line of its own:
 /// every flush reads the one and every commit writes the other.
 #[derive(Debug)]
-pub struct Interest {
+pub struct CommitWakeups {
     waiting: CachePadded<AtomicUsize>,
     /// The control plane was told to look, and has not begun to.
     told: CachePadded<AtomicBool>,
 }
 
-impl Interest {
+impl CommitWakeups {
     /// Nobody waits.
     #[must_use]
     pub fn new() -> Self {
@@ -59,7 +59,7 @@ impl Interest {
     }
 }
 
-impl Default for Interest {
+impl Default for CommitWakeups {
     fn default() -> Self {
         Self::new()
     }
