@@ -15,8 +15,7 @@ mod facts;
 mod mark;
 
 pub use control::{
-    CONTROL_COPY_LEN, CONTROL_FILE_LEN, ControlFile, ControlFileError, ControlSlot,
-    SERVER_VERSION_BYTES_MAX,
+    CONTROL_COPY_LEN, ControlFile, ControlFileError, ControlSlot, SERVER_VERSION_BYTES_MAX,
 };
 pub use end_of_wal::{EndOfWal, ReadWant, StopReason, WalEnd};
 pub use mark::{DurableMark, MARK_LEN};

@@ -251,6 +251,10 @@ mod tests {
             "invalidating slot \"old\" because its restart_lsn 0/32000028 exceeds \
              max_slot_wal_keep_size"
         );
+        // The first position that stays is not lost.
+        let first = Slot { restart_lsn: Some(SegNo(90).start(SIZE)), ..slot("first", 90) };
+        let plan = retention(0, Some(160)).plan(lsn(100), lsn(100), &[first, slot("old", 50)]);
+        assert_eq!((plan.oldest_kept, plan.invalidations.len()), (SegNo(90), 1));
         // wal_keep_size, or the hub's own need, keeps what the slot needs.
         for (keep, needed) in [(16 * 60, 100), (0, 40)] {
             let plan = retention(keep, Some(160)).plan(lsn(100), lsn(needed), &slots);

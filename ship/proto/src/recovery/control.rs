@@ -39,8 +39,6 @@ use crate::segment::SegmentSize;
 
 /// Bytes of a copy: one disk block.
 pub const CONTROL_COPY_LEN: usize = 4096;
-/// Bytes of the file.
-pub const CONTROL_FILE_LEN: usize = 2 * CONTROL_COPY_LEN;
 /// Bytes of [`ControlFile::server_version`] that are kept.
 pub const SERVER_VERSION_BYTES_MAX: usize = 256;
 
@@ -409,7 +407,9 @@ fn truncated(text: &str, bytes_max: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::vec;
+    use crate::rmgr::xlog::WalLevel;
+    use std::string::ToString;
+    use std::{format, vec};
 
     fn counters() -> Counters {
         Counters::of_words((1 << 32) + 5, [1, 2, 3, 4, 5, 6, 7, 8, 9], true)
@@ -457,6 +457,19 @@ mod tests {
         let long = ControlFile { server_version: "\u{e9}".repeat(300), ..control(1) };
         let kept = ControlFile::decode(&long.encode(CRC), CRC).unwrap().server_version;
         assert_eq!(kept, "\u{e9}".repeat(SERVER_VERSION_BYTES_MAX / 2));
+        // A character that would be cut is left out.
+        let server_version = format!("a{}", "\u{e9}".repeat(300));
+        let odd = ControlFile { server_version, ..control(1) };
+        let kept = ControlFile::decode(&odd.encode(CRC), CRC).unwrap().server_version;
+        assert_eq!(kept, format!("a{}", "\u{e9}".repeat(SERVER_VERSION_BYTES_MAX / 2 - 1)));
+        // What nothing can be assumed of instead.
+        let database = DatabaseFacts {
+            prepared: Some(Default::default()),
+            lock_holders: vec![7].into(),
+            wal_level: Some(WalLevel::Minimal),
+        };
+        let known = ControlFile { own_wal: false, database, ..control(1) };
+        assert_eq!(ControlFile::decode(&known.encode(CRC), CRC), Ok(known));
     }
 
     #[test]
@@ -535,12 +548,43 @@ mod tests {
         assert_eq!(choose(&a, &torn), Ok(Some((old.clone(), ControlSlot::First))));
         assert_eq!(choose(&torn, &a), Ok(Some((old.clone(), ControlSlot::Second))));
         assert_eq!(choose(&a, &zeros), Ok(Some((old.clone(), ControlSlot::First))));
+        assert_eq!(choose(&a, &a), Ok(Some((old.clone(), ControlSlot::First))), "as it is made");
         assert_eq!(choose(&zeros, &a), Ok(Some((old, ControlSlot::Second))));
+        assert_eq!(ControlSlot::First.offset(), 0);
+        assert_eq!(usize::try_from(ControlSlot::Second.offset()), Ok(CONTROL_COPY_LEN));
         assert_eq!(choose(&a[..100], &[]), Err(ControlFileError::Length { got: 100 }));
         assert_eq!(choose(&[], &[]), Ok(None));
         assert_eq!(choose(&zeros, &zeros), Ok(None));
         assert!(matches!(choose(&zeros, &torn), Err(ControlFileError::Checksum { .. })));
         assert!(matches!(choose(&torn, &torn), Err(ControlFileError::Checksum { .. })));
+    }
+
+    #[test]
+    fn an_error_says_what_was_found_and_what_was_wanted() {
+        for (error, text) in [
+            (
+                ControlFileError::Length { got: 100 },
+                "control file is damaged: got 100 bytes, want 4096",
+            ),
+            (
+                ControlFileError::Magic { got: 255 },
+                "control file is damaged: got magic 00000000000000FF, want 77616C6875624346",
+            ),
+            (
+                ControlFileError::Checksum { got: 1, want: 2 },
+                "incorrect checksum in control file: got 00000001, want 00000002",
+            ),
+            (
+                ControlFileError::Format { got: 9, want: FORMAT },
+                "control file was written by an incompatible walhub: got format 9, want 3",
+            ),
+            (
+                ControlFileError::Field { name: "timeline" },
+                "control file contains invalid timeline",
+            ),
+        ] {
+            assert_eq!(error.to_string(), text);
+        }
     }
 
     #[test]

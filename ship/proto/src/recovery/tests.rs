@@ -3,6 +3,7 @@ use crate::generate::{WalGenerator, WalShape, WalWriter};
 use crate::lsn::LsnRange;
 use crate::lsn::SystemIdentifier;
 use crate::page::WalVersion;
+use crate::record::{RM_XLOG, XLOG_SWITCH};
 use std::collections::BTreeMap;
 use std::string::ToString;
 use std::vec;
@@ -352,6 +353,24 @@ fn reading_follows_the_history_into_the_next_timeline() {
     let found = files.recover(&past, &histories, 8192).unwrap();
     let text = "invalid magic number D111 in log segment 000000020000000000000005, offset 1040384";
     assert_eq!(found.reason.to_string(), text);
+}
+
+#[test]
+fn reading_follows_a_switch_that_lies_between_two_segments() {
+    let mut first = WalWriter::new(shape(1), START, None);
+    let mut wal = vec![];
+    first.append_record(21, 0, 0, &[&[1; 700]], &mut wal);
+    first.append_record(RM_XLOG, XLOG_SWITCH, 0, &[], &mut wal);
+    first.fill_segment(MIB, &mut |bytes| wal.extend_from_slice(bytes));
+    let (switchpoint, last) = (START + MIB, first.last_record());
+    assert_eq!(first.lsn(), switchpoint);
+    let (mut second, mut copy) = (WalWriter::new(shape(2), switchpoint, last), vec![]);
+    second.append_record(21, 0, 0, &[&[2; 700]], &mut copy);
+    let files = Files::default().with(1, START, &wal).with(2, switchpoint, &copy);
+    let histories = [TimelineHistory::single(tli(1)).extend(tli(2), switchpoint, "test")];
+    let control = ControlFile { timeline: tli(2), ..control(START, None) };
+    let found = files.recover(&control, &histories, 8192).unwrap();
+    assert_eq!((found.end, found.timeline), (second.lsn(), tli(2)));
 }
 
 #[test]
