@@ -106,9 +106,8 @@ fn finite(value: f64) -> Result<Value> {
 
 /// PostgreSQL: `pg_lsn_pli`, `pg_lsn_mii`.
 fn shift_lsn(lsn: Lsn, bytes: Numeric) -> Result<Value> {
-    bytes
-        .to_i128()
-        .and_then(|bytes| i128::from(lsn.0).checked_add(bytes))
+    i128::from(lsn.0)
+        .checked_add(bytes.to_i128())
         .and_then(|sum| u64::try_from(sum).ok())
         .map(|sum| Value::Lsn(Lsn(sum)))
         .ok_or_else(|| out_of_range("pg_lsn"))
@@ -190,14 +189,14 @@ pub(crate) static OPERATORS: &[Function] = &[
         &[Span, Float8],
         Span,
         eval!([Value::Interval(a), F(b)]
-        => a.scale(*b).map(Value::Interval)),
+        => a.multiply(*b).map(Value::Interval)),
     ),
     function(
         "*",
         &[Float8, Span],
         Span,
         eval!([F(a), Value::Interval(b)]
-        => b.scale(*a).map(Value::Interval)),
+        => b.multiply(*a).map(Value::Interval)),
     ),
     function("/", &[Int4, Int4], Int4, eval!([I(a), I(b)] => int4(a.checked_div(nonzero(*b)?)))),
     function("/", &[Int8, Int8], Int8, eval!([I(a), I(b)] => int8(a.checked_div(nonzero(*b)?)))),
@@ -216,7 +215,7 @@ pub(crate) static OPERATORS: &[Function] = &[
         Span,
         eval!([Value::Interval(a), F(b)] => {
             if *b == 0.0 { return Err(fail(DIVISION_BY_ZERO, "division by zero")); }
-            a.scale(1.0 / b).map(Value::Interval)
+            a.divide(*b).map(Value::Interval)
         }),
     ),
     function("%", &[Int4, Int4], Int4, eval!([I(a), I(b)] => Ok(I(a.wrapping_rem(nonzero(*b)?))))),
@@ -379,7 +378,7 @@ pub(crate) static FUNCTIONS: &[Function] = &[
         &[Num],
         Text,
         eval!([N(size)]
-        => Ok(T(size_pretty(size.to_whole(Ordering::Equal)?.to_i128().unwrap_or(0))))),
+        => Ok(T(size_pretty(size.to_whole(Ordering::Equal)?.to_i128())))),
     ),
     // Time.
     function(

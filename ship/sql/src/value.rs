@@ -468,15 +468,15 @@ fn float_text(value: f64) -> String {
     if value.is_infinite() {
         return if value > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
     }
+    if value == 0.0 || (1e-4..1e15).contains(&value.abs()) {
+        return format!("{value}");
+    }
+    // The exponent has its sign, and two digits at least.
     let scientific = format!("{value:e}");
-    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    match exponent.parse::<i32>() {
-        Ok(exponent) if (-4..15).contains(&exponent) => format!("{value}"),
-        Ok(exponent) => {
-            let sign = if exponent < 0 { '-' } else { '+' };
-            format!("{mantissa}e{sign}{:02}", exponent.unsigned_abs())
-        }
-        Err(_) => scientific,
+    let (mantissa, exponent) = scientific.split_once('e').expect("a float's exponent is shown");
+    match exponent.strip_prefix('-') {
+        Some(digits) => format!("{mantissa}e-{digits:0>2}"),
+        None => format!("{mantissa}e+{exponent:0>2}"),
     }
 }
 
@@ -516,6 +516,10 @@ mod tests {
             (100_000.0, "100000"),
             (1e14, "100000000000000"),
             (1e15, "1e+15"),
+            (999_999_999_999_999.9, "999999999999999.9"),
+            (-0.0, "-0"),
+            (1e-100, "1e-100"),
+            (9.999_999_999_999_999e-5, "9.999999999999999e-05"),
             (1.25e-5, "1.25e-05"),
             (0.0001, "0.0001"),
             (-0.1, "-0.1"),
