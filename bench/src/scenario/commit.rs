@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use walhub_peers::client::Client;
+use walhub_proto::convert::to_u32;
 use walhub_proto::wire::backend::Encoder;
 
 use super::disk::{State, Target};
@@ -275,7 +276,7 @@ fn parse_message() -> Vec<u8> {
 
 /// Bind and Execute for each message, and one Sync.
 fn batch_messages(batch: usize) -> Vec<u8> {
-    let length = u32::try_from(MESSAGE_LEN).unwrap_or(0).to_be_bytes();
+    let length = to_u32(MESSAGE_LEN).to_be_bytes();
     // The unnamed portal; no format codes; one parameter; no result formats.
     let bind =
         [&b"\0append\0"[..], &[0, 0], &[0, 1], &length, &[b'm'; MESSAGE_LEN], &[0, 0]].concat();

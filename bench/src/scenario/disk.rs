@@ -19,6 +19,8 @@ use walhub_engine::io::{BLOCK_LEN, Done, FileId, Gather, Io as _, Op, OpenMode, 
 use walhub_engine::trial::LinkedWriter;
 use walhub_engine::uring::{Uring, UringConfig};
 
+use walhub_proto::convert::to_u64;
+
 use super::{Context, Scenario, Watch, parse_size, put, put_latencies};
 use crate::method::pairs::{Experiment, Figure, Leg, Run};
 use crate::peer::fio;
@@ -183,7 +185,7 @@ impl Target {
     }
 
     fn offsets(&self) -> impl Iterator<Item = u64> {
-        let step = u64::try_from(self.block).unwrap_or(u64::MAX);
+        let step = to_u64(self.block);
         (0..self.len / step).map(move |index| index * step)
     }
 

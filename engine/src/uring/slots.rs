@@ -169,7 +169,7 @@ impl Slot {
             Work::Close => opcode::Close::new(fd).build(),
             Work::Read { offset, buf, .. } => {
                 let whole = buf.spare();
-                let len = u32::try_from(whole.len()).unwrap_or(u32::MAX);
+                let len = saturated_u32(whole.len());
                 opcode::Read::new(fd, whole.as_mut_ptr(), len).offset(*offset).build()
             }
             Work::Write { offset, data, durable, .. } => {
@@ -191,7 +191,7 @@ impl Slot {
             Work::Unlink { path } => opcode::UnlinkAt::new(cwd, path.as_ptr()).build(),
             Work::Recv { buf, .. } => {
                 let whole = buf.spare();
-                let len = u32::try_from(whole.len()).unwrap_or(u32::MAX);
+                let len = saturated_u32(whole.len());
                 opcode::Recv::new(fd, whole.as_mut_ptr(), len).build()
             }
             Work::RecvLanding { landing, .. } => {
@@ -254,6 +254,11 @@ fn to_read(piece: &[u8]) -> libc::iovec {
 
 fn to_u32(count: usize) -> u32 {
     u32::try_from(count).expect("a gather has few pieces")
+}
+
+/// How much is asked for at once, which may be less than there is room for.
+fn saturated_u32(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
 }
 
 /// All slots of a ring, by the number that is their SQE's `user_data`.

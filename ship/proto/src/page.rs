@@ -11,6 +11,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::convert::to_u64;
 use crate::lsn::{Lsn, SystemIdentifier, TimelineId};
 use crate::segment::{SegNo, SegmentSize};
 
@@ -133,11 +134,7 @@ pub const fn header_len(page_addr: Lsn, segment_size: SegmentSize) -> usize {
 /// PostgreSQL: `XLogBytePosToRecPtr`.
 #[must_use]
 pub fn record_start(lsn: Lsn, segment_size: SegmentSize) -> Lsn {
-    if lsn.0.is_multiple_of(PAGE_BYTES) {
-        lsn + u64::try_from(header_len(lsn, segment_size)).unwrap_or(0)
-    } else {
-        lsn
-    }
+    if lsn.0.is_multiple_of(PAGE_BYTES) { lsn + to_u64(header_len(lsn, segment_size)) } else { lsn }
 }
 
 /// What the first page of a segment says beside what all pages say.

@@ -27,6 +27,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::convert::to_u64;
 use crate::history::{HistoryEntry, TimelineHistory};
 use crate::lsn::{Lsn, TimelineId};
 use crate::page::{PAGE_BYTES, header_len};
@@ -252,7 +253,7 @@ fn scan_start(control: &ControlFile, disk: &Disk<'_>) -> Result<Option<Lsn>, Rec
 /// `lsn`, when a record may start there; else the start of its page.
 fn boundary(lsn: Lsn, size: SegmentSize) -> Lsn {
     let page = lsn.align_down(PAGE_BYTES);
-    let header = u64::try_from(header_len(page, size)).unwrap_or(PAGE_BYTES);
+    let header = to_u64(header_len(page, size));
     if lsn == lsn.maxalign() && lsn - page >= header { lsn } else { page }
 }
 

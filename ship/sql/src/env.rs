@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::tz::TimeZone;
 
+use walhub_proto::convert::to_u64;
+
 use crate::failure::{
     PROGRAM_LIMIT_EXCEEDED, Result, STATEMENT_TOO_COMPLEX, canceled, fail, hinted,
 };
@@ -249,7 +251,7 @@ impl<'a> Env<'a> {
     pub fn work(&self, bytes: usize) -> Result<()> {
         match bytes / BYTES_A_STEP {
             0 => Ok(()),
-            steps => self.steps(u64::try_from(steps).unwrap_or(u64::MAX)),
+            steps => self.steps(to_u64(steps)),
         }
     }
 

@@ -182,13 +182,13 @@ impl ControlFile {
     #[must_use]
     pub fn encode(&self, crc: Crc32c) -> Vec<u8> {
         let version = truncated(&self.server_version, SERVER_VERSION_BYTES_MAX);
-        let segment_size = u32::try_from(self.segment_size.bytes()).unwrap_or(0);
+        let version_len = u16::try_from(version.len()).expect("it was just truncated");
         let last_record = self.last_record.unwrap_or(Lsn::INVALID);
         let mut block = Vec::with_capacity(CONTROL_COPY_LEN);
         block.extend_from_slice(&MAGIC);
         block.extend_from_slice(&FORMAT.to_le_bytes());
         block.extend_from_slice(&self.system_identifier.0.to_le_bytes());
-        block.extend_from_slice(&segment_size.to_le_bytes());
+        block.extend_from_slice(&self.segment_size.to_u32().to_le_bytes());
         block.extend_from_slice(&self.server_version_num.to_le_bytes());
         block.extend_from_slice(&self.timeline.to_u32().to_le_bytes());
         block.extend_from_slice(&if self.own_wal { OWN_WAL } else { 0 }.to_le_bytes());
@@ -197,7 +197,7 @@ impl ControlFile {
         block.extend_from_slice(&last_record.0.to_le_bytes());
         block.extend_from_slice(&self.sequence.to_le_bytes());
         block.extend_from_slice(&self.wal_version.map_or(0, WalVersion::magic).to_le_bytes());
-        block.extend_from_slice(&u16::try_from(version.len()).unwrap_or(0).to_le_bytes());
+        block.extend_from_slice(&version_len.to_le_bytes());
         let next_xid = self.counters.map_or(0, |counters| counters.next_xid);
         block.extend_from_slice(&next_xid.to_le_bytes());
         block.extend_from_slice(&self.checkpoint_lsn.unwrap_or(Lsn::INVALID).0.to_le_bytes());

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use super::{ControlFile, RecoveryError, ScanPlan, SegmentPart};
+use crate::convert::to_usize;
 use crate::lsn::{Lsn, LsnRange, TimelineId};
 use crate::page::WalVersion;
 use crate::record::{Crc32c, Numbers, RecordReader, WalViolation};
@@ -161,11 +162,12 @@ impl EndOfWal {
             self.stopped = Some(StopReason::FileEnd { offset: want.offset });
             return;
         }
-        let useful = usize::try_from(want.len_max).unwrap_or(usize::MAX).min(bytes.len());
+        let len_max = to_usize(want.len_max);
+        let useful = len_max.min(bytes.len());
         let (bytes, _) = bytes.split_at(useful);
         if let Err(violation) = self.reader.feed_to(bytes, &mut self.seen) {
             self.stopped = Some(StopReason::Violation(violation));
-        } else if useful == usize::try_from(want.len_max).unwrap_or(usize::MAX) {
+        } else if useful == len_max {
             self.leave_part();
         }
     }

@@ -5,6 +5,8 @@
 
 use alloc::vec::Vec;
 
+use crate::convert::to_u32;
+
 use super::{FIRST_NORMAL_XID, Fields, body_of, main_data};
 
 /// PostgreSQL: `XLOG_STANDBY_LOCK`.
@@ -52,10 +54,9 @@ impl RunningXacts {
     /// The body of the record.
     #[must_use]
     pub fn body(&self) -> Vec<u8> {
-        let count = |xids: &[u32]| u32::try_from(xids.len()).unwrap_or(u32::MAX);
         let head = [
-            count(&self.xids),
-            count(&self.subxids),
+            to_u32(self.xids.len()),
+            to_u32(self.subxids.len()),
             // With its padding.
             u32::from(self.is_overflowed),
             self.next_xid,
@@ -109,10 +110,9 @@ impl StandbyLock {
     /// The body of a record that says which are held.
     #[must_use]
     pub fn body_of(locks: &[Self]) -> Vec<u8> {
-        let count = u32::try_from(locks.len()).unwrap_or(u32::MAX);
         let words: Vec<u32> =
             locks.iter().flat_map(|lock| [lock.xid, lock.database, lock.relation]).collect();
-        words_body([&[count], words.as_slice(), &[]])
+        words_body([&[to_u32(locks.len())], words.as_slice(), &[]])
     }
 
     /// The locks that the main data of a record of `RM_STANDBY` says are held, as far as it is there;

@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
+use crate::convert::to_u32;
 use crate::history::file_name;
 use crate::lsn::{Lsn, SystemIdentifier, TimelineId};
 use crate::segment::SegmentSize;
@@ -71,9 +72,8 @@ impl WalReceiver {
     }
 
     fn put_query(&mut self, query: &str) {
-        let length = u32::try_from(query.len() + 5).unwrap_or(u32::MAX);
         self.out.push(b'Q');
-        self.out.extend_from_slice(&length.to_be_bytes());
+        self.out.extend_from_slice(&to_u32(query.len() + 5).to_be_bytes());
         self.out.extend_from_slice(query.as_bytes());
         self.out.push(0);
     }

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use crate::convert::to_u32;
 use crate::wire::copy::{COPY_DATA, XLOGDATA_FIELDS_LEN, XLogData};
 use crate::wire::reader::{FRAME_HEADER_LEN, Reader};
 
@@ -74,7 +75,7 @@ impl FrameSplitter {
                     } else if body_len <= SHORT_MESSAGE_BYTES_MAX {
                         Expect::Body { kind: COPY_DATA, body_len }
                     } else {
-                        let got = u32::try_from(body_len + 4).unwrap_or(u32::MAX);
+                        let got = to_u32(body_len + 4);
                         return Err(UpstreamViolation::FrameLength { kind: COPY_DATA, got });
                     };
                 }

@@ -26,6 +26,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::convert::to_u64;
 use crate::feedback::Horizons;
 use crate::lsn::{Lsn, SystemIdentifier, TimelineId};
 use crate::segment::SegmentSize;
@@ -396,8 +397,10 @@ impl WalReceiver {
                 }
                 Part::Wal(wal) => {
                     let start = self.next_lsn;
-                    let len = u64::try_from(wal.len()).unwrap_or(u64::MAX);
-                    let end = start.0.checked_add(len).ok_or(UpstreamViolation::WalMessage)?;
+                    let end = start
+                        .0
+                        .checked_add(to_u64(wal.len()))
+                        .ok_or(UpstreamViolation::WalMessage)?;
                     self.next_lsn = Lsn(end);
                     Some(ReceiverEvent::Wal { start, bytes: wal })
                 }
