@@ -128,7 +128,10 @@ impl Uring {
     }
 
     fn with_waker(config: UringConfig, waker: UringWaker) -> io::Result<Self> {
-        let ring = setup::build(config.entries, config.spin_us > 0)?;
+        // A core that spins looks at the ring's memory only.
+        let taskrun =
+            if config.spin_us > 0 { setup::TaskrunFlag::On } else { setup::TaskrunFlag::Off };
+        let ring = setup::build(config.entries, taskrun)?;
         let mut workers = [config.file_workers_max, config.other_workers_max];
         ring.submitter().register_iowq_max_workers(&mut workers)?;
         let napi = match config.napi_us {
