@@ -107,7 +107,7 @@ impl Buffer {
         self.memory.capacity()
     }
 
-    /// Forgets all bytes.
+    /// Makes it empty; the memory stays.
     pub fn clear(&mut self) {
         self.len = 0;
     }

@@ -20,7 +20,7 @@ impl Cpus {
         Ok(Self { set: sched_getaffinity(None)? })
     }
 
-    /// Their numbers, sorted.
+    /// The numbers of its CPUs, in ascending order.
     #[must_use]
     pub fn numbers(&self) -> Vec<usize> {
         (0..CpuSet::MAX_CPU).filter(|&cpu| self.set.is_set(cpu)).collect()

@@ -52,7 +52,7 @@ impl Head {
         head
     }
 
-    /// The bytes.
+    /// The bytes that it was made of.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
@@ -145,7 +145,7 @@ impl Landed {
 /// How a file is opened. Always read-write, never followed through a symbolic link's loop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OpenMode {
-    /// Create when missing.
+    /// Create the file when it is missing.
     pub create: bool,
     /// Bypass the page cache: offsets, lengths and memory of every read and write are then
     /// multiples of [`BLOCK_LEN`].
@@ -162,32 +162,32 @@ pub const BLOCK_LEN: usize = 4096;
 pub enum Op {
     /// Opens a file. Completes with [`Done::Opened`].
     Open {
-        /// Where.
+        /// The file's path.
         path: PathBuf,
-        /// How.
+        /// Whether to create it, and whether to bypass the page cache.
         mode: OpenMode,
     },
     /// Closes a file. No other operation may be under way on it.
     Close {
-        /// The file.
+        /// The file to close.
         file: FileId,
     },
     /// Reads up to the buffer's capacity. Completes with [`Done::Read`], shorter at end of file.
     Read {
-        /// From which file.
+        /// The file to read from.
         file: FileId,
-        /// From where.
+        /// The first byte to read, counted from the file's start.
         offset: u64,
         /// Into what; its length is set to what was read.
         buf: Buffer,
     },
     /// Writes all pieces. Completes with [`Done::Wrote`], the count possibly short.
     Write {
-        /// To which file.
+        /// The file to write to.
         file: FileId,
-        /// To where.
+        /// Where the first byte goes, counted from the file's start.
         offset: u64,
-        /// What.
+        /// The bytes to write, in pieces.
         data: Gather,
         /// Whether the completion also means that the data is durable (RWF_DSYNC).
         durable: bool,
@@ -195,43 +195,43 @@ pub enum Op {
     /// Takes room for the first `len` bytes of a file, which read as zeros where nothing was written
     /// (fallocate). Completes with [`Done::Allocated`].
     Allocate {
-        /// For which file.
+        /// The file that takes the room.
         file: FileId,
-        /// How much.
+        /// How many bytes from the file's start on.
         len: u64,
     },
     /// Makes earlier completed writes to a file durable (fdatasync).
     Sync {
-        /// The file.
+        /// The file to flush.
         file: FileId,
     },
     /// Makes renames, creations and removals in a directory durable.
     SyncDir {
-        /// Its path.
+        /// The directory's path.
         path: PathBuf,
     },
     /// Renames a file, replacing what has the new name.
     Rename {
-        /// Old name.
+        /// The name that the file has.
         from: PathBuf,
-        /// New name.
+        /// The name that it gets.
         to: PathBuf,
     },
-    /// Removes a file.
+    /// Removes a file's name; who has the file open keeps it.
     Unlink {
-        /// Its path.
+        /// The path to remove.
         path: PathBuf,
     },
     /// Receives up to the buffer's capacity. Completes with [`Done::Received`], empty at the end.
     Recv {
-        /// From which socket.
+        /// The socket to receive from.
         socket: SocketId,
         /// Into what; its length is set to what was received.
         buf: Buffer,
     },
     /// Receives into a slab. Completes with [`Done::Landed`], without any byte at the end.
     RecvLanding {
-        /// From which socket.
+        /// The socket to receive from.
         socket: SocketId,
         /// Into what.
         landing: Landing,
@@ -239,16 +239,16 @@ pub enum Op {
     /// Ends a receive that waits: it completes too, with ECANCELED or with what came before. Nothing
     /// but the receive may be under way on the socket. Completes with [`Done::Cancelled`].
     CancelRecv {
-        /// On which socket.
+        /// The socket whose receive is to end.
         socket: SocketId,
     },
     /// Sends the head and then the body. Completes with [`Done::Sent`], the count possibly short.
     Send {
-        /// To which socket.
+        /// The socket to send to.
         socket: SocketId,
-        /// First bytes.
+        /// The bytes that go first: a message's header.
         head: Head,
-        /// All other bytes.
+        /// The bytes after them, in pieces.
         body: Gather,
     },
     /// As [`Op::Send`], but the kernel sends from this memory itself where it can: until the peer has
@@ -258,9 +258,9 @@ pub enum Op {
     SendZeroCopy {
         /// To which socket, of which [`Io::zero_copy`] does not say that there is no such thing.
         socket: SocketId,
-        /// First bytes.
+        /// The bytes that go first: a message's header.
         head: Head,
-        /// All other bytes.
+        /// The bytes after them, in pieces.
         body: Gather,
     },
     /// Sends the head and then bytes of a file without copying them, as far as the file is in the
@@ -268,13 +268,13 @@ pub enum Op {
     /// whole was not in memory. No other send may be under way on the socket, and nobody may change
     /// these bytes of the file in place: what is on its way to the peer are the file's own pages.
     SendFile {
-        /// To which socket.
+        /// The socket to send to.
         socket: SocketId,
-        /// First bytes.
+        /// The bytes that go first: a message's header.
         head: Head,
         /// From which file, opened without [`OpenMode::direct`].
         file: FileId,
-        /// From where.
+        /// The first byte of the file to send, counted from its start.
         offset: u64,
         /// How many bytes of the file.
         len: usize,
@@ -288,7 +288,7 @@ pub enum Done {
     Opened(FileId),
     /// The file is closed.
     Closed,
-    /// Bytes read.
+    /// The buffer, with the bytes that were read.
     Read(Buffer),
     /// Number of bytes written.
     Wrote(usize),
@@ -369,7 +369,7 @@ pub trait Io {
         completions: &mut Vec<Completion>,
     ) -> io::Result<()>;
 
-    /// Wakes this `Io`.
+    /// A handle that other threads wake this `Io` with.
     fn waker(&self) -> Self::Waker;
 
     /// Takes a socket over from another thread.
@@ -403,7 +403,7 @@ pub trait Io {
         self.close_socket(socket);
     }
 
-    /// Monotonic nanoseconds.
+    /// Nanoseconds of the monotonic clock.
     fn now_ns(&self) -> u64;
 
     /// Microseconds since the Unix epoch.
@@ -417,14 +417,14 @@ pub struct TcpTuning {
     pub send_buffer: Option<u64>,
     /// TCP_NOTSENT_LOWAT in bytes: how much may wait unsent in the socket.
     pub notsent_lowat: Option<u64>,
-    /// TCP_CONGESTION.
+    /// TCP_CONGESTION: which algorithm decides how fast to send.
     pub congestion_control: CongestionControl,
 }
 
 /// Which congestion control a TCP socket has.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub enum CongestionControl {
-    /// The system's.
+    /// What `net.ipv4.tcp_congestion_control` says.
     #[default]
     System,
     /// The system's, but to a peer on this machine none that paces: between two processes there is
@@ -437,7 +437,7 @@ pub enum CongestionControl {
 /// An entry of a directory.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct DirEntry {
-    /// File name.
+    /// The file's name, without its directory.
     pub name: String,
     /// Bytes; zero for a directory.
     pub len: u64,

@@ -51,7 +51,7 @@ pub struct DiskProbe {
 /// Where durable writes are fastest, and how much that is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NearestCpu {
-    /// The CPU.
+    /// The number of the CPU.
     pub cpu: usize,
     /// Least microseconds of a durable write of one block from there.
     pub us: u64,

@@ -24,7 +24,7 @@ pub struct LinkedWriter {
 /// How both operations ended.
 #[derive(Debug)]
 pub struct Linked {
-    /// Bytes written.
+    /// How many bytes were written, or why none.
     pub written: io::Result<usize>,
     /// Whether they are durable; ECANCELED when not all of them were written.
     pub synced: io::Result<()>,

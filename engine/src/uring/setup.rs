@@ -31,7 +31,7 @@ pub enum UringUnavailable {
     OutOfFiles(io::Error),
     /// The kernel has io_uring but is older than [`KERNEL_MIN`].
     KernelTooOld(String),
-    /// Anything else.
+    /// Any other error, as the kernel gave it.
     Other(io::Error),
 }
 

@@ -45,7 +45,7 @@ pub struct DecoderConfig {
     pub segment_size: SegmentSize,
     /// Version of its pages.
     pub version: WalVersion,
-    /// Computes the checksums.
+    /// Computes the checksums of records.
     pub crc: Crc32c,
     /// Messages of other databases are passed over.
     pub database: u32,
@@ -72,9 +72,9 @@ pub struct Message {
     pub lsn: Lsn,
     /// Whether it belongs to the transaction that comes out around it.
     pub transactional: bool,
-    /// Its prefix.
+    /// Its prefix, as it was given to `pg_logical_emit_message`.
     pub prefix: Vec<u8>,
-    /// Its content.
+    /// Its content, as it was given to `pg_logical_emit_message`.
     pub content: Vec<u8>,
 }
 
@@ -85,12 +85,12 @@ impl Message {
     }
 }
 
-/// What comes out.
+/// What a logical stream is told, in the order of commits.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// A transaction begins.
+    /// A transaction begins, of which messages follow.
     Begin(Begin),
-    /// A message.
+    /// A message, of the transaction that began last or of none.
     Message(Message),
     /// All messages of the transaction that has begun: they were too many to keep. Take them from
     /// the [`Reread`] before the next change.
@@ -102,11 +102,11 @@ pub enum Change {
 /// The beginning of a transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Begin {
-    /// Its id.
+    /// Id of the transaction.
     pub xid: u32,
     /// Start of its commit record.
     pub commit_lsn: Lsn,
-    /// When it committed.
+    /// When it committed, by the clock of the server that wrote it.
     pub commit_time: Timestamp,
     /// The position that this has in the stream: that of its first message.
     pub lsn: Lsn,
@@ -119,7 +119,7 @@ pub struct Commit {
     pub commit_lsn: Lsn,
     /// End of its commit record: what a client confirms that has all of the transaction.
     pub end_lsn: Lsn,
-    /// When it committed.
+    /// When it committed, by the clock of the server that wrote it.
     pub commit_time: Timestamp,
 }
 
@@ -143,11 +143,11 @@ pub enum DecodeError {
     Wal(WalViolation),
     /// A record is valid and its body is not laid out as such a record's is.
     Record {
-        /// Where it starts.
+        /// Where the record starts.
         at: Lsn,
-        /// Its resource manager.
+        /// The record's resource manager.
         rmid: u8,
-        /// Its `xl_info`.
+        /// The record's `xl_info`.
         info: u8,
     },
 }

@@ -25,7 +25,7 @@ use crate::record::{
 };
 use crate::segment::SegmentSize;
 
-/// Filling.
+/// What fills a page or a segment.
 static ZEROS: [u8; PAGE_LEN] = [0; PAGE_LEN];
 /// Bytes of a record's header, as positions count.
 const RECORD_HEADER_BYTES: u64 = 24;
@@ -39,7 +39,7 @@ const _: () = assert!(RECORD_HEADER_LEN == 24 && SHORT_HEADER_LEN == 24 && LONG_
 /// What is the same on every page that a writer makes.
 #[derive(Clone, Copy, Debug)]
 pub struct WalShape {
-    /// The cluster.
+    /// The cluster that the WAL is of.
     pub system_identifier: SystemIdentifier,
     /// Size of its segments.
     pub segment_size: SegmentSize,
@@ -47,18 +47,18 @@ pub struct WalShape {
     pub timeline: TimelineId,
     /// PostgreSQL major that could have written it.
     pub version: WalVersion,
-    /// Computes the checksums.
+    /// Computes the checksums of records.
     pub crc: Crc32c,
 }
 
 /// What a record's header says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RecordKind {
-    /// Resource manager.
+    /// Number of the resource manager, `xl_rmid`.
     pub rmid: u8,
     /// What kind of its records, and flags.
     pub info: u8,
-    /// Transaction, or zero.
+    /// Id of the transaction that writes it, or zero: `xl_xid`.
     pub xid: u32,
 }
 

@@ -293,7 +293,7 @@ pub struct PageWant {
     pub segment_size: SegmentSize,
     /// Its version: that of the pages before.
     pub version: Option<WalVersion>,
-    /// Whose it is.
+    /// The cluster that the WAL must be of; `None` while it is not known.
     pub system_identifier: Option<SystemIdentifier>,
     /// Timeline of the page before, or the first.
     pub tli_min: TimelineId,
@@ -324,7 +324,7 @@ pub struct PageViolation {
     pub tli: TimelineId,
     /// Size of the file.
     pub segment_size: SegmentSize,
-    /// What is wrong.
+    /// The rule that the page breaks.
     pub rule: PageRule,
 }
 
@@ -333,48 +333,48 @@ pub struct PageViolation {
 pub enum PageRule {
     /// `xlp_magic` is that of the pages before.
     Magic {
-        /// On the page.
+        /// What the page has.
         got: u16,
         /// `None` when any version would do.
         want: Option<WalVersion>,
     },
     /// `xlp_info` has known flags only, and the long header is where it belongs.
     InfoBits {
-        /// On the page.
+        /// What the page has.
         got: u16,
     },
     /// `xlp_sysid` is the cluster's.
     SystemIdentifier {
-        /// On the page.
+        /// What the page has.
         got: SystemIdentifier,
-        /// The cluster's.
+        /// What the cluster has.
         want: SystemIdentifier,
     },
     /// `xlp_seg_size` is the cluster's.
     SegmentSize {
-        /// On the page.
+        /// What the page has.
         got: u32,
     },
     /// `xlp_xlog_blcksz` is [`PAGE_LEN`].
     PageLen {
-        /// On the page.
+        /// What the page has.
         got: u32,
     },
     /// `xlp_pageaddr` is where the page lies.
     PageAddr {
-        /// On the page.
+        /// What the page has.
         got: Lsn,
     },
     /// `xlp_tli` never decreases.
     TimelineOutOfSequence {
-        /// On the page.
+        /// What the page has.
         got: u32,
         /// Of the page before.
         after: TimelineId,
     },
     /// `xlp_tli` is not later than the timeline being read.
     UnexpectedTimeline {
-        /// On the page.
+        /// What the page has.
         got: u32,
     },
 }

@@ -44,7 +44,7 @@ pub fn encode_commit(commit: &Commit, out: &mut Vec<u8>) {
     out.extend_from_slice(&commit.commit_time.0.to_be_bytes());
 }
 
-/// Appends a message.
+/// Appends the pgoutput form of a message.
 pub fn encode_message(message: &Message, out: &mut Vec<u8>) {
     out.reserve(19 + message.prefix.len() + message.content.len());
     out.push(MESSAGE);

@@ -41,7 +41,7 @@ pub struct FoundSegment {
     pub tli: TimelineId,
     /// Number in its name.
     pub segno: SegNo,
-    /// Bytes it has.
+    /// How many bytes the file has.
     pub len: u64,
 }
 
@@ -66,7 +66,7 @@ pub enum RecoveryPlan {
     NoWal {
         /// Timeline to begin on.
         timeline: TimelineId,
-        /// Where to begin.
+        /// The position to begin a new stream at.
         start: Lsn,
     },
     /// Read the WAL to find its end.
@@ -103,11 +103,11 @@ pub enum RecoveryError {
     SegmentMissing {
         /// Timeline that it would be on.
         tli: TimelineId,
-        /// Its number.
+        /// The segment that is missing.
         segno: SegNo,
-        /// Size of segments.
+        /// The size that the cluster's segments have.
         segment_size: SegmentSize,
-        /// What was durable.
+        /// Up to where WAL is known to have been durable.
         bound: Lsn,
     },
     /// WAL that was durable does not read as valid any more.
@@ -116,11 +116,11 @@ pub enum RecoveryError {
         tli: TimelineId,
         /// Number in the name of the file.
         segno: SegNo,
-        /// Size of segments.
+        /// The size that the cluster's segments have.
         segment_size: SegmentSize,
         /// Where valid WAL ends.
         end: Lsn,
-        /// What was durable.
+        /// Up to where WAL is known to have been durable.
         bound: Lsn,
         /// Why it ends there.
         reason: StopReason,

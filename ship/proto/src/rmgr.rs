@@ -72,9 +72,9 @@ const TOPLEVEL_XID: u8 = 252;
 pub struct TooLong {
     /// Bytes that it would have, header included.
     pub len: u64,
-    /// Its resource manager.
+    /// The resource manager of the record.
     pub rmid: u8,
-    /// Its `xl_info`.
+    /// The `xl_info` of the record.
     pub info: u8,
 }
 

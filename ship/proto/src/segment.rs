@@ -34,7 +34,7 @@ impl SegmentSize {
         }
     }
 
-    /// Size in bytes.
+    /// How many bytes a segment has.
     #[must_use]
     pub const fn bytes(self) -> u64 {
         self.0

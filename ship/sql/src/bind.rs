@@ -73,7 +73,7 @@ struct Like {
 
 /// A query that is resolved.
 pub struct Bound {
-    /// What it does.
+    /// What is to be run.
     pub plan: Plan,
     /// Type of each parameter; `Unknown` where the context does not tell.
     pub parameters: Vec<Type>,

@@ -20,7 +20,7 @@ const SHOWN_LEN_MAX: usize = 100;
 pub struct Row {
     /// Prefix of the message.
     pub prefix: String,
-    /// Its content.
+    /// The content of the message.
     pub content: Vec<u8>,
 }
 

@@ -37,9 +37,9 @@ pub const TEXT_LEN_MAX: usize = 1 << 20;
 /// A relation of the server.
 #[derive(Debug)]
 pub struct Relation {
-    /// Its schema.
+    /// The schema that it is in.
     pub schema: &'static str,
-    /// Its name.
+    /// Its name within the schema.
     pub name: &'static str,
     /// Names and types of its columns.
     pub columns: &'static [(&'static str, Type)],
@@ -57,7 +57,7 @@ impl PartialEq for Relation {
 pub enum Eval {
     /// By the language itself.
     Pure(fn(&Env<'_>, &[Value]) -> Result<Value>),
-    /// By the server.
+    /// The server runs it: it changes something, or looks at what changes.
     Host,
 }
 
@@ -73,7 +73,7 @@ impl fmt::Debug for Eval {
 /// A function or an operator for one list of argument types.
 #[derive(Debug)]
 pub struct Function {
-    /// In lower case.
+    /// Its name, in lower case.
     pub name: &'static str,
     /// Types of the arguments.
     pub args: &'static [Type],
@@ -159,7 +159,7 @@ pub enum Pace<'a> {
 
 /// All that a statement depends on.
 pub struct Env<'a> {
-    /// The server.
+    /// The server that the statement runs on.
     pub host: &'a dyn Host,
     /// The session's time zone.
     pub zone: &'a TimeZone,

@@ -24,21 +24,29 @@ use crate::value::types::Type;
 use walhub_proto::sqlstate::SqlState;
 
 /// A value; its type is the expression's.
-#[allow(missing_docs, reason = "each holds the value of its name")]
 #[derive(Clone, PartialEq, Debug)]
 pub enum Value {
+    /// NULL, of any type.
     Null,
+    /// A value of boolean.
     Bool(bool),
-    /// int2, int4, int8, oid, xid.
+    /// A value of int2, int4, int8, oid or xid.
     Int(i64),
+    /// A value of float8.
     Float(f64),
+    /// A value of numeric.
     Numeric(Numeric),
-    /// text, name, "char", inet, and literals of unknown type.
+    /// A value of text, name, "char" or inet, or a literal of unknown type.
     Text(String),
+    /// A value of bytea.
     Bytes(Vec<u8>),
+    /// A value of pg_lsn.
     Lsn(Lsn),
+    /// A value of timestamptz.
     Timestamp(Timestamp),
+    /// A value of interval.
     Interval(Interval),
+    /// A value of text[], with `None` for NULL.
     Array(Vec<Option<String>>),
     /// It is not known yet. Whatever looks at a value asks for [`Value::known`] first.
     Pending(Pending),
@@ -161,12 +169,12 @@ impl Value {
         }
     }
 
-    /// `Null` for `None`.
+    /// The value, or NULL for `None`.
     pub fn or_null<T>(value: Option<T>, make: impl FnOnce(T) -> Self) -> Self {
         value.map_or(Self::Null, make)
     }
 
-    /// A text.
+    /// A value that is text.
     pub fn text_of(text: impl Into<String>) -> Self {
         Self::Text(text.into())
     }

@@ -94,9 +94,9 @@ pub struct ControlFile {
 /// One of the two copies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ControlSlot {
-    /// At offset 0.
+    /// The copy at offset 0.
     First,
-    /// At offset [`CONTROL_COPY_LEN`].
+    /// The copy at offset [`CONTROL_COPY_LEN`].
     Second,
 }
 
@@ -125,12 +125,12 @@ impl ControlSlot {
 pub enum ControlFileError {
     /// It is not a whole block.
     Length {
-        /// Bytes there are.
+        /// How many bytes there are.
         got: usize,
     },
     /// It does not begin as a control file does.
     Magic {
-        /// How it begins.
+        /// The eight bytes that it begins with.
         got: u64,
     },
     /// The checksum does not fit.
@@ -142,14 +142,14 @@ pub enum ControlFileError {
     },
     /// It is whole, but of another format.
     Format {
-        /// The copy's.
+        /// The format that the copy has.
         got: u32,
-        /// This program's.
+        /// The format that this program writes.
         want: u32,
     },
     /// It is whole, but a field has a value that it cannot have.
     Field {
-        /// The field.
+        /// Name of the field.
         name: &'static str,
     },
 }

@@ -44,7 +44,7 @@ pub enum StopReason {
     SegmentsEnd,
     /// The timeline of the last file was left here, and no file of the next one exists.
     Switchpoint {
-        /// The next timeline.
+        /// The timeline that begins there.
         next: TimelineId,
     },
 }
@@ -97,7 +97,7 @@ pub struct WalEnd {
     pub last_open: Option<u32>,
     /// The newest checkpoint record that was read.
     pub checkpoint: Option<CheckpointSeen>,
-    /// Why reading stopped.
+    /// Why reading stopped there.
     pub reason: StopReason,
     /// How far bytes were looked at: those that ended the WAL lie before.
     pub read_to: Lsn,

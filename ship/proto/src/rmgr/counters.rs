@@ -296,10 +296,10 @@ impl Pending {
     }
 }
 
-/// A checkpoint record.
+/// A checkpoint's record, as far as recovery needs it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CheckpointSeen {
-    /// Where it starts.
+    /// Where its record starts.
     pub start: Lsn,
     /// Where replay from it begins.
     pub redo: Lsn,

@@ -74,7 +74,7 @@ pub struct LogicalMessage<'a> {
     pub transactional: bool,
     /// Its prefix, without the NUL.
     pub prefix: &'a [u8],
-    /// Its content.
+    /// The bytes after the prefix.
     pub content: &'a [u8],
     /// The replication origin it came from.
     pub origin: Option<u16>,
@@ -107,7 +107,7 @@ impl<'a> LogicalMessage<'a> {
 pub(crate) struct MessageHead {
     pub database: u32,
     pub transactional: bool,
-    /// Its NUL counts.
+    /// How many bytes the prefix has, its NUL among them.
     pub prefix_len: usize,
     pub content_len: usize,
 }

@@ -20,7 +20,7 @@ pub fn running_xacts(next_xid: u32) -> Vec<u8> {
     RunningXacts::none(next_xid).body()
 }
 
-/// Which transactions run.
+/// The transactions that ran when the record was written. PostgreSQL: `xl_running_xacts`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RunningXacts {
     /// The next transaction gets this id.
@@ -31,7 +31,7 @@ pub struct RunningXacts {
     pub latest_completed_xid: u32,
     /// Those that run: all of the top-level ones.
     pub xids: Vec<u32>,
-    /// Their subtransactions.
+    /// Ids of their subtransactions.
     pub subxids: Vec<u32>,
     /// There are more subtransactions than are listed. PostgreSQL: `subxid_overflow`.
     pub is_overflowed: bool,
@@ -102,7 +102,7 @@ pub struct StandbyLock {
     pub xid: u32,
     /// The database of the relation; zero when all share it.
     pub database: u32,
-    /// The relation.
+    /// The oid of the relation.
     pub relation: u32,
 }
 

@@ -23,10 +23,10 @@ pub enum XidRoom {
     Ample,
     /// It may; so many ids are left before old rows would be taken for new ones.
     Scarce {
-        /// How many.
+        /// How many ids may still be given.
         left: u32,
     },
-    /// It may not.
+    /// No id may be given: the database would wrap around.
     Exhausted,
 }
 

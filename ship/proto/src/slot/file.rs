@@ -41,24 +41,24 @@ pub type Crc32c = fn(u32, &[u8]) -> u32;
 pub enum SlotFileError {
     /// Not a slot's file.
     Magic {
-        /// What is there.
+        /// What stands in its place.
         got: u32,
     },
     /// Of a release that writes another layout.
     Version {
-        /// What is there.
+        /// What the file has.
         got: u32,
     },
     /// Shorter or longer than it says.
     Length {
-        /// What it says.
+        /// The length that the file says it has.
         got: u32,
     },
-    /// Damaged.
+    /// The checksum is another one: the file is damaged.
     Checksum {
-        /// Of the bytes.
+        /// The checksum of the bytes.
         got: u32,
-        /// What it says.
+        /// The checksum that the file has.
         want: u32,
     },
     /// The checksum fits and the fields do not: not written by this code.

@@ -48,13 +48,13 @@ impl Standby {
 /// A standby has begun to count: to be logged.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Takeover {
-    /// Its slot.
+    /// Its number among the standbys.
     pub index: usize,
-    /// Its name.
+    /// The name that `synchronous_standby_names` may have.
     pub application_name: String,
     /// How it was chosen.
     pub method: SyncRepMethod,
-    /// Its priority.
+    /// Its `sync_priority`: 1 is the highest, 0 is asynchronous.
     pub priority: u32,
 }
 
@@ -93,7 +93,7 @@ pub struct SyncStandbys {
 }
 
 impl SyncStandbys {
-    /// Without a standby.
+    /// The set without a standby.
     #[must_use]
     pub const fn new(config: Option<SyncRepConfig>) -> Self {
         Self {

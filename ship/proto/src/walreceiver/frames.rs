@@ -18,7 +18,7 @@ pub(super) const WAL_MESSAGE_BYTES_MAX: usize = 0x3FFF_FFFF;
 /// A piece of the byte stream.
 #[derive(Debug)]
 pub(super) enum Part<'a> {
-    /// A whole message.
+    /// A message other than WAL, whole.
     Message { kind: u8, body: Vec<u8> },
     /// The header of an XLogData message whose WAL has this length.
     WalHeader { data: XLogData, len: usize },
@@ -34,7 +34,7 @@ enum Expect {
     CopyKind { body_len: usize },
     /// What comes before the WAL.
     WalFields { body_len: usize },
-    /// WAL.
+    /// The WAL of a message, of which so many bytes are still to come.
     Wal { left: usize },
     /// A body to be kept until it is whole.
     Body { kind: u8, body_len: usize },

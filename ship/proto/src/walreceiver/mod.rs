@@ -90,15 +90,15 @@ pub struct LocalWal {
 /// What a session is doing. PostgreSQL: `WalRcvState`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WalReceiverState {
-    /// Over.
+    /// The connection is over, or was never there.
     Stopped,
     /// Before the first WAL.
     Starting,
-    /// WAL is coming.
+    /// The upstream sends WAL.
     Streaming,
     /// Waiting for a place to start.
     Waiting,
-    /// Between two timelines.
+    /// A timeline has ended, and WAL of the next one has not come yet.
     Restarting,
     /// Told to stop, Terminate not yet sent.
     Stopping,
@@ -124,9 +124,9 @@ impl WalReceiverState {
 pub enum ReceiverEvent<'a> {
     /// Who it is and where it stands.
     Identified {
-        /// Its cluster.
+        /// The cluster that the upstream serves.
         system_identifier: SystemIdentifier,
-        /// Its timeline.
+        /// The newest timeline that the upstream has.
         timeline: TimelineId,
         /// What it has flushed.
         flush_lsn: Lsn,
@@ -137,35 +137,35 @@ pub enum ReceiverEvent<'a> {
     SlotCreated,
     /// Content of the history file of a timeline, to be kept before its WAL comes.
     TimelineHistory {
-        /// The timeline.
+        /// The timeline that the history is of.
         timeline: TimelineId,
         /// As it is in the file.
         content: Vec<u8>,
     },
     /// The upstream has no history file of a timeline that nothing here depends on.
     HistoryAbsent {
-        /// The timeline.
+        /// The timeline whose history cannot be had.
         timeline: TimelineId,
-        /// Its words.
+        /// What the upstream said.
         reason: String,
     },
     /// WAL comes from here on.
     Started {
-        /// On this timeline.
+        /// The timeline of the WAL that follows.
         timeline: TimelineId,
-        /// From this position.
+        /// The position of its first byte.
         start: Lsn,
     },
     /// The next bytes of WAL.
     Wal {
         /// Position of the first.
         start: Lsn,
-        /// The bytes.
+        /// The WAL itself.
         bytes: &'a [u8],
     },
     /// Where the upstream's WAL ends.
     Told {
-        /// There.
+        /// The upstream's end of WAL when it sent this.
         end: Lsn,
         /// When it said so, by its clock.
         sent: Timestamp,
@@ -174,7 +174,7 @@ pub enum ReceiverEvent<'a> {
     EndOfTimeline {
         /// Which one that is.
         next: TimelineId,
-        /// Where it begins.
+        /// Where the next timeline begins.
         switchpoint: Lsn,
     },
 }
@@ -239,7 +239,7 @@ pub struct WalReceiver {
     /// Timeline being streamed or about to be.
     timeline: TimelineId,
     next_lsn: Lsn,
-    /// Commands, CopyDone, Terminate.
+    /// What is to be sent: commands, CopyDone, Terminate.
     out: Vec<u8>,
     replies: Replies,
     /// The keepalive that came last, until it is judged.

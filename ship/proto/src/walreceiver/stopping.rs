@@ -23,7 +23,7 @@ const ROUNDS_MIN: u32 = 3;
 /// Answers in a row without a request between them: the upstream lives.
 const SILENT_ANSWERS_MAX: u32 = 8;
 
-/// A keepalive.
+/// A keepalive, as far as it tells whether the upstream lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Heard {
     /// One that requests a reply.

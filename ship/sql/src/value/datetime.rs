@@ -27,7 +27,7 @@ pub struct Interval {
     pub months: i32,
     /// Days, which have no fixed number of hours.
     pub days: i32,
-    /// Microseconds.
+    /// Microseconds, which a day has no fixed number of.
     pub micros: i64,
 }
 

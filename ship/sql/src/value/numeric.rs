@@ -23,7 +23,7 @@ const SCALE_MAX: u32 = 38;
 /// Significant digits that a float has when it becomes a number. PostgreSQL: `DBL_DIG`.
 const FLOAT_DIGITS: i32 = 15;
 
-/// `unscaled / 10^scale`.
+/// A number, which is `unscaled / 10^scale`.
 #[derive(Clone, Copy, Debug)]
 pub struct Numeric {
     unscaled: i128,

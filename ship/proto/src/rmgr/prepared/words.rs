@@ -19,7 +19,7 @@ use super::{LOCKS_MAX, PREPARED_MAX, Prepared, PreparedXacts, SUBXIDS_MAX};
 pub const PREPARED_WORDS_MAX: usize = 720;
 const _: () = assert!(2 + 2 * PREPARED_MAX <= PREPARED_WORDS_MAX);
 
-/// Too many subtransactions.
+/// The flag of subtransactions that were too many to be named.
 const OVERFLOWED: u32 = 1 << 31;
 /// Not seen to begin.
 const UNSEEN: u32 = 1 << 30;
