@@ -64,7 +64,7 @@ pub enum Utility {
     Close(Option<String>),
     /// UNLISTEN, of whatever channel: no session listens.
     Unlisten,
-    /// CHECKPOINT, with whatever options.
+    /// CHECKPOINT.
     Checkpoint,
     /// WAIT FOR LSN.
     WaitFor(WaitFor),
