@@ -172,7 +172,7 @@ impl core::error::Error for DecodeError {}
 #[derive(Clone, Debug)]
 pub struct Decoder {
     reader: RecordReader,
-    state: State,
+    decoding: Decoding,
 }
 
 impl Decoder {
@@ -185,7 +185,7 @@ impl Decoder {
         let reader = RecordReader::new(config.start_reading, config.segment_size, config.crc)
             .with_system_identifier(config.system_identifier)
             .with_version(config.version);
-        let state = State {
+        let decoding = Decoding {
             config,
             body: Vec::new(),
             open: OpenXacts::new(config.kept_bytes_max),
@@ -193,7 +193,7 @@ impl Decoder {
             changes: VecDeque::new(),
             failed: None,
         };
-        Self { reader, state }
+        Self { reader, decoding }
     }
 
     /// Position of the byte that must be handed in next.
@@ -215,24 +215,24 @@ impl Decoder {
     /// When the WAL is wrong. What was decoded before can still be polled; every further call gives
     /// the same error.
     pub fn handle_wal(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
-        if let Some(error) = self.state.failed {
+        if let Some(error) = self.decoding.failed {
             return Err(error);
         }
-        let read = self.reader.feed_to(bytes, &mut self.state);
-        if let (Err(violation), None) = (read, self.state.failed) {
-            self.state.failed = Some(DecodeError::Wal(violation));
+        let read = self.reader.feed_to(bytes, &mut self.decoding);
+        if let (Err(violation), None) = (read, self.decoding.failed) {
+            self.decoding.failed = Some(DecodeError::Wal(violation));
         }
-        self.state.failed.map_or(Ok(()), Err)
+        self.decoding.failed.map_or(Ok(()), Err)
     }
 
     /// What comes out next; `None` when more WAL is needed.
     pub fn poll_change(&mut self) -> Option<Change> {
-        self.state.changes.pop_front()
+        self.decoding.changes.pop_front()
     }
 
     /// The client has made everything before `lsn` durable.
     pub fn handle_confirmed(&mut self, lsn: Lsn) {
-        self.state.unconfirmed.confirm(lsn);
+        self.decoding.unconfirmed.confirm(lsn);
     }
 
     /// From where the WAL is needed by a client that has confirmed `confirmed`: from the first
@@ -242,8 +242,8 @@ impl Decoder {
     /// PostgreSQL: `LogicalIncreaseRestartDecodingForSlot`.
     #[must_use]
     pub fn restart_lsn(&self, confirmed: Lsn) -> Lsn {
-        let open = self.state.open.oldest_start();
-        let unconfirmed = self.state.unconfirmed.oldest_start(confirmed);
+        let open = self.decoding.open.oldest_start();
+        let unconfirmed = self.decoding.unconfirmed.oldest_start(confirmed);
         let known = confirmed.min(self.decoded_lsn());
         [open, unconfirmed].into_iter().flatten().fold(known, Lsn::min)
     }
@@ -252,23 +252,23 @@ impl Decoder {
     /// transactions, and of what was decoded and not yet polled.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        let decoded = self.state.changes.iter().map(|change| match change {
+        let decoded = self.decoding.changes.iter().map(|change| match change {
             Change::Message(message) => message.held_bytes(),
             Change::Begin(_) | Change::Commit(_) | Change::Reread(_) => 0,
         });
-        2 * self.state.body.len() + self.kept_bytes() + decoded.sum::<usize>()
+        2 * self.decoding.body.len() + self.kept_bytes() + decoded.sum::<usize>()
     }
 
     /// Bytes of messages of open transactions that are kept now.
     #[must_use]
     pub const fn kept_bytes(&self) -> usize {
-        self.state.open.kept_bytes()
+        self.decoding.open.kept_bytes()
     }
 }
 
 /// What the records do to.
 #[derive(Clone, Debug)]
-struct State {
+struct Decoding {
     config: DecoderConfig,
     /// Of the record under way, when it is of use.
     body: Vec<u8>,
@@ -278,7 +278,7 @@ struct State {
     failed: Option<DecodeError>,
 }
 
-impl RecordSink for State {
+impl RecordSink for Decoding {
     fn begin(&mut self, _record: &RecordHeader) {
         self.body.clear();
         // Not the room that one long record took.
@@ -317,7 +317,7 @@ impl RecordSink for State {
     }
 }
 
-impl State {
+impl Decoding {
     /// PostgreSQL: `logicalmsg_decode`.
     fn handle_message(&mut self, record: &RecordHeader, body: &[u8]) -> Option<()> {
         let message = LogicalMessage::decode(body)?;
