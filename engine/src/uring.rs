@@ -13,7 +13,7 @@ mod busy;
 mod polled;
 mod sendfile;
 mod setup;
-mod slots;
+mod operations;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -46,9 +46,9 @@ pub use setup::{
     KERNEL_MIN, UringUnavailable, io_uring_check, operations_missing, operations_used,
     zero_copy_send_is_there,
 };
-pub use slots::OPS_MAX;
-pub(crate) use slots::SEND_ZC_REPORT_USAGE;
-use slots::{FirstCqe, Slots, Work};
+pub use operations::OPS_MAX;
+pub(crate) use operations::SEND_ZC_REPORT_USAGE;
+use operations::{FirstCqe, Slots, Work};
 use table::Table;
 pub use wake::UringWaker;
 use zero_copy::{abort, released_at_once};

@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn every_operation_submitted_is_asked_for() {
         let code =
-            [include_str!("slots.rs"), include_str!("polled.rs"), include_str!("../uring.rs")]
+            [include_str!("operations.rs"), include_str!("polled.rs"), include_str!("../uring.rs")]
                 .concat();
         let this = include_str!("setup.rs");
         let submitted: Vec<_> = code

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::slots::{FirstCqe, Work};
+use super::operations::{FirstCqe, Work};
 use super::tune::peer_is_here;
 use super::{Uring, check, is_passing, is_room};
 use crate::io::{Completion, Done, Released, SocketId, ZeroCopy};
