@@ -478,7 +478,7 @@ fn more_operations_than_the_queues_have_room() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(ring.slots.under_way() == 0);
+    assert!(ring.operations.under_way() == 0);
 }
 
 #[test]
@@ -612,16 +612,16 @@ fn a_wake_of_a_polled_ring_is_not_lost_whenever_it_comes() {
 
 #[test]
 fn a_file_that_asks_to_be_tried_again_is_not_tried_for_ever() {
-    let mut slots = Slots::new();
+    let mut operations = Operations::new();
     let mut repeats_of = |work: Work| {
-        let index = slots.begin(Token(1), -1, work);
-        let repeats = (0..1000).take_while(|_| slots.slot(index).may_repeat()).count();
-        slots.end(index);
+        let index = operations.begin(Token(1), -1, work);
+        let repeats = (0..1000).take_while(|_| operations.operation(index).may_repeat()).count();
+        operations.end(index);
         repeats
     };
     let data: Gather = smallvec![Bytes::from_static(b"x")];
     let write = || Work::Write { file: FileId(0), offset: 0, data: data.clone(), durable: false };
-    // Each operation has as many tries, also in a slot that another one has used up.
+    // Each operation has as many tries, also in a box whose last one has used them up.
     assert_eq!((repeats_of(write()), repeats_of(write())), (16, 16));
     assert_eq!(repeats_of(Work::Sync { file: FileId(0) }), 16);
     // A socket waits in the kernel; a descriptor that was to be closed is gone.
