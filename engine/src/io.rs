@@ -61,7 +61,7 @@ impl Head {
 
 /// Where the bytes of one receive go that continue a slab, but for a header among them.
 #[derive(Debug)]
-pub struct Landing {
+pub struct Scatter {
     /// For all bytes but the header.
     room: SlabRoom,
     /// Bytes of the room that come before the header.
@@ -70,12 +70,12 @@ pub struct Landing {
     header_len: usize,
 }
 
-impl Landing {
+impl Scatter {
     /// The most bytes the header may have.
     pub const HEADER_LEN_MAX: usize = 32;
 
     /// # Panics
-    /// If the room has no `before` bytes, or the header is longer than [`Landing::HEADER_LEN_MAX`].
+    /// If the room has no `before` bytes, or the header is longer than [`Scatter::HEADER_LEN_MAX`].
     #[must_use]
     pub fn new(room: SlabRoom, before: usize, header_len: usize) -> Self {
         assert!(before <= room.len(), "{before} bytes before the header, room for {}", room.len());
@@ -113,18 +113,18 @@ impl Landing {
     /// Of `count` received bytes: the room, how many of them lie in it before the header, the header as
     /// far as it came, and how many lie in the room after it.
     #[must_use]
-    pub fn into_parts(self, count: usize) -> Landed {
+    pub fn into_parts(self, count: usize) -> Scattered {
         let before = self.before.min(count);
         let header_len = self.header_len.min(count - before);
         let after = count - before - header_len;
-        Landed { room: self.room, before, header: Head::new(&self.header[..header_len]), after }
+        Scattered { room: self.room, before, header: Head::new(&self.header[..header_len]), after }
     }
 }
 
-/// What a [`Landing`] received.
+/// What a [`Scatter`] received.
 #[derive(Debug)]
-pub struct Landed {
-    /// The room: [`Landed::before`] bytes, and behind them [`Landed::after`].
+pub struct Scattered {
+    /// The room: [`Scattered::before`] bytes, and behind them [`Scattered::after`].
     pub room: SlabRoom,
     /// How many came before the header.
     pub before: usize,
@@ -134,7 +134,7 @@ pub struct Landed {
     pub after: usize,
 }
 
-impl Landed {
+impl Scattered {
     /// Whether nothing was received.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -229,12 +229,12 @@ pub enum Op {
         /// Into what; its length is set to what was received.
         buf: Buffer,
     },
-    /// Receives into a slab. Completes with [`Done::Landed`], without any byte at the end.
-    RecvLanding {
+    /// Receives into a slab. Completes with [`Done::Scattered`], without any byte at the end.
+    RecvScatter {
         /// The socket to receive from.
         socket: SocketId,
         /// Into what.
-        landing: Landing,
+        scatter: Scatter,
     },
     /// Ends a receive that waits: it completes too, with ECANCELED or with what came before. Nothing
     /// but the receive may be under way on the socket. Completes with [`Done::Cancelled`].
@@ -303,7 +303,7 @@ pub enum Done {
     /// Bytes received; none means that the peer will send no more.
     Received(Buffer),
     /// Bytes received into a slab; none means that the peer will send no more.
-    Landed(Landed),
+    Scattered(Scattered),
     /// No receive waits any more.
     Cancelled,
     /// Number of bytes sent.

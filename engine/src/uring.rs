@@ -189,8 +189,8 @@ impl Uring {
                 buf.clear();
                 (self.sockets.begin(socket.0), Work::Recv { socket, buf })
             }
-            Op::RecvLanding { socket, landing } => {
-                (self.sockets.begin(socket.0), Work::RecvLanding { socket, landing })
+            Op::RecvScatter { socket, scatter } => {
+                (self.sockets.begin(socket.0), Work::RecvScatter { socket, scatter })
             }
             Op::CancelRecv { socket } => {
                 (self.sockets.begin(socket.0), Work::CancelRecv { socket })
@@ -371,7 +371,7 @@ impl Uring {
                 self.files.end(file.0);
             }
             Work::Recv { socket, .. }
-            | Work::RecvLanding { socket, .. }
+            | Work::RecvScatter { socket, .. }
             | Work::CancelRecv { socket }
             | Work::Send { socket, .. }
             | Work::SendZeroCopy { socket, .. } => {
@@ -415,7 +415,7 @@ impl Uring {
                 buf.set_len(count);
                 Done::Received(buf)
             }
-            Work::RecvLanding { landing, .. } => Done::Landed(landing.into_parts(count)),
+            Work::RecvScatter { scatter, .. } => Done::Scattered(scatter.into_parts(count)),
             Work::Send { .. } | Work::SendZeroCopy { .. } => Done::Sent(count),
             Work::SendFile { transfer, .. } => Done::Sent(transfer.sent()),
         })

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use super::sendfile::Transfer;
 use crate::buffer::Buffer;
-use crate::io::{FileId, Gather, Head, Landing, SocketId, Token};
+use crate::io::{FileId, Gather, Head, Scatter, SocketId, Token};
 
 /// The most operations that may be under way in one ring.
 pub const OPS_MAX: usize = 1 << 17;
@@ -77,9 +77,9 @@ pub(super) enum Work {
         socket: SocketId,
         buf: Buffer,
     },
-    RecvLanding {
+    RecvScatter {
         socket: SocketId,
-        landing: Landing,
+        scatter: Scatter,
     },
     CancelRecv {
         socket: SocketId,
@@ -194,8 +194,8 @@ impl Operation {
                 let len = saturated_u32(whole.len());
                 opcode::Recv::new(fd, whole.as_mut_ptr(), len).build()
             }
-            Work::RecvLanding { landing, .. } => {
-                let pieces = landing.pieces().map(|piece| libc::iovec {
+            Work::RecvScatter { scatter, .. } => {
+                let pieces = scatter.pieces().map(|piece| libc::iovec {
                     iov_base: piece.as_mut_ptr().cast(),
                     iov_len: piece.len(),
                 });

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use walhub_engine::buffer::SlabRoom;
-use walhub_engine::io::{Done, Gather, Head, Io, Landed, Landing, Op, SocketId, Waker};
+use walhub_engine::io::{Done, Gather, Head, Io, Op, Scatter, Scattered, SocketId, Waker};
 use walhub_proto::feedback::Horizons;
 use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use walhub_proto::segment::SegmentSize;
@@ -466,9 +466,9 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                         self.received = true;
                         self.resume_receiving(io, now);
                     }
-                    Ok(Done::Landed(landed)) if !landed.is_empty() => {
+                    Ok(Done::Scattered(scattered)) if !scattered.is_empty() => {
                         self.received = true;
-                        match self.take_landed(io, now, landed) {
+                        match self.take_scattered(io, now, scattered) {
                             Ok(()) => self.resume_receiving(io, now),
                             Err(why) => self.drop_link(io, now, why),
                         }
@@ -503,8 +503,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         if !live.receiving && live.held.is_empty() {
             live.receiving = true;
             let socket = live.socket;
-            let op = match self.landing() {
-                Some(landing) => Op::RecvLanding { socket, landing },
+            let op = match self.scatter() {
+                Some(scatter) => Op::RecvScatter { socket, scatter },
                 None => Op::Recv { socket, buf: self.receive_buffer() },
             };
             io.submit(LINK_RECV, op);
@@ -512,7 +512,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     /// Where the next bytes belong, when they are a large message's WAL.
-    fn landing(&mut self) -> Option<Landing> {
+    fn scatter(&mut self) -> Option<Scatter> {
         let (State::Live(live), Some(Store { local, .. })) = (&self.link.state, &mut self.store)
         else {
             return None;
@@ -527,17 +527,17 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         self.announce_slabs(opened);
         let before = ahead.left.min(room.len());
         let header_len = if before == ahead.left { ahead.header_len } else { 0 };
-        Some(Landing::new(room, before, header_len))
+        Some(Scatter::new(room, before, header_len))
     }
 
     /// Takes what was received in place, as far as it turns out to be WAL; what is not is held.
-    fn take_landed<I: Io<Conn = C>>(
+    fn take_scattered<I: Io<Conn = C>>(
         &mut self,
         io: &mut I,
         now: Now,
-        landed: Landed,
+        scattered: Scattered,
     ) -> Result<(), Drop> {
-        let Landed { mut room, before, header, after } = landed;
+        let Scattered { mut room, before, header, after } = scattered;
         self.take_in_place(now, &mut room, before)?;
         // A header of WAL is as long as was foreseen, and other messages are too short to be followed by
         // WAL before its end: no event here is WAL.
