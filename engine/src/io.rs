@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+pub use crate::buffer::BLOCK_LEN;
 use crate::buffer::{Buffer, SlabRoom};
 
 /// Names an operation: handed in with it, handed back with its completion.
@@ -151,9 +152,6 @@ pub struct OpenMode {
     /// multiples of [`BLOCK_LEN`].
     pub direct: bool,
 }
-
-/// Unit of direct I/O and of alignment.
-pub const BLOCK_LEN: usize = 4096;
 
 /// What to do.
 ///
