@@ -73,7 +73,7 @@ impl Recycler {
             && STRETCH_LEN.is_multiple_of(len)
     }
 
-    /// How many takes are sure to succeed, as long as nobody else takes.
+    /// How many takes are sure to succeed, as long as no other thread takes.
     fn available(&self) -> usize {
         self.free.len() + self.count_max.saturating_sub(self.made.load(Ordering::Relaxed))
     }

@@ -155,7 +155,7 @@ pub struct OpenMode {
 
 /// What to do.
 ///
-/// Buffers go in by value and come back with the completion: nobody else may touch them meanwhile.
+/// Buffers go in by value and come back with the completion: meanwhile they are the kernel's.
 #[derive(Debug)]
 pub enum Op {
     /// Opens a file. Completes with [`Done::Opened`].

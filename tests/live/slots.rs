@@ -1,4 +1,4 @@
-//! Replication slots of the hub, and WAL that nobody holds.
+//! Replication slots of the hub, and WAL that no slot holds.
 
 use std::fs;
 

@@ -237,7 +237,7 @@ impl Decoder {
 
     /// From where the WAL is needed by a client that has confirmed `confirmed`: from the first
     /// record of the oldest transaction that is open, or was at that position, or else from there.
-    /// Never from after what is decoded: nobody knows what begins there.
+    /// Never from after what is decoded: what begins there is unknown.
     ///
     /// PostgreSQL: `LogicalIncreaseRestartDecodingForSlot`.
     #[must_use]

@@ -125,7 +125,7 @@ impl TimelineHistory {
     ///
     /// An ancestor's file is the beginning of its descendants', verbatim (PostgreSQL:
     /// `writeTimeLineHistory`). A number that this history skips gets a comment: a timeline without parents,
-    /// which nobody follows. A standby needs a file for every number, for it looks for the newest timeline
+    /// which no standby follows. A standby needs a file for every number, for it looks for the newest timeline
     /// number by number; without one it asks again and again and receives nothing. PostgreSQL:
     /// `findNewestTimeLine`, `WalRcvFetchTimeLineHistoryFiles`.
     #[must_use]

@@ -390,7 +390,7 @@ impl RecordReader {
         self.enter_page(page, &header)
     }
 
-    /// What no checksum covers and nobody uses is zero. PostgreSQL: `AdvanceXLInsertBuffer` clears a page
+    /// What no checksum covers and no reader uses is zero. PostgreSQL: `AdvanceXLInsertBuffer` clears a page
     /// before anything is put on it.
     fn check_void(&self, page: Lsn) -> Result<(), WalViolation> {
         let at = page + to_u64(SHORT_HEADER_LEN - VOID_LEN);

@@ -140,7 +140,7 @@ impl Counters {
         if let Ok(ahead) = ahead
             && xid >= FIRST_NORMAL_XID
         {
-            // Only a record that nobody's server wrote comes near the end of the 64 bits.
+            // Only a record that no server wrote comes near the end of the 64 bits.
             self.next_xid = self.next_xid.saturating_add(ahead + 1);
             self.skip_special_xids();
         }

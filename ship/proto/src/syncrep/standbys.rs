@@ -220,7 +220,7 @@ impl SyncStandbys {
         (priority, state)
     }
 
-    /// For whom a position still waits; `None` when nobody has to confirm anything.
+    /// For whom a position still waits; `None` when no standby has to confirm anything.
     pub fn gate(&mut self, mode: WaitMode, lsn: Lsn) -> Option<Gate<'_>> {
         self.synced();
         let config = self.config.as_ref()?;
@@ -316,7 +316,7 @@ impl SyncStandbys {
             let Some(standby) = slot else { continue };
             let was_sync = core::mem::replace(&mut standby.is_sync, is_chosen);
             let Some(method) = method.filter(|_| is_chosen && !was_sync) else { continue };
-            // One that nobody asked about yet need not be told twice.
+            // A takeover that was not asked for yet need not be told twice.
             if untold > 0 {
                 self.takeovers.retain(|told| told.index != index);
             }

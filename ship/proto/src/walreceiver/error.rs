@@ -12,7 +12,7 @@ use crate::wire::reader::{Malformed, Reader};
 
 use super::ANSWER_BYTES_MAX;
 
-/// How much of a field of an upstream's message is kept: what is longer nobody reads.
+/// How much of a field of an upstream's message is kept, for the log and the views.
 const FIELD_BYTES_MAX: usize = 4 << 10;
 
 fn clip(text: &str) -> String {

@@ -230,7 +230,7 @@ pub(crate) fn parse(sql: &str, tokens: &[TokenWithSpan]) -> Result<Option<Utilit
     } else if words.accept("close") {
         Utility::Close(words.name_or_all()?)
     } else if words.accept("unlisten") {
-        // Nobody can LISTEN here, so every channel is already forgotten.
+        // There is no LISTEN here, so no session has a channel to forget.
         if words.peek() == Some(&Token::Mul) {
             words.next += 1;
         } else {
