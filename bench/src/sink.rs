@@ -340,7 +340,7 @@ fn malformed(error: Malformed) -> anyhow::Error {
 
 fn wall_clock() -> Timestamp {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let micros = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+    let micros = i64::try_from(now.as_micros()).expect("microseconds fit for 290,000 years");
     Timestamp(micros - Timestamp::UNIX_TO_POSTGRES_SECONDS * 1_000_000)
 }
 

@@ -1,7 +1,7 @@
 //! Aligned memory for I/O: buffers with one owner, and slabs that grow while others read them.
 //!
 //! Invariants:
-//! - All memory is initialized, and aligned to [`BLOCK_LEN`](crate::io::BLOCK_LEN) if it is that long.
+//! - All memory is initialized, and aligned to [`BLOCK_LEN`] if it is that long.
 //! - A pool never makes more than its maximum; memory returns when its last user drops it.
 //! - A byte that anybody else can read is never written again while they can.
 //!
@@ -22,6 +22,8 @@ use crossbeam_queue::ArrayQueue;
 use memory::{Memory, STRETCH_LEN};
 pub use slab::{Slab, SlabPool, SlabRoom, SlabWriter};
 
+/// Unit of direct I/O and of alignment.
+pub const BLOCK_LEN: usize = 4096;
 /// Pieces that are at least so long are made several at a time, in one stretch of large pages.
 const STRETCHED_LEN_MIN: usize = 512 << 10;
 
@@ -71,7 +73,7 @@ impl Recycler {
             && STRETCH_LEN.is_multiple_of(len)
     }
 
-    /// How many takes are sure to succeed, as long as nobody else takes.
+    /// How many takes are sure to succeed, as long as no other thread takes.
     fn available(&self) -> usize {
         self.free.len() + self.count_max.saturating_sub(self.made.load(Ordering::Relaxed))
     }
@@ -107,7 +109,7 @@ impl Buffer {
         self.memory.capacity()
     }
 
-    /// Forgets all bytes.
+    /// Makes it empty; the memory stays.
     pub fn clear(&mut self) {
         self.len = 0;
     }
@@ -247,7 +249,6 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::io::BLOCK_LEN;
 
     #[test]
     fn memory_is_aligned_and_capacity_is_exact() {

@@ -30,7 +30,7 @@ pub enum FatalReason {
 }
 
 impl FatalReason {
-    /// All of them.
+    /// Every reason, in the order of the variants.
     pub const ALL: [Self; 7] = [
         Self::WalWriteFailed,
         Self::WalFlushFailed,

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+pub use crate::buffer::BLOCK_LEN;
 use crate::buffer::{Buffer, SlabRoom};
 
 /// Names an operation: handed in with it, handed back with its completion.
@@ -52,7 +53,7 @@ impl Head {
         head
     }
 
-    /// The bytes.
+    /// The bytes that it was made of.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
@@ -61,7 +62,7 @@ impl Head {
 
 /// Where the bytes of one receive go that continue a slab, but for a header among them.
 #[derive(Debug)]
-pub struct Landing {
+pub struct Scatter {
     /// For all bytes but the header.
     room: SlabRoom,
     /// Bytes of the room that come before the header.
@@ -70,12 +71,12 @@ pub struct Landing {
     header_len: usize,
 }
 
-impl Landing {
+impl Scatter {
     /// The most bytes the header may have.
     pub const HEADER_LEN_MAX: usize = 32;
 
     /// # Panics
-    /// If the room has no `before` bytes, or the header is longer than [`Landing::HEADER_LEN_MAX`].
+    /// If the room has no `before` bytes, or the header is longer than [`Scatter::HEADER_LEN_MAX`].
     #[must_use]
     pub fn new(room: SlabRoom, before: usize, header_len: usize) -> Self {
         assert!(before <= room.len(), "{before} bytes before the header, room for {}", room.len());
@@ -113,18 +114,18 @@ impl Landing {
     /// Of `count` received bytes: the room, how many of them lie in it before the header, the header as
     /// far as it came, and how many lie in the room after it.
     #[must_use]
-    pub fn into_parts(self, count: usize) -> Landed {
+    pub fn into_parts(self, count: usize) -> Scattered {
         let before = self.before.min(count);
         let header_len = self.header_len.min(count - before);
         let after = count - before - header_len;
-        Landed { room: self.room, before, header: Head::new(&self.header[..header_len]), after }
+        Scattered { room: self.room, before, header: Head::new(&self.header[..header_len]), after }
     }
 }
 
-/// What a [`Landing`] received.
+/// What a [`Scatter`] received.
 #[derive(Debug)]
-pub struct Landed {
-    /// The room: [`Landed::before`] bytes, and behind them [`Landed::after`].
+pub struct Scattered {
+    /// The room: [`Scattered::before`] bytes, and behind them [`Scattered::after`].
     pub room: SlabRoom,
     /// How many came before the header.
     pub before: usize,
@@ -134,7 +135,7 @@ pub struct Landed {
     pub after: usize,
 }
 
-impl Landed {
+impl Scattered {
     /// Whether nothing was received.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -145,49 +146,46 @@ impl Landed {
 /// How a file is opened. Always read-write, never followed through a symbolic link's loop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OpenMode {
-    /// Create when missing.
+    /// Create the file when it is missing.
     pub create: bool,
     /// Bypass the page cache: offsets, lengths and memory of every read and write are then
     /// multiples of [`BLOCK_LEN`].
     pub direct: bool,
 }
 
-/// Unit of direct I/O and of alignment.
-pub const BLOCK_LEN: usize = 4096;
-
 /// What to do.
 ///
-/// Buffers go in by value and come back with the completion: nobody else may touch them meanwhile.
+/// Buffers go in by value and come back with the completion: meanwhile they are the kernel's.
 #[derive(Debug)]
 pub enum Op {
     /// Opens a file. Completes with [`Done::Opened`].
     Open {
-        /// Where.
+        /// The file's path.
         path: PathBuf,
-        /// How.
+        /// Whether to create it, and whether to bypass the page cache.
         mode: OpenMode,
     },
     /// Closes a file. No other operation may be under way on it.
     Close {
-        /// The file.
+        /// The file to close.
         file: FileId,
     },
     /// Reads up to the buffer's capacity. Completes with [`Done::Read`], shorter at end of file.
     Read {
-        /// From which file.
+        /// The file to read from.
         file: FileId,
-        /// From where.
+        /// The first byte to read, counted from the file's start.
         offset: u64,
         /// Into what; its length is set to what was read.
         buf: Buffer,
     },
     /// Writes all pieces. Completes with [`Done::Wrote`], the count possibly short.
     Write {
-        /// To which file.
+        /// The file to write to.
         file: FileId,
-        /// To where.
+        /// Where the first byte goes, counted from the file's start.
         offset: u64,
-        /// What.
+        /// The bytes to write, in pieces.
         data: Gather,
         /// Whether the completion also means that the data is durable (RWF_DSYNC).
         durable: bool,
@@ -195,60 +193,60 @@ pub enum Op {
     /// Takes room for the first `len` bytes of a file, which read as zeros where nothing was written
     /// (fallocate). Completes with [`Done::Allocated`].
     Allocate {
-        /// For which file.
+        /// The file that takes the room.
         file: FileId,
-        /// How much.
+        /// How many bytes from the file's start on.
         len: u64,
     },
     /// Makes earlier completed writes to a file durable (fdatasync).
     Sync {
-        /// The file.
+        /// The file to flush.
         file: FileId,
     },
     /// Makes renames, creations and removals in a directory durable.
     SyncDir {
-        /// Its path.
+        /// The directory's path.
         path: PathBuf,
     },
     /// Renames a file, replacing what has the new name.
     Rename {
-        /// Old name.
+        /// The name that the file has.
         from: PathBuf,
-        /// New name.
+        /// The name that it gets.
         to: PathBuf,
     },
-    /// Removes a file.
+    /// Removes a file's name; who has the file open keeps it.
     Unlink {
-        /// Its path.
+        /// The path to remove.
         path: PathBuf,
     },
     /// Receives up to the buffer's capacity. Completes with [`Done::Received`], empty at the end.
     Recv {
-        /// From which socket.
+        /// The socket to receive from.
         socket: SocketId,
         /// Into what; its length is set to what was received.
         buf: Buffer,
     },
-    /// Receives into a slab. Completes with [`Done::Landed`], without any byte at the end.
-    RecvLanding {
-        /// From which socket.
+    /// Receives into a slab. Completes with [`Done::Scattered`], without any byte at the end.
+    RecvScatter {
+        /// The socket to receive from.
         socket: SocketId,
         /// Into what.
-        landing: Landing,
+        scatter: Scatter,
     },
     /// Ends a receive that waits: it completes too, with ECANCELED or with what came before. Nothing
     /// but the receive may be under way on the socket. Completes with [`Done::Cancelled`].
     CancelRecv {
-        /// On which socket.
+        /// The socket whose receive is to end.
         socket: SocketId,
     },
     /// Sends the head and then the body. Completes with [`Done::Sent`], the count possibly short.
     Send {
-        /// To which socket.
+        /// The socket to send to.
         socket: SocketId,
-        /// First bytes.
+        /// The bytes that go first: a message's header.
         head: Head,
-        /// All other bytes.
+        /// The bytes after them, in pieces.
         body: Gather,
     },
     /// As [`Op::Send`], but the kernel sends from this memory itself where it can: until the peer has
@@ -258,9 +256,9 @@ pub enum Op {
     SendZeroCopy {
         /// To which socket, of which [`Io::zero_copy`] does not say that there is no such thing.
         socket: SocketId,
-        /// First bytes.
+        /// The bytes that go first: a message's header.
         head: Head,
-        /// All other bytes.
+        /// The bytes after them, in pieces.
         body: Gather,
     },
     /// Sends the head and then bytes of a file without copying them, as far as the file is in the
@@ -268,13 +266,13 @@ pub enum Op {
     /// whole was not in memory. No other send may be under way on the socket, and nobody may change
     /// these bytes of the file in place: what is on its way to the peer are the file's own pages.
     SendFile {
-        /// To which socket.
+        /// The socket to send to.
         socket: SocketId,
-        /// First bytes.
+        /// The bytes that go first: a message's header.
         head: Head,
         /// From which file, opened without [`OpenMode::direct`].
         file: FileId,
-        /// From where.
+        /// The first byte of the file to send, counted from its start.
         offset: u64,
         /// How many bytes of the file.
         len: usize,
@@ -288,7 +286,7 @@ pub enum Done {
     Opened(FileId),
     /// The file is closed.
     Closed,
-    /// Bytes read.
+    /// The buffer, with the bytes that were read.
     Read(Buffer),
     /// Number of bytes written.
     Wrote(usize),
@@ -303,7 +301,7 @@ pub enum Done {
     /// Bytes received; none means that the peer will send no more.
     Received(Buffer),
     /// Bytes received into a slab; none means that the peer will send no more.
-    Landed(Landed),
+    Scattered(Scattered),
     /// No receive waits any more.
     Cancelled,
     /// Number of bytes sent.
@@ -369,7 +367,7 @@ pub trait Io {
         completions: &mut Vec<Completion>,
     ) -> io::Result<()>;
 
-    /// Wakes this `Io`.
+    /// A handle that other threads wake this `Io` with.
     fn waker(&self) -> Self::Waker;
 
     /// Takes a socket over from another thread.
@@ -403,7 +401,7 @@ pub trait Io {
         self.close_socket(socket);
     }
 
-    /// Monotonic nanoseconds.
+    /// Nanoseconds of the monotonic clock.
     fn now_ns(&self) -> u64;
 
     /// Microseconds since the Unix epoch.
@@ -417,14 +415,14 @@ pub struct TcpTuning {
     pub send_buffer: Option<u64>,
     /// TCP_NOTSENT_LOWAT in bytes: how much may wait unsent in the socket.
     pub notsent_lowat: Option<u64>,
-    /// TCP_CONGESTION.
+    /// TCP_CONGESTION: which algorithm decides how fast to send.
     pub congestion_control: CongestionControl,
 }
 
 /// Which congestion control a TCP socket has.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub enum CongestionControl {
-    /// The system's.
+    /// What `net.ipv4.tcp_congestion_control` says.
     #[default]
     System,
     /// The system's, but to a peer on this machine none that paces: between two processes there is
@@ -437,7 +435,7 @@ pub enum CongestionControl {
 /// An entry of a directory.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct DirEntry {
-    /// File name.
+    /// The file's name, without its directory.
     pub name: String,
     /// Bytes; zero for a directory.
     pub len: u64,

@@ -42,7 +42,7 @@ pub fn mailbox<T: Send, W: Waker>(capacity: usize, waker: W) -> (Sender<T>, Rece
     (Sender { shared: Arc::clone(&shared) }, Receiver { shared })
 }
 
-/// Puts messages in.
+/// The end of a mailbox that puts messages in; there may be many.
 pub struct Sender<T> {
     shared: Arc<Shared<T>>,
 }
@@ -92,7 +92,7 @@ impl<T> fmt::Debug for Sender<T> {
     }
 }
 
-/// Takes messages out.
+/// The end of a mailbox that takes messages out; there is one.
 pub struct Receiver<T> {
     shared: Arc<Shared<T>>,
 }

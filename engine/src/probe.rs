@@ -13,10 +13,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use crate::buffer::Buffer;
+use crate::buffer::{BLOCK_LEN, Buffer};
 use crate::clock;
 use crate::cpu;
-use crate::io::BLOCK_LEN;
 
 /// Rounds of each method, when the device is fast enough.
 const ROUNDS_MAX: usize = 30;
@@ -51,7 +50,7 @@ pub struct DiskProbe {
 /// Where durable writes are fastest, and how much that is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NearestCpu {
-    /// The CPU.
+    /// The number of the CPU.
     pub cpu: usize,
     /// Least microseconds of a durable write of one block from there.
     pub us: u64,

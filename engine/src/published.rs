@@ -33,7 +33,7 @@ impl Published {
         Self(CachePadded::new(AtomicU64::new(value)))
     }
 
-    /// Replaces the value.
+    /// Replaces the value. Whoever loads it sees all that was written before.
     pub fn publish(&self, value: u64) {
         self.0.store(value, Ordering::Release);
     }

@@ -145,7 +145,7 @@ impl<M: Default> Ring<M> {
 
     /// Submits what is queued and hands out completions, `want` of them at least.
     ///
-    /// After an error nobody knows what is under way: nothing more can be done with the ring.
+    /// After an error it is unknown what is under way: nothing more can be done with the ring.
     ///
     /// # Panics
     /// After an error.

@@ -10,10 +10,10 @@
 //! Not here: anything that knows what an operation is for.
 
 mod busy;
+mod operations;
 mod polled;
 mod sendfile;
 mod setup;
-mod slots;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -39,6 +39,9 @@ use crate::io::{
 };
 
 use busy::{Spinner, register_napi};
+pub use operations::OPS_MAX;
+pub(crate) use operations::SEND_ZC_REPORT_USAGE;
+use operations::{FirstCqe, Operations, Work};
 use polled::{TIMER_DATA, Timers};
 pub use sendfile::page_cache_is_visible;
 use sendfile::{Progress, Transfer};
@@ -46,14 +49,11 @@ pub use setup::{
     KERNEL_MIN, UringUnavailable, io_uring_check, operations_missing, operations_used,
     zero_copy_send_is_there,
 };
-pub use slots::OPS_MAX;
-pub(crate) use slots::SEND_ZC_REPORT_USAGE;
-use slots::{FirstCqe, Slots, Work};
 use table::Table;
 pub use wake::UringWaker;
 use zero_copy::{abort, released_at_once};
 
-/// `user_data` of the eventfd's read; slots have small numbers.
+/// `user_data` of the eventfd's read; operations have small numbers.
 const WAKE_DATA: u64 = u64::MAX;
 
 /// `user_data` of a cancellation.
@@ -92,7 +92,7 @@ pub struct Uring {
     ring: IoUring,
     /// Descriptor for io_uring_enter, and the flag that goes with it.
     enter_fd: (RawFd, u32),
-    slots: Slots,
+    operations: Operations,
     files: Table,
     sockets: Table,
     waker: UringWaker,
@@ -128,7 +128,10 @@ impl Uring {
     }
 
     fn with_waker(config: UringConfig, waker: UringWaker) -> io::Result<Self> {
-        let ring = setup::build(config.entries, config.spin_us > 0)?;
+        // A core that spins looks at the ring's memory only.
+        let taskrun =
+            if config.spin_us > 0 { setup::TaskrunFlag::On } else { setup::TaskrunFlag::Off };
+        let ring = setup::build(config.entries, taskrun)?;
         let mut workers = [config.file_workers_max, config.other_workers_max];
         ring.submitter().register_iowq_max_workers(&mut workers)?;
         let napi = match config.napi_us {
@@ -141,7 +144,7 @@ impl Uring {
             has_zero_copy_send: setup::has_zero_copy_send(&ring)?,
             enter_fd: enter_fd(&ring),
             ring,
-            slots: Slots::new(),
+            operations: Operations::new(),
             files: Table::new("file"),
             sockets: Table::new("socket"),
             waker,
@@ -186,8 +189,8 @@ impl Uring {
                 buf.clear();
                 (self.sockets.begin(socket.0), Work::Recv { socket, buf })
             }
-            Op::RecvLanding { socket, landing } => {
-                (self.sockets.begin(socket.0), Work::RecvLanding { socket, landing })
+            Op::RecvScatter { socket, scatter } => {
+                (self.sockets.begin(socket.0), Work::RecvScatter { socket, scatter })
             }
             Op::CancelRecv { socket } => {
                 (self.sockets.begin(socket.0), Work::CancelRecv { socket })
@@ -209,10 +212,10 @@ impl Uring {
         })
     }
 
-    /// Puts a slot's SQE into the submission queue.
-    fn push_slot(&mut self, index: usize) {
+    /// Puts an operation's SQE into the submission queue.
+    fn push_operation(&mut self, index: usize) {
         let user_data = u64::try_from(index).expect("an index fits 64 bits");
-        let entry = self.slots.slot(index).entry().user_data(user_data);
+        let entry = self.operations.operation(index).entry().user_data(user_data);
         self.push(entry);
     }
 
@@ -232,7 +235,7 @@ impl Uring {
     }
 
     fn try_push(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: what the entry points to is in a boxed slot, in `wake_count` or nowhere, and stays
+        // SAFETY: what the entry points to is in a boxed operation, in `wake_count` or nowhere, and stays
         // there untouched until its CQE was taken.
         unsafe { self.ring.submission().push(entry).is_ok() }
     }
@@ -295,7 +298,7 @@ impl Uring {
                 WAKE_DATA => self.wake_armed = false,
                 CANCEL_DATA | TIMER_DATA => {}
                 index => {
-                    let index = usize::try_from(index).expect("a slot's number");
+                    let index = usize::try_from(index).expect("an operation's number");
                     if cqueue::notif(flags) {
                         self.release_memory(index, result);
                     } else if cqueue::more(flags) {
@@ -309,24 +312,24 @@ impl Uring {
         self.cqes = cqes;
     }
 
-    /// Ends a slot's operation, or starts it again, or starts its next step.
+    /// Ends an operation, or starts it again, or starts its next step.
     fn finish(&mut self, index: usize, result: i32) {
-        if matches!(self.slots.slot(index).work, Work::SendFile { .. }) && result >= 0 {
+        if matches!(self.operations.operation(index).work, Work::SendFile { .. }) && result >= 0 {
             return self.sendfiles.push_back(index);
         }
         let interrupted = result == -libc::EINTR || result == -libc::EAGAIN;
         // Closing is the exception: the descriptor is gone even after EINTR.
-        if interrupted && !self.closing && self.slots.slot(index).may_repeat() {
-            return self.push_slot(index);
+        if interrupted && !self.closing && self.operations.operation(index).may_repeat() {
+            return self.push_operation(index);
         }
-        if let Work::SyncDir { dir: dir @ None, .. } = &mut self.slots.slot(index).work
+        if let Work::SyncDir { dir: dir @ None, .. } = &mut self.operations.operation(index).work
             && let Ok(fd) = check(result)
         {
             // SAFETY: the kernel has just opened this descriptor, and nobody else owns it.
             *dir = Some(unsafe { OwnedFd::from_raw_fd(fd) });
-            return self.push_slot(index);
+            return self.push_operation(index);
         }
-        let (token, work) = self.slots.end(index);
+        let (token, work) = self.operations.end(index);
         let is_zero_copy = matches!(work, Work::SendZeroCopy { .. });
         let result = self.done(work, result);
         let released = if is_zero_copy { released_at_once(&result) } else { None };
@@ -340,18 +343,18 @@ impl Uring {
         while budget > 0
             && let Some(index) = self.sendfiles.pop_front()
         {
-            let slot = self.slots.slot(index);
-            let Work::SendFile { transfer, .. } = &mut slot.work else {
+            let operation = self.operations.operation(index);
+            let Work::SendFile { transfer, .. } = &mut operation.work else {
                 panic!("operation {index} sends no file")
             };
             let before = transfer.sent();
-            let progress = transfer.advance(slot.fd, budget);
+            let progress = transfer.advance(operation.fd, budget);
             budget = budget.saturating_sub(transfer.sent() - before);
             match progress {
-                Progress::SocketFull => self.push_slot(index),
+                Progress::SocketFull => self.push_operation(index),
                 Progress::More => self.sendfiles.push_back(index),
                 Progress::Ended(result) => {
-                    let (token, work) = self.slots.end(index);
+                    let (token, work) = self.operations.end(index);
                     let done = self.done(work, 0);
                     self.ready.push(Completion { token, result: result.and(done) });
                 }
@@ -368,7 +371,7 @@ impl Uring {
                 self.files.end(file.0);
             }
             Work::Recv { socket, .. }
-            | Work::RecvLanding { socket, .. }
+            | Work::RecvScatter { socket, .. }
             | Work::CancelRecv { socket }
             | Work::Send { socket, .. }
             | Work::SendZeroCopy { socket, .. } => {
@@ -392,7 +395,7 @@ impl Uring {
         let value = check(result)?;
         let count = usize::try_from(value).expect("checked to be no error");
         Ok(match work {
-            Work::Free | Work::CancelRecv { .. } => panic!("a free slot completed"),
+            Work::Free | Work::CancelRecv { .. } => panic!("a free operation completed"),
             Work::Open { .. } => {
                 // SAFETY: the kernel has just opened this descriptor, and nobody else owns it.
                 let fd = unsafe { OwnedFd::from_raw_fd(value) };
@@ -412,7 +415,7 @@ impl Uring {
                 buf.set_len(count);
                 Done::Received(buf)
             }
-            Work::RecvLanding { landing, .. } => Done::Landed(landing.into_parts(count)),
+            Work::RecvScatter { scatter, .. } => Done::Scattered(scatter.into_parts(count)),
             Work::Send { .. } | Work::SendZeroCopy { .. } => Done::Sent(count),
             Work::SendFile { transfer, .. } => Done::Sent(transfer.sent()),
         })
@@ -431,7 +434,7 @@ impl Uring {
     /// no room for more. An error when none is under way that could free some.
     fn make_room(&mut self, refusal: io::Error) -> io::Result<()> {
         let queued = self.ring.submission().len() + self.backlog.len();
-        if self.slots.under_way() <= queued {
+        if self.operations.under_way() <= queued {
             return Err(refusal);
         }
         match self.enter(1, Some(RETRY_NS)) {
@@ -450,12 +453,12 @@ impl Uring {
             self.reap();
             // Of these the kernel knows nothing.
             while let Some(index) = self.sendfiles.pop_front() {
-                drop(self.slots.end(index));
+                drop(self.operations.end(index));
             }
-            if self.slots.under_way() == 0 && !self.wake_armed {
+            if self.operations.under_way() == 0 && !self.wake_armed {
                 return Ok(());
             }
-            if self.slots.under_way() == self.slots.unreleased() && !self.wake_armed {
+            if self.operations.under_way() == self.operations.unreleased() && !self.wake_armed {
                 let now_ns = clock::monotonic_ns();
                 let since_ns = *aborted.get_or_insert_with(|| {
                     self.sockets.drain().for_each(abort);
@@ -489,11 +492,11 @@ impl Io for Uring {
         match self.work(op) {
             Ok((fd, work)) => {
                 let is_sendfile = matches!(work, Work::SendFile { .. });
-                let index = self.slots.begin(token, fd, work);
+                let index = self.operations.begin(token, fd, work);
                 if is_sendfile {
                     self.sendfiles.push_back(index);
                 } else {
-                    self.push_slot(index);
+                    self.push_operation(index);
                 }
             }
             Err(error) => self.ready.push(Completion { token, result: Err(error) }),
@@ -587,7 +590,7 @@ impl Drop for Uring {
         unregister_enter_fd(self.enter_fd, &self.ring);
         if ended.is_err() {
             // The kernel may still write to this memory: better lost than reused.
-            std::mem::forget(std::mem::replace(&mut self.slots, Slots::new()));
+            std::mem::forget(std::mem::replace(&mut self.operations, Operations::new()));
             std::mem::forget(std::mem::take(&mut self.wake_count));
         }
     }

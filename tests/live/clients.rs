@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::process::Stdio;
 
-use walhub_tests::client::{Session, SqlServer, run_psql};
+use walhub_tests::client::{Psql, SqlServer, run_psql};
 use walhub_tests::hub::Hub;
 use walhub_tests::log::Log;
 use walhub_tests::postgres::{StopMode, major, program};
@@ -173,7 +173,7 @@ fn psql_copies_describes_and_is_told_what_there_is_not() {
 fn a_killed_client_commits_nothing_and_leaves_nothing_behind() {
     let scratch = Scratch::new();
     let mut hub = Hub::named("own").start(&scratch);
-    let mut session = Session::open(&hub);
+    let mut session = Psql::open(&hub);
     session.psql("begin");
     session.psql("select pg_logical_emit_message(true, 'p', 'never')");
     session.psql("select pg_logical_emit_message(false, 'p', 'at once')");

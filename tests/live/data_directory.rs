@@ -31,7 +31,7 @@ fn ends_after(hub: &mut Hub, why: &str, change: impl FnOnce(&Path)) {
     assert_eq!(hub.wait_exit().code(), Some(EXIT_STATUS));
     hub.log().wait_for(mark, PANIC);
     hub.log().wait_for(mark, why);
-    // Nobody is told anything any more.
+    // No client and no standby is told anything any more.
     assert!(!hub.try_psql("select pg_logical_emit_message(true, 'after', '1')").status.success());
 }
 

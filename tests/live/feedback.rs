@@ -1,6 +1,6 @@
 //! Hot-standby feedback through the hub.
 
-use walhub_tests::client::{Session, SqlServer};
+use walhub_tests::client::{Psql, SqlServer};
 use walhub_tests::topology::Relay;
 
 #[test]
@@ -11,7 +11,7 @@ fn xmin_of_a_standby_reaches_the_primary_through_the_hub() {
     standby.start();
     relay.hub.wait_streaming("standby");
 
-    let mut session = Session::open(&standby);
+    let mut session = Psql::open(&standby);
     session.psql("begin isolation level repeatable read");
     let held = session.psql("select pg_snapshot_xmin(pg_current_snapshot())");
     assert!(held.parse::<u64>().is_ok_and(|xid| xid > 3), "{held}");

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use rustix::process::Signal;
-use walhub_tests::client::{Session, SqlServer, run_psql, run_psql_ok};
+use walhub_tests::client::{Psql, SqlServer, run_psql, run_psql_ok};
 use walhub_tests::hub::Hub;
 use walhub_tests::log::Log;
 use walhub_tests::postgres::{StopMode, program};
@@ -141,7 +141,7 @@ fn pg_recvlogical_gets_what_was_committed_in_the_order_of_the_commits() {
     assert_eq!(hub.psql(SLOT), "pgoutput|logical|postgres|f|t");
     hub.psql(&emit("true, 'p', 'one'"));
     hub.psql(&emit("false, 'p', 'two'"));
-    let mut session = Session::open(&hub);
+    let mut session = Psql::open(&hub);
     session.psql("begin");
     session.psql(&emit("true, 'p', 'three'"));
     session.psql(&emit("false, 'p', 'four'"));
@@ -203,7 +203,7 @@ fn nothing_is_lost_or_skipped_when_the_hub_is_killed() {
     let mut emitted = Vec::new();
     for round in 0..ROUNDS {
         let receiver = Receiver::start(&hub, &scratch, "s", &[]);
-        let mut session = Session::open(&hub);
+        let mut session = Psql::open(&hub);
         for i in 0..MESSAGES {
             let text = format!("{round}.{i}");
             session.psql(&format!("select pg_logical_emit_message({}, 'p', '{text}')", i % 3 != 0));

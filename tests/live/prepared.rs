@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use walhub_tests::client::{Session, SqlServer};
+use walhub_tests::client::{Psql, SqlServer};
 use walhub_tests::hub::Hub;
 use walhub_tests::postgres::{Postgres, PrimaryBuilder, StopMode};
 use walhub_tests::process::run_ok;
@@ -18,7 +18,7 @@ fn with_prepared(primary: PrimaryBuilder) -> PrimaryBuilder {
 
 /// A transaction with subtransactions that has written three rows, emptied a table and locked another.
 fn prepare(primary: &Postgres, gid: &str) {
-    let mut session = Session::open(primary);
+    let mut session = Psql::open(primary);
     for sql in [
         "begin",
         "insert into t values (1)",
@@ -79,7 +79,7 @@ fn a_prepared_transaction_outlives_its_primary() {
     let mut a = relay.streaming_standby("a");
     prepare(&relay.primary, "one");
     // This one is over with its server, and is younger.
-    let mut lost = Session::open(&relay.primary);
+    let mut lost = Psql::open(&relay.primary);
     lost.psql("begin");
     lost.psql("lock table w in access exclusive mode");
     lost.psql("insert into w values (1)");
@@ -153,7 +153,7 @@ fn a_prepared_transaction_that_is_older_than_the_hubs_wal_outlives_its_primary()
     a.psql("select pg_reload_conf()");
     hub.wait_streaming("a");
     // It runs since before the hub's WAL, too, until it is over.
-    let mut lives = Session::open(&primary);
+    let mut lives = Psql::open(&primary);
     lives.psql("begin");
     lives.psql("insert into w values (1)");
     primary.psql("checkpoint");

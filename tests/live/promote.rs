@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use walhub_tests::client::{Session, SqlServer, Statement, run_psql};
+use walhub_tests::client::{Psql, SqlServer, Statement, run_psql};
 use walhub_tests::compare::{assert_equal_tables, segment_names};
 use walhub_tests::hub::{Hub, walhub};
 use walhub_tests::postgres::{Postgres, StopMode, major, program};
@@ -78,7 +78,7 @@ fn standbys_and_pg_receivewal_follow_a_promotion_under_load() {
     for name in ["second", "received"] {
         relay.hub.wait_streaming(name);
     }
-    let mut session = Session::open(&relay.hub);
+    let mut session = Psql::open(&relay.hub);
     let pgbench = Pgbench::endless(&relay.primary, 4);
     wait_transactions(&relay.primary, 500);
     relay.primary.kill9();
@@ -189,7 +189,7 @@ fn a_promoted_hub_passes_on_what_the_primary_has_counted() {
     standby.start();
     hub.wait_streaming("a");
     primary.psql("create table t (i int primary key); insert into t values (1)");
-    let mut one = Session::open(&primary);
+    let mut one = Psql::open(&primary);
     one.psql("begin");
     one.psql("select * from t for share");
     primary.psql("select * from t for share");
@@ -360,7 +360,7 @@ fn pg_promote_has_postgresqls_answers() {
     let waiting = "select count(*) from pg_stat_activity where query like 'wait for%' \
                    and state = 'active'";
     relay.hub.wait_sql(waiting, "4");
-    let mut session = Session::open(&relay.hub);
+    let mut session = Psql::open(&relay.hub);
     assert_eq!(session.psql("show in_hot_standby"), "on");
     assert_eq!(relay.hub.psql("select pg_promote(wait => true, wait_seconds => 30)"), "t");
     assert_eq!(session.psql("show in_hot_standby"), "off");

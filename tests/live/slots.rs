@@ -1,8 +1,8 @@
-//! Replication slots of the hub, and WAL that nobody holds.
+//! Replication slots of the hub, and WAL that no slot holds.
 
 use std::fs;
 
-use walhub_tests::client::{Session, SqlServer};
+use walhub_tests::client::{Psql, SqlServer};
 use walhub_tests::compare::{assert_equal_tables, segment_names};
 use walhub_tests::hub::Hub;
 use walhub_tests::log::Log;
@@ -182,7 +182,7 @@ fn a_client_commits_while_three_others_create_and_drop_slots() {
     let scratch = Scratch::new();
     // Requests come while the wal core works: its mail never ends by itself.
     let mut hub = Hub::named("hub").set("dedicated_wal_core", "on").start(&scratch);
-    let mut committer = Session::open(&hub);
+    let mut committer = Psql::open(&hub);
     let clients: Vec<(Process, Log)> =
         ["one", "two", "three"].map(|name| slot_client(&hub, name, &scratch)).into();
     let rounds = |clients: &[(Process, Log)]| -> usize {

@@ -1,7 +1,7 @@
 //! How a hub stops: smart, fast, immediate, as the postmaster.
 
 use rustix::process::Signal;
-use walhub_tests::client::{Session, SqlServer};
+use walhub_tests::client::{Psql, SqlServer};
 use walhub_tests::hub::is_ready;
 use walhub_tests::postgres::StopMode;
 use walhub_tests::process::send_signal;
@@ -33,7 +33,7 @@ fn fast_stop_ships_everything_to_the_connected_standby() {
 #[test]
 fn fast_stop_ends_sql_sessions() {
     let mut relay = Relay::start();
-    let session = Session::open(&relay.hub);
+    let session = Psql::open(&relay.hub);
     assert!(relay.hub.stop(StopMode::Fast).success());
     session.close();
 }
@@ -42,7 +42,7 @@ fn fast_stop_ends_sql_sessions() {
 fn smart_stop_waits_for_sql_sessions() {
     let mut relay = Relay::start();
     let standby = relay.streaming_standby("standby");
-    let mut session = Session::open(&relay.hub);
+    let mut session = Psql::open(&relay.hub);
     relay.hub.signal_stop(StopMode::Smart);
     let endpoint = relay.hub.endpoint();
     wait_until("the hub refuses new connections", || !is_ready(endpoint).success());
@@ -57,7 +57,7 @@ fn smart_stop_waits_for_sql_sessions() {
 fn immediate_stop_waits_for_nobody() {
     let mut relay = Relay::start();
     let standby = relay.streaming_standby("standby");
-    let session = Session::open(&relay.hub);
+    let session = Psql::open(&relay.hub);
     let receiver = standby.backend("walreceiver");
     send_signal(receiver, Signal::STOP);
     relay.primary.write_wal(8);

@@ -14,7 +14,7 @@ use walhub_peers::client::Client;
 use walhub_proto::lsn::Lsn;
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::copy::StandbyStatusUpdate;
-use walhub_tests::client::{Session, SqlServer, Statement};
+use walhub_tests::client::{Psql, SqlServer, Statement};
 use walhub_tests::hub::Hub;
 use walhub_tests::postgres::{Postgres, StopMode};
 use walhub_tests::process::{run_ok, said, send_signal};
@@ -142,7 +142,7 @@ fn what_is_committed_with_remote_apply_can_be_read_at_once_with_cores_apart() {
 fn read_what_was_written(cores: &str) {
     let relay = Relay::with(|primary| primary, |hub| hub.set("cores", cores));
     let (relay, standbys) = with_policy(relay, "FIRST 1 (a)", &["a"], "remote_apply");
-    let (mut writer, mut reader) = (Session::open(&relay.primary), Session::open(&standbys[0]));
+    let (mut writer, mut reader) = (Psql::open(&relay.primary), Psql::open(&standbys[0]));
     let started = Instant::now();
     for i in 1..=100 {
         writer.psql(&format!("insert into t values ({i})"));
@@ -262,7 +262,7 @@ fn hubs_in_cascade_each_with_a_policy_compose() {
     require_hub(&relay.primary, "remote_apply");
     relay.hub.wait_sql(ROLES, "near 2 sync, second 1 sync");
 
-    let (mut writer, mut reader) = (Session::open(&relay.primary), Session::open(&far));
+    let (mut writer, mut reader) = (Psql::open(&relay.primary), Psql::open(&far));
     for i in 1..=20 {
         writer.psql(&format!("insert into t values ({i})"));
         assert_eq!(reader.psql("select count(*) from t"), i.to_string());

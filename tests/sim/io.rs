@@ -150,8 +150,8 @@ impl Io for SimIo {
         }
         match op {
             Op::Recv { socket, buf } => self.submit_recv(token, socket, RecvInto::Buffer(buf)),
-            Op::RecvLanding { socket, landing } => {
-                self.submit_recv(token, socket, RecvInto::Slab(landing));
+            Op::RecvScatter { socket, scatter } => {
+                self.submit_recv(token, socket, RecvInto::Slab(scatter));
             }
             Op::Send { socket, head, body } => self.submit_send(token, socket, head, body, false),
             Op::SendZeroCopy { socket, head, body } => {
@@ -341,7 +341,7 @@ pub(crate) fn finish_disk(world: &mut World, key: CoreKey, token: Token, op: Dis
             | Op::Sync { .. }
             | Op::SyncDir { .. }
             | Op::Recv { .. }
-            | Op::RecvLanding { .. }
+            | Op::RecvScatter { .. }
             | Op::CancelRecv { .. }
             | Op::Send { .. }
             | Op::SendZeroCopy { .. }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use walhub_engine::buffer::Buffer;
-use walhub_engine::io::{Done, Landing, Token, ZeroCopy};
+use walhub_engine::io::{Done, Scatter, Token, ZeroCopy};
 
 use crate::rng::{Rng, bytes};
 use crate::unacked::Unreleased;
@@ -77,14 +77,14 @@ pub(crate) struct SendOp {
 #[derive(Debug)]
 pub(crate) enum RecvInto {
     Buffer(Buffer),
-    Slab(Landing),
+    Slab(Scatter),
 }
 
 impl RecvInto {
     fn capacity(&self) -> usize {
         match self {
             Self::Buffer(buf) => buf.capacity(),
-            Self::Slab(landing) => landing.capacity(),
+            Self::Slab(scatter) => scatter.capacity(),
         }
     }
 
@@ -94,9 +94,9 @@ impl RecvInto {
                 buf.fill(data);
                 Done::Received(buf)
             }
-            Self::Slab(mut landing) => {
-                landing.fill(data);
-                Done::Landed(landing.into_parts(data.len()))
+            Self::Slab(mut scatter) => {
+                scatter.fill(data);
+                Done::Scattered(scatter.into_parts(data.len()))
             }
         }
     }
@@ -452,7 +452,7 @@ impl Net {
             }
             Some(data) => data.map(|data| into.fill(&data)),
         };
-        if let Ok(Done::Landed(landed)) = &result {
+        if let Ok(Done::Scattered(landed)) = &result {
             self.landed += bytes(landed.before + landed.after);
         }
         self.effects.push(Effect::Complete(key, token, result));

@@ -147,13 +147,13 @@ impl Statement {
 
 /// An open psql session.
 #[derive(Debug)]
-pub struct Session {
+pub struct Psql {
     process: Process,
     input: Option<ChildStdin>,
     log: Log,
 }
 
-impl Session {
+impl Psql {
     /// Connects, and waits until the server has answered.
     ///
     /// # Panics

@@ -74,7 +74,7 @@ pub fn host() -> Ipv4Addr {
     Ipv4Addr::new(127, 1 + high % 64 * 2 + middle / 128, middle % 128 + 1, low)
 }
 
-/// A place on [`host`] where nobody listens, given out once in this process.
+/// A place on [`host`] where no program listens, given out once in this process.
 ///
 /// # Panics
 /// When the kernel has no port.

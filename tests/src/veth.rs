@@ -94,7 +94,7 @@ impl Default for Veth {
 impl Drop for Veth {
     fn drop(&mut self) {
         for name in [&self.near, &self.far] {
-            // What is left of it is in the way of nobody.
+            // What is left of it is in no other test's way.
             let _ = Command::new("ip").args(["netns", "delete", name]).status();
         }
     }

@@ -43,7 +43,7 @@ pub fn now(system: &dyn System, knob: &Knob, with_own: bool) -> Option<String> {
     if knob.kind == Kind::Limit {
         return of_service(system, &knob.name, with_own);
     }
-    // Without systemd nobody would read the directive.
+    // Only systemd reads the directive.
     let set = has_systemd(system).then(|| of_unit(system, &knob.name, with_own))?;
     Some(set.unwrap_or_else(|| UNSET.to_owned()))
 }

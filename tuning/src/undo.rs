@@ -82,7 +82,7 @@ fn restore_value(system: &dyn System, change: &Change, dry_run: bool) -> Option<
     if now == *old {
         return None;
     }
-    // Without a look afterwards the change was the last one, and nobody knows how far it came.
+    // Without a look afterwards the change was the last one, and how far it came is unknown.
     if change.took.as_ref().is_some_and(|took| now != *took && now != change.new) {
         let reason = format!("somebody has set it to {now} since");
         return step(Some(now), StepState::LeftAlone(reason));

@@ -10,7 +10,7 @@ impl Progress {
     /// Says what is going on now.
     pub fn show(what: &str) {
         let mut stderr = std::io::stderr().lock();
-        // Nobody is left to tell when stderr is gone.
+        // When stderr is closed there is no reader to tell.
         drop(if stderr.is_terminal() {
             write!(stderr, "\r\x1b[K{what}").and_then(|()| stderr.flush())
         } else {

@@ -1,6 +1,7 @@
 //! Medians and their bootstrap confidence intervals.
 
 use serde::{Deserialize, Serialize};
+use walhub_proto::convert::{to_u64, to_usize};
 
 /// Resamples per interval.
 const RESAMPLES: usize = 4000;
@@ -61,9 +62,7 @@ fn resampled(samples: &[f64], random: &mut u64) -> Option<f64> {
 }
 
 fn pick(samples: &[f64], random: &mut u64) -> f64 {
-    let count = u64::try_from(samples.len()).unwrap_or(1);
-    let index = usize::try_from(next_random(random) % count).unwrap_or(0);
-    samples.get(index).copied().unwrap_or(f64::NAN)
+    samples[to_usize(next_random(random) % to_u64(samples.len()))]
 }
 
 /// `SplitMix64`.

@@ -10,6 +10,7 @@ use walhub_peers::endpoint::Endpoint;
 use walhub_peers::log::Log;
 use walhub_peers::postgres::{Cluster, directory};
 use walhub_peers::process::Process;
+use walhub_proto::convert::to_u64;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::page::WalVersion;
 use walhub_proto::record::RecordReader;
@@ -81,7 +82,7 @@ impl EndOfWal {
     /// One past the last byte.
     #[must_use]
     pub fn end(&self) -> Lsn {
-        self.start + u64::try_from(self.segment.len()).unwrap_or(u64::MAX)
+        self.start + to_u64(self.segment.len())
     }
 }
 

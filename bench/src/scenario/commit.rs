@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use walhub_peers::client::Client;
+use walhub_proto::convert::to_u32;
 use walhub_proto::wire::backend::Encoder;
 
-use super::disk::{State, Target};
+use super::disk::{FileState, WrittenFile};
 use super::{Context, Scenario, Watch, join, per_unit, put, put_latencies, value};
 use crate::method::pairs::{Experiment, Figure, Leg, Run};
 use crate::method::progress::Progress;
@@ -275,7 +276,7 @@ fn parse_message() -> Vec<u8> {
 
 /// Bind and Execute for each message, and one Sync.
 fn batch_messages(batch: usize) -> Vec<u8> {
-    let length = u32::try_from(MESSAGE_LEN).unwrap_or(0).to_be_bytes();
+    let length = to_u32(MESSAGE_LEN).to_be_bytes();
     // The unnamed portal; no format codes; one parameter; no result formats.
     let bind =
         [&b"\0append\0"[..], &[0, 0], &[0, 1], &length, &[b'm'; MESSAGE_LEN], &[0, 0]].concat();
@@ -310,7 +311,7 @@ fn device(dir: &Path, batch: usize, duration: Duration) -> Result<Leg> {
     // As many as there would be if one took a millisecond.
     let writes = u64::try_from(duration.as_millis())?.max(10);
     let writes = writes.min(DEVICE_BYTES_MAX / u64::try_from(block)?).max(10);
-    let target = Target::make(dir, State::Filled, writes * u64::try_from(block)?, block)?;
+    let target = WrittenFile::make(dir, FileState::Filled, writes * u64::try_from(block)?, block)?;
     let watch = Watch::start(None, dir)?;
     let began = Instant::now();
     let latency_us = target.write_and_flush().context("the device")?;

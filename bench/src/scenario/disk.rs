@@ -19,6 +19,8 @@ use walhub_engine::io::{BLOCK_LEN, Done, FileId, Gather, Io as _, Op, OpenMode, 
 use walhub_engine::trial::LinkedWriter;
 use walhub_engine::uring::{Uring, UringConfig};
 
+use walhub_proto::convert::to_u64;
+
 use super::{Context, Scenario, Watch, parse_size, put, put_latencies};
 use crate::method::pairs::{Experiment, Figure, Leg, Run};
 use crate::peer::fio;
@@ -63,7 +65,7 @@ impl Disk {
 
 /// What the file was before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum State {
+pub(super) enum FileState {
     /// Full of bytes, and durable: a recycled or a zero-filled segment.
     Filled,
     /// Its blocks are reserved.
@@ -85,9 +87,9 @@ impl Scenario for Disk {
         let mut experiments = Vec::new();
         for &block in &self.blocks {
             for (state, which) in [
-                (State::Filled, "recycled"),
-                (State::Allocated, "fallocated"),
-                (State::Sparse, "sparse"),
+                (FileState::Filled, "recycled"),
+                (FileState::Allocated, "fallocated"),
+                (FileState::Sparse, "sparse"),
             ] {
                 let name = format!("disk {which} {} kB", block >> 10);
                 let run = |run| self.one_leg(context, block, state, run);
@@ -100,10 +102,10 @@ impl Scenario for Disk {
 }
 
 impl Disk {
-    fn one_leg(&self, context: &Context, block: usize, state: State, run: Run) -> Result<Leg> {
+    fn one_leg(&self, context: &Context, block: usize, state: FileState, run: Run) -> Result<Leg> {
         let scratch = context.scratch()?;
         let len = self.writes * u64::try_from(block)?;
-        let target = Target::make(scratch.path(), state, len, block)?;
+        let target = WrittenFile::make(scratch.path(), state, len, block)?;
         // Nothing to count: how many calls each primitive takes is known.
         let watch = Watch::start(None, scratch.path())?;
         let began = Instant::now();
@@ -132,23 +134,23 @@ impl Disk {
 }
 
 /// A file to write to.
-pub(super) struct Target {
+pub(super) struct WrittenFile {
     path: PathBuf,
     len: u64,
     block: usize,
     direct: bool,
 }
 
-impl Target {
+impl WrittenFile {
     /// Makes a file of `len` bytes in `dir`, to be written in blocks of `block` bytes.
-    pub(super) fn make(dir: &Path, state: State, len: u64, block: usize) -> Result<Self> {
+    pub(super) fn make(dir: &Path, state: FileState, len: u64, block: usize) -> Result<Self> {
         if !block.is_multiple_of(BLOCK_LEN) {
             bail!("blocks of {block} bytes: must be a multiple of {BLOCK_LEN}");
         }
         let path = dir.join("segment");
         let file = File::create(&path).with_context(|| path.display().to_string())?;
         match state {
-            State::Filled => {
+            FileState::Filled => {
                 let zeros = vec![0; 1 << 20];
                 let mut offset = 0;
                 while offset < len {
@@ -157,8 +159,8 @@ impl Target {
                     offset += u64::try_from(count)?;
                 }
             }
-            State::Allocated => fallocate(&file, FallocateFlags::empty(), 0, len)?,
-            State::Sparse => file.set_len(len)?,
+            FileState::Allocated => fallocate(&file, FallocateFlags::empty(), 0, len)?,
+            FileState::Sparse => file.set_len(len)?,
         }
         file.sync_all()?;
         // Cached pages would have to be thrown out by each direct write.
@@ -183,7 +185,7 @@ impl Target {
     }
 
     fn offsets(&self) -> impl Iterator<Item = u64> {
-        let step = u64::try_from(self.block).unwrap_or(u64::MAX);
+        let step = to_u64(self.block);
         (0..self.len / step).map(move |index| index * step)
     }
 
@@ -276,10 +278,10 @@ mod tests {
 
     #[test]
     fn each_primitive_writes_the_whole_file() {
-        for state in [State::Filled, State::Allocated, State::Sparse] {
+        for state in [FileState::Filled, FileState::Allocated, FileState::Sparse] {
             for how in [0, 1, 2, 3, 4] {
                 let dir = tempfile::tempdir().unwrap();
-                let target = Target::make(dir.path(), state, 32 << 10, 8 << 10).unwrap();
+                let target = WrittenFile::make(dir.path(), state, 32 << 10, 8 << 10).unwrap();
                 let latency_us = match how {
                     0 => target.write_dsync(),
                     1 => target.write_and_flush(),

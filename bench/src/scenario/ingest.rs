@@ -20,7 +20,7 @@ use walhub_peers::log::Log;
 use walhub_peers::postgres::Cluster;
 use walhub_peers::process::Process;
 
-use super::disk::{State, Target};
+use super::disk::{FileState, WrittenFile};
 use super::live::primary_settings;
 use super::{Context, Scenario, Watch, parse_size, per_unit, put, put_latencies, value};
 use crate::method::pairs::{Experiment, Figure, Leg, Run};
@@ -208,7 +208,7 @@ fn device_leg(scratch: &Path, wal: &Wal, window: Option<u64>) -> Result<Leg> {
     let block = block.next_multiple_of(BLOCK_LEN);
     let blocks = wal.bytes.len().div_ceil(block);
     let len = u64::try_from(blocks * block)?;
-    let target = Target::make(scratch, State::Filled, len, block)?;
+    let target = WrittenFile::make(scratch, FileState::Filled, len, block)?;
     let watch = Watch::start(None, scratch)?;
     let began = Instant::now();
     let latency_us = target.write_and_flush()?;

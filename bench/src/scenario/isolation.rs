@@ -1,7 +1,7 @@
 //! `isolation`: whether one bad standby makes the others wait.
 //!
 //! Healthy standbys follow a primary that commits at a fixed rate. Beside them there is a standby
-//! that has stopped reading, or one that reads old WAL from the disk again and again; or nobody.
+//! that has stopped reading, or one that reads old WAL from the disk again and again; or none.
 //! The ratio is the lag with it over the lag without it, for walhub and for a PostgreSQL.
 
 use std::collections::BTreeMap;

@@ -99,7 +99,7 @@ fn one_leg(context: &Context, hub_dir: &Path, crashed: &Cluster, run: Run) -> Re
             cache::drop_all(&hub_wal)?;
             let watch = Watch::start(None, scratch.path())?;
             let began = Instant::now();
-            // Nobody is behind this port: what is on disk must do.
+            // No server is behind this port: what is on disk must do.
             let upstream = free_port()?;
             let settings = [&["wal_keep_size=1TB".to_owned()], &*context.walhub_settings].concat();
             let hub = Hub::start(&context.walhub, hub_dir, upstream, &settings)?;

@@ -5,7 +5,7 @@
 //! it can, and at fixed rates, where a latency counts from the intended start.
 //!
 //! There are two limits: a standby that drops what it receives and calls it durable at once, which no
-//! standby can be faster than, and commits that wait for nobody.
+//! standby can be faster than, and commits that wait for no standby.
 
 use std::collections::BTreeMap;
 use std::fs;

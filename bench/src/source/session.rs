@@ -10,6 +10,7 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 use walhub_peers::connection::Connection;
 use walhub_peers::walsender::{Description, WalSource};
+use walhub_proto::convert::{to_u64, to_usize};
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::copy::{COPY_DATA, COPY_DONE, StandbyStatusUpdate, XLogData};
@@ -74,7 +75,7 @@ fn send(
     (flow, moved): &(Mutex<Flow>, Condvar),
 ) -> io::Result<()> {
     let wal: &Wal = &shared.wal;
-    let mut offset = usize::try_from(start - wal.start()).unwrap_or(usize::MAX);
+    let mut offset = to_usize(start - wal.start());
     let first = wal.message_ends.partition_point(|&end| end <= offset);
     for &end in wal.message_ends.get(first..).unwrap_or_default() {
         if let Some(window) = shared.window {
@@ -82,7 +83,7 @@ fn send(
             let acked = |flow: &Flow| Lsn(flow.acked.max(start.0));
             while !flow.closed
                 && wal.lsn(end).saturating_bytes_since(acked(&flow))
-                    > window.max(u64::try_from(end - offset).unwrap_or(0))
+                    > window.max(to_u64(end - offset))
             {
                 flow = moved.wait(flow).unwrap_or_else(PoisonError::into_inner);
             }
@@ -92,10 +93,9 @@ fn send(
             flow.in_flight.push_back((wal.lsn(end).0, Instant::now()));
         }
         let payload = wal.bytes.get(offset..end).unwrap_or_default();
-        let length = u64::try_from(payload.len()).unwrap_or(0);
         let header = XLogData { start: wal.lsn(offset), end: wal.lsn(end), sent: Timestamp(0) };
         shared.flush_lsn.store(wal.lsn(end).0, Ordering::Release);
-        write_both(stream, &header.encode_header(length), payload)?;
+        write_both(stream, &header.encode_header(to_u64(payload.len())), payload)?;
         offset = end;
     }
     Ok(())
@@ -144,7 +144,8 @@ fn receive(
                 break;
             }
             flow.in_flight.pop_front();
-            let micros = u64::try_from(now.duration_since(sent).as_micros()).unwrap_or(u64::MAX);
+            let micros =
+                u64::try_from(now.duration_since(sent).as_micros()).expect("no run is so long");
             latency_us.saturating_record(micros);
         }
         drop(flow);

@@ -1,5 +1,6 @@
 //! WAL made in memory before the clock runs, cut into the messages that a primary would send.
 
+use walhub_proto::convert::{to_u64, to_usize};
 use walhub_proto::generate::{WalGenerator, WalShape};
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::page::WalVersion;
@@ -91,7 +92,7 @@ impl Wal {
     /// Position of the byte at `offset`.
     #[must_use]
     pub fn lsn(&self, offset: usize) -> Lsn {
-        self.start + u64::try_from(offset).unwrap_or(u64::MAX)
+        self.start + to_u64(offset)
     }
 
     /// Whose it is.
@@ -122,7 +123,7 @@ fn noise(random: &mut u64) -> Vec<u8> {
 fn commit_len(random: &mut u64) -> usize {
     let shift = next_random(random) % 5;
     let base = 200_u64 << shift;
-    usize::try_from(base + next_random(random) % base).unwrap_or(200).min(COMMIT_LEN_MAX)
+    to_usize(base + next_random(random) % base).min(COMMIT_LEN_MAX)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::io::BLOCK_LEN;
+use super::BLOCK_LEN;
 
 /// Alignment of memory that is too small for direct I/O: a cache line's.
 const SMALL_ALIGN: usize = 64;

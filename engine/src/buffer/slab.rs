@@ -1,7 +1,7 @@
 //! Append-only memory with one writer and any number of readers.
 //!
 //! The writer touches only bytes at and after `filled`, readers only bytes before it, and `filled`
-//! only grows. So no byte is ever written while it can be read, and nobody needs a lock. What the
+//! only grows. So no byte is ever written while it can be read, and no reader needs a lock. What the
 //! writer lends to somebody else ([`SlabRoom`]) it does not touch itself until it has it back.
 //!
 //! Not here: which slab holds which stretch of a stream.
@@ -231,7 +231,7 @@ impl fmt::Debug for Slab {
     }
 }
 
-/// Bytes of a slab that nobody has read yet, lent to whom they are filled by: a receive.
+/// Bytes of a slab that are not readable yet, lent to the receive that fills them.
 ///
 /// Its bytes are initialized, with values that mean nothing until they are written.
 pub struct SlabRoom {

@@ -24,7 +24,7 @@ pub struct LinkedWriter {
 /// How both operations ended.
 #[derive(Debug)]
 pub struct Linked {
-    /// Bytes written.
+    /// How many bytes were written, or why none.
     pub written: io::Result<usize>,
     /// Whether they are durable; ECANCELED when not all of them were written.
     pub synced: io::Result<()>,
@@ -45,7 +45,7 @@ impl LinkedWriter {
     /// When the kernel refuses to take operations; how they ended is in [`Linked`].
     ///
     /// # Panics
-    /// If an earlier call returned an error: nobody knows what is still under way.
+    /// If an earlier call returned an error: what is still under way is unknown.
     pub fn write_and_sync(&mut self, data: &Bytes, offset: u64) -> io::Result<Linked> {
         assert!(self.ring.under_way == 0, "an earlier write is still under way");
         self.ring.held = data.clone();

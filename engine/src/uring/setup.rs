@@ -31,7 +31,7 @@ pub enum UringUnavailable {
     OutOfFiles(io::Error),
     /// The kernel has io_uring but is older than [`KERNEL_MIN`].
     KernelTooOld(String),
-    /// Anything else.
+    /// Any other error, as the kernel gave it.
     Other(io::Error),
 }
 
@@ -102,7 +102,7 @@ impl From<UringUnavailable> for io::Error {
 /// # Errors
 /// With the knob to turn when not.
 pub fn io_uring_check() -> Result<(), UringUnavailable> {
-    build(8, false).map(drop)
+    build(8, TaskrunFlag::Off).map(drop)
 }
 
 /// The operations that [`super::Uring`] cannot do without, by name and code.
@@ -132,7 +132,7 @@ const SEND_ZERO_COPY: u8 = opcode::SendMsgZc::CODE;
 /// # Errors
 /// When there can be no ring to ask.
 pub fn zero_copy_send_is_there() -> Result<bool, UringUnavailable> {
-    has_zero_copy_send(&build(8, false)?).map_err(UringUnavailable::Other)
+    has_zero_copy_send(&build(8, TaskrunFlag::Off)?).map_err(UringUnavailable::Other)
 }
 
 pub(super) fn has_zero_copy_send(ring: &IoUring) -> io::Result<bool> {
@@ -152,16 +152,22 @@ pub fn operations_used() -> Vec<&'static str> {
 /// # Errors
 /// When there can be no ring to ask.
 pub fn operations_missing() -> Result<Vec<&'static str>, UringUnavailable> {
-    let ring = build(8, false)?;
+    let ring = build(8, TaskrunFlag::Off)?;
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe).map_err(UringUnavailable::Other)?;
     let missing = OPERATIONS.into_iter().filter(|(_, code)| !probe.is_supported(*code));
     Ok(missing.map(|(name, _)| name).collect())
 }
 
-/// The ring with the best set of flags that the kernel takes, for use by this thread alone. With
-/// `tells_deferred` its memory shows that completions are still to be made.
-pub(super) fn build(entries: u32, tells_deferred: bool) -> Result<IoUring, UringUnavailable> {
+/// Whether the ring's memory shows that completions are still to be made: IORING_SETUP_TASKRUN_FLAG.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum TaskrunFlag {
+    Off,
+    On,
+}
+
+/// The ring with the best set of flags that the kernel takes, for use by this thread alone.
+pub(super) fn build(entries: u32, taskrun: TaskrunFlag) -> Result<IoUring, UringUnavailable> {
     let mut last = None;
     // Best first: 6.1 has DEFER_TASKRUN, 6.0 SINGLE_ISSUER, 5.19 COOP_TASKRUN.
     let attempts: [fn(&mut Builder) -> &mut Builder; 3] = [
@@ -174,7 +180,7 @@ pub(super) fn build(entries: u32, tells_deferred: bool) -> Result<IoUring, Uring
         builder.dontfork().setup_clamp().setup_submit_all();
         builder.setup_cqsize(entries.saturating_mul(CQES_PER_SQE));
         choose(&mut builder);
-        if tells_deferred {
+        if taskrun == TaskrunFlag::On {
             builder.setup_taskrun_flag();
         }
         match builder.build(entries) {
@@ -272,7 +278,7 @@ mod tests {
     #[test]
     fn every_operation_submitted_is_asked_for() {
         let code =
-            [include_str!("slots.rs"), include_str!("polled.rs"), include_str!("../uring.rs")]
+            [include_str!("operations.rs"), include_str!("polled.rs"), include_str!("../uring.rs")]
                 .concat();
         let this = include_str!("setup.rs");
         let submitted: Vec<_> = code

@@ -13,7 +13,7 @@ use smallvec::smallvec;
 
 use super::*;
 use crate::buffer::{Buffer, BufferPool, SlabPool};
-use crate::io::{BLOCK_LEN, Gather, Head, Landed, Landing, OpenMode, Waker};
+use crate::io::{BLOCK_LEN, Gather, Head, OpenMode, Scatter, Scattered, Waker};
 use crate::mailbox::mailbox;
 
 const RW: OpenMode = OpenMode { create: true, direct: false };
@@ -75,9 +75,9 @@ fn recv(ring: &mut Uring, socket: SocketId, capacity: usize) -> Buffer {
     }
 }
 
-fn land(ring: &mut Uring, socket: SocketId, landing: Landing) -> Landed {
-    match run(ring, Op::RecvLanding { socket, landing }).unwrap() {
-        Done::Landed(landed) => landed,
+fn land(ring: &mut Uring, socket: SocketId, scatter: Scatter) -> Scattered {
+    match run(ring, Op::RecvScatter { socket, scatter }).unwrap() {
+        Done::Scattered(scattered) => scattered,
         other => panic!("{other:?}"),
     }
 }
@@ -89,9 +89,12 @@ fn a_receive_into_a_slab_puts_the_header_aside() {
     let mut writer = SlabPool::new(16, 1).take().unwrap();
     writer.append(b"ab");
     far.write_all(b"cdHEADefgh").unwrap();
-    let landed = land(ring, socket, Landing::new(writer.lend(6), 2, 4));
-    assert_eq!((landed.before, landed.header.as_slice(), landed.after), (2, &b"HEAD"[..], 4));
-    let mut room = landed.room;
+    let scattered = land(ring, socket, Scatter::new(writer.lend(6), 2, 4));
+    assert_eq!(
+        (scattered.before, scattered.header.as_slice(), scattered.after),
+        (2, &b"HEAD"[..], 4)
+    );
+    let mut room = scattered.room;
     writer.keep(&mut room, 6);
     drop(room);
     // Shorter than foreseen, ending in each of the three.
@@ -99,17 +102,17 @@ fn a_receive_into_a_slab_puts_the_header_aside() {
         [(&b"i"[..], 1, &b""[..], 0), (b"jkHE", 2, b"HE", 0), (b"lmHEADn", 2, b"HEAD", 1)]
     {
         far.write_all(sent).unwrap();
-        let landed = land(ring, socket, Landing::new(writer.lend(4), 2, 4));
+        let scattered = land(ring, socket, Scatter::new(writer.lend(4), 2, 4));
         assert_eq!(
-            (landed.before, landed.header.as_slice(), landed.after),
+            (scattered.before, scattered.header.as_slice(), scattered.after),
             (before, header, after)
         );
-        let mut room = landed.room;
+        let mut room = scattered.room;
         writer.keep(&mut room, before + after);
     }
     assert_eq!(&writer.slab().slice(0..14)[..], b"abcdefghijklmn");
     drop(far);
-    assert!(land(ring, socket, Landing::new(writer.lend(2), 0, 4)).is_empty());
+    assert!(land(ring, socket, Scatter::new(writer.lend(2), 0, 4)).is_empty());
     assert!(!writer.is_lent());
     ring.close_socket(socket);
 }
@@ -119,8 +122,8 @@ fn a_ring_that_is_dropped_gives_back_what_a_receive_was_to_fill() {
     let mut writer = SlabPool::new(16, 1).take().unwrap();
     let mut ring = ring();
     let (socket, far) = connect(&mut ring);
-    let landing = Landing::new(writer.lend(6), 2, 4);
-    ring.submit(Token(1), Op::RecvLanding { socket, landing });
+    let scatter = Scatter::new(writer.lend(6), 2, 4);
+    ring.submit(Token(1), Op::RecvScatter { socket, scatter });
     ring.wait(Some(ring.now_ns()), &mut Vec::new()).unwrap();
     assert!(writer.is_lent());
     drop(ring);
@@ -478,7 +481,7 @@ fn more_operations_than_the_queues_have_room() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(ring.slots.under_way() == 0);
+    assert!(ring.operations.under_way() == 0);
 }
 
 #[test]
@@ -612,16 +615,16 @@ fn a_wake_of_a_polled_ring_is_not_lost_whenever_it_comes() {
 
 #[test]
 fn a_file_that_asks_to_be_tried_again_is_not_tried_for_ever() {
-    let mut slots = Slots::new();
+    let mut operations = Operations::new();
     let mut repeats_of = |work: Work| {
-        let index = slots.begin(Token(1), -1, work);
-        let repeats = (0..1000).take_while(|_| slots.slot(index).may_repeat()).count();
-        slots.end(index);
+        let index = operations.begin(Token(1), -1, work);
+        let repeats = (0..1000).take_while(|_| operations.operation(index).may_repeat()).count();
+        operations.end(index);
         repeats
     };
     let data: Gather = smallvec![Bytes::from_static(b"x")];
     let write = || Work::Write { file: FileId(0), offset: 0, data: data.clone(), durable: false };
-    // Each operation has as many tries, also in a slot that another one has used up.
+    // Each operation has as many tries, also in a box whose last one has used them up.
     assert_eq!((repeats_of(write()), repeats_of(write())), (16, 16));
     assert_eq!(repeats_of(Work::Sync { file: FileId(0) }), 16);
     // A socket waits in the kernel; a descriptor that was to be closed is gone.

@@ -21,13 +21,13 @@ pub(super) fn tune(socket: &OwnedFd, tuning: &TcpTuning) -> io::Result<()> {
         return Ok(());
     }
     if let Some(bytes) = tuning.send_buffer {
-        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        socket_ref.set_send_buffer_size(bytes).map_err(|error| named(error, "SO_SNDBUF"))?;
+        option_value(bytes)
+            .and_then(|bytes| socket_ref.set_send_buffer_size(bytes))
+            .map_err(|error| named(error, "SO_SNDBUF"))?;
     }
     if let Some(bytes) = tuning.notsent_lowat {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        socket_ref
-            .set_tcp_notsent_lowat(bytes)
+        option_value(bytes)
+            .and_then(|bytes| socket_ref.set_tcp_notsent_lowat(bytes))
             .map_err(|error| named(error, "TCP_NOTSENT_LOWAT"))?;
     }
     match &tuning.congestion_control {
@@ -61,6 +61,12 @@ fn congestion_control(socket: &SockRef<'_>) -> io::Result<String> {
     let name = socket.tcp_congestion().map_err(|error| named(error, "TCP_CONGESTION"))?;
     let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
     Ok(String::from_utf8_lossy(name).into_owned())
+}
+
+/// A size as the kernel takes it, which is a C `int`.
+fn option_value<T: TryFrom<i32>>(bytes: u64) -> io::Result<T> {
+    let value = i32::try_from(bytes).ok().and_then(|value| T::try_from(value).ok());
+    value.ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 fn named(error: io::Error, name: &str) -> io::Error {
@@ -125,5 +131,18 @@ mod tests {
         assert!(error.to_string().starts_with("TCP_CONGESTION \"no such thing\": "), "{error}");
         let (near, _far) = UnixStream::pair().unwrap();
         tune(&near.into(), &tuning("no such thing")).unwrap();
+    }
+
+    #[test]
+    fn a_size_that_the_kernel_cannot_take_is_refused_and_not_cut() {
+        let (socket, _far) = tcp();
+        let huge = (1 << 32) + (32 << 10);
+        for (sizes, option) in [
+            (TcpTuning { send_buffer: Some(huge), ..tuning("reno") }, "SO_SNDBUF: "),
+            (TcpTuning { notsent_lowat: Some(huge), ..tuning("reno") }, "TCP_NOTSENT_LOWAT: "),
+        ] {
+            let error = tune(&socket, &sizes).unwrap_err();
+            assert!(error.to_string().starts_with(option), "{error}");
+        }
     }
 }

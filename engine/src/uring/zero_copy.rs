@@ -2,7 +2,7 @@
 //!
 //! Such a send completes twice. With the first CQE the socket has taken the bytes; with the second,
 //! which comes when the peer has acknowledged them or the kernel has copied them after all, nobody
-//! reads the memory any more. In between the slot stays as it is, whatever becomes of the socket: it
+//! reads the memory any more. In between the operation stays as it is, whatever becomes of the socket: it
 //! may be closed, or be another core's.
 //!
 //! Not here: which sends are worth it.
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::slots::{FirstCqe, Work};
+use super::operations::{FirstCqe, Work};
 use super::tune::peer_is_here;
 use super::{Uring, check, is_passing, is_room};
 use crate::io::{Completion, Done, Released, SocketId, ZeroCopy};
@@ -36,9 +36,9 @@ impl Uring {
 
     /// Takes the first CQE of a send without a copy: the socket is free, the memory is not.
     pub(super) fn finish_first(&mut self, index: usize, result: i32) {
-        let slot = self.slots.slot(index);
-        let token = slot.token;
-        let Work::SendZeroCopy { socket, .. } = slot.work else {
+        let operation = self.operations.operation(index);
+        let token = operation.token;
+        let Work::SendZeroCopy { socket, .. } = operation.work else {
             panic!("operation {index} completes more than once")
         };
         self.sockets.end(socket.0);
@@ -49,13 +49,13 @@ impl Uring {
         };
         let result = result.map(|count| usize::try_from(count).expect("checked to be no error"));
         let first = result.as_ref().map_or(FirstCqe::Failed, |&count| FirstCqe::Sent(count));
-        self.slots.set_first(index, first);
+        self.operations.set_first(index, first);
         self.ready.push(Completion { token, result: result.map(Done::Sent) });
     }
 
     /// Takes the second CQE of a send without a copy.
     pub(super) fn release_memory(&mut self, index: usize, result: i32) {
-        let (token, first) = self.slots.release(index);
+        let (token, first) = self.operations.release(index);
         if let FirstCqe::Sent(bytes) = first {
             let copied = result.cast_unsigned() & NOTIF_USAGE_ZC_COPIED != 0;
             let result = Ok(Done::Released(Released { bytes, copied }));

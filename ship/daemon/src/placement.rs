@@ -1,25 +1,11 @@
-//! Where the control plane's threads run: its own thread may be kept to a CPU, those for work that
-//! blocks run anywhere.
+//! Threads of the control plane for work that blocks. They run on any CPU: they are started before its own thread may be
+//! pinned to one, and what a thread makes inherits its CPUs.
 
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 
 use tokio::sync::oneshot;
-use walhub_engine::cpu::{self, Cpus};
-
-/// What a thread could run on before it was kept to one CPU; threads that it makes would inherit that.
-static ALL: OnceLock<Cpus> = OnceLock::new();
-
-/// Keeps the calling thread to `cpu`.
-///
-/// # Errors
-/// When the system refuses.
-pub(crate) fn keep_to(cpu: usize) -> io::Result<()> {
-    let cpus = Cpus::of_current_thread()?;
-    ALL.get_or_init(|| cpus);
-    cpu::pin_current_thread(cpu)
-}
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -55,10 +41,6 @@ fn work(queue: &Mutex<mpsc::Receiver<Job>>) {
         // Nothing can panic while it is locked.
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
-        if let Some(cpus) = ALL.get() {
-            // Refused, the work is done where the control plane is.
-            let _ = cpus.give_to_current_thread();
-        }
         job();
     }
 }
@@ -92,4 +74,22 @@ where
         job();
     }
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use walhub_engine::cpu;
+
+    use super::*;
+
+    #[test]
+    fn work_runs_on_any_cpu_when_the_thread_that_asks_is_pinned() {
+        start_workers().unwrap();
+        let cpus = cpu::allowed_cpus();
+        let pinned = thread::spawn(move || {
+            cpu::pin_current_thread(cpus[0]).unwrap();
+            assert_eq!(spawn_blocking(cpu::allowed_cpus).blocking_recv().unwrap(), cpus);
+        });
+        pinned.join().unwrap();
+    }
 }

@@ -53,23 +53,23 @@ pub enum Command {
     },
     /// TIMELINE_HISTORY n.
     TimelineHistory {
-        /// Which timeline.
+        /// The timeline whose history file is asked for.
         timeline: TimelineId,
     },
     /// START_REPLICATION \[SLOT name\] \[PHYSICAL\] X/X \[TIMELINE n\].
     StartReplication {
         /// Slot to stream from.
         slot: Option<String>,
-        /// First position wanted.
+        /// The first position that the standby wants.
         start: Lsn,
-        /// Timeline wanted.
+        /// The timeline to stream; `None` is the newest.
         timeline: Option<TimelineId>,
     },
     /// START_REPLICATION SLOT name LOGICAL X/X \[(options)\].
     StartLogicalReplication {
         /// Slot to decode from.
         slot: String,
-        /// First position wanted.
+        /// The position to begin at; the slot's own counts when that is further.
         start: Lsn,
         /// For the output plugin, not checked yet.
         options: Vec<CommandOption>,
@@ -87,19 +87,19 @@ pub enum Command {
     },
     /// DROP_REPLICATION_SLOT name \[WAIT\].
     DropReplicationSlot {
-        /// Name.
+        /// Name of the slot.
         slot: String,
         /// Wait until the slot is free.
         wait: bool,
     },
     /// READ_REPLICATION_SLOT name.
     ReadReplicationSlot {
-        /// Name.
+        /// Name of the slot.
         slot: String,
     },
     /// ALTER_REPLICATION_SLOT name (options).
     AlterReplicationSlot {
-        /// Name.
+        /// Name of the slot.
         slot: String,
         /// Options, not checked yet.
         options: Vec<CommandOption>,
@@ -137,20 +137,20 @@ impl Command {
 /// One option of a command.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CommandOption {
-    /// Name.
+    /// Name of the option, folded unless it was quoted.
     pub name: String,
-    /// Value.
+    /// What was given for it.
     pub value: OptionValue,
 }
 
 /// What was written after an option's name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum OptionValue {
-    /// Nothing.
+    /// The option's name alone.
     Absent,
     /// A name or a quoted string.
     Text(String),
-    /// A number.
+    /// An unsigned number.
     Integer(u32),
 }
 

@@ -45,7 +45,7 @@ pub struct DecoderConfig {
     pub segment_size: SegmentSize,
     /// Version of its pages.
     pub version: WalVersion,
-    /// Computes the checksums.
+    /// Computes the checksums of records.
     pub crc: Crc32c,
     /// Messages of other databases are passed over.
     pub database: u32,
@@ -72,9 +72,9 @@ pub struct Message {
     pub lsn: Lsn,
     /// Whether it belongs to the transaction that comes out around it.
     pub transactional: bool,
-    /// Its prefix.
+    /// Its prefix, as it was given to `pg_logical_emit_message`.
     pub prefix: Vec<u8>,
-    /// Its content.
+    /// Its content, as it was given to `pg_logical_emit_message`.
     pub content: Vec<u8>,
 }
 
@@ -85,12 +85,12 @@ impl Message {
     }
 }
 
-/// What comes out.
+/// What a logical stream is told, in the order of commits.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// A transaction begins.
+    /// A transaction begins, of which messages follow.
     Begin(Begin),
-    /// A message.
+    /// A message, of the transaction that began last or of none.
     Message(Message),
     /// All messages of the transaction that has begun: they were too many to keep. Take them from
     /// the [`Reread`] before the next change.
@@ -102,11 +102,11 @@ pub enum Change {
 /// The beginning of a transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Begin {
-    /// Its id.
+    /// Id of the transaction.
     pub xid: u32,
     /// Start of its commit record.
     pub commit_lsn: Lsn,
-    /// When it committed.
+    /// When it committed, by the clock of the server that wrote it.
     pub commit_time: Timestamp,
     /// The position that this has in the stream: that of its first message.
     pub lsn: Lsn,
@@ -119,7 +119,7 @@ pub struct Commit {
     pub commit_lsn: Lsn,
     /// End of its commit record: what a client confirms that has all of the transaction.
     pub end_lsn: Lsn,
-    /// When it committed.
+    /// When it committed, by the clock of the server that wrote it.
     pub commit_time: Timestamp,
 }
 
@@ -143,11 +143,11 @@ pub enum DecodeError {
     Wal(WalViolation),
     /// A record is valid and its body is not laid out as such a record's is.
     Record {
-        /// Where it starts.
+        /// Where the record starts.
         at: Lsn,
-        /// Its resource manager.
+        /// The record's resource manager.
         rmid: u8,
-        /// Its `xl_info`.
+        /// The record's `xl_info`.
         info: u8,
     },
 }
@@ -172,7 +172,7 @@ impl core::error::Error for DecodeError {}
 #[derive(Clone, Debug)]
 pub struct Decoder {
     reader: RecordReader,
-    state: State,
+    decoding: Decoding,
 }
 
 impl Decoder {
@@ -185,7 +185,7 @@ impl Decoder {
         let reader = RecordReader::new(config.start_reading, config.segment_size, config.crc)
             .with_system_identifier(config.system_identifier)
             .with_version(config.version);
-        let state = State {
+        let decoding = Decoding {
             config,
             body: Vec::new(),
             open: OpenXacts::new(config.kept_bytes_max),
@@ -193,7 +193,7 @@ impl Decoder {
             changes: VecDeque::new(),
             failed: None,
         };
-        Self { reader, state }
+        Self { reader, decoding }
     }
 
     /// Position of the byte that must be handed in next.
@@ -215,35 +215,35 @@ impl Decoder {
     /// When the WAL is wrong. What was decoded before can still be polled; every further call gives
     /// the same error.
     pub fn handle_wal(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
-        if let Some(error) = self.state.failed {
+        if let Some(error) = self.decoding.failed {
             return Err(error);
         }
-        let read = self.reader.feed_to(bytes, &mut self.state);
-        if let (Err(violation), None) = (read, self.state.failed) {
-            self.state.failed = Some(DecodeError::Wal(violation));
+        let read = self.reader.feed_to(bytes, &mut self.decoding);
+        if let (Err(violation), None) = (read, self.decoding.failed) {
+            self.decoding.failed = Some(DecodeError::Wal(violation));
         }
-        self.state.failed.map_or(Ok(()), Err)
+        self.decoding.failed.map_or(Ok(()), Err)
     }
 
     /// What comes out next; `None` when more WAL is needed.
     pub fn poll_change(&mut self) -> Option<Change> {
-        self.state.changes.pop_front()
+        self.decoding.changes.pop_front()
     }
 
     /// The client has made everything before `lsn` durable.
     pub fn handle_confirmed(&mut self, lsn: Lsn) {
-        self.state.unconfirmed.confirm(lsn);
+        self.decoding.unconfirmed.confirm(lsn);
     }
 
     /// From where the WAL is needed by a client that has confirmed `confirmed`: from the first
     /// record of the oldest transaction that is open, or was at that position, or else from there.
-    /// Never from after what is decoded: nobody knows what begins there.
+    /// Never from after what is decoded: what begins there is unknown.
     ///
     /// PostgreSQL: `LogicalIncreaseRestartDecodingForSlot`.
     #[must_use]
     pub fn restart_lsn(&self, confirmed: Lsn) -> Lsn {
-        let open = self.state.open.oldest_start();
-        let unconfirmed = self.state.unconfirmed.oldest_start(confirmed);
+        let open = self.decoding.open.oldest_start();
+        let unconfirmed = self.decoding.unconfirmed.oldest_start(confirmed);
         let known = confirmed.min(self.decoded_lsn());
         [open, unconfirmed].into_iter().flatten().fold(known, Lsn::min)
     }
@@ -252,23 +252,23 @@ impl Decoder {
     /// transactions, and of what was decoded and not yet polled.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        let decoded = self.state.changes.iter().map(|change| match change {
+        let decoded = self.decoding.changes.iter().map(|change| match change {
             Change::Message(message) => message.held_bytes(),
             Change::Begin(_) | Change::Commit(_) | Change::Reread(_) => 0,
         });
-        2 * self.state.body.len() + self.kept_bytes() + decoded.sum::<usize>()
+        2 * self.decoding.body.len() + self.kept_bytes() + decoded.sum::<usize>()
     }
 
     /// Bytes of messages of open transactions that are kept now.
     #[must_use]
     pub const fn kept_bytes(&self) -> usize {
-        self.state.open.kept_bytes()
+        self.decoding.open.kept_bytes()
     }
 }
 
 /// What the records do to.
 #[derive(Clone, Debug)]
-struct State {
+struct Decoding {
     config: DecoderConfig,
     /// Of the record under way, when it is of use.
     body: Vec<u8>,
@@ -278,7 +278,7 @@ struct State {
     failed: Option<DecodeError>,
 }
 
-impl RecordSink for State {
+impl RecordSink for Decoding {
     fn begin(&mut self, _record: &RecordHeader) {
         self.body.clear();
         // Not the room that one long record took.
@@ -317,7 +317,7 @@ impl RecordSink for State {
     }
 }
 
-impl State {
+impl Decoding {
     /// PostgreSQL: `logicalmsg_decode`.
     fn handle_message(&mut self, record: &RecordHeader, body: &[u8]) -> Option<()> {
         let message = LogicalMessage::decode(body)?;

@@ -64,7 +64,7 @@ impl FullTransactionId {
     }
 }
 
-/// The oldest transactions that somebody needs. Nobody needs any by default.
+/// The oldest transactions that standbys need; by default none does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Horizons {
     /// For rows of tables.
@@ -86,7 +86,7 @@ impl Horizons {
         }
     }
 
-    /// Whether nobody needs anything.
+    /// Whether no standby needs any.
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.xmin.is_none() && self.catalog_xmin.is_none()
@@ -110,7 +110,7 @@ impl Horizons {
         fits(self.xmin) && fits(self.catalog_xmin)
     }
 
-    /// The message that says so; zeros where nobody needs anything.
+    /// The message that says so; zeros where no standby needs any.
     #[must_use]
     pub fn message(self, sent: Timestamp) -> HotStandbyFeedback {
         let parts = |xid: Option<FullTransactionId>| xid.map_or((0, 0), |x| (x.xid(), x.epoch()));

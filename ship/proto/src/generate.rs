@@ -14,6 +14,7 @@ pub use stream::WalGenerator;
 
 use alloc::vec::Vec;
 
+use crate::convert::{to_u32, to_u64, to_usize};
 use crate::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use crate::page::{
     FIRST_IS_CONTRECORD, LONG_HEADER, LONG_HEADER_LEN, LongHeader, PAGE_BYTES, PAGE_LEN,
@@ -24,7 +25,7 @@ use crate::record::{
 };
 use crate::segment::SegmentSize;
 
-/// Filling.
+/// What fills a page or a segment.
 static ZEROS: [u8; PAGE_LEN] = [0; PAGE_LEN];
 /// Bytes of a record's header, as positions count.
 const RECORD_HEADER_BYTES: u64 = 24;
@@ -38,7 +39,7 @@ const _: () = assert!(RECORD_HEADER_LEN == 24 && SHORT_HEADER_LEN == 24 && LONG_
 /// What is the same on every page that a writer makes.
 #[derive(Clone, Copy, Debug)]
 pub struct WalShape {
-    /// The cluster.
+    /// The cluster that the WAL is of.
     pub system_identifier: SystemIdentifier,
     /// Size of its segments.
     pub segment_size: SegmentSize,
@@ -46,18 +47,18 @@ pub struct WalShape {
     pub timeline: TimelineId,
     /// PostgreSQL major that could have written it.
     pub version: WalVersion,
-    /// Computes the checksums.
+    /// Computes the checksums of records.
     pub crc: Crc32c,
 }
 
 /// What a record's header says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RecordKind {
-    /// Resource manager.
+    /// Number of the resource manager, `xl_rmid`.
     pub rmid: u8,
     /// What kind of its records, and flags.
     pub info: u8,
-    /// Transaction, or zero.
+    /// Id of the transaction that writes it, or zero: `xl_xid`.
     pub xid: u32,
 }
 
@@ -86,7 +87,7 @@ impl WalWriter {
     #[must_use]
     pub fn new(shape: WalShape, lsn: Lsn, last_record: Option<Lsn>) -> Self {
         let page = lsn.align_down(PAGE_BYTES);
-        let header = u64::try_from(header_len(page, shape.segment_size)).unwrap_or(PAGE_BYTES);
+        let header = to_u64(header_len(page, shape.segment_size));
         assert!(lsn == lsn.maxalign(), "{lsn} is not aligned");
         assert!(lsn == page || lsn - page >= header, "{lsn} lies inside a page header");
         Self { shape, lsn, last_record }
@@ -122,8 +123,7 @@ impl WalWriter {
     #[must_use]
     pub fn record_range(&self, body_len: usize) -> LsnRange {
         let size = self.shape.segment_size;
-        let body_len = u64::try_from(body_len).unwrap_or(u64::MAX);
-        let len = RECORD_HEADER_BYTES.saturating_add(body_len).next_multiple_of(8);
+        let len = RECORD_HEADER_BYTES.saturating_add(to_u64(body_len)).next_multiple_of(8);
         let end = usable_to_end(usable_before(self.lsn, size) + len, size);
         LsnRange::new(self.next_record(), end)
     }
@@ -181,7 +181,7 @@ impl WalWriter {
         body_crc: u32,
         sink: &mut impl FnMut(&[u8]),
     ) -> OpenRecord {
-        let len = u32::try_from(RECORD_HEADER_LEN.saturating_add(body_len)).unwrap_or(u32::MAX);
+        let len = to_u32(RECORD_HEADER_LEN.saturating_add(body_len));
         assert!(len <= RECORD_LEN_MAX, "a record of {len} bytes");
         let header = self.record_header(len, record, body_crc);
         if self.lsn.0.is_multiple_of(PAGE_BYTES) {
@@ -265,10 +265,10 @@ impl WalWriter {
             if self.lsn.0.is_multiple_of(PAGE_BYTES) {
                 self.begin_page(*left, sink);
             }
-            let room = usize::try_from(PAGE_BYTES - self.lsn.0 % PAGE_BYTES).unwrap_or(usize::MAX);
+            let room = to_usize(PAGE_BYTES - self.lsn.0 % PAGE_BYTES);
             let (now, later) = piece.split_at(room.min(piece.len()));
             sink(now);
-            let bytes = u32::try_from(now.len()).unwrap_or(u32::MAX);
+            let bytes = to_u32(now.len());
             self.lsn = self.lsn + u64::from(bytes);
             *left -= bytes;
             piece = later;
@@ -276,7 +276,7 @@ impl WalWriter {
     }
 
     fn zeros(&mut self, bytes: u64, sink: &mut impl FnMut(&[u8])) {
-        let mut left = usize::try_from(bytes).unwrap_or(0);
+        let mut left = to_usize(bytes);
         while left > 0 {
             let now = left.min(ZEROS.len());
             sink(ZEROS.split_at(now).0);
@@ -289,8 +289,8 @@ impl WalWriter {
         let size = self.shape.segment_size;
         let long = (size.offset(self.lsn) == 0).then(|| LongHeader {
             system_identifier: self.shape.system_identifier,
-            segment_size: u32::try_from(size.bytes()).unwrap_or(u32::MAX),
-            page_len: u32::try_from(PAGE_BYTES).unwrap_or(u32::MAX),
+            segment_size: size.to_u32(),
+            page_len: to_u32(PAGE_LEN),
         });
         let header = PageHeader {
             magic: self.shape.version.magic(),
@@ -303,7 +303,7 @@ impl WalWriter {
         };
         let (bytes, len) = header.to_bytes();
         sink(bytes.split_at(len).0);
-        self.lsn = self.lsn + u64::try_from(len).unwrap_or(0);
+        self.lsn = self.lsn + to_u64(len);
     }
 }
 

@@ -18,7 +18,7 @@ use crate::lsn::{Lsn, TimelineId};
 /// One timeline's part in a history: from `begin`, inclusive, to `end`, exclusive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HistoryEntry {
-    /// Which timeline.
+    /// The timeline that has this piece of WAL.
     pub tli: TimelineId,
     /// Where it began; [`Lsn::INVALID`] for the first.
     pub begin: Lsn,
@@ -125,7 +125,7 @@ impl TimelineHistory {
     ///
     /// An ancestor's file is the beginning of its descendants', verbatim (PostgreSQL:
     /// `writeTimeLineHistory`). A number that this history skips gets a comment: a timeline without parents,
-    /// which nobody follows. A standby needs a file for every number, for it looks for the newest timeline
+    /// which no standby follows. A standby needs a file for every number, for it looks for the newest timeline
     /// number by number; without one it asks again and again and receives nothing. PostgreSQL:
     /// `findNewestTimeLine`, `WalRcvFetchTimeLineHistoryFiles`.
     #[must_use]
@@ -245,11 +245,11 @@ fn number(text: &[u8], radix: u32) -> Option<(u32, &[u8])> {
 /// A history file that breaks a rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HistoryError {
-    /// Whose history file.
+    /// The timeline that the history file is of.
     pub tli: TimelineId,
     /// Which line, from one.
     pub line: usize,
-    /// The line.
+    /// The line that broke it, as it stands in the file.
     pub text: String,
     /// What is wrong with it.
     pub rule: HistoryRule,

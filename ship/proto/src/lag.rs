@@ -17,11 +17,11 @@ pub const LAG_SAMPLES_MAX: usize = 8192;
 /// Which of the standby's positions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LagHead {
-    /// Written.
+    /// How far it has written: `write_lag`.
     Write,
-    /// Durable.
+    /// How far it has flushed: `flush_lag`.
     Flush,
-    /// Replayed.
+    /// How far it has replayed: `replay_lag`.
     Apply,
 }
 
@@ -56,7 +56,7 @@ pub struct LagTracker {
 }
 
 impl LagTracker {
-    /// Without samples.
+    /// A tracker without samples.
     #[must_use]
     pub const fn new() -> Self {
         let head = Head { next: 0, last_read: None };

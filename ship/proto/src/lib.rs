@@ -22,6 +22,7 @@ extern crate std;
 
 pub mod command;
 pub mod conninfo;
+pub mod convert;
 pub mod decode;
 pub mod feedback;
 pub mod generate;

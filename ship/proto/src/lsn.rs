@@ -120,7 +120,7 @@ impl FromStr for Lsn {
 /// A half-open range of WAL bytes, `start..end`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LsnRange {
-    /// First byte.
+    /// Position of the first byte.
     pub start: Lsn,
     /// One past the last byte.
     pub end: Lsn,
@@ -135,7 +135,7 @@ impl LsnRange {
         Self { start, end }
     }
 
-    /// Number of bytes.
+    /// How many bytes it has.
     #[must_use]
     pub fn len(self) -> u64 {
         self.end - self.start
@@ -156,7 +156,7 @@ impl TimelineId {
     /// The timeline of a cluster that was never promoted.
     pub const FIRST: Self = Self(NonZeroU32::MIN);
 
-    /// `None` for zero.
+    /// `None` for zero, which PostgreSQL uses for no timeline.
     #[must_use]
     pub const fn new(tli: u32) -> Option<Self> {
         match NonZeroU32::new(tli) {
@@ -165,7 +165,7 @@ impl TimelineId {
         }
     }
 
-    /// The number.
+    /// The number, as it is on the wire and in WAL.
     #[must_use]
     pub const fn to_u32(self) -> u32 {
         self.0.get()

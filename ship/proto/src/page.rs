@@ -11,6 +11,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::convert::to_u64;
 use crate::lsn::{Lsn, SystemIdentifier, TimelineId};
 use crate::segment::{SegNo, SegmentSize};
 
@@ -133,11 +134,7 @@ pub const fn header_len(page_addr: Lsn, segment_size: SegmentSize) -> usize {
 /// PostgreSQL: `XLogBytePosToRecPtr`.
 #[must_use]
 pub fn record_start(lsn: Lsn, segment_size: SegmentSize) -> Lsn {
-    if lsn.0.is_multiple_of(PAGE_BYTES) {
-        lsn + u64::try_from(header_len(lsn, segment_size)).unwrap_or(0)
-    } else {
-        lsn
-    }
+    if lsn.0.is_multiple_of(PAGE_BYTES) { lsn + to_u64(header_len(lsn, segment_size)) } else { lsn }
 }
 
 /// What the first page of a segment says beside what all pages say.
@@ -296,7 +293,7 @@ pub struct PageWant {
     pub segment_size: SegmentSize,
     /// Its version: that of the pages before.
     pub version: Option<WalVersion>,
-    /// Whose it is.
+    /// The cluster that the WAL must be of; `None` while it is not known.
     pub system_identifier: Option<SystemIdentifier>,
     /// Timeline of the page before, or the first.
     pub tli_min: TimelineId,
@@ -327,7 +324,7 @@ pub struct PageViolation {
     pub tli: TimelineId,
     /// Size of the file.
     pub segment_size: SegmentSize,
-    /// What is wrong.
+    /// The rule that the page breaks.
     pub rule: PageRule,
 }
 
@@ -336,48 +333,48 @@ pub struct PageViolation {
 pub enum PageRule {
     /// `xlp_magic` is that of the pages before.
     Magic {
-        /// On the page.
+        /// What the page has.
         got: u16,
         /// `None` when any version would do.
         want: Option<WalVersion>,
     },
     /// `xlp_info` has known flags only, and the long header is where it belongs.
     InfoBits {
-        /// On the page.
+        /// What the page has.
         got: u16,
     },
     /// `xlp_sysid` is the cluster's.
     SystemIdentifier {
-        /// On the page.
+        /// What the page has.
         got: SystemIdentifier,
-        /// The cluster's.
+        /// What the cluster has.
         want: SystemIdentifier,
     },
     /// `xlp_seg_size` is the cluster's.
     SegmentSize {
-        /// On the page.
+        /// What the page has.
         got: u32,
     },
     /// `xlp_xlog_blcksz` is [`PAGE_LEN`].
     PageLen {
-        /// On the page.
+        /// What the page has.
         got: u32,
     },
     /// `xlp_pageaddr` is where the page lies.
     PageAddr {
-        /// On the page.
+        /// What the page has.
         got: Lsn,
     },
     /// `xlp_tli` never decreases.
     TimelineOutOfSequence {
-        /// On the page.
+        /// What the page has.
         got: u32,
         /// Of the page before.
         after: TimelineId,
     },
     /// `xlp_tli` is not later than the timeline being read.
     UnexpectedTimeline {
-        /// On the page.
+        /// What the page has.
         got: u32,
     },
 }

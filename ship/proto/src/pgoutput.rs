@@ -14,6 +14,7 @@ pub use options::{OptionsError, PgoutputOptions, Streaming};
 
 use alloc::vec::Vec;
 
+use crate::convert::to_u32;
 use crate::decode::{Begin, Change, Commit, Message};
 
 /// What the plugin is called.
@@ -43,7 +44,7 @@ pub fn encode_commit(commit: &Commit, out: &mut Vec<u8>) {
     out.extend_from_slice(&commit.commit_time.0.to_be_bytes());
 }
 
-/// Appends a message.
+/// Appends the pgoutput form of a message.
 pub fn encode_message(message: &Message, out: &mut Vec<u8>) {
     out.reserve(19 + message.prefix.len() + message.content.len());
     out.push(MESSAGE);
@@ -51,8 +52,7 @@ pub fn encode_message(message: &Message, out: &mut Vec<u8>) {
     out.extend_from_slice(&message.lsn.0.to_be_bytes());
     out.extend_from_slice(&message.prefix);
     out.push(0);
-    let len = u32::try_from(message.content.len()).unwrap_or(u32::MAX);
-    out.extend_from_slice(&len.to_be_bytes());
+    out.extend_from_slice(&to_u32(message.content.len()).to_be_bytes());
     out.extend_from_slice(&message.content);
 }
 

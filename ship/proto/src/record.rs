@@ -12,6 +12,7 @@ mod violation;
 
 pub use violation::{Numbers, WalViolation};
 
+use crate::convert::{to_u32, to_u64, to_usize};
 use crate::lsn::{Lsn, SystemIdentifier, TimelineId};
 use crate::page::{
     FIRST_IS_CONTRECORD, FIRST_IS_OVERWRITE_CONTRECORD, LONG_HEADER_LEN, PAGE_BYTES, PAGE_LEN,
@@ -339,17 +340,17 @@ impl RecordReader {
     }
 
     fn advance(&mut self, bytes: usize) {
-        self.next = self.next + len_u64(bytes);
+        self.next = self.next + to_u64(bytes);
     }
 
     /// PostgreSQL pretends that the switch record extends to the end of its segment.
     fn read_filling(&mut self, bytes: &mut &[u8]) -> Result<(), WalViolation> {
         let size = self.want.segment_size.bytes();
         let left = size - self.want.segment_size.offset(self.next);
-        let taken = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
+        let taken = to_usize(left).min(bytes.len());
         let (filling, rest) = bytes.split_at(taken);
         let checked = self.filling_checked_to.0.saturating_sub(self.next.0);
-        let checked = usize::try_from(checked).map_or(taken, |checked| checked.min(taken));
+        let checked = to_usize(checked).min(taken);
         if let Some((zeros, got)) = first_non_zero(filling.split_at(checked).0) {
             self.advance(zeros);
             self.verified = self.next;
@@ -389,13 +390,13 @@ impl RecordReader {
         self.enter_page(page, &header)
     }
 
-    /// What no checksum covers and nobody uses is zero. PostgreSQL: `AdvanceXLInsertBuffer` clears a page
+    /// What no checksum covers and no reader uses is zero. PostgreSQL: `AdvanceXLInsertBuffer` clears a page
     /// before anything is put on it.
     fn check_void(&self, page: Lsn) -> Result<(), WalViolation> {
-        let at = page + len_u64(SHORT_HEADER_LEN - VOID_LEN);
+        let at = page + to_u64(SHORT_HEADER_LEN - VOID_LEN);
         let void = self.page_header.get(SHORT_HEADER_LEN - VOID_LEN..SHORT_HEADER_LEN);
         match void.and_then(first_non_zero) {
-            Some((zeros, got)) => Err(WalViolation::Filling { at: at + len_u64(zeros), got }),
+            Some((zeros, got)) => Err(WalViolation::Filling { at: at + to_u64(zeros), got }),
             None => Ok(()),
         }
     }
@@ -466,7 +467,7 @@ impl RecordReader {
             Phase::Padding { left } => {
                 let taken = at_most(left, on_page);
                 if let Some((zeros, got)) = first_non_zero(taken) {
-                    return Err(WalViolation::Filling { at: self.next + len_u64(zeros), got });
+                    return Err(WalViolation::Filling { at: self.next + to_u64(zeros), got });
                 }
                 (taken.len(), less(left, taken.len()))
             }
@@ -574,7 +575,7 @@ impl RecordReader {
         if self.record.end == self.next {
             self.end_record(sink);
         } else {
-            let left = u32::try_from(self.record.end - self.next).unwrap_or(0);
+            let left = u32::try_from(self.record.end - self.next).expect("less than eight");
             self.phase = Phase::Padding { left };
         }
     }
@@ -605,16 +606,12 @@ impl RecordReader {
 
 /// Where on its page `lsn` lies.
 fn offset_in_page(lsn: Lsn) -> usize {
-    usize::try_from(lsn.0 % PAGE_BYTES).unwrap_or(0)
-}
-
-fn len_u64(len: usize) -> u64 {
-    u64::try_from(len).unwrap_or(u64::MAX)
+    to_usize(lsn.0 % PAGE_BYTES)
 }
 
 /// `left` less `bytes`, which is never more.
 fn less(left: u32, bytes: usize) -> u32 {
-    u32::try_from(bytes).map_or(0, |bytes| left.saturating_sub(bytes))
+    left.checked_sub(to_u32(bytes)).expect("no more is taken than is left")
 }
 
 /// A page that begins with a record of its own has nothing left of another.
@@ -638,8 +635,7 @@ fn first_non_zero(bytes: &[u8]) -> Option<(usize, u8)> {
 
 /// The first `max` bytes, or all when there are fewer.
 fn at_most(max: u32, bytes: &[u8]) -> &[u8] {
-    let max = usize::try_from(max).unwrap_or(usize::MAX);
-    bytes.split_at(max.min(bytes.len())).0
+    bytes.split_at(to_usize(max.into()).min(bytes.len())).0
 }
 
 /// Fills `buffer` from its byte `got` on with the front of `bytes`; returns how many it took.

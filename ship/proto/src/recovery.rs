@@ -26,6 +26,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::convert::to_u64;
 use crate::history::{HistoryEntry, TimelineHistory};
 use crate::lsn::{Lsn, TimelineId};
 use crate::page::{PAGE_BYTES, header_len};
@@ -39,7 +40,7 @@ pub struct FoundSegment {
     pub tli: TimelineId,
     /// Number in its name.
     pub segno: SegNo,
-    /// Bytes it has.
+    /// How many bytes the file has.
     pub len: u64,
 }
 
@@ -64,7 +65,7 @@ pub enum RecoveryPlan {
     NoWal {
         /// Timeline to begin on.
         timeline: TimelineId,
-        /// Where to begin.
+        /// The position to begin a new stream at.
         start: Lsn,
     },
     /// Read the WAL to find its end.
@@ -101,11 +102,11 @@ pub enum RecoveryError {
     SegmentMissing {
         /// Timeline that it would be on.
         tli: TimelineId,
-        /// Its number.
+        /// The segment that is missing.
         segno: SegNo,
-        /// Size of segments.
+        /// The size that the cluster's segments have.
         segment_size: SegmentSize,
-        /// What was durable.
+        /// Up to where WAL is known to have been durable.
         bound: Lsn,
     },
     /// WAL that was durable does not read as valid any more.
@@ -114,11 +115,11 @@ pub enum RecoveryError {
         tli: TimelineId,
         /// Number in the name of the file.
         segno: SegNo,
-        /// Size of segments.
+        /// The size that the cluster's segments have.
         segment_size: SegmentSize,
         /// Where valid WAL ends.
         end: Lsn,
-        /// What was durable.
+        /// Up to where WAL is known to have been durable.
         bound: Lsn,
         /// Why it ends there.
         reason: StopReason,
@@ -251,7 +252,7 @@ fn scan_start(control: &ControlFile, disk: &Disk<'_>) -> Result<Option<Lsn>, Rec
 /// `lsn`, when a record may start there; else the start of its page.
 fn boundary(lsn: Lsn, size: SegmentSize) -> Lsn {
     let page = lsn.align_down(PAGE_BYTES);
-    let header = u64::try_from(header_len(page, size)).unwrap_or(PAGE_BYTES);
+    let header = to_u64(header_len(page, size));
     if lsn == lsn.maxalign() && lsn - page >= header { lsn } else { page }
 }
 

@@ -14,7 +14,7 @@ use crate::lsn::Lsn;
 use crate::segment::{SegNo, SegmentSize};
 use crate::slot::Slot;
 
-/// Settings.
+/// The settings that decide how much WAL is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RetentionConfig {
     /// `wal_keep_size` in bytes.
@@ -28,13 +28,13 @@ pub struct RetentionConfig {
 /// Whether the WAL that a slot needs will stay. PostgreSQL: `WALAvailability`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WalStatus {
-    /// Within `max_wal_size`.
+    /// What it needs is within `max_wal_size`.
     Reserved,
     /// Kept beyond `max_wal_size`, by the slot or by `wal_keep_size`.
     Extended,
     /// No longer kept, and not yet removed.
     Unreserved,
-    /// Removed.
+    /// What it needs is removed: the slot cannot be used again.
     Lost,
 }
 
@@ -56,14 +56,14 @@ impl WalStatus {
 pub struct Invalidation {
     /// Name of the slot.
     pub name: String,
-    /// What it needed.
+    /// The first position that the slot needed.
     pub restart_lsn: Lsn,
     /// The session that streams from it, to be ended first.
     pub active_pid: Option<u32>,
 }
 
 impl Invalidation {
-    /// The log line.
+    /// The line of the log about it.
     #[must_use]
     pub fn message(&self) -> String {
         format!(

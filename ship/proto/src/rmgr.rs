@@ -24,6 +24,7 @@ pub mod xlog;
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::convert::{low_u32, to_u32, to_u64};
 use crate::record::RECORD_HEADER_LEN;
 use crate::sqlstate::SqlState;
 
@@ -45,8 +46,8 @@ pub const FIRST_NORMAL_XID: u32 = 3;
 
 /// The transaction id of one with an epoch. PostgreSQL: `XidFromFullTransactionId`.
 #[must_use]
-pub fn xid_of(full_xid: u64) -> u32 {
-    u32::try_from(full_xid & 0xFFFF_FFFF).unwrap_or(0)
+pub const fn xid_of(full_xid: u64) -> u32 {
+    low_u32(full_xid)
 }
 
 /// How far `to` lies ahead of `from`, or behind. PostgreSQL: `TransactionIdPrecedes`.
@@ -71,9 +72,9 @@ const TOPLEVEL_XID: u8 = 252;
 pub struct TooLong {
     /// Bytes that it would have, header included.
     pub len: u64,
-    /// Its resource manager.
+    /// The resource manager of the record.
     pub rmid: u8,
-    /// Its `xl_info`.
+    /// The `xl_info` of the record.
     pub info: u8,
 }
 
@@ -178,7 +179,7 @@ fn begin_body(len: usize, room: usize) -> Vec<u8> {
         Ok(len) => body.extend_from_slice(&[DATA_SHORT, len]),
         Err(_) => {
             body.push(DATA_LONG);
-            body.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
+            body.extend_from_slice(&to_u32(len).to_le_bytes());
         }
     }
     body
@@ -194,7 +195,7 @@ fn body_of(data: &[u8]) -> Vec<u8> {
 /// Bytes of a record whose main data has `len` bytes.
 fn record_len(len: u64) -> u64 {
     let head = if len <= 255 { 2 } else { 5 };
-    u64::try_from(RECORD_HEADER_LEN).unwrap_or(0).saturating_add(head).saturating_add(len)
+    to_u64(RECORD_HEADER_LEN).saturating_add(head).saturating_add(len)
 }
 
 /// Cuts little-endian fields off the front of a slice.

@@ -9,6 +9,7 @@ use alloc::format;
 use alloc::string::String;
 use core::fmt;
 
+use crate::convert::low_u32;
 use crate::lsn::{Lsn, TimelineId};
 
 /// Size of every segment of a cluster: a power of two from 1 MiB to 1 GiB.
@@ -33,10 +34,16 @@ impl SegmentSize {
         }
     }
 
-    /// Size in bytes.
+    /// How many bytes a segment has.
     #[must_use]
     pub const fn bytes(self) -> u64 {
         self.0
+    }
+
+    /// Size in bytes, as page headers and the control file have it.
+    #[must_use]
+    pub const fn to_u32(self) -> u32 {
+        low_u32(self.0)
     }
 
     /// Where in its segment `lsn` lies. PostgreSQL: `XLogSegmentOffset`.

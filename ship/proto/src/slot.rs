@@ -27,7 +27,7 @@ pub const SLOT_NAME_BYTES_MAX: usize = 63;
 /// A name that no slot can have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SlotNameError {
-    /// It is empty.
+    /// A name without a character.
     TooShort,
     /// It has more than [`SLOT_NAME_BYTES_MAX`] bytes.
     TooLong,
@@ -82,14 +82,14 @@ pub fn validate_name(name: &str) -> Result<(), SlotNameError> {
     }
 }
 
-/// One standby's place.
+/// A replication slot: the WAL that one standby or one decoder still needs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Slot {
-    /// Checked by [`validate_name`].
+    /// Its name, which [`validate_name`] has accepted.
     pub name: String,
     /// Oldest WAL that is kept for it; `None` while it keeps none.
     pub restart_lsn: Option<Lsn>,
-    /// Timeline of `restart_lsn`.
+    /// The timeline that `restart_lsn` is on.
     pub restart_tli: Option<TimelineId>,
     /// Oldest transaction that the standby needs.
     pub xmin: Option<FullTransactionId>,
@@ -108,11 +108,11 @@ pub struct Slot {
 /// What a logical slot has beside what all slots have.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogicalSlot {
-    /// Output plugin.
+    /// Name of the output plugin.
     pub plugin: String,
     /// Name of the database whose changes are decoded.
     pub database: String,
-    /// Its oid.
+    /// The oid of that database.
     pub database_oid: u32,
     /// The client has all of the transactions that committed before.
     pub confirmed_flush_lsn: Lsn,

@@ -64,16 +64,16 @@ enum Truth {
     NotFalse,
 }
 
-/// Whether LIKE sees a difference between `a` and `A`.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Letters {
-    Exact,
-    Folded,
+/// LIKE, ILIKE, and either with NOT.
+#[derive(Clone, Copy)]
+struct Like {
+    fold_case: bool,
+    negated: bool,
 }
 
 /// A query that is resolved.
 pub struct Bound {
-    /// What it does.
+    /// What is to be run.
     pub plan: Plan,
     /// Type of each parameter; `Unknown` where the context does not tell.
     pub parameters: Vec<Type>,
@@ -202,8 +202,14 @@ impl Binder<'_> {
             E::IsNotTrue(operand) => self.bind_is(scope, operand, Truth::NotTrue),
             E::IsFalse(operand) => self.bind_is(scope, operand, Truth::False),
             E::IsNotFalse(operand) => self.bind_is(scope, operand, Truth::NotFalse),
-            E::IsDistinctFrom(left, right) => self.bind_distinct(scope, left, right, false),
-            E::IsNotDistinctFrom(left, right) => self.bind_distinct(scope, left, right, true),
+            E::IsDistinctFrom(left, right) => {
+                let (left, right) = self.bind_alike(scope, left, right)?;
+                Ok(Expr::bool(Node::Distinct { left, right, negated: false }))
+            }
+            E::IsNotDistinctFrom(left, right) => {
+                let (left, right) = self.bind_alike(scope, left, right)?;
+                Ok(Expr::bool(Node::Distinct { left, right, negated: true }))
+            }
             E::InList { expr, list, negated } => {
                 let mut all = vec![self.bind(scope, expr)?];
                 for item in list {
@@ -234,10 +240,10 @@ impl Binder<'_> {
                 }
             }
             E::Like { negated, any: false, expr, pattern, escape_char: None } => {
-                self.bind_like(scope, expr, pattern, Letters::Exact, *negated)
+                self.bind_like(scope, expr, pattern, Like { fold_case: false, negated: *negated })
             }
             E::ILike { negated, any: false, expr, pattern, escape_char: None } => {
-                self.bind_like(scope, expr, pattern, Letters::Folded, *negated)
+                self.bind_like(scope, expr, pattern, Like { fold_case: true, negated: *negated })
             }
             other => self.bind_call_syntax(scope, other),
         }
@@ -396,16 +402,15 @@ impl Binder<'_> {
         Ok(Expr::bool(Node::IsBool { operand, wanted, negated }))
     }
 
-    fn bind_distinct(
+    /// Both, made to be of one type.
+    fn bind_alike(
         &mut self,
         scope: &mut Scope,
         left: &ast::Expr,
         right: &ast::Expr,
-        negated: bool,
-    ) -> Result<Expr> {
+    ) -> Result<(Box<Expr>, Box<Expr>)> {
         let (left, right) = (self.bind(scope, left)?, self.bind(scope, right)?);
-        let (left, right) = self.same_type(left, "=", right)?;
-        Ok(Expr::bool(Node::Distinct { left, right, negated }))
+        self.same_type(left, "=", right)
     }
 
     fn bind_interval(&mut self, scope: &mut Scope, interval: &ast::Interval) -> Result<Expr> {
@@ -478,10 +483,18 @@ impl Binder<'_> {
                 };
                 Ok(Expr::bool(node))
             }
-            BinaryOperator::PGLikeMatch => self.like(left, right, Letters::Exact, false),
-            BinaryOperator::PGILikeMatch => self.like(left, right, Letters::Folded, false),
-            BinaryOperator::PGNotLikeMatch => self.like(left, right, Letters::Exact, true),
-            BinaryOperator::PGNotILikeMatch => self.like(left, right, Letters::Folded, true),
+            BinaryOperator::PGLikeMatch => {
+                self.like(left, right, Like { fold_case: false, negated: false })
+            }
+            BinaryOperator::PGILikeMatch => {
+                self.like(left, right, Like { fold_case: true, negated: false })
+            }
+            BinaryOperator::PGNotLikeMatch => {
+                self.like(left, right, Like { fold_case: false, negated: true })
+            }
+            BinaryOperator::PGNotILikeMatch => {
+                self.like(left, right, Like { fold_case: true, negated: true })
+            }
             BinaryOperator::StringConcat => {
                 // One side must be a string; the other is shown. PostgreSQL: textanycat.
                 let stringy = |ty: Type| ty.is_string() || ty == Type::Unknown;
@@ -523,21 +536,14 @@ impl Binder<'_> {
         scope: &mut Scope,
         operand: &ast::Expr,
         pattern: &ast::Expr,
-        letters: Letters,
-        negated: bool,
+        like: Like,
     ) -> Result<Expr> {
         let (operand, pattern) = (self.bind(scope, operand)?, self.bind(scope, pattern)?);
-        self.like(operand, pattern, letters, negated)
+        self.like(operand, pattern, like)
     }
 
-    fn like(
-        &mut self,
-        operand: Expr,
-        pattern: Expr,
-        letters: Letters,
-        negated: bool,
-    ) -> Result<Expr> {
-        let fold_case = letters == Letters::Folded;
+    fn like(&mut self, operand: Expr, pattern: Expr, like: Like) -> Result<Expr> {
+        let Like { fold_case, negated } = like;
         let texts = operand.ty.implicit_cost(Type::Text).and(pattern.ty.implicit_cost(Type::Text));
         if texts.is_none() {
             let symbol = match (fold_case, negated) {

@@ -20,7 +20,7 @@ const SHOWN_LEN_MAX: usize = 100;
 pub struct Row {
     /// Prefix of the message.
     pub prefix: String,
-    /// Its content.
+    /// The content of the message.
     pub content: Vec<u8>,
 }
 
@@ -392,7 +392,7 @@ fn unescaped(after: &[u8]) -> (Option<u8>, usize) {
             (value * radix + char::from(*byte).to_digit(radix).unwrap_or(0), len + 1)
         })
     };
-    let low = |value: u32| u8::try_from(value & 0xFF).unwrap_or(0);
+    let low = |value: u32| value.to_le_bytes()[0];
     match after.first() {
         None => (None, 0),
         Some(b'0'..=b'7') => {

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::tz::TimeZone;
 
+use walhub_proto::convert::to_u64;
+
 use crate::failure::{
     PROGRAM_LIMIT_EXCEEDED, Result, STATEMENT_TOO_COMPLEX, canceled, fail, hinted,
 };
@@ -35,9 +37,9 @@ pub const TEXT_LEN_MAX: usize = 1 << 20;
 /// A relation of the server.
 #[derive(Debug)]
 pub struct Relation {
-    /// Its schema.
+    /// The schema that it is in.
     pub schema: &'static str,
-    /// Its name.
+    /// Its name within the schema.
     pub name: &'static str,
     /// Names and types of its columns.
     pub columns: &'static [(&'static str, Type)],
@@ -55,7 +57,7 @@ impl PartialEq for Relation {
 pub enum Eval {
     /// By the language itself.
     Pure(fn(&Env<'_>, &[Value]) -> Result<Value>),
-    /// By the server.
+    /// The server runs it: it changes something, or looks at what changes.
     Host,
 }
 
@@ -71,7 +73,7 @@ impl fmt::Debug for Eval {
 /// A function or an operator for one list of argument types.
 #[derive(Debug)]
 pub struct Function {
-    /// In lower case.
+    /// Its name, in lower case.
     pub name: &'static str,
     /// Types of the arguments.
     pub args: &'static [Type],
@@ -157,7 +159,7 @@ pub enum Pace<'a> {
 
 /// All that a statement depends on.
 pub struct Env<'a> {
-    /// The server.
+    /// The server that the statement runs on.
     pub host: &'a dyn Host,
     /// The session's time zone.
     pub zone: &'a TimeZone,
@@ -249,7 +251,7 @@ impl<'a> Env<'a> {
     pub fn work(&self, bytes: usize) -> Result<()> {
         match bytes / BYTES_A_STEP {
             0 => Ok(()),
-            steps => self.steps(u64::try_from(steps).unwrap_or(u64::MAX)),
+            steps => self.steps(to_u64(steps)),
         }
     }
 

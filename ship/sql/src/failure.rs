@@ -45,7 +45,7 @@ const SUPPORTED: &str = "The console answers SELECT over pg_stat_replication, \
      transaction commands, DISCARD and DEALLOCATE; and pg_logical_emit_message(), COPY \
      walhub.messages FROM STDIN, WAIT FOR LSN and CHECKPOINT.";
 
-/// An `ERROR`.
+/// An error with the severity `ERROR`.
 pub fn fail(sqlstate: SqlState, message: impl Into<String>) -> Failure {
     Box::new(Report::error(sqlstate, message))
 }
@@ -82,7 +82,7 @@ pub fn transaction_too_large() -> Failure {
     )
 }
 
-/// Adds a hint.
+/// The same error with a hint.
 pub fn hinted(mut failure: Failure, hint: &str) -> Failure {
     failure.hint = Some(hint.to_owned());
     failure

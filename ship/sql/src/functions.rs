@@ -7,6 +7,7 @@
 
 use std::cmp::Ordering;
 
+use walhub_proto::convert::to_usize;
 use walhub_proto::lsn::Lsn;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
@@ -106,9 +107,8 @@ fn finite(value: f64) -> Result<Value> {
 
 /// PostgreSQL: `pg_lsn_pli`, `pg_lsn_mii`.
 fn shift_lsn(lsn: Lsn, bytes: Numeric) -> Result<Value> {
-    bytes
-        .to_i128()
-        .and_then(|bytes| i128::from(lsn.0).checked_add(bytes))
+    i128::from(lsn.0)
+        .checked_add(bytes.to_i128())
         .and_then(|sum| u64::try_from(sum).ok())
         .map(|sum| Value::Lsn(Lsn(sum)))
         .ok_or_else(|| out_of_range("pg_lsn"))
@@ -190,14 +190,14 @@ pub(crate) static OPERATORS: &[Function] = &[
         &[Span, Float8],
         Span,
         eval!([Value::Interval(a), F(b)]
-        => a.scale(*b).map(Value::Interval)),
+        => a.multiply(*b).map(Value::Interval)),
     ),
     function(
         "*",
         &[Float8, Span],
         Span,
         eval!([F(a), Value::Interval(b)]
-        => b.scale(*a).map(Value::Interval)),
+        => b.multiply(*a).map(Value::Interval)),
     ),
     function("/", &[Int4, Int4], Int4, eval!([I(a), I(b)] => int4(a.checked_div(nonzero(*b)?)))),
     function("/", &[Int8, Int8], Int8, eval!([I(a), I(b)] => int8(a.checked_div(nonzero(*b)?)))),
@@ -216,7 +216,7 @@ pub(crate) static OPERATORS: &[Function] = &[
         Span,
         eval!([Value::Interval(a), F(b)] => {
             if *b == 0.0 { return Err(fail(DIVISION_BY_ZERO, "division by zero")); }
-            a.scale(1.0 / b).map(Value::Interval)
+            a.divide(*b).map(Value::Interval)
         }),
     ),
     function("%", &[Int4, Int4], Int4, eval!([I(a), I(b)] => Ok(I(a.wrapping_rem(nonzero(*b)?))))),
@@ -226,8 +226,18 @@ pub(crate) static OPERATORS: &[Function] = &[
     function("||", &[Text, Text], Text, eval!([T(a), T(b)] => Ok(T(format!("{a}{b}"))))),
 ];
 
-fn chars(text: &str) -> i64 {
-    i64::try_from(text.chars().count()).unwrap_or(i64::MAX)
+/// A count of what is in memory.
+fn count(len: usize) -> Value {
+    I(i64::try_from(len).expect("no memory holds so much"))
+}
+
+fn chars(text: &str) -> Value {
+    count(text.chars().count())
+}
+
+/// PostgreSQL: `text_position`.
+fn position(text: &str, part: &str) -> Value {
+    count(text.find(part).map_or(0, |at| text[..at].chars().count() + 1))
 }
 
 /// PostgreSQL: `text_substring`.
@@ -240,8 +250,8 @@ fn substring(text: &str, start: i64, len: Option<i64>) -> Result<Value> {
         None => i64::MAX,
     };
     let first = start.max(1);
-    let skip = usize::try_from(first - 1).unwrap_or(usize::MAX);
-    let take = usize::try_from(end.saturating_sub(first)).unwrap_or(0);
+    let skip = to_usize((first - 1).unsigned_abs());
+    let take = to_usize(end.saturating_sub(first).max(0).unsigned_abs());
     Ok(T(text.chars().skip(skip).take(take).collect()))
 }
 
@@ -328,10 +338,7 @@ pub(crate) static FUNCTIONS: &[Function] = &[
         &[TextArray, Int4],
         Int4,
         eval!([Value::Array(items), I(dimension)]
-        => match i64::try_from(items.len()) {
-            Ok(len) if len > 0 && *dimension == 1 => Ok(I(len)),
-            Ok(_) | Err(_) => Ok(Value::Null),
-        }),
+        => Ok(if items.is_empty() || *dimension != 1 { Value::Null } else { count(items.len()) })),
     ),
     // Numbers.
     function("abs", &[Int4], Int4, eval!([I(a)] => int4(a.checked_abs()))),
@@ -345,7 +352,7 @@ pub(crate) static FUNCTIONS: &[Function] = &[
         &[Num, Int4],
         Num,
         eval!([N(a), I(digits)]
-        => a.round(i32::try_from(*digits).unwrap_or(0)).map(N)),
+        => a.round(i32::try_from(*digits).expect("an integer has 32 bits")).map(N)),
     ),
     function("trunc", &[Float8], Float8, eval!([F(a)] => Ok(F(a.trunc())))),
     function("trunc", &[Num], Num, eval!([N(a)] => a.to_whole(Ordering::Equal).map(N))),
@@ -379,7 +386,7 @@ pub(crate) static FUNCTIONS: &[Function] = &[
         &[Num],
         Text,
         eval!([N(size)]
-        => Ok(T(size_pretty(size.to_whole(Ordering::Equal)?.to_i128().unwrap_or(0))))),
+        => Ok(T(size_pretty(size.to_whole(Ordering::Equal)?.to_i128())))),
     ),
     // Time.
     function(
@@ -424,32 +431,27 @@ pub(crate) static FUNCTIONS: &[Function] = &[
             crate::value::binary::text_parameter(bytes).map(|text| T(text.to_owned()))
         }),
     ),
-    function(
-        "length",
-        &[Bytea],
-        Int4,
-        eval!([Value::Bytes(a)] => Ok(I(i64::try_from(a.len()).unwrap_or(i64::MAX)))),
-    ),
+    function("length", &[Bytea], Int4, eval!([Value::Bytes(a)] => Ok(count(a.len())))),
     function(
         "repeat",
         &[Text, Int4],
         Text,
         eval!([T(text), I(count)] => {
-            let count = usize::try_from(*count).unwrap_or(0);
+            let count = to_usize((*count).max(0).unsigned_abs());
             if text.len().saturating_mul(count) > 1 << 20 {
                 return Err(fail(crate::failure::PROGRAM_LIMIT_EXCEEDED, "requested length too large"));
             }
             Ok(T(text.repeat(count)))
         }),
     ),
-    function("length", &[Text], Int4, eval!([T(a)] => Ok(I(chars(a))))),
-    function("char_length", &[Text], Int4, eval!([T(a)] => Ok(I(chars(a))))),
+    function("length", &[Text], Int4, eval!([T(a)] => Ok(chars(a)))),
+    function("char_length", &[Text], Int4, eval!([T(a)] => Ok(chars(a)))),
     function(
         "octet_length",
         &[Text],
         Int4,
         eval!([T(a)]
-        => Ok(I(i64::try_from(a.len()).unwrap_or(i64::MAX)))),
+        => Ok(count(a.len()))),
     ),
     function("substring", &[Text, Int4], Text, eval!([T(a), I(from)] => substring(a, *from, None))),
     function(
@@ -471,16 +473,9 @@ pub(crate) static FUNCTIONS: &[Function] = &[
         "position",
         &[Text, Text],
         Int4,
-        eval!([T(text), T(part)] => Ok(I(text.find(part.as_str())
-        .map_or(0, |at| chars(&text[..at]) + 1)))),
+        eval!([T(text), T(part)] => Ok(position(text, part))),
     ),
-    function(
-        "strpos",
-        &[Text, Text],
-        Int4,
-        eval!([T(text), T(part)] => Ok(I(text.find(part.as_str())
-        .map_or(0, |at| chars(&text[..at]) + 1)))),
-    ),
+    function("strpos", &[Text, Text], Int4, eval!([T(text), T(part)] => Ok(position(text, part)))),
     function(
         "replace",
         &[Text, Text, Text],

@@ -40,7 +40,7 @@ const PARSE_STEPS_MAX: u64 = 500_000;
 /// A statement as it was written.
 #[derive(Debug)]
 pub enum Parsed {
-    /// SELECT, VALUES, WITH.
+    /// SELECT, VALUES or WITH.
     Query(Box<ast::Query>),
     /// What is no query.
     Utility(Utility),

@@ -13,25 +13,25 @@ use crate::value::types::Type;
 /// A query with every name and type resolved.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Plan {
-    /// FROM.
+    /// FROM: where rows come from.
     pub source: Source,
-    /// WHERE.
+    /// WHERE: which rows count.
     pub filter: Option<Expr>,
     /// GROUP BY, and the aggregates.
     pub grouping: Option<Grouping>,
-    /// HAVING.
+    /// HAVING: which groups count.
     pub having: Option<Expr>,
     /// What follows SELECT, and what rows are sorted by beside that.
     pub outputs: Vec<Output>,
     /// How many of `outputs` the client sees.
     pub visible: usize,
-    /// SELECT DISTINCT.
+    /// DISTINCT: of equal rows, only one.
     pub distinct: bool,
-    /// ORDER BY.
+    /// ORDER BY: the keys, most significant first.
     pub order: Vec<SortKey>,
-    /// LIMIT.
+    /// LIMIT: how many rows at most.
     pub limit: Option<Expr>,
-    /// OFFSET.
+    /// OFFSET: how many rows are left out first.
     pub offset: Option<Expr>,
 }
 
@@ -44,7 +44,7 @@ pub enum Source {
     Relation(&'static Relation),
     /// A query in FROM, or one of WITH.
     Query(Arc<Plan>),
-    /// VALUES.
+    /// VALUES: rows of expressions.
     Values(Vec<Vec<Expr>>),
     /// generate_series of these two or three numbers.
     Series(Vec<Expr>),
@@ -53,7 +53,7 @@ pub enum Source {
 /// GROUP BY and the aggregates; the row after it is the keys, then the aggregates.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Grouping {
-    /// GROUP BY.
+    /// GROUP BY: rows that agree in these are one group.
     pub keys: Vec<Expr>,
     /// The aggregates of the query.
     pub aggregates: Vec<AggregateCall>,
@@ -62,9 +62,9 @@ pub struct Grouping {
 /// A column of the result.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Output {
-    /// Its name.
+    /// Name of the column.
     pub name: String,
-    /// Its value.
+    /// What the column shows.
     pub expr: Expr,
 }
 
@@ -73,16 +73,16 @@ pub struct Output {
 pub struct SortKey {
     /// Index of the output.
     pub output: usize,
-    /// ASC or DESC.
+    /// Ascending or descending, and where NULLs go.
     pub direction: Direction,
 }
 
 /// ASC or DESC, and where NULL goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Direction {
-    /// DESC.
+    /// DESC: the largest first.
     pub descending: bool,
-    /// NULLS FIRST.
+    /// NULLS FIRST: NULLs before all others.
     pub nulls_first: bool,
 }
 
@@ -118,9 +118,9 @@ pub struct Expr {
 }
 
 /// What an expression does.
-#[allow(missing_docs, reason = "each is the syntax of its name, and its operands")]
 #[derive(Clone, PartialEq, Debug)]
 pub enum Node {
+    /// A value that is known.
     Const(Value),
     /// A column of the row.
     Column(usize),
@@ -128,64 +128,105 @@ pub enum Node {
     Param(usize),
     /// An aggregate of the query; replaced by a column before anything is evaluated.
     Aggregate(usize),
+    /// A function or an operator, and its arguments.
     Call(&'static Function, Vec<Expr>),
     /// To the type of the expression; with a scale for `numeric(p, s)`.
     Cast(Box<Expr>, Option<u32>),
+    /// One of the six comparisons of two operands.
     Compare(Comparison, Box<Expr>, Box<Expr>),
-    /// IS [NOT] DISTINCT FROM.
+    /// IS \[NOT\] DISTINCT FROM.
     Distinct {
+        /// One operand.
         left: Box<Expr>,
+        /// The other, of the same type.
         right: Box<Expr>,
+        /// IS NOT DISTINCT FROM.
         negated: bool,
     },
+    /// True when both are, false when one is false, NULL else.
     And(Box<Expr>, Box<Expr>),
+    /// True when one is, false when both are false, NULL else.
     Or(Box<Expr>, Box<Expr>),
+    /// The opposite; NULL stays NULL.
     Not(Box<Expr>),
+    /// IS \[NOT\] NULL.
     IsNull {
+        /// What is looked at.
         operand: Box<Expr>,
+        /// IS NOT NULL.
         negated: bool,
     },
-    /// IS [NOT] TRUE and IS [NOT] FALSE.
+    /// IS \[NOT\] TRUE and IS \[NOT\] FALSE.
     IsBool {
+        /// What is looked at.
         operand: Box<Expr>,
+        /// Whether TRUE is asked for, or FALSE.
         wanted: bool,
+        /// With NOT.
         negated: bool,
     },
+    /// \[NOT\] IN, with a list.
     In {
+        /// What is looked for.
         operand: Box<Expr>,
+        /// Where it is looked for.
         list: Vec<Expr>,
+        /// NOT IN.
         negated: bool,
     },
+    /// \[NOT\] IN, with a query of one column.
     InQuery {
+        /// What is looked for.
         operand: Box<Expr>,
+        /// The query whose rows it is looked for in.
         plan: Arc<Plan>,
+        /// NOT IN.
         negated: bool,
     },
+    /// \[NOT\] BETWEEN; both bounds are inside.
     Between {
+        /// What is compared.
         operand: Box<Expr>,
+        /// The lower bound.
         low: Box<Expr>,
+        /// The upper bound.
         high: Box<Expr>,
+        /// NOT BETWEEN.
         negated: bool,
     },
+    /// \[NOT\] LIKE and \[NOT\] ILIKE.
     Like {
+        /// The text.
         operand: Box<Expr>,
+        /// The pattern, with `%`, `_` and the escape `\`.
         pattern: Box<Expr>,
+        /// ILIKE: upper and lower case are the same.
         fold_case: bool,
+        /// With NOT.
         negated: bool,
     },
-    /// CASE: with an operand, each WHEN is a value of the operand's type, else a condition.
+    /// CASE.
     Case {
+        /// What each WHEN is compared with; without it, each WHEN is a condition.
         operand: Option<Box<Expr>>,
+        /// WHEN and THEN.
         branches: Vec<(Expr, Expr)>,
+        /// ELSE; NULL without it.
         otherwise: Option<Box<Expr>>,
     },
+    /// COALESCE: the first that is not NULL.
     Coalesce(Vec<Expr>),
+    /// NULLIF: NULL when both are equal, else the first.
     NullIf(Box<Expr>, Box<Expr>),
     /// GREATEST or LEAST: the one that compares so to all others.
     Extreme(Ordering, Vec<Expr>),
+    /// A query in parentheses: the one value of its one row, or NULL without a row.
     Scalar(Arc<Plan>),
+    /// \[NOT\] EXISTS.
     Exists {
+        /// The query, of which one row is enough.
         plan: Arc<Plan>,
+        /// NOT EXISTS.
         negated: bool,
     },
 }
@@ -196,12 +237,12 @@ impl Expr {
         Self { ty, node }
     }
 
-    /// A boolean expression.
+    /// An expression of type boolean.
     pub const fn bool(node: Node) -> Self {
         Self { ty: Type::Bool, node }
     }
 
-    /// The direct operands.
+    /// Its direct operands, to be rewritten.
     pub fn operands_mut(&mut self) -> Vec<&mut Self> {
         match &mut self.node {
             Node::Const(_)
@@ -300,17 +341,17 @@ impl Aggregate {
 /// One aggregate of a query.
 #[derive(Clone, PartialEq, Debug)]
 pub struct AggregateCall {
-    /// Which one.
+    /// Which aggregate it is.
     pub aggregate: Aggregate,
-    /// `None` for `count(*)`.
+    /// What is aggregated; `None` for `count(*)`.
     pub argument: Option<Expr>,
-    /// Of string_agg.
+    /// What `string_agg` puts between two.
     pub delimiter: Option<Expr>,
-    /// DISTINCT.
+    /// DISTINCT: of equal inputs, only one.
     pub distinct: bool,
-    /// ORDER BY.
+    /// ORDER BY: in which order inputs are taken.
     pub order: Vec<(Expr, Direction)>,
-    /// FILTER.
+    /// FILTER: which rows count.
     pub filter: Option<Expr>,
     /// Type of the value.
     pub ty: Type,

@@ -24,21 +24,29 @@ use crate::value::types::Type;
 use walhub_proto::sqlstate::SqlState;
 
 /// A value; its type is the expression's.
-#[allow(missing_docs, reason = "each holds the value of its name")]
 #[derive(Clone, PartialEq, Debug)]
 pub enum Value {
+    /// NULL, of any type.
     Null,
+    /// A value of boolean.
     Bool(bool),
-    /// int2, int4, int8, oid, xid.
+    /// A value of int2, int4, int8, oid or xid.
     Int(i64),
+    /// A value of float8.
     Float(f64),
+    /// A value of numeric.
     Numeric(Numeric),
-    /// text, name, "char", inet, and literals of unknown type.
+    /// A value of text, name, "char" or inet, or a literal of unknown type.
     Text(String),
+    /// A value of bytea.
     Bytes(Vec<u8>),
+    /// A value of pg_lsn.
     Lsn(Lsn),
+    /// A value of timestamptz.
     Timestamp(Timestamp),
+    /// A value of interval.
     Interval(Interval),
+    /// A value of text[], with `None` for NULL.
     Array(Vec<Option<String>>),
     /// It is not known yet. Whatever looks at a value asks for [`Value::known`] first.
     Pending(Pending),
@@ -161,12 +169,12 @@ impl Value {
         }
     }
 
-    /// `Null` for `None`.
+    /// The value, or NULL for `None`.
     pub fn or_null<T>(value: Option<T>, make: impl FnOnce(T) -> Self) -> Self {
         value.map_or(Self::Null, make)
     }
 
-    /// A text.
+    /// A value that is text.
     pub fn text_of(text: impl Into<String>) -> Self {
         Self::Text(text.into())
     }
@@ -468,15 +476,15 @@ fn float_text(value: f64) -> String {
     if value.is_infinite() {
         return if value > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
     }
+    if value == 0.0 || (1e-4..1e15).contains(&value.abs()) {
+        return format!("{value}");
+    }
+    // The exponent has its sign, and two digits at least.
     let scientific = format!("{value:e}");
-    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    match exponent.parse::<i32>() {
-        Ok(exponent) if (-4..15).contains(&exponent) => format!("{value}"),
-        Ok(exponent) => {
-            let sign = if exponent < 0 { '-' } else { '+' };
-            format!("{mantissa}e{sign}{:02}", exponent.unsigned_abs())
-        }
-        Err(_) => scientific,
+    let (mantissa, exponent) = scientific.split_once('e').expect("a float's exponent is shown");
+    match exponent.strip_prefix('-') {
+        Some(digits) => format!("{mantissa}e-{digits:0>2}"),
+        None => format!("{mantissa}e+{exponent:0>2}"),
     }
 }
 
@@ -516,6 +524,10 @@ mod tests {
             (100_000.0, "100000"),
             (1e14, "100000000000000"),
             (1e15, "1e+15"),
+            (999_999_999_999_999.9, "999999999999999.9"),
+            (-0.0, "-0"),
+            (1e-100, "1e-100"),
+            (9.999_999_999_999_999e-5, "9.999999999999999e-05"),
             (1.25e-5, "1.25e-05"),
             (0.0001, "0.0001"),
             (-0.1, "-0.1"),

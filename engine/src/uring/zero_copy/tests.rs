@@ -95,7 +95,7 @@ fn memory_is_the_kernels_until_the_far_end_has_room() {
     assert!(pool.take().is_none());
     assert_received(&mut far, &want);
     assert_released(&mut ring, &pool);
-    // A slot that is used again says nothing of what it was.
+    // A box that is used again says nothing of what it was.
     ring.submit(TOKEN, Op::Send { socket, head: Head::new(b"x"), body: smallvec![] });
     assert!(matches!(next(&mut ring), Ok(Done::Sent(1))));
 }
@@ -183,7 +183,7 @@ fn what_fails_is_not_released() {
     let error = next(&mut ring).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     assert!(is_quiet(&mut ring));
-    assert_eq!(ring.slots.under_way(), 0);
+    assert_eq!(ring.operations.under_way(), 0);
 }
 
 #[test]

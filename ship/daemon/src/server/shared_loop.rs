@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc};
+use walhub_engine::cpu::pin_current_thread;
 use walhub_engine::probe::NearestCpu;
 use walhub_engine::uring::{Uring, UringConfig, UringWaker};
 
-use crate::placement;
 use walhub_hub::core_loop::Core;
 use walhub_hub::mail::ToControl;
 use walhub_hub::publish::handle::Handle;
@@ -122,7 +122,7 @@ async fn run_core(wakeup: Wakeup, work: Work, front: &Handle<OwnedFd>) -> io::Re
 }
 
 fn keep_to(NearestCpu { cpu, us, elsewhere_us }: NearestCpu) {
-    match placement::keep_to(cpu) {
+    match pin_current_thread(cpu) {
         Ok(()) => tracing::info!(
             "keeping to CPU {cpu}: a durable 4 kB write takes {us} us from there, {elsewhere_us} us from elsewhere"
         ),

@@ -21,7 +21,7 @@ pub const DATABASE: u32 = 5;
 /// A record but for its header, which only the wal core can make.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewRecord {
-    /// Resource manager.
+    /// The resource manager of the record.
     pub rmid: u8,
     /// `xl_info`.
     pub info: u8,
@@ -95,7 +95,7 @@ pub struct Append {
 pub struct Appended {
     /// One past each record of the request.
     pub ends: Vec<Lsn>,
-    /// The transaction's xid.
+    /// The id of the transaction that the records are part of.
     pub xid: Option<u32>,
     /// One past the last record, the commit record included.
     pub end: Lsn,
@@ -149,7 +149,7 @@ pub struct SyncWaitRow {
     pub level: SynchronousCommit,
     /// Up to where it waits.
     pub lsn: Lsn,
-    /// Since when.
+    /// When the append began to wait.
     pub since: Timestamp,
     /// The standby that gates it; `None` when it waits for the own disk.
     pub standby: Option<String>,

@@ -38,10 +38,10 @@ pub struct Positions {
     pub flush_lsn: Lsn,
 }
 
-/// Row of `pg_replication_slots`.
+/// A row of `pg_replication_slots`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SlotRow {
-    /// Name.
+    /// Name of the slot.
     pub slot_name: String,
     /// Whether it goes away with its session.
     pub temporary: bool,
@@ -53,7 +53,7 @@ pub struct SlotRow {
     pub catalog_xmin: Option<u32>,
     /// Oldest WAL that the slot holds.
     pub restart_lsn: Option<Lsn>,
-    /// Timeline of `restart_lsn`.
+    /// The timeline that `restart_lsn` is on.
     pub restart_tli: Option<TimelineId>,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<&'static str>,
@@ -63,22 +63,22 @@ pub struct SlotRow {
     pub logical: Option<LogicalSlot>,
 }
 
-/// Row of `pg_stat_replication`.
+/// A row of `pg_stat_replication`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WalSenderRow {
-    /// Who.
+    /// The standby, as it introduced itself.
     pub client: Client,
     /// `startup`, `catchup`, `streaming`, `backup` or `stopping`.
     pub state: &'static str,
     /// Oldest transaction that the standby needs, when it streams without a slot.
     pub backend_xmin: Option<u32>,
-    /// Sent to it.
+    /// Up to where WAL was sent to it.
     pub sent_lsn: Option<Lsn>,
-    /// Written by it.
+    /// Up to where it has written, by its own word.
     pub write_lsn: Option<Lsn>,
     /// Made durable by it.
     pub flush_lsn: Option<Lsn>,
-    /// Replayed by it.
+    /// Up to where it has replayed, by its own word.
     pub replay_lsn: Option<Lsn>,
     /// Microseconds between a local flush here and its write there.
     pub write_lag_us: Option<i64>,
@@ -94,10 +94,10 @@ pub struct WalSenderRow {
     pub reply_time: Option<Timestamp>,
 }
 
-/// Row of `pg_stat_wal_receiver`.
+/// A row of `pg_stat_wal_receiver`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WalReceiverRow {
-    /// Process id shown.
+    /// The process id that is shown; the walreceiver has no process of its own.
     pub pid: u32,
     /// `stopped`, `starting`, `streaming`, `waiting`, `restarting` or `stopping`.
     pub status: &'static str,
@@ -105,11 +105,11 @@ pub struct WalReceiverRow {
     pub receive_start_lsn: Option<Lsn>,
     /// Timeline it began on.
     pub receive_start_tli: Option<TimelineId>,
-    /// Written.
+    /// Up to where WAL from the upstream is written.
     pub written_lsn: Option<Lsn>,
-    /// Durable.
+    /// Up to where WAL from the upstream is durable.
     pub flushed_lsn: Option<Lsn>,
-    /// Timeline now.
+    /// The timeline that WAL is received of now.
     pub received_tli: Option<TimelineId>,
     /// Send time of the last message.
     pub last_msg_send_time: Option<Timestamp>,
@@ -121,9 +121,9 @@ pub struct WalReceiverRow {
     pub latest_end_time: Option<Timestamp>,
     /// Slot in use on the upstream.
     pub slot_name: Option<String>,
-    /// Host connected to.
+    /// The host of the upstream.
     pub sender_host: Option<String>,
-    /// Port connected to.
+    /// The port of the upstream.
     pub sender_port: Option<u16>,
     /// Connection string, passwords hidden.
     pub conninfo: String,
@@ -140,7 +140,7 @@ pub struct Snapshot {
     pub in_recovery: bool,
     /// One row a walsender.
     pub wal_senders: Vec<WalSenderRow>,
-    /// The walreceiver.
+    /// The walreceiver, when there is one.
     pub wal_receiver: Option<WalReceiverRow>,
     /// One row a slot.
     pub slots: Vec<SlotRow>,
@@ -148,7 +148,7 @@ pub struct Snapshot {
     pub sync_waits: Vec<SyncWaitRow>,
 }
 
-/// Row of `walhub.core_stats`.
+/// A row of `walhub.core_stats`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CoreStatsRow {
     /// Number of the ship core.
@@ -159,7 +159,7 @@ pub struct CoreStatsRow {
     pub rounds: u64,
     /// How often a round was put off, to go with the next one.
     pub rounds_put_off: u64,
-    /// Sends completed.
+    /// How many sends have completed.
     pub sends: u64,
     /// Bytes sent from memory.
     pub tail_bytes: u64,

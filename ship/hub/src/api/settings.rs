@@ -23,7 +23,7 @@ pub enum ZerocopySend {
     Auto,
     /// Whatever the kernel makes of it.
     On,
-    /// Never.
+    /// `off`: every send copies.
     Off,
 }
 
@@ -47,7 +47,7 @@ pub struct HubSettings {
     pub archive_timeout: Duration,
     /// Most walsenders at once.
     pub max_wal_senders: u32,
-    /// Most slots.
+    /// How many slots there may be at most.
     pub max_replication_slots: u32,
     /// WAL kept for standbys without a slot.
     pub wal_keep_size: u64,

@@ -19,11 +19,11 @@ pub struct StartStreaming<C> {
     /// Whether the WAL is decoded on the other end: the slot must be a logical one then, and a
     /// physical one otherwise.
     pub logical: bool,
-    /// First position wanted.
+    /// The first position that the standby wants.
     pub start: Lsn,
     /// Timeline asked for, or the current one.
     pub timeline: TimelineId,
-    /// Who it is.
+    /// The standby, as it introduced itself.
     pub client: Client,
 }
 
@@ -48,7 +48,7 @@ pub enum StreamEnd<C> {
     /// The session streamed its timeline to the end, or the client ended the stream: both sides
     /// have sent CopyDone and the connection is in command mode again.
     Finished {
-        /// The socket.
+        /// The socket, for what comes next on it.
         conn: C,
         /// Bytes that were read from the socket after the client's CopyDone.
         unread: Vec<u8>,
@@ -57,11 +57,11 @@ pub enum StreamEnd<C> {
     },
     /// Refused before the stream began; the socket is as it was.
     Refused {
-        /// The socket.
+        /// The socket, for telling the standby why.
         conn: C,
         /// Bytes that were read from the socket after the command.
         unread: Vec<u8>,
-        /// Why.
+        /// What the standby is told.
         report: Report,
     },
     /// The connection is closed.
@@ -96,16 +96,16 @@ pub enum SlotRequest {
     /// The client of a logical slot has everything before `flush`, and needs WAL from `restart_lsn`
     /// on to go on. The answer comes at once; the slot's file follows in a moment.
     Confirm {
-        /// Name.
+        /// Name of the slot.
         name: String,
         /// What the client has.
         flush: Lsn,
-        /// What decoding needs.
+        /// The first position that decoding still needs.
         restart_lsn: Lsn,
     },
     /// DROP_REPLICATION_SLOT name [WAIT].
     Drop {
-        /// Name.
+        /// Name of the slot.
         name: String,
         /// Wait until the slot is free.
         wait: bool,

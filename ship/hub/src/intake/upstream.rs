@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use walhub_engine::buffer::{Buffer, BufferPool, SlabRoom};
-use walhub_engine::io::{Done, Gather, Head, Io, Landed, Landing, Op, SocketId, Token};
+use walhub_engine::io::{Done, Gather, Head, Io, Op, Scatter, Scattered, SocketId, Token};
 use walhub_proto::feedback::Horizons;
 use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use walhub_proto::segment::SegmentSize;
@@ -40,10 +40,10 @@ const RECEIVE_LEN: usize = 256 << 10;
 const RECEIVE_BUFFERS: usize = 4;
 /// WAL of messages that are at least so long is received where it belongs. Of shorter ones several come
 /// with one receive, and what is between them has to be taken out.
-const LANDING_MESSAGE_LEN_MIN: usize = 16 << 10;
+const SCATTER_MESSAGE_LEN_MIN: usize = 16 << 10;
 /// WAL that is received in place after the next header, at most: a walsender's whole message.
 /// PostgreSQL: `MAX_SEND_SIZE`.
-const LANDING_LEN: usize = 128 << 10;
+const SCATTER_LEN: usize = 128 << 10;
 
 /// The connection to the upstream.
 #[derive(Debug)]
@@ -595,8 +595,8 @@ impl Link {
                 live.receiving = false;
                 match result {
                     Ok(Done::Received(buf)) if !buf.is_empty() => live.held = buf.freeze(),
-                    Ok(Done::Landed(landed)) if !landed.is_empty() => {
-                        self.take_landed(landed, intake)?;
+                    Ok(Done::Scattered(scattered)) if !scattered.is_empty() => {
+                        self.take_scattered(scattered, intake)?;
                     }
                     Err(error) => {
                         let text = format!("could not receive data from WAL stream: {error}");
@@ -622,15 +622,15 @@ impl Link {
 
     /// Receives more, once everything was taken.
     pub(crate) fn receive<I: Io>(&mut self, io: &mut I, intake: &mut Intake<'_>) {
-        let landing = self.landing(intake);
+        let scatter = self.scatter(intake);
         let State::Live(live) = &mut self.state else { return };
         if live.receiving || !live.held.is_empty() {
             return;
         }
         live.receiving = true;
         let socket = live.socket;
-        let op = match landing {
-            Some(landing) => Op::RecvLanding { socket, landing },
+        let op = match scatter {
+            Some(scatter) => Op::RecvScatter { socket, scatter },
             None => {
                 let buf = self.buffers.take().unwrap_or_else(|| Buffer::with_capacity(RECEIVE_LEN));
                 Op::Recv { socket, buf }
@@ -640,25 +640,29 @@ impl Link {
     }
 
     /// Where the next bytes belong, when they are a large message's WAL.
-    fn landing(&self, intake: &mut Intake<'_>) -> Option<Landing> {
+    fn scatter(&self, intake: &mut Intake<'_>) -> Option<Scatter> {
         let live = self.live().filter(|live| !live.receiving && live.held.is_empty())?;
         let local = &mut intake.store.as_mut()?.local;
         let ahead = live.receiver.wal_ahead()?;
-        if ahead.left.max(ahead.message_len) < LANDING_MESSAGE_LEN_MIN
+        if ahead.left.max(ahead.message_len) < SCATTER_MESSAGE_LEN_MIN
             || live.receiver.next_lsn() != local.received_lsn()
         {
             return None;
         }
-        let (room, opened) = local.lend(ahead.left + LANDING_LEN)?;
+        let (room, opened) = local.lend(ahead.left + SCATTER_LEN)?;
         intake.opened.extend(opened);
         let before = ahead.left.min(room.len());
         let header_len = if before == ahead.left { ahead.header_len } else { 0 };
-        Some(Landing::new(room, before, header_len))
+        Some(Scatter::new(room, before, header_len))
     }
 
     /// Takes what was received in place, as far as it turns out to be WAL; what is not is held.
-    fn take_landed(&mut self, landed: Landed, intake: &mut Intake<'_>) -> Result<(), LinkEnd> {
-        let Landed { mut room, before, header, after } = landed;
+    fn take_scattered(
+        &mut self,
+        scattered: Scattered,
+        intake: &mut Intake<'_>,
+    ) -> Result<(), LinkEnd> {
+        let Scattered { mut room, before, header, after } = scattered;
         self.take_in_place(intake, &mut room, before)?;
         // A header of WAL is as long as was foreseen, and other messages are too short to be followed by
         // WAL before its end: no event here is WAL.

@@ -12,7 +12,7 @@ pub enum CommandError {
     Syntax,
     /// A quote that is never closed.
     UnterminatedQuotedString,
-    /// Timeline zero.
+    /// Timeline zero, which is none.
     InvalidTimeline,
     /// An option twice, or of the other kind of slot.
     ConflictingOptions,
@@ -22,9 +22,9 @@ pub enum CommandError {
     RequiresParameter(String),
     /// An option with a value that it does not have.
     UnrecognizedValue {
-        /// The option.
+        /// Name of the option.
         name: String,
-        /// The value.
+        /// What was given for it.
         value: String,
     },
     /// An option whose value is not a boolean.

@@ -30,7 +30,7 @@ pub enum SnapshotAction {
     /// Others may take it up. PostgreSQL: `CRS_EXPORT_SNAPSHOT`.
     #[default]
     Export,
-    /// Nothing.
+    /// `nothing`: no snapshot.
     Nothing,
     /// It becomes that of the transaction.
     Use,

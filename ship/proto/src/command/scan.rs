@@ -5,6 +5,7 @@
 use alloc::string::String;
 
 use super::{CommandError, truncate_name};
+use crate::convert::low_u32;
 use crate::lsn::Lsn;
 
 /// One token.
@@ -100,8 +101,7 @@ const fn is_name_start(c: char) -> bool {
 /// A number as C's `strtoul` into 32 bits gives it: too long a one saturates at 64 bits, then the
 /// upper half is dropped.
 fn wrapping_u32(digits: &str, radix: u32) -> u32 {
-    let wide = u64::from_str_radix(digits, radix).unwrap_or(u64::MAX);
-    u32::try_from(wide & u64::from(u32::MAX)).unwrap_or(u32::MAX)
+    low_u32(u64::from_str_radix(digits, radix).unwrap_or(u64::MAX))
 }
 
 /// Folds an unquoted name. PostgreSQL: `downcase_truncate_identifier`.

@@ -18,12 +18,19 @@ fn create(slot: &str, temporary: bool, options: Vec<CommandOption>) -> Command {
     Command::CreateReplicationSlot { slot: slot.into(), temporary, plugin: None, options }
 }
 
+fn text(value: &str) -> OptionValue {
+    OptionValue::Text(value.into())
+}
+
+fn assert_understood<const N: usize>(cases: [(&str, Command); N]) {
+    for (text, command) in cases {
+        assert_eq!(parse(text), Ok(Some(command)), "{text:?}");
+    }
+}
+
 #[test]
-fn every_command_of_every_release_is_understood() {
-    use OptionValue::{Absent, Integer, Text};
-    let text = |value: &str| Text(value.into());
-    let reserve = || vec![option("reserve_wal", Absent)];
-    let cases = [
+fn streaming_commands_of_every_release_are_understood() {
+    assert_understood([
         ("IDENTIFY_SYSTEM", Command::IdentifySystem),
         (" \t\r\n\x0cIDENTIFY_SYSTEM ; ", Command::IdentifySystem),
         ("SHOW wal_segment_size", Command::Show { name: "wal_segment_size".into() }),
@@ -40,7 +47,7 @@ fn every_command_of_every_release_is_understood() {
             Command::StartLogicalReplication {
                 slot: "s".into(),
                 start: Lsn(0),
-                options: vec![option("proto_version", text("1")), option("p", Absent)],
+                options: vec![option("proto_version", text("1")), option("p", OptionValue::Absent)],
             },
         ),
         (
@@ -51,6 +58,14 @@ fn every_command_of_every_release_is_understood() {
                 options: vec![],
             },
         ),
+    ]);
+}
+
+#[test]
+fn slot_commands_of_every_release_are_understood() {
+    use OptionValue::{Absent, Integer};
+    let reserve = || vec![option("reserve_wal", Absent)];
+    assert_understood([
         ("CREATE_REPLICATION_SLOT \"s\" PHYSICAL RESERVE_WAL", create("s", false, reserve())),
         ("CREATE_REPLICATION_SLOT Foo TEMPORARY PHYSICAL", create("foo", true, vec![])),
         ("CREATE_REPLICATION_SLOT s PHYSICAL (RESERVE_WAL)", create("s", false, reserve())),
@@ -88,6 +103,13 @@ fn every_command_of_every_release_is_understood() {
                 options: vec![option("failover", Absent)],
             },
         ),
+    ]);
+}
+
+#[test]
+fn backup_commands_of_every_release_are_understood() {
+    use OptionValue::{Absent, Integer};
+    assert_understood([
         ("UPLOAD_MANIFEST", Command::UploadManifest),
         ("BASE_BACKUP", Command::BaseBackup { options: vec![] }),
         (
@@ -114,10 +136,7 @@ fn every_command_of_every_release_is_understood() {
                 ],
             },
         ),
-    ];
-    for (text, command) in cases {
-        assert_eq!(parse(text), Ok(Some(command)), "{text:?}");
-    }
+    ]);
 }
 
 #[test]

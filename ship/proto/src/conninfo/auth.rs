@@ -9,28 +9,28 @@ use super::error::ConnInfoError;
 /// `channel_binding`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ChannelBinding {
-    /// Never.
+    /// `disable`: never.
     Disable,
     /// When the server offers it.
     Prefer,
-    /// Or no connection.
+    /// `require`: the connection fails without it.
     Require,
 }
 
 /// A way to authenticate, as `require_auth` names it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AuthMethod {
-    /// Cleartext password.
+    /// A password in clear text.
     Password,
-    /// MD5-hashed password.
+    /// A password hashed with MD5.
     Md5,
     /// Kerberos through GSSAPI.
     Gss,
-    /// Windows.
+    /// SSPI, on Windows only.
     Sspi,
-    /// SCRAM.
+    /// SCRAM-SHA-256, with channel binding or without.
     ScramSha256,
-    /// OAuth bearer token.
+    /// A bearer token of OAuth.
     Oauth,
 }
 

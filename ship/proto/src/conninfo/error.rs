@@ -8,33 +8,33 @@ use core::fmt;
 pub enum ConnInfoError {
     /// A word that no `=` follows.
     MissingEquals {
-        /// The word.
+        /// The word without an equals sign.
         name: String,
     },
     /// A quoted value without its closing quote.
     UnterminatedQuote,
     /// A keyword that libpq does not know.
     UnknownKeyword {
-        /// The keyword.
+        /// The keyword, as it was given.
         name: String,
     },
     /// A URI with `[` and no `]`.
     UriBracketOpen {
-        /// The URI.
+        /// The whole URI.
         uri: String,
     },
     /// A URI with `[]`.
     UriBracketEmpty {
-        /// The URI.
+        /// The whole URI.
         uri: String,
     },
     /// A URI with something other than a port, path or query after `]`.
     UriAfterBracket {
-        /// What stands there.
+        /// The character that stands there instead.
         character: char,
         /// Where, counted in bytes from one.
         position: usize,
-        /// The URI.
+        /// The whole URI.
         uri: String,
     },
     /// A query parameter with two `=`.
@@ -44,12 +44,12 @@ pub enum ConnInfoError {
     },
     /// A query parameter without `=`.
     UriMissingSeparator {
-        /// The parameter.
+        /// The parameter that has no value.
         key: String,
     },
     /// A query parameter that libpq does not know.
     UriParameter {
-        /// Its name.
+        /// Name of the parameter.
         key: String,
     },
     /// `%` without two hexadecimal digits.
@@ -69,37 +69,37 @@ pub enum ConnInfoError {
     },
     /// `host` and `hostaddr` differ in length.
     HostCount {
-        /// Entries of `host`.
+        /// How many entries `host` has.
         hosts: usize,
-        /// Entries of `hostaddr`.
+        /// How many entries `hostaddr` has.
         hostaddrs: usize,
     },
     /// `port` has neither one entry nor as many as there are hosts.
     PortCount {
-        /// Entries of `port`.
+        /// How many entries `port` has.
         ports: usize,
-        /// Hosts.
+        /// How many hosts there are.
         hosts: usize,
     },
     /// A port outside 1 to 65535.
     Port {
-        /// The entry.
+        /// The entry that is no port.
         port: String,
     },
     /// A value that is not an integer.
     Integer {
-        /// The value.
+        /// What is no whole number.
         value: String,
-        /// Its keyword.
+        /// The keyword that it was given for.
         option: &'static str,
     },
     /// `keepalives` that is not an integer.
     Keepalives,
     /// A value that is not one of those allowed.
     Value {
-        /// Keyword.
+        /// The keyword.
         option: &'static str,
-        /// Value.
+        /// The value that the keyword cannot have.
         value: String,
     },
     /// `sslrootcert=system` with less than `verify-full`.
@@ -118,48 +118,48 @@ pub enum ConnInfoError {
     TlsVersionTooOld,
     /// `!method` after `method` in `require_auth`.
     RequireAuthNegative {
-        /// The entry.
+        /// The entry that has one.
         method: String,
     },
     /// `method` after `!method` in `require_auth`.
     RequireAuthPositive {
-        /// The entry.
+        /// The entry that has no `!`.
         method: String,
     },
     /// The same method twice in `require_auth`.
     RequireAuthTwice {
-        /// The entry.
+        /// The entry that comes twice.
         method: String,
     },
     /// `gssencmode=require`.
     GssUnsupported,
     /// A keyword that libpq knows and walhub cannot honour.
     Unsupported {
-        /// Keyword.
+        /// The keyword that is refused.
         option: &'static str,
     },
     /// No user name is given and the operating system has none.
     NoUser,
     /// A service file that was named and does not exist.
     ServiceFileMissing {
-        /// The file.
+        /// Path of the service file.
         file: String,
     },
     /// No service file has the service.
     ServiceUnknown {
-        /// The service.
+        /// Name of the service.
         service: String,
     },
     /// A line of a service file that is not `keyword=value`.
     ServiceSyntax {
-        /// The file.
+        /// Path of the service file.
         file: String,
         /// The line, from one.
         line: usize,
     },
     /// `service` inside a service file.
     ServiceNested {
-        /// The file.
+        /// Path of the service file.
         file: String,
         /// The line, from one.
         line: usize,

@@ -5,7 +5,7 @@
 /// What a keyword means here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Use {
-    /// Honoured.
+    /// walhub does what libpq does.
     Honoured,
     /// Recognised, and without a meaning on a replication connection of walhub.
     Ignored,
@@ -16,11 +16,11 @@ pub(super) enum Use {
 /// One keyword, and where its value comes from when the string does not give one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Keyword {
-    /// Name.
+    /// Name of the keyword.
     pub name: &'static str,
-    /// Environment variable.
+    /// The environment variable that stands in for it.
     pub variable: Option<&'static str>,
-    /// Compiled-in default.
+    /// The value that it has when nothing gives one.
     pub default: Option<&'static str>,
     /// Whether the value is hidden in views and logs.
     pub secret: bool,

@@ -6,7 +6,7 @@
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 
-use super::Surroundings;
+use super::Environment;
 use super::error::ConnInfoError;
 use super::keywords::{self, KEYWORDS, Use};
 use super::{service, uri};
@@ -79,8 +79,8 @@ impl Options {
     ///
     /// # Errors
     /// When a service is named and cannot be found.
-    pub fn add_defaults(&mut self, surroundings: &Surroundings<'_>) -> Result<(), ConnInfoError> {
-        service::apply(self, surroundings)?;
+    pub fn add_defaults(&mut self, environment: &Environment<'_>) -> Result<(), ConnInfoError> {
+        service::apply(self, environment)?;
         // The weaker default would silently drop what asking for the system's roots implies.
         let mode_given = self.values.contains_key("sslmode");
         let mut mode_defaulted = false;
@@ -88,9 +88,9 @@ impl Options {
             if self.values.contains_key(keyword.name) {
                 continue;
             }
-            let variable = keyword.variable.and_then(surroundings.variable);
+            let variable = keyword.variable.and_then(environment.variable);
             let deprecated = || {
-                let value = (surroundings.variable)("PGREQUIRESSL")?;
+                let value = (environment.variable)("PGREQUIRESSL")?;
                 value.starts_with('1').then(|| String::from("require"))
             };
             let value = match keyword.name {

@@ -12,13 +12,13 @@ use super::options::Options;
 /// `sslmode`, weakest first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum SslMode {
-    /// Never.
+    /// `disable`: never.
     Disable,
     /// When the server refuses without.
     Allow,
     /// Unless the server refuses with.
     Prefer,
-    /// Or no connection.
+    /// `require`: the connection fails without it.
     Require,
     /// And the server's certificate is from a trusted authority.
     VerifyCa,
@@ -53,7 +53,7 @@ impl SslMode {
 /// `sslnegotiation`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SslNegotiation {
-    /// SSLRequest first.
+    /// `postgres`: with an SSLRequest first.
     Postgres,
     /// TLS from the first byte, with ALPN.
     Direct,
@@ -70,7 +70,7 @@ pub enum SslCertMode {
     Require,
 }
 
-/// A TLS version.
+/// A version of TLS, oldest first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum TlsVersion {
     /// 1.0
@@ -104,9 +104,9 @@ pub struct SslOptions {
     pub certmode: SslCertMode,
     /// `sslsni`: whether the host's name is sent in the clear.
     pub sni: bool,
-    /// Lowest version.
+    /// The lowest version to accept.
     pub min_version: Option<TlsVersion>,
-    /// Highest version.
+    /// The highest version to offer.
     pub max_version: Option<TlsVersion>,
     /// Where the default files are: `~/.postgresql`.
     pub default_directory: Option<String>,

@@ -4,6 +4,7 @@ use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use super::{BODY_ROOM_KEPT, DecodeError, DecoderConfig, Message, reading_start};
+use crate::convert::to_usize;
 use crate::lsn::Lsn;
 use crate::record::{RecordHeader, RecordReader, RecordSink};
 use crate::rmgr::RM_LOGICALMSG;
@@ -69,7 +70,7 @@ impl Reread {
     /// When the WAL is wrong; every further call gives the same error.
     pub fn handle_wal(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
         let left = self.end.saturating_bytes_since(self.reader.next_lsn());
-        let useful = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+        let useful = to_usize(left).min(bytes.len());
         let read = self.reader.feed_to(bytes.split_at(useful).0, &mut self.found);
         if let (Err(violation), None) = (read, self.found.failed) {
             self.found.failed = Some(DecodeError::Wal(violation));

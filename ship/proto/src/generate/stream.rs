@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::{WalShape, WalWriter};
+use crate::convert::{to_u64, to_usize};
 use crate::lsn::{Lsn, LsnRange};
 use crate::record::RM_XLOG;
 use crate::rmgr::RM_LOGICALMSG;
@@ -133,7 +134,7 @@ impl WalGenerator {
 
 /// A number below `bound`.
 fn below(random: &mut u64, bound: usize) -> usize {
-    usize::try_from(next_random(random) % len_u64(bound)).unwrap_or(0)
+    to_usize(next_random(random) % to_u64(bound))
 }
 
 /// `SplitMix64`.
@@ -143,8 +144,4 @@ const fn next_random(random: &mut u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
-}
-
-fn len_u64(len: usize) -> u64 {
-    u64::try_from(len).unwrap_or(u64::MAX)
 }

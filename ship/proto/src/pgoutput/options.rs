@@ -24,10 +24,10 @@ const PARALLEL_SINCE: u32 = 4;
 /// Whether transactions may be sent before they commit; none has to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Streaming {
-    /// No.
+    /// `off`: a transaction is sent when it has committed.
     #[default]
     Off,
-    /// Yes.
+    /// `on`: a transaction may be sent before it commits.
     On,
     /// Yes, and the client applies them in parallel.
     Parallel,
@@ -79,9 +79,9 @@ pub enum OptionsError {
     VersionTooLow(u32),
     /// The version does not have this feature.
     VersionLacks {
-        /// The version.
+        /// The version of the protocol that was asked for.
         version: u32,
-        /// What it lacks.
+        /// The feature that this version does not have.
         feature: &'static str,
         /// The first version that has it.
         since: u32,

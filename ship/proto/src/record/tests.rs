@@ -68,7 +68,7 @@ fn wal_of(payload_lens: &[usize]) -> (Vec<u8>, Vec<Lsn>) {
 fn chunking_changes_nothing() {
     let wal = wal();
     let (records, whole) = read(START, &wal, &[wal.len()]);
-    let end = START + len_u64(wal.len());
+    let end = START + to_u64(wal.len());
     assert!(records.len() > 1000);
     assert_eq!((whole.next_lsn(), whole.verified_lsn()), (end, end));
     assert_eq!(whole.last_record(), records.last().map(|record| record.start));
@@ -94,7 +94,7 @@ proptest! {
         let (wal, starts) = wal_of(&lens);
         let (records, reader) = read(START, &wal, &pieces);
         prop_assert_eq!(records.iter().map(|record| record.start).collect::<Vec<_>>(), starts);
-        prop_assert_eq!(reader.verified_lsn(), START + len_u64(wal.len()));
+        prop_assert_eq!(reader.verified_lsn(), START + to_u64(wal.len()));
     }
 
     #[test]
@@ -136,7 +136,7 @@ fn an_end_on_a_page_boundary_stays_before_the_next_header() {
     let (wal, starts) = wal_of(&[fits, 10]);
     let (records, _) = read(START, &wal, &[wal.len()]);
     assert_eq!(records[0].end, START + PAGE_BYTES);
-    assert_eq!(records[1].start, START + PAGE_BYTES + len_u64(SHORT_HEADER_LEN));
+    assert_eq!(records[1].start, START + PAGE_BYTES + to_u64(SHORT_HEADER_LEN));
     assert_eq!(records[1].start, starts[1]);
     // Going on from that end is going on from the start of a page.
     let mut rest = reader(START + PAGE_BYTES).with_prev(starts[0]);
@@ -149,7 +149,7 @@ fn a_record_header_may_be_split_between_pages_at_each_alignment() {
     for split in [8, 16] {
         let len = PAGE_LEN - LONG_HEADER_LEN - RECORD_HEADER_LEN - split;
         let (wal, starts) = wal_of(&[len, 100, 0]);
-        assert_eq!(starts[1], START + len_u64(PAGE_LEN - split));
+        assert_eq!(starts[1], START + to_u64(PAGE_LEN - split));
         let (records, _) = read(START, &wal, &[5]);
         assert_eq!(records.len(), 3);
     }
@@ -161,14 +161,14 @@ fn reading_may_begin_at_any_page_and_passes_over_the_record_under_way() {
     let (records, _) = read(START, &wal, &[wal.len()]);
     let switch_end = records.iter().find(|record| record.is_switch()).unwrap().end;
     for page in (0..wal.len()).step_by(PAGE_LEN) {
-        let start = START + len_u64(page);
+        let start = START + to_u64(page);
         if (switch_end..START + SIZE.bytes()).contains(&start) {
             continue;
         }
         let (seen, reader) = read(start, &wal[page..], &[wal.len()]);
         let want: Vec<_> = records.iter().filter(|record| record.start >= start).copied().collect();
         assert!(seen == want, "from {start}");
-        assert_eq!(reader.verified_lsn(), START + len_u64(wal.len()));
+        assert_eq!(reader.verified_lsn(), START + to_u64(wal.len()));
     }
 }
 
@@ -194,10 +194,10 @@ fn the_filling_after_a_switch_is_verified_as_it_arrives() {
     writer.append_record(21, 0, 0, &[&[2; 100]], &mut wal);
     let mut reader = reader(START);
     reader.feed(&wal[..end]).unwrap();
-    assert_eq!(reader.verified_lsn(), START + len_u64(end));
+    assert_eq!(reader.verified_lsn(), START + to_u64(end));
     for at in (end..SIZE.bytes() as usize).step_by(100_000) {
         reader.feed(&wal[usize::try_from(reader.next_lsn() - START).unwrap()..at]).unwrap();
-        assert_eq!(reader.verified_lsn(), START + len_u64(at));
+        assert_eq!(reader.verified_lsn(), START + to_u64(at));
     }
     reader.feed(&wal[usize::try_from(reader.next_lsn() - START).unwrap()..]).unwrap();
     assert_eq!(reader.verified_lsn(), writer.lsn());
@@ -226,7 +226,7 @@ fn a_byte_in_the_filling_after_a_switch_is_refused_wherever_it_is() {
             wal[at] = 0x20;
             let mut reader = reader(START);
             let fed = wal.chunks(pieces).try_for_each(|piece| reader.feed(piece));
-            let lsn = START + len_u64(at);
+            let lsn = START + to_u64(at);
             assert_eq!(fed, Err(WalViolation::Filling { at: lsn, got: 0x20 }));
             assert_eq!(reader.verified_lsn(), lsn, "what is right stays");
         }
@@ -237,7 +237,7 @@ fn a_byte_in_the_filling_after_a_switch_is_refused_wherever_it_is() {
 fn reading_goes_on_in_the_filling_after_a_switch() {
     let (wal, filling) = switched();
     let end = usize::try_from(SIZE.bytes()).unwrap();
-    let filling_lsn = START + len_u64(filling);
+    let filling_lsn = START + to_u64(filling);
     let before = reader(START);
     for at in [filling, filling + 777, end - 1] {
         let mut first = before.clone();
@@ -245,16 +245,16 @@ fn reading_goes_on_in_the_filling_after_a_switch() {
         assert_eq!(first.filling(), Some(filling_lsn));
         let mut again = reader(START)
             .with_prev(first.last_record().unwrap())
-            .with_filling(filling_lsn, START + len_u64(at));
+            .with_filling(filling_lsn, START + to_u64(at));
         again.feed(&wal[at..]).unwrap();
-        assert_eq!(again.verified_lsn(), START + len_u64(wal.len()));
+        assert_eq!(again.verified_lsn(), START + to_u64(wal.len()));
     }
 }
 
 #[test]
 fn filling_that_a_crash_has_interrupted_may_be_anything() {
     let (mut wal, filling) = switched();
-    let checked = START + len_u64(filling + 1000);
+    let checked = START + to_u64(filling + 1000);
     wal[filling + 1000..usize::try_from(SIZE.bytes()).unwrap()].fill(0xEE);
     let mut lenient = reader(START).with_filling_checked_to(checked);
     lenient.feed(&wal).unwrap();
@@ -270,7 +270,7 @@ fn bytes_that_belong_to_no_record_are_zero() {
     for at in [padding, SHORT_HEADER_LEN - 1, PAGE_LEN + SHORT_HEADER_LEN - 4] {
         let mut wal = wal.clone();
         wal[at] = 7;
-        let want = WalViolation::Filling { at: START + len_u64(at), got: 7 };
+        let want = WalViolation::Filling { at: START + to_u64(at), got: 7 };
         assert_eq!(reader(START).feed(&wal), Err(want));
         assert_eq!(want.numbers().to_string(), "got byte 07, want 00");
     }
@@ -412,7 +412,7 @@ fn zeros_where_a_header_would_be_split_are_the_end_of_the_wal() {
     let (mut wal, _) = wal_of(&[len]);
     wal.resize(2 * PAGE_LEN, 0);
     let mut reader = reader(START);
-    let at = START + len_u64(PAGE_LEN - 8);
+    let at = START + to_u64(PAGE_LEN - 8);
     assert_eq!(reader.feed(&wal), Err(WalViolation::RecordLength { at, got: 0, want: 24 }));
     assert_eq!(reader.verified_lsn(), at);
 }

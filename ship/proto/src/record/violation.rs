@@ -83,7 +83,7 @@ pub enum WalViolation {
     Filling {
         /// Where the byte lies.
         at: Lsn,
-        /// The byte.
+        /// The byte that stands there.
         got: u8,
     },
 }

@@ -92,9 +92,9 @@ pub struct ControlFile {
 /// One of the two copies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ControlSlot {
-    /// At offset 0.
+    /// The copy at offset 0.
     First,
-    /// At offset [`CONTROL_COPY_LEN`].
+    /// The copy at offset [`CONTROL_COPY_LEN`].
     Second,
 }
 
@@ -123,12 +123,12 @@ impl ControlSlot {
 pub enum ControlFileError {
     /// It is not a whole block.
     Length {
-        /// Bytes there are.
+        /// How many bytes there are.
         got: usize,
     },
     /// It does not begin as a control file does.
     Magic {
-        /// How it begins.
+        /// The eight bytes that it begins with.
         got: u64,
     },
     /// The checksum does not fit.
@@ -140,14 +140,14 @@ pub enum ControlFileError {
     },
     /// It is whole, but of another format.
     Format {
-        /// The copy's.
+        /// The format that the copy has.
         got: u32,
-        /// This program's.
+        /// The format that this program writes.
         want: u32,
     },
     /// It is whole, but a field has a value that it cannot have.
     Field {
-        /// The field.
+        /// Name of the field.
         name: &'static str,
     },
 }
@@ -207,13 +207,13 @@ impl ControlFile {
     #[must_use]
     pub fn encode(&self, crc: Crc32c) -> Vec<u8> {
         let version = truncated(&self.server_version, SERVER_VERSION_BYTES_MAX);
-        let segment_size = u32::try_from(self.segment_size.bytes()).unwrap_or(0);
+        let version_len = u16::try_from(version.len()).expect("it was just truncated");
         let last_record = self.last_record.unwrap_or(Lsn::INVALID);
         let mut block = Vec::with_capacity(CONTROL_COPY_LEN);
         block.extend_from_slice(&MAGIC);
         block.extend_from_slice(&FORMAT.to_le_bytes());
         block.extend_from_slice(&self.system_identifier.0.to_le_bytes());
-        block.extend_from_slice(&segment_size.to_le_bytes());
+        block.extend_from_slice(&self.segment_size.to_u32().to_le_bytes());
         block.extend_from_slice(&self.server_version_num.to_le_bytes());
         block.extend_from_slice(&self.timeline.to_u32().to_le_bytes());
         block.extend_from_slice(&if self.own_wal { OWN_WAL } else { 0 }.to_le_bytes());
@@ -222,7 +222,7 @@ impl ControlFile {
         block.extend_from_slice(&last_record.0.to_le_bytes());
         block.extend_from_slice(&self.sequence.to_le_bytes());
         block.extend_from_slice(&self.wal_version.map_or(0, WalVersion::magic).to_le_bytes());
-        block.extend_from_slice(&u16::try_from(version.len()).unwrap_or(0).to_le_bytes());
+        block.extend_from_slice(&version_len.to_le_bytes());
         let next_xid = self.counters.map_or(0, |counters| counters.next_xid);
         block.extend_from_slice(&next_xid.to_le_bytes());
         block.extend_from_slice(&self.checkpoint_lsn.unwrap_or(Lsn::INVALID).0.to_le_bytes());

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use super::{ControlFile, RecoveryError, ScanPlan, SegmentPart};
+use crate::convert::to_usize;
 use crate::lsn::{Lsn, LsnRange, TimelineId};
 use crate::page::WalVersion;
 use crate::record::{Crc32c, Numbers, RecordReader, WalViolation};
@@ -43,7 +44,7 @@ pub enum StopReason {
     SegmentsEnd,
     /// The timeline of the last file was left here, and no file of the next one exists.
     Switchpoint {
-        /// The next timeline.
+        /// The timeline that begins there.
         next: TimelineId,
     },
 }
@@ -96,7 +97,7 @@ pub struct WalEnd {
     pub last_open: Option<u32>,
     /// The newest checkpoint record that was read.
     pub checkpoint: Option<CheckpointSeen>,
-    /// Why reading stopped.
+    /// Why reading stopped there.
     pub reason: StopReason,
     /// How far bytes were looked at: those that ended the WAL lie before.
     pub read_to: Lsn,
@@ -161,11 +162,12 @@ impl EndOfWal {
             self.stopped = Some(StopReason::FileEnd { offset: want.offset });
             return;
         }
-        let useful = usize::try_from(want.len_max).unwrap_or(usize::MAX).min(bytes.len());
+        let len_max = to_usize(want.len_max);
+        let useful = len_max.min(bytes.len());
         let (bytes, _) = bytes.split_at(useful);
         if let Err(violation) = self.reader.feed_to(bytes, &mut self.seen) {
             self.stopped = Some(StopReason::Violation(violation));
-        } else if useful == usize::try_from(want.len_max).unwrap_or(usize::MAX) {
+        } else if useful == len_max {
             self.leave_part();
         }
     }

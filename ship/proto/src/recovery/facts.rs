@@ -14,6 +14,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::convert::to_u32;
 use crate::rmgr::facts::{DatabaseFacts, HOLDERS_MAX};
 use crate::rmgr::prepared::{PREPARED_WORDS_MAX, PreparedXacts};
 use crate::rmgr::xlog::WalLevel;
@@ -39,9 +40,8 @@ pub(super) fn encode(facts: &DatabaseFacts, block: &mut Vec<u8>) {
     let words = prepared.unwrap_or_default();
     let room = WORDS_MAX - HEAD_WORDS - words.len();
     let holders = facts.lock_holders.get(..room.min(facts.lock_holders.len())).unwrap_or_default();
-    let count = |len: usize| u32::try_from(len).unwrap_or(0);
     let wal_level = facts.wal_level.map_or(0, WalLevel::number);
-    let head = [flags, wal_level, count(words.len()), count(holders.len())];
+    let head = [flags, wal_level, to_u32(words.len()), to_u32(holders.len())];
     for word in head.iter().chain(&words).chain(holders) {
         block.extend_from_slice(&word.to_le_bytes());
     }

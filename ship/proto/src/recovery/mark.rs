@@ -25,7 +25,7 @@ pub const MARK_LEN: usize = 4096;
 const MAGIC: &[u8; 8] = b"walhubDU";
 const CRC_AT: usize = 40;
 
-/// What was durable.
+/// Up to where WAL was durable when the mark was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DurableMark {
     /// The cluster whose WAL it is.

@@ -140,7 +140,7 @@ impl Counters {
         if let Ok(ahead) = ahead
             && xid >= FIRST_NORMAL_XID
         {
-            // Only a record that nobody's server wrote comes near the end of the 64 bits.
+            // Only a record that no server wrote comes near the end of the 64 bits.
             self.next_xid = self.next_xid.saturating_add(ahead + 1);
             self.skip_special_xids();
         }
@@ -296,10 +296,10 @@ impl Pending {
     }
 }
 
-/// A checkpoint record.
+/// A checkpoint's record, as far as recovery needs it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CheckpointSeen {
-    /// Where it starts.
+    /// Where its record starts.
     pub start: Lsn,
     /// Where replay from it begins.
     pub redo: Lsn,
@@ -372,12 +372,14 @@ impl CounterReader {
         match record.info & RMGR_INFO_MASK {
             XLOG_CHECKPOINT_SHUTDOWN => {
                 let checkpoint = Checkpoint::decode(data)?;
-                self.note_checkpoint(record.start, checkpoint.redo, true);
+                let (start, redo) = (record.start, checkpoint.redo);
+                self.checkpoint = Some(CheckpointSeen { start, redo, is_shutdown: true });
                 self.known = Some(checkpoint.counters);
             }
             XLOG_CHECKPOINT_ONLINE => {
                 let checkpoint = Checkpoint::decode(data)?;
-                self.note_checkpoint(record.start, checkpoint.redo, false);
+                let (start, redo) = (record.start, checkpoint.redo);
+                self.checkpoint = Some(CheckpointSeen { start, redo, is_shutdown: false });
                 match &mut self.known {
                     Some(known) => known.apply_online(&checkpoint.counters),
                     // What came between its beginning and the record counts, too.
@@ -401,10 +403,6 @@ impl CounterReader {
             }
         }
         Some(())
-    }
-
-    fn note_checkpoint(&mut self, start: Lsn, redo: Lsn, is_shutdown: bool) {
-        self.checkpoint = Some(CheckpointSeen { start, redo, is_shutdown });
     }
 
     /// The main data of a record of `RM_COMMIT_TS`.

@@ -71,7 +71,7 @@ impl DatabaseFacts {
 pub struct Facts {
     /// What was given out, once a checkpoint was seen.
     pub counters: Option<Counters>,
-    /// The others.
+    /// What is known of transactions, locks and the WAL's level.
     pub database: DatabaseFacts,
 }
 

@@ -5,6 +5,8 @@
 
 use alloc::vec::Vec;
 
+use crate::convert::to_u64;
+
 use super::{
     Fields, MainData, OWN_RECORD_LEN_MAX, RM_LOGICALMSG, TooLong, begin_body, main_data, record_len,
 };
@@ -49,15 +51,15 @@ pub fn logical_message_head(
 ) -> Result<Vec<u8>, TooLong> {
     assert!(!prefix.as_bytes().contains(&0), "a prefix with a NUL");
     let len = HEADER_LEN.saturating_add(prefix.len() + 1).saturating_add(content_len);
-    let record = record_len(len_u64(len));
+    let record = record_len(to_u64(len));
     if record > OWN_RECORD_LEN_MAX {
         return Err(TooLong { len: record, rmid: RM_LOGICALMSG, info: XLOG_LOGICAL_MESSAGE });
     }
     let mut head = begin_body(len, len - content_len);
     head.extend_from_slice(&database.to_le_bytes());
     head.extend_from_slice(&[u8::from(transactional), 0, 0, 0]);
-    head.extend_from_slice(&len_u64(prefix.len() + 1).to_le_bytes());
-    head.extend_from_slice(&len_u64(content_len).to_le_bytes());
+    head.extend_from_slice(&to_u64(prefix.len() + 1).to_le_bytes());
+    head.extend_from_slice(&to_u64(content_len).to_le_bytes());
     head.extend_from_slice(prefix.as_bytes());
     head.push(0);
     Ok(head)
@@ -72,7 +74,7 @@ pub struct LogicalMessage<'a> {
     pub transactional: bool,
     /// Its prefix, without the NUL.
     pub prefix: &'a [u8],
-    /// Its content.
+    /// The bytes after the prefix.
     pub content: &'a [u8],
     /// The replication origin it came from.
     pub origin: Option<u16>,
@@ -105,7 +107,7 @@ impl<'a> LogicalMessage<'a> {
 pub(crate) struct MessageHead {
     pub database: u32,
     pub transactional: bool,
-    /// Its NUL counts.
+    /// How many bytes the prefix has, its NUL among them.
     pub prefix_len: usize,
     pub content_len: usize,
 }
@@ -118,8 +120,4 @@ impl MessageHead {
         let content_len = usize::try_from(fields.u64()?).ok()?;
         Some(Self { database, transactional: transactional != 0, prefix_len, content_len })
     }
-}
-
-fn len_u64(len: usize) -> u64 {
-    u64::try_from(len).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,6 @@
 //! Pages of per-transaction states, which whoever gives out transaction ids must begin.
 //!
-//! A standby that replays a commit looks for its transaction's page, and stops when nobody has made it.
+//! A standby that replays a commit looks for its transaction's page, and stops when the page was never made.
 //!
 //! PostgreSQL: `ExtendCLOG` (src/backend/access/transam/clog.c), `ExtendCommitTs` (commit_ts.c).
 

@@ -5,6 +5,8 @@
 
 use alloc::vec::Vec;
 
+use crate::convert::to_u32;
+
 use super::{FIRST_NORMAL_XID, Fields, body_of, main_data};
 
 /// PostgreSQL: `XLOG_STANDBY_LOCK`.
@@ -18,7 +20,7 @@ pub fn running_xacts(next_xid: u32) -> Vec<u8> {
     RunningXacts::none(next_xid).body()
 }
 
-/// Which transactions run.
+/// The transactions that ran when the record was written. PostgreSQL: `xl_running_xacts`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RunningXacts {
     /// The next transaction gets this id.
@@ -29,7 +31,7 @@ pub struct RunningXacts {
     pub latest_completed_xid: u32,
     /// Those that run: all of the top-level ones.
     pub xids: Vec<u32>,
-    /// Their subtransactions.
+    /// Ids of their subtransactions.
     pub subxids: Vec<u32>,
     /// There are more subtransactions than are listed. PostgreSQL: `subxid_overflow`.
     pub is_overflowed: bool,
@@ -52,10 +54,9 @@ impl RunningXacts {
     /// The body of the record.
     #[must_use]
     pub fn body(&self) -> Vec<u8> {
-        let count = |xids: &[u32]| u32::try_from(xids.len()).unwrap_or(u32::MAX);
         let head = [
-            count(&self.xids),
-            count(&self.subxids),
+            to_u32(self.xids.len()),
+            to_u32(self.subxids.len()),
             // With its padding.
             u32::from(self.is_overflowed),
             self.next_xid,
@@ -101,7 +102,7 @@ pub struct StandbyLock {
     pub xid: u32,
     /// The database of the relation; zero when all share it.
     pub database: u32,
-    /// The relation.
+    /// The oid of the relation.
     pub relation: u32,
 }
 
@@ -109,10 +110,9 @@ impl StandbyLock {
     /// The body of a record that says which are held.
     #[must_use]
     pub fn body_of(locks: &[Self]) -> Vec<u8> {
-        let count = u32::try_from(locks.len()).unwrap_or(u32::MAX);
         let words: Vec<u32> =
             locks.iter().flat_map(|lock| [lock.xid, lock.database, lock.relation]).collect();
-        words_body([&[count], words.as_slice(), &[]])
+        words_body([&[to_u32(locks.len())], words.as_slice(), &[]])
     }
 
     /// The locks that the main data of a record of `RM_STANDBY` says are held, as far as it is there;

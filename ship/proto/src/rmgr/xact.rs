@@ -72,9 +72,9 @@ pub fn abort(time: Timestamp) -> (u8, Vec<u8>) {
 /// A record that ends a transaction.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct XactEnd {
-    /// Whether it committed.
+    /// Whether it committed; else it was rolled back.
     pub committed: bool,
-    /// When.
+    /// When it ended, by the clock of the server that wrote it.
     pub time: Timestamp,
     /// The database, when the record says.
     pub database: Option<u32>,
@@ -194,9 +194,9 @@ pub(super) fn listed_xids(info: u8, data: &[u8]) -> Option<Listed<'_>> {
 /// Which subtransactions belong to which transaction, told when a backend has many.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct XactAssignment {
-    /// The top-level transaction.
+    /// Id of the top-level transaction.
     pub toplevel_xid: u32,
-    /// Its subtransactions.
+    /// Ids of its subtransactions.
     pub subxacts: Vec<u32>,
 }
 

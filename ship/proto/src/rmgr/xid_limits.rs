@@ -12,21 +12,21 @@ use crate::page::WalVersion;
 
 /// PostgreSQL: `MaxTransactionId >> 1`.
 const HALF_CIRCLE: u32 = u32::MAX >> 1;
-/// The age of the oldest id at which it is moved on even where nobody asked for it.
+/// The oldest id is moved on without being asked when it is so old.
 /// PostgreSQL: the default of `autovacuum_freeze_max_age`.
 const FREEZE_MAX_AGE: u32 = 200_000_000;
 
 /// Whether another transaction id may be given out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum XidRoom {
-    /// It may, and nobody need care.
+    /// It may, and there are ids enough.
     Ample,
     /// It may; so many ids are left before old rows would be taken for new ones.
     Scarce {
-        /// How many.
+        /// How many ids may still be given.
         left: u32,
     },
-    /// It may not.
+    /// No id may be given: the database would wrap around.
     Exhausted,
 }
 

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::{LogicalSlot, SLOT_NAME_BYTES_MAX, Slot, validate_name};
+use crate::convert::to_u32;
 use crate::feedback::FullTransactionId;
 use crate::lsn::{Lsn, TimelineId};
 use crate::wire::reader::{Malformed, Reader};
@@ -40,24 +41,24 @@ pub type Crc32c = fn(u32, &[u8]) -> u32;
 pub enum SlotFileError {
     /// Not a slot's file.
     Magic {
-        /// What is there.
+        /// What stands in its place.
         got: u32,
     },
     /// Of a release that writes another layout.
     Version {
-        /// What is there.
+        /// What the file has.
         got: u32,
     },
     /// Shorter or longer than it says.
     Length {
-        /// What it says.
+        /// The length that the file says it has.
         got: u32,
     },
-    /// Damaged.
+    /// The checksum is another one: the file is damaged.
     Checksum {
-        /// Of the bytes.
+        /// The checksum of the bytes.
         got: u32,
-        /// What it says.
+        /// The checksum that the file has.
         want: u32,
     },
     /// The checksum fits and the fields do not: not written by this code.
@@ -125,7 +126,7 @@ pub fn encode_slot(slot: &Slot, crc32c: Crc32c) -> Vec<u8> {
 
     let mut checked = Vec::new();
     checked.extend_from_slice(&version.to_be_bytes());
-    checked.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());
+    checked.extend_from_slice(&to_u32(body.len()).to_be_bytes());
     checked.extend_from_slice(&body);
     let mut file = Vec::new();
     file.extend_from_slice(&MAGIC.to_be_bytes());
@@ -136,7 +137,7 @@ pub fn encode_slot(slot: &Slot, crc32c: Crc32c) -> Vec<u8> {
 
 fn put_name(body: &mut Vec<u8>, name: &str) {
     assert!(name.len() <= SLOT_NAME_BYTES_MAX, "a name of {} bytes", name.len());
-    body.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+    body.push(u8::try_from(name.len()).expect("a name is short"));
     body.extend_from_slice(name.as_bytes());
 }
 

@@ -2,10 +2,10 @@
 //!
 //! The `n` latest are held in order; the earliest of them is the one asked for. The others are not
 //! beyond it, and stay unordered until one of them passes it and takes its place. A held position
-//! that grows is left where it is until it comes first, and gets its new place then. So a move costs
-//! a comparison, or one new place, whoever it is that moves: also when all take turns.
+//! that grows is left where it is until it comes first, and gets its new entry then. So a move costs
+//! a comparison, or one new entry, whoever it is that moves: also when all take turns.
 //!
-//! A new place is nearly always the last: standbys follow the same WAL, and a reply is rarely
+//! A new entry is nearly always the last: standbys follow the same WAL, and a reply is rarely
 //! behind what another standby has said before. Such places are in a queue; the others are in a
 //! heap, so that no order of replies costs more than its height.
 //!
@@ -35,26 +35,26 @@ struct Member {
     role: Role,
 }
 
-/// A held member, and where it was when it got its place.
-type Place = (Lsn, usize);
+/// A held member, and where it was when it got its entry.
+type Entry = (Lsn, usize);
 
 /// The `n`-th latest position of those that were given, each known by the slot of its standby;
 /// [`Lsn::INVALID`] is before every position.
 ///
 /// Invariants, while it is not stale:
-/// - `n` members are held, each with one place, in the queue or in the heap.
-/// - No place is later than its member is now; those in the queue are in order.
+/// - `n` members are held, each with one entry, in the queue or in the heap.
+/// - No entry is later than its member is now; those in the queue are in order.
 /// - No member below is beyond one that is held.
 #[derive(Clone, Debug)]
 pub(super) struct NthLatest {
     n: usize,
     members: Vec<Member>,
-    queue: VecDeque<Place>,
-    heap: BinaryHeap<Reverse<Place>>,
+    queue: VecDeque<Entry>,
+    heap: BinaryHeap<Reverse<Entry>>,
     /// A held member has fallen back: another one may belong in its place.
     is_stale: bool,
     /// Reused by every start from nothing.
-    all: Vec<Place>,
+    all: Vec<Entry>,
 }
 
 impl NthLatest {
@@ -99,7 +99,7 @@ impl NthLatest {
             Role::Held => self.is_stale |= lsn < old,
             Role::Below if self.is_stale => {}
             Role::Below => {
-                // The first place is at most what its member has reached: often there is no need to
+                // The first entry is at most what its member has reached: often there is no need to
                 // look at that.
                 if lsn > self.first().0 && lsn > self.settle() {
                     let (_, passed) = self.take_first();
@@ -130,7 +130,7 @@ impl NthLatest {
         let of_role = |role| self.members.iter().filter(move |member| member.role == role);
         assert_eq!(of_role(Role::Held).count(), self.n);
         assert!(self.queue.iter().is_sorted_by_key(|(lsn, _)| lsn));
-        let in_heap = self.heap.iter().map(|Reverse(place)| place);
+        let in_heap = self.heap.iter().map(|Reverse(entry)| entry);
         let mut indexes = Vec::from_iter(self.queue.iter().chain(in_heap).map(|(_, index)| *index));
         indexes.sort_unstable();
         assert!(indexes.len() == self.n && indexes.is_sorted_by(|one, next| one < next));
@@ -138,7 +138,7 @@ impl NthLatest {
         if self.is_stale {
             return;
         }
-        let in_heap = self.heap.iter().map(|Reverse(place)| place);
+        let in_heap = self.heap.iter().map(|Reverse(entry)| entry);
         let mut places = self.queue.iter().chain(in_heap);
         assert!(places.all(|(lsn, index)| *lsn <= self.members[*index].lsn));
         let earliest = of_role(Role::Held).map(|member| member.lsn).min();
@@ -169,7 +169,7 @@ impl NthLatest {
         }
     }
 
-    /// Sees to it that the first place is where its member is, and returns that. Each new place that
+    /// Sees to it that the first entry is where its member is, and returns that. Each new entry that
     /// this takes was saved when the member moved.
     fn settle(&mut self) -> Lsn {
         loop {
@@ -183,15 +183,15 @@ impl NthLatest {
         }
     }
 
-    fn first(&self) -> Place {
-        let in_heap = self.heap.peek().map(|Reverse(place)| place);
+    fn first(&self) -> Entry {
+        let in_heap = self.heap.peek().map(|Reverse(entry)| entry);
         let first = if self.is_first_in_heap() { in_heap } else { self.queue.front() };
         *first.expect("somebody is held")
     }
 
-    fn take_first(&mut self) -> Place {
+    fn take_first(&mut self) -> Entry {
         let first = if self.is_first_in_heap() {
-            self.heap.pop().map(|Reverse(place)| place)
+            self.heap.pop().map(|Reverse(entry)| entry)
         } else {
             self.queue.pop_front()
         };
@@ -205,11 +205,11 @@ impl NthLatest {
         }
     }
 
-    fn put(&mut self, place: Place) {
-        if self.queue.back().is_none_or(|(last, _)| *last <= place.0) {
-            self.queue.push_back(place);
+    fn put(&mut self, entry: Entry) {
+        if self.queue.back().is_none_or(|(last, _)| *last <= entry.0) {
+            self.queue.push_back(entry);
         } else {
-            self.heap.push(Reverse(place));
+            self.heap.push(Reverse(entry));
         }
     }
 }

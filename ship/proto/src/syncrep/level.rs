@@ -151,7 +151,7 @@ pub struct SyncProgress {
 /// The role of a standby. PostgreSQL: `pg_stat_get_wal_senders`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SyncState {
-    /// Nobody waits for it.
+    /// No commit waits for it.
     Async,
     /// It would be waited for if others went away.
     Potential,

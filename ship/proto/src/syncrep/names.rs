@@ -7,6 +7,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::convert::to_u32;
 use crate::sqlstate::SqlState;
 
 /// How the standbys that count are chosen.
@@ -81,7 +82,7 @@ impl SyncRepConfig {
             (None, _) => 0,
             // All members of a quorum are equal.
             (Some(_), SyncRepMethod::Quorum) => 1,
-            (Some(at), SyncRepMethod::Priority) => u32::try_from(at + 1).unwrap_or(u32::MAX),
+            (Some(at), SyncRepMethod::Priority) => to_u32(at + 1),
         }
     }
 }

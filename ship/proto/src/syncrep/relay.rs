@@ -11,11 +11,11 @@ use crate::lsn::Lsn;
 /// Positions for a status update, zero where nothing can be told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RelayReply {
-    /// Written.
+    /// Up to where WAL is written.
     pub write: Lsn,
-    /// Durable.
+    /// Up to where WAL is durable.
     pub flush: Lsn,
-    /// Replayed.
+    /// Up to where WAL is replayed.
     pub apply: Lsn,
 }
 
@@ -66,7 +66,7 @@ impl RelayPolicy {
         self.told()
     }
 
-    /// The last reply.
+    /// The reply that the upstream was sent last.
     #[must_use]
     pub fn told(&self) -> RelayReply {
         let wire = Option::unwrap_or_default;

@@ -48,13 +48,13 @@ impl Standby {
 /// A standby has begun to count: to be logged.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Takeover {
-    /// Its slot.
+    /// Its number among the standbys.
     pub index: usize,
-    /// Its name.
+    /// The name that `synchronous_standby_names` may have.
     pub application_name: String,
     /// How it was chosen.
     pub method: SyncRepMethod,
-    /// Its priority.
+    /// Its `sync_priority`: 1 is the highest, 0 is asynchronous.
     pub priority: u32,
 }
 
@@ -93,7 +93,7 @@ pub struct SyncStandbys {
 }
 
 impl SyncStandbys {
-    /// Without a standby.
+    /// The set without a standby.
     #[must_use]
     pub const fn new(config: Option<SyncRepConfig>) -> Self {
         Self {
@@ -220,7 +220,7 @@ impl SyncStandbys {
         (priority, state)
     }
 
-    /// For whom a position still waits; `None` when nobody has to confirm anything.
+    /// For whom a position still waits; `None` when no standby has to confirm anything.
     pub fn gate(&mut self, mode: WaitMode, lsn: Lsn) -> Option<Gate<'_>> {
         self.synced();
         let config = self.config.as_ref()?;
@@ -316,7 +316,7 @@ impl SyncStandbys {
             let Some(standby) = slot else { continue };
             let was_sync = core::mem::replace(&mut standby.is_sync, is_chosen);
             let Some(method) = method.filter(|_| is_chosen && !was_sync) else { continue };
-            // One that nobody asked about yet need not be told twice.
+            // A takeover that was not asked for yet need not be told twice.
             if untold > 0 {
                 self.takeovers.retain(|told| told.index != index);
             }

@@ -15,7 +15,7 @@ use crate::lsn::Lsn;
 /// What a transaction waits for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum WaitLevel {
-    /// The own disk.
+    /// A flush to the disk of this server.
     LocalFlush,
     /// The own disk and the synchronous standbys.
     Standbys(WaitMode),
@@ -61,7 +61,7 @@ pub enum Wait {
     Pending(WaitTicket),
 }
 
-/// Names one wait.
+/// Names one wait, for taking it back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WaitTicket {
     level: WaitLevel,
@@ -75,7 +75,7 @@ impl WaitTicket {
         self.level
     }
 
-    /// Up to where.
+    /// The position that is waited for.
     #[must_use]
     pub const fn lsn(self) -> Lsn {
         self.key.0
@@ -89,11 +89,11 @@ pub struct WaitersFull;
 /// A wait that has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Released<T> {
-    /// Who waited.
+    /// The waiter, as it named itself.
     pub id: T,
-    /// For what.
+    /// What was waited for.
     pub level: WaitLevel,
-    /// Up to where.
+    /// The position that was waited for.
     pub lsn: Lsn,
 }
 
@@ -209,13 +209,13 @@ impl<T> CommitWaiters<T> {
         }
     }
 
-    /// Number of waiters.
+    /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {
         self.queues.iter().map(Queue::len).sum()
     }
 
-    /// Whether nobody waits.
+    /// Whether there is no waiter.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

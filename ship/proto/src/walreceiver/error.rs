@@ -12,7 +12,7 @@ use crate::wire::reader::{Malformed, Reader};
 
 use super::ANSWER_BYTES_MAX;
 
-/// How much of a field of an upstream's message is kept: what is longer nobody reads.
+/// How much of a field of an upstream's message is kept, for the log and the views.
 const FIELD_BYTES_MAX: usize = 4 << 10;
 
 fn clip(text: &str) -> String {
@@ -28,9 +28,9 @@ fn clip(text: &str) -> String {
 pub struct UpstreamError {
     /// Not localized when the server says so too (field `V`).
     pub severity: String,
-    /// Five characters.
+    /// The SQLSTATE: five characters.
     pub sqlstate: String,
-    /// Primary message.
+    /// The primary message.
     pub message: String,
     /// Secondary message with details.
     pub detail: Option<String>,
@@ -108,9 +108,9 @@ pub enum Activity {
     TimelineHistory,
     /// START_REPLICATION.
     StartReplication,
-    /// The stream itself.
+    /// Taking WAL.
     Streaming,
-    /// After CopyDone.
+    /// Waiting for the end of the command, after CopyDone.
     EndStreaming,
 }
 
@@ -121,65 +121,65 @@ pub enum UpstreamViolation {
     Server {
         /// In answer to what.
         during: Activity,
-        /// The error.
+        /// What the upstream said.
         error: Box<UpstreamError>,
     },
     /// A result of the wrong shape.
     ResultShape {
         /// In answer to what.
         during: Activity,
-        /// Rows that came.
+        /// How many rows came.
         rows: usize,
-        /// Columns that came.
+        /// How many columns the row has.
         fields: usize,
     },
     /// A value in a result that cannot be read.
     ResultValue {
         /// In answer to what.
         during: Activity,
-        /// The value.
+        /// What the column holds.
         value: String,
     },
     /// It belongs to another cluster.
     SystemIdentifier {
-        /// The upstream's.
+        /// The cluster that the upstream serves.
         upstream: SystemIdentifier,
-        /// Ours.
+        /// The cluster whose WAL is here.
         local: SystemIdentifier,
     },
     /// Its segments have another size.
     SegmentSize {
-        /// The upstream's.
+        /// The size that the upstream has.
         upstream: SegmentSize,
-        /// Ours.
+        /// The size of the segments here.
         local: SegmentSize,
     },
     /// It is on an older timeline than we are.
     TimelineBehind {
-        /// The upstream's.
+        /// The newest timeline that the upstream has.
         upstream: TimelineId,
-        /// Ours.
+        /// The timeline of the WAL that is here.
         local: TimelineId,
     },
     /// The slot is not there and is not to be created.
     SlotMissing {
-        /// Its name.
+        /// Name of the slot.
         slot: String,
     },
     /// It left its timeline before a position that it had already sent.
     ForkedBehind {
         /// The timeline it went on to.
         next: TimelineId,
-        /// Where it left.
+        /// Where the upstream's history left the timeline.
         switchpoint: Lsn,
         /// The timeline it left.
         timeline: TimelineId,
-        /// Where we are.
+        /// Up to where the WAL is here.
         received: Lsn,
     },
     /// WAL that does not follow what came before.
     Discontinuity {
-        /// Where it begins.
+        /// The position that the message begins at.
         got: Lsn,
         /// Where it had to begin.
         want: Lsn,
@@ -190,35 +190,35 @@ pub enum UpstreamViolation {
     Keepalive,
     /// A CopyData message of unknown type.
     MessageType {
-        /// The byte.
+        /// The byte that stands there.
         got: u8,
     },
     /// A frame that has no place here.
     UnexpectedFrame {
-        /// Type byte.
+        /// Type of the message that came.
         got: u8,
         /// In answer to what.
         during: Activity,
     },
     /// A length word below its minimum or above the maximum of its type.
     FrameLength {
-        /// Type byte.
+        /// Type of the message.
         kind: u8,
         /// What the length word said.
         got: u32,
     },
     /// A message whose fields do not fit.
     Body {
-        /// Type byte.
+        /// Type of the message.
         kind: u8,
-        /// What is wrong.
+        /// What is wrong with it.
         malformed: Malformed,
     },
     /// It ended the stream in good order, without a new timeline: it is stopping.
     Terminated {
-        /// On this timeline.
+        /// The timeline that was streamed.
         timeline: TimelineId,
-        /// At this position.
+        /// The position that the stream ended at.
         end: Lsn,
     },
     /// It was silent for `wal_receiver_timeout`.

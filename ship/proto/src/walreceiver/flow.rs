@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
+use crate::convert::to_u32;
 use crate::history::file_name;
 use crate::lsn::{Lsn, SystemIdentifier, TimelineId};
 use crate::segment::SegmentSize;
@@ -11,7 +12,7 @@ use crate::wire::copy::TERMINATE_MESSAGE;
 
 use super::error::{Activity, UpstreamViolation};
 use super::result::ResultSet;
-use super::{ReceiverEvent, Step, WalReceiver, WalReceiverState, histories};
+use super::{ReceiverEvent, Stage, WalReceiver, WalReceiverState, histories};
 
 /// The first release with READ_REPLICATION_SLOT.
 const READ_REPLICATION_SLOT_VERSION: u32 = 150_000;
@@ -32,7 +33,7 @@ impl WalReceiver {
         }
         self.out.extend_from_slice(&TERMINATE_MESSAGE);
         self.plan.clear();
-        self.step = Step::Over;
+        self.stage = Stage::Over;
         self.state = WalReceiverState::Stopping;
     }
 
@@ -41,18 +42,18 @@ impl WalReceiver {
         self.result = ResultSet::default();
         self.step_began = now.instant;
         self.answer_bytes = 0;
-        let Some(step) = self.plan.pop_front() else { return };
-        self.step = step;
-        let query = match step {
-            Step::IdentifySystem => String::from("IDENTIFY_SYSTEM"),
-            Step::ShowSegmentSize => String::from("SHOW wal_segment_size"),
-            Step::ReadSlot => format!("READ_REPLICATION_SLOT {}", self.quoted_slot()),
+        let Some(stage) = self.plan.pop_front() else { return };
+        self.stage = stage;
+        let query = match stage {
+            Stage::IdentifySystem => String::from("IDENTIFY_SYSTEM"),
+            Stage::ShowSegmentSize => String::from("SHOW wal_segment_size"),
+            Stage::ReadSlot => format!("READ_REPLICATION_SLOT {}", self.quoted_slot()),
             // The options without parentheses are what 13 and 14 know and later ones still take.
-            Step::CreateSlot => {
+            Stage::CreateSlot => {
                 format!("CREATE_REPLICATION_SLOT {} PHYSICAL RESERVE_WAL", self.quoted_slot())
             }
-            Step::TimelineHistory(timeline) => format!("TIMELINE_HISTORY {timeline}"),
-            Step::StartReplication => {
+            Stage::TimelineHistory(timeline) => format!("TIMELINE_HISTORY {timeline}"),
+            Stage::StartReplication => {
                 let slot = match &self.config.slot_name {
                     Some(_) => format!("SLOT {} ", self.quoted_slot()),
                     None => String::new(),
@@ -60,7 +61,7 @@ impl WalReceiver {
                 let (start, timeline) = (self.next_lsn, self.timeline);
                 format!("START_REPLICATION {slot}{start} TIMELINE {timeline}")
             }
-            Step::Streaming | Step::EndStreaming | Step::Over => return,
+            Stage::Streaming | Stage::EndStreaming | Stage::Over => return,
         };
         self.put_query(&query);
     }
@@ -71,23 +72,22 @@ impl WalReceiver {
     }
 
     fn put_query(&mut self, query: &str) {
-        let length = u32::try_from(query.len() + 5).unwrap_or(u32::MAX);
         self.out.push(b'Q');
-        self.out.extend_from_slice(&length.to_be_bytes());
+        self.out.extend_from_slice(&to_u32(query.len() + 5).to_be_bytes());
         self.out.extend_from_slice(query.as_bytes());
         self.out.push(0);
     }
 
     /// The command is done and the upstream ready for the next.
-    pub(super) fn finish_step(&mut self, now: Now) -> Result<Event, UpstreamViolation> {
-        let event = match self.step {
-            Step::IdentifySystem => self.finish_identify()?,
-            Step::ShowSegmentSize => self.finish_segment_size()?,
-            Step::ReadSlot => self.finish_read_slot()?,
-            Step::CreateSlot => self.finish_create_slot(),
-            Step::TimelineHistory(timeline) => self.finish_history(timeline)?,
-            Step::StartReplication | Step::EndStreaming => self.finish_timeline()?,
-            Step::Streaming | Step::Over => {
+    pub(super) fn finish_stage(&mut self, now: Now) -> Result<Event, UpstreamViolation> {
+        let event = match self.stage {
+            Stage::IdentifySystem => self.finish_identify()?,
+            Stage::ShowSegmentSize => self.finish_segment_size()?,
+            Stage::ReadSlot => self.finish_read_slot()?,
+            Stage::CreateSlot => self.finish_create_slot(),
+            Stage::TimelineHistory(timeline) => self.finish_history(timeline)?,
+            Stage::StartReplication | Stage::EndStreaming => self.finish_timeline()?,
+            Stage::Streaming | Stage::Over => {
                 let during = self.activity();
                 return Err(UpstreamViolation::UnexpectedFrame { got: b'Z', during });
             }
@@ -139,12 +139,12 @@ impl WalReceiver {
         if self.config.slot_name.is_some() {
             let can_read = self.server_version_num >= READ_REPLICATION_SLOT_VERSION;
             if can_read && (fresh || self.config.slot_create) {
-                self.plan.push_back(Step::ReadSlot);
+                self.plan.push_back(Stage::ReadSlot);
             } else if self.config.slot_create {
-                self.plan.push_back(Step::CreateSlot);
+                self.plan.push_back(Stage::CreateSlot);
             }
         }
-        self.plan.push_back(Step::StartReplication);
+        self.plan.push_back(Stage::StartReplication);
         self.choose_start();
     }
 
@@ -154,7 +154,7 @@ impl WalReceiver {
     fn plan_histories(&mut self, last: TimelineId) {
         for timeline in histories::up_to(last) {
             if self.known.must_ask(timeline, self.needs_history(timeline)) {
-                self.plan.push_back(Step::TimelineHistory(timeline));
+                self.plan.push_back(Stage::TimelineHistory(timeline));
             }
         }
     }
@@ -185,12 +185,12 @@ impl WalReceiver {
         // may also have gone on to this timeline since it said which one is its own, and passed others.
         if self.timeline != TimelineId::FIRST
             && !self.known.is_held(self.timeline)
-            && self.plan.front() == Some(&Step::StartReplication)
+            && self.plan.front() == Some(&Stage::StartReplication)
         {
             self.needed = Some(self.timeline);
             self.plan.pop_front();
             self.plan_histories(self.timeline);
-            self.plan.push_back(Step::StartReplication);
+            self.plan.push_back(Stage::StartReplication);
         }
     }
 
@@ -199,7 +199,7 @@ impl WalReceiver {
         // A slot that is not there is a row of NULLs. PostgreSQL: ReadReplicationSlot.
         if row.bytes(0).is_none() {
             if self.config.slot_create && !self.slot_created {
-                self.plan.push_front(Step::CreateSlot);
+                self.plan.push_front(Stage::CreateSlot);
                 return Ok(None);
             }
             let slot = self.config.slot_name.clone().unwrap_or_default();
@@ -220,7 +220,7 @@ impl WalReceiver {
         let fresh = self.local.next_lsn.is_none();
         if fresh && self.server_version_num >= READ_REPLICATION_SLOT_VERSION {
             // The slot reserved WAL from the last checkpoint on; only reading it says where that is.
-            self.plan.push_front(Step::ReadSlot);
+            self.plan.push_front(Stage::ReadSlot);
         }
         Some(ReceiverEvent::SlotCreated)
     }
@@ -263,7 +263,7 @@ impl WalReceiver {
         self.local.next_lsn = Some(switchpoint);
         self.needed = Some(next);
         self.plan_histories(next);
-        self.plan.push_back(Step::StartReplication);
+        self.plan.push_back(Stage::StartReplication);
         Ok(Some(ReceiverEvent::EndOfTimeline { next, switchpoint }))
     }
 }

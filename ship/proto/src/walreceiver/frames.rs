@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use crate::convert::to_u32;
 use crate::wire::copy::{COPY_DATA, XLOGDATA_FIELDS_LEN, XLogData};
 use crate::wire::reader::{FRAME_HEADER_LEN, Reader};
 
@@ -17,7 +18,7 @@ pub(super) const WAL_MESSAGE_BYTES_MAX: usize = 0x3FFF_FFFF;
 /// A piece of the byte stream.
 #[derive(Debug)]
 pub(super) enum Part<'a> {
-    /// A whole message.
+    /// A message other than WAL, whole.
     Message { kind: u8, body: Vec<u8> },
     /// The header of an XLogData message whose WAL has this length.
     WalHeader { data: XLogData, len: usize },
@@ -33,7 +34,7 @@ enum Expect {
     CopyKind { body_len: usize },
     /// What comes before the WAL.
     WalFields { body_len: usize },
-    /// WAL.
+    /// The WAL of a message, of which so many bytes are still to come.
     Wal { left: usize },
     /// A body to be kept until it is whole.
     Body { kind: u8, body_len: usize },
@@ -74,7 +75,7 @@ impl FrameSplitter {
                     } else if body_len <= SHORT_MESSAGE_BYTES_MAX {
                         Expect::Body { kind: COPY_DATA, body_len }
                     } else {
-                        let got = u32::try_from(body_len + 4).unwrap_or(u32::MAX);
+                        let got = to_u32(body_len + 4);
                         return Err(UpstreamViolation::FrameLength { kind: COPY_DATA, got });
                     };
                 }

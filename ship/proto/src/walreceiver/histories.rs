@@ -13,7 +13,7 @@ pub const HISTORIES_MAX: u32 = 1024;
 /// What need not be asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct KnownHistories {
-    /// These are here.
+    /// The timelines whose history is here already.
     pub held: BTreeSet<TimelineId>,
     /// The upstream has said that it does not have these.
     pub absent: BTreeSet<TimelineId>,

@@ -66,7 +66,7 @@ impl ResultSet {
     }
 }
 
-/// One row.
+/// A row of a result, whose columns are text.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row<'a> {
     during: Activity,

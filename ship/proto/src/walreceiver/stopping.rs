@@ -23,7 +23,7 @@ const ROUNDS_MIN: u32 = 3;
 /// Answers in a row without a request between them: the upstream lives.
 const SILENT_ANSWERS_MAX: u32 = 8;
 
-/// A keepalive.
+/// A keepalive, as far as it tells whether the upstream lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Heard {
     /// One that requests a reply.
@@ -47,7 +47,7 @@ pub(super) enum Verdict {
 
 /// Looks at keepalives that come while the upstream waits for more than it is told.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Doubt {
+pub(super) struct StopDetector {
     probe: Option<Probe>,
 }
 
@@ -66,7 +66,7 @@ struct Probe {
     silent_answers: u32,
 }
 
-impl Doubt {
+impl StopDetector {
     /// Takes a keepalive; `is_withheld` says whether the upstream was told less than it waits for.
     pub(super) fn note(&mut self, now: Instant, heard: Heard, is_withheld: bool) -> Verdict {
         if !is_withheld {
@@ -194,7 +194,7 @@ mod tests {
         /// When the hub leaves, if it does before `end_us`.
         fn run(
             &mut self,
-            doubt: &mut Doubt,
+            stop_detector: &mut StopDetector,
             withheld: impl Fn(u64) -> bool,
             end_us: u64,
         ) -> Option<u64> {
@@ -203,7 +203,7 @@ mod tests {
                 let mut status = None;
                 while let Some(heard) = due(&mut self.down, now) {
                     let instant = Instant(now * 1_000);
-                    match (doubt.note(instant, heard, withheld(now)), heard) {
+                    match (stop_detector.note(instant, heard, withheld(now)), heard) {
                         (Verdict::Stops, _) => return Some(now),
                         (Verdict::Ask, _) => status = Some(true),
                         (Verdict::Nothing, Heard::Request) => status = status.or(Some(false)),
@@ -227,7 +227,7 @@ mod tests {
             for is_walhub in [false, true] {
                 let mut upstream = Upstream { is_walhub, ..Upstream::new(rtt_us) };
                 upstream.stops_at_us = Some(5 * SECOND);
-                let left = upstream.run(&mut Doubt::default(), |_| true, 12 * SECOND);
+                let left = upstream.run(&mut StopDetector::default(), |_| true, 12 * SECOND);
                 let after = left.expect("it stops") - 5 * SECOND;
                 assert!((SECOND..SECOND + 5 * rtt_us).contains(&after), "{rtt_us}: {after}");
                 // One status is under way at a time.
@@ -245,7 +245,7 @@ mod tests {
             for is_walhub in [false, true] {
                 let mut upstream = Upstream { is_walhub, ..Upstream::new(rtt_us) };
                 upstream.asks_after_us = Some(timeout_ms * 1_000 / 2);
-                let left = upstream.run(&mut Doubt::default(), |_| true, 60 * SECOND);
+                let left = upstream.run(&mut StopDetector::default(), |_| true, 60 * SECOND);
                 assert_eq!(left, None, "{timeout_ms} ms, {rtt_us} us");
                 // For each time that it asks: the reply, and those that show that it lives.
                 let asked = 60_000 / (timeout_ms / 2);
@@ -258,12 +258,12 @@ mod tests {
     /// As PostgreSQL 15 was seen to say it: it reads two statuses before it looks whether it may end.
     #[test]
     fn an_upstream_that_stops_is_left_though_it_answers_two_statuses_at_once() {
-        let mut doubt = Doubt::default();
+        let mut stop_detector = StopDetector::default();
         let mut words = [Heard::Answer, Heard::Answer, Heard::Request].into_iter().cycle();
-        assert_eq!(doubt.note(Instant(0), Heard::Request, true), Verdict::Ask);
+        assert_eq!(stop_detector.note(Instant(0), Heard::Request, true), Verdict::Ask);
         let stops = (1..40_000).map(|step| Instant(step * 50_000)).find(|&now| {
             let heard = words.next().expect("a cycle");
-            doubt.note(now, heard, true) == Verdict::Stops
+            stop_detector.note(now, heard, true) == Verdict::Stops
         });
         assert!(stops.is_some_and(|stops| stops.0 < 1_100_000_000), "{stops:?}");
     }
@@ -272,7 +272,7 @@ mod tests {
     fn one_that_has_lived_for_long_is_left_once_it_stops() {
         let mut upstream = Upstream::new(200);
         (upstream.asks_after_us, upstream.stops_at_us) = (Some(SECOND / 2), Some(20 * SECOND));
-        let left = upstream.run(&mut Doubt::default(), |_| true, 30 * SECOND);
+        let left = upstream.run(&mut StopDetector::default(), |_| true, 30 * SECOND);
         assert!(left.is_some_and(|left| (21 * SECOND..22 * SECOND).contains(&left)), "{left:?}");
     }
 
@@ -280,19 +280,19 @@ mod tests {
     fn one_that_is_told_what_it_waits_for_is_not_left() {
         let mut upstream = Upstream::new(200);
         upstream.stops_at_us = Some(0);
-        let mut doubt = Doubt::default();
-        assert_eq!(upstream.run(&mut doubt, |_| false, 5 * SECOND), None);
+        let mut stop_detector = StopDetector::default();
+        assert_eq!(upstream.run(&mut stop_detector, |_| false, 5 * SECOND), None);
         // From here on it is not: a second more.
         upstream = Upstream { stops_at_us: Some(0), ..Upstream::new(200) };
-        let left = upstream.run(&mut doubt, |now| now >= 3 * SECOND, 5 * SECOND);
+        let left = upstream.run(&mut stop_detector, |now| now >= 3 * SECOND, 5 * SECOND);
         assert!(left.is_some_and(|left| left >= 4 * SECOND), "{left:?}");
     }
 
     #[test]
     fn one_that_answers_no_status_is_not_left_unanswered() {
-        let mut doubt = Doubt::default();
+        let mut stop_detector = StopDetector::default();
         let verdicts: Vec<Verdict> =
-            (0..3).map(|n| doubt.note(Instant(n), Heard::Request, true)).collect();
+            (0..3).map(|n| stop_detector.note(Instant(n), Heard::Request, true)).collect();
         assert_eq!(verdicts, [Verdict::Ask; 3]);
     }
 }

@@ -10,12 +10,12 @@ use crate::wire::reader::Malformed;
 pub enum PeerViolation {
     /// A frame type that has no place in the stream.
     FrameType {
-        /// The byte.
+        /// The byte that came.
         got: u8,
     },
     /// A CopyData message of unknown type.
     MessageType {
-        /// The byte.
+        /// The byte that came.
         got: u8,
     },
     /// A length word below its minimum or above [`super::STANDBY_MESSAGE_BYTES_MAX`].

@@ -9,16 +9,16 @@ use crate::failure::{DUPLICATE_COLUMN, Failure, Result, fail};
 use crate::parse::words::Words;
 use crate::value::parse_bool;
 
-/// What COPY says.
+/// A COPY FROM STDIN, with its options resolved.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CopyFrom {
-    /// How rows look.
+    /// The format that its rows are in.
     pub format: Format,
     /// Whether the content comes first in each row.
     pub content_first: bool,
 }
 
-/// FORMAT.
+/// The FORMAT of COPY, with the options that belong to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Format {
     /// PostgreSQL's binary format.
@@ -43,13 +43,13 @@ pub struct LineFormat {
 /// What CSV has beyond the text format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Csv {
-    /// QUOTE.
+    /// QUOTE: what stands around a value.
     pub quote: u8,
-    /// ESCAPE.
+    /// ESCAPE: what makes the next quote part of a value.
     pub escape: u8,
 }
 
-/// HEADER.
+/// HEADER: whether the first line is of names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Header {
     /// The first line is a row.

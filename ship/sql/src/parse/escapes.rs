@@ -5,6 +5,7 @@
 //! PostgreSQL: src/backend/parser/scan.l, `str_udeescape` (src/backend/parser/parser.c).
 
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan};
+use walhub_proto::convert::to_u64;
 use walhub_proto::sqlstate::SqlState;
 
 use crate::failure::{Failure, Result, fail};
@@ -85,7 +86,7 @@ pub(crate) fn check_literal(sql: &str, token: &TokenWithSpan) -> Result<()> {
     let escape =
         [r"\0000", r"\+000000"].into_iter().filter_map(|escape| written.find(escape)).min();
     let before = escape.and_then(|at| written.get(..at)).unwrap_or_default();
-    let column = u64::try_from(before.chars().count()).unwrap_or(0);
+    let column = to_u64(before.chars().count());
     let start = token.span.start;
     let location = Location { column: start.column + column, ..start };
     Err(at(fail(SqlState::SYNTAX_ERROR, "invalid Unicode escape value"), sql, location))

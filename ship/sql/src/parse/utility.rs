@@ -11,45 +11,64 @@ use crate::parse::wait_for::WaitFor;
 use crate::parse::words::Words;
 
 /// A statement that is not a query.
-#[allow(missing_docs, reason = "each is the command of its name, with the words that follow it")]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Utility {
+    /// BEGIN or START TRANSACTION.
     Begin {
+        /// Whether it was START TRANSACTION, which the command tag says.
         start: bool,
+        /// The modes that the transaction is to have.
         modes: Vec<Mode>,
     },
+    /// COMMIT or END.
     Commit {
+        /// AND CHAIN: a transaction with the same modes begins at once.
         chain: bool,
     },
+    /// ROLLBACK or ABORT.
     Rollback {
+        /// AND CHAIN: a transaction with the same modes begins at once.
         chain: bool,
     },
+    /// SAVEPOINT and its name.
     Savepoint(String),
+    /// RELEASE SAVEPOINT and its name.
     Release(String),
+    /// ROLLBACK TO SAVEPOINT and its name.
     RollbackTo(String),
-    /// `None` is DEFAULT.
+    /// SET of a parameter.
     Set {
+        /// Name of the parameter.
         name: String,
+        /// The new value; `None` is DEFAULT.
         value: Option<String>,
+        /// LOCAL: until the transaction ends.
         local: bool,
     },
     /// SET TRANSACTION, or SET SESSION CHARACTERISTICS.
     SetModes {
+        /// The modes to set.
         modes: Vec<Mode>,
+        /// For all transactions of the session that follow.
         session: bool,
     },
-    /// `None` is ALL.
+    /// RESET of a parameter; `None` is ALL.
     Reset(Option<String>),
-    /// `None` is ALL.
+    /// SHOW of a parameter; `None` is ALL.
     Show(Option<String>),
+    /// DISCARD, and what.
     Discard(&'static str),
-    /// `None` is ALL.
+    /// DEALLOCATE of a prepared statement; `None` is ALL.
     Deallocate(Option<String>),
-    /// `None` is ALL.
+    /// CLOSE of a cursor; `None` is ALL.
     Close(Option<String>),
+    /// UNLISTEN, of whatever channel: no session listens.
     Unlisten,
+    /// CHECKPOINT.
     Checkpoint,
+    /// WAIT FOR LSN.
     WaitFor(WaitFor),
+    /// COPY FROM STDIN.
     Copy(CopyFrom),
 }
 
@@ -58,7 +77,7 @@ pub enum Utility {
 pub struct Mode {
     /// The parameter that it sets.
     pub name: &'static str,
-    /// To what.
+    /// What it is to become.
     pub value: &'static str,
 }
 
@@ -211,7 +230,7 @@ pub(crate) fn parse(sql: &str, tokens: &[TokenWithSpan]) -> Result<Option<Utilit
     } else if words.accept("close") {
         Utility::Close(words.name_or_all()?)
     } else if words.accept("unlisten") {
-        // Nobody can LISTEN here, so every channel is already forgotten.
+        // There is no LISTEN here, so no session has a channel to forget.
         if words.peek() == Some(&Token::Mul) {
             words.next += 1;
         } else {

@@ -17,17 +17,17 @@ use crate::value::{Value, parse_bool};
 /// What WAIT FOR says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WaitFor {
-    /// The position.
+    /// The position to wait for.
     pub lsn: Lsn,
     /// What must have happened up to it.
     pub mode: WaitMode,
-    /// Zero waits forever.
+    /// How long to wait; zero is without end.
     pub timeout: Duration,
     /// Whether a wait that fails is an error.
     pub throws: bool,
 }
 
-/// MODE.
+/// The MODE of WAIT FOR LSN: what must have reached the position.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "each is the mode of that name")]
 pub enum WaitMode {

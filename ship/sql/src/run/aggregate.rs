@@ -6,7 +6,6 @@ use crate::env::Env;
 use crate::failure::{Result, out_of_range};
 use crate::plan::{Aggregate, AggregateCall, Expr};
 use crate::value::Value;
-use crate::value::datetime::Interval;
 use crate::value::float;
 use crate::value::numeric::Numeric;
 use crate::value::row::cost;
@@ -89,7 +88,7 @@ impl AggregateCall {
     }
 
     fn fold(&self, inputs: Vec<Input>) -> Result<Value> {
-        let count = i64::try_from(inputs.len()).unwrap_or(i64::MAX);
+        let count = i64::try_from(inputs.len()).expect("no memory holds so much");
         if self.aggregate == Aggregate::Count {
             return Ok(Value::Int(count));
         }
@@ -154,11 +153,11 @@ fn add(left: Value, right: Value) -> Result<Value> {
 
 fn divide(total: Value, count: i64) -> Result<Value> {
     // Zero rows have no average: the caller has answered NULL.
-    let count_as_float = float::from_i64(count);
+    let divisor = float::from_i64(count);
     Ok(match total {
         Value::Numeric(total) => Value::Numeric(total.divide(Numeric::from(count))?),
-        Value::Float(total) => Value::Float(total / count_as_float),
-        Value::Interval(total) => Value::Interval(Interval::scale(total, 1.0 / count_as_float)?),
+        Value::Float(total) => Value::Float(total / divisor),
+        Value::Interval(total) => Value::Interval(total.divide(divisor)?),
         other => other,
     })
 }

@@ -65,7 +65,7 @@ fn encode_inet(text: &str, buf: &mut Vec<u8>) {
 
 fn encode_array(items: &[Option<String>], buf: &mut Vec<u8>) {
     let mut int = |value: i32| buf.extend_from_slice(&value.to_be_bytes());
-    let len = |len: usize| i32::try_from(len).unwrap_or(i32::MAX);
+    let len = |len: usize| i32::try_from(len).expect("a value is below a gigabyte");
     int(i32::from(!items.is_empty()));
     int(i32::from(items.iter().any(Option::is_none)));
     int(25);

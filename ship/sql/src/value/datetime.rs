@@ -27,7 +27,7 @@ pub struct Interval {
     pub months: i32,
     /// Days, which have no fixed number of hours.
     pub days: i32,
-    /// Microseconds.
+    /// Microseconds, which a day has no fixed number of.
     pub micros: i64,
 }
 
@@ -83,19 +83,35 @@ impl Interval {
         negated().ok_or_else(|| out_of_range("interval"))
     }
 
-    /// Fractions of a month spill into days, of a day into time. PostgreSQL: `interval_mul`.
-    pub fn scale(self, factor: f64) -> Result<Self> {
-        let months = f64::from(self.months) * factor;
-        let days = f64::from(self.days) * factor + months.fract() * 30.0;
-        let micros = float::from_i64(self.micros) * factor + days.fract() * 86_400e6;
-        let scaled = || {
-            Some(Self {
-                months: i32::try_from(float::to_i64(months.trunc())?).ok()?,
-                days: i32::try_from(float::to_i64(days.trunc())?).ok()?,
-                micros: float::to_i64(micros.round())?,
-            })
-        };
-        scaled().ok_or_else(|| out_of_range("interval"))
+    /// PostgreSQL: `interval_mul`.
+    pub fn multiply(self, factor: f64) -> Result<Self> {
+        self.scale(|part| part * factor).ok_or_else(|| out_of_range("interval"))
+    }
+
+    /// PostgreSQL: `interval_div`; `divisor` is not zero.
+    pub fn divide(self, divisor: f64) -> Result<Self> {
+        self.scale(|part| part / divisor).ok_or_else(|| out_of_range("interval"))
+    }
+
+    /// Fractions of a month spill into days, of a day into time; both are first rounded to a millionth.
+    fn scale(self, by: impl Fn(f64) -> f64) -> Option<Self> {
+        let millionths = |number: f64| (number * 1e6).round_ties_even() / 1e6;
+        let (months, days) = (by(f64::from(self.months)), by(f64::from(self.days)));
+        let days_of_months = millionths(months.fract() * 30.0);
+        let seconds = millionths((days.fract() + days_of_months.fract()) * 86_400.0);
+        let days_of_seconds = (seconds / 86_400.0).trunc();
+        let micros =
+            by(float::from_i64(self.micros)) + (seconds - days_of_seconds * 86_400.0) * 1e6;
+        Some(Self {
+            months: whole(months)?,
+            days: whole(days.trunc() + days_of_months.trunc() + days_of_seconds)?,
+            micros: float::to_i64(micros)?,
+        })
+    }
+
+    /// A span of `days`, whose fraction counts as time. PostgreSQL: `AdjustFractDays`.
+    fn from_days(days: f64) -> Option<Self> {
+        Some(Self { months: 0, days: whole(days)?, micros: nearest(days.fract() * 86_400e6)? })
     }
 
     /// `at` moved by this span; months count on the calendar. PostgreSQL: `timestamptz_pl_interval`.
@@ -172,30 +188,40 @@ impl Interval {
                 .find(|character: char| !character.is_ascii_digit() && !"+-.".contains(character))
                 .unwrap_or(word.len());
             let (number, glued) = word.split_at(split);
-            let number: f64 = number.parse().ok()?;
+            let (count, fraction) = parse_count(number)?;
             let unit = match glued {
                 // A number alone counts seconds, as PostgreSQL has it.
                 "" => words.next().unwrap_or("second"),
                 unit => unit,
             };
             let (months, days, micros) = match unit.to_ascii_lowercase().as_str() {
-                "y" | "yr" | "yrs" | "year" | "years" => (12, 0, 0.0),
-                "mon" | "mons" | "month" | "months" => (1, 0, 0.0),
-                "w" | "week" | "weeks" => (0, 7, 0.0),
-                "d" | "day" | "days" => (0, 1, 0.0),
-                "h" | "hr" | "hrs" | "hour" | "hours" => (0, 0, 3600e6),
-                "m" | "min" | "mins" | "minute" | "minutes" => (0, 0, 60e6),
-                "s" | "sec" | "secs" | "second" | "seconds" => (0, 0, 1e6),
-                "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" => (0, 0, 1e3),
-                "us" | "usec" | "usecs" | "microsecond" | "microseconds" => (0, 0, 1.0),
+                "y" | "yr" | "yrs" | "year" | "years" => (12, 0, 0),
+                "mon" | "mons" | "month" | "months" => (1, 0, 0),
+                "w" | "week" | "weeks" => (0, 7, 0),
+                "d" | "day" | "days" => (0, 1, 0),
+                "h" | "hr" | "hrs" | "hour" | "hours" => (0, 0, 3_600_000_000),
+                "m" | "min" | "mins" | "minute" | "minutes" => (0, 0, 60_000_000),
+                "s" | "sec" | "secs" | "second" | "seconds" => (0, 0, 1_000_000),
+                "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" => (0, 0, 1_000),
+                "us" | "usec" | "usecs" | "microsecond" | "microseconds" => (0, 0, 1),
                 _ => return None,
             };
-            let part = if micros > 0.0 {
-                Self::from_micros(float::to_i64((number * micros).round())?)
-            } else {
-                Self { months, days, micros: 0 }.scale(number).ok()?
+            let small = |part: i64| i32::try_from(count.checked_mul(part)?).ok();
+            let counted = Self {
+                months: small(months)?,
+                days: small(days)?,
+                micros: count.checked_mul(micros)?,
             };
-            total = total.try_add(part).ok()?;
+            let rest = match (months, days) {
+                // A fraction of a year is rounded to months. PostgreSQL: AdjustFractYears.
+                (12, _) => {
+                    Self { months: whole((fraction * 12.0).round_ties_even())?, ..Self::default() }
+                }
+                (1, _) => Self::from_days(fraction * 30.0)?,
+                (_, 0) => Self::from_micros(nearest(fraction * float::from_i64(micros))?),
+                (_, days) => Self::from_days(fraction * float::from_i64(days))?,
+            };
+            total = total.try_add(counted).and_then(|sum| sum.try_add(rest)).ok()?;
         }
         Some(total)
     }
@@ -219,6 +245,28 @@ impl Ord for Interval {
     fn cmp(&self, other: &Self) -> Ordering {
         self.comparable().cmp(&other.comparable())
     }
+}
+
+/// What is before the point.
+fn whole(number: f64) -> Option<i32> {
+    float::to_i64(number.trunc()).and_then(|number| i32::try_from(number).ok())
+}
+
+/// The nearest integer, half towards zero. PostgreSQL: `AdjustFractMicroseconds`.
+fn nearest(number: f64) -> Option<i64> {
+    let away = if number.fract().abs() > 0.5 { number.signum() } else { 0.0 };
+    float::to_i64(number.trunc() + away)
+}
+
+/// A decimal number as what is before its point, and what is behind it.
+fn parse_count(text: &str) -> Option<(i64, f64)> {
+    let (before, behind) = text.split_at(text.find('.').unwrap_or(text.len()));
+    let count = match before {
+        "" | "+" | "-" if behind.len() > 1 => 0,
+        digits => digits.parse().ok()?,
+    };
+    let fraction: f64 = if behind.len() > 1 { behind.parse().ok()? } else { 0.0 };
+    Some((count, if text.starts_with('-') { -fraction } else { fraction }))
 }
 
 /// `[-]HH:MM[:SS[.ffffff]]` in microseconds.
@@ -336,6 +384,48 @@ mod tests {
         assert_eq!(Interval::parse("1.5 days").unwrap().text(), "1 day 12:00:00");
         assert_eq!(Interval::parse("90s").unwrap().text(), "00:01:30");
         for text in ["", "x", "5 parsecs", "1:2:3:4", ":", "1:-2", "99999999999 years"] {
+            assert_eq!(Interval::parse(text), None, "{text}");
+        }
+    }
+
+    /// Each line was answered by PostgreSQL 15.
+    #[test]
+    fn fractions_of_units_are_those_of_postgres() {
+        for (text, interval) in [
+            ("0.5 us", "00:00:00"),
+            ("1.5 us", "00:00:00.000001"),
+            ("2.51 us", "00:00:00.000003"),
+            ("9007199254740993 us", "2501999:47:34.740993"),
+            ("0.1 month", "3 days"),
+            ("1.23456789 days", "1 day 05:37:46.665696"),
+            ("0.3 week", "2 days 02:24:00"),
+            ("1.7 years", "1 year 8 mons"),
+            ("-1.5 d", "-1 days -12:00:00"),
+            ("-.5 h", "-00:30:00"),
+            ("1. h", "01:00:00"),
+        ] {
+            assert_eq!(Interval::parse(text).unwrap().text(), interval, "{text}");
+        }
+        let span = |text| Interval::parse(text).unwrap();
+        for (interval, factor, product) in [
+            ("1 mon", 1.7, "1 mon 21 days"),
+            ("1 mon 1 day", 0.3, "9 days 07:12:00"),
+            ("1 day", 0.1, "02:24:00"),
+            ("1 year", 0.77, "9 mons 7 days 04:48:00"),
+            ("1 us", 0.5, "00:00:00"),
+        ] {
+            assert_eq!(span(interval).multiply(factor).unwrap().text(), product, "{interval}");
+        }
+        for (interval, divisor, quotient) in [
+            ("1 day", 3.0, "08:00:00"),
+            ("10 mons", 7.0, "1 mon 12 days 20:34:17.1552"),
+            ("1 second", 3.0, "00:00:00.333333"),
+        ] {
+            assert_eq!(span(interval).divide(divisor).unwrap().text(), quotient, "{interval}");
+        }
+        assert!(span("1 day").multiply(1e30).is_err());
+        assert!(span("1 day").multiply(f64::NAN).is_err());
+        for text in [".", "-.", "1.2.3 h", "1-2 h", "99999999999999999999 us", "4000000000 days"] {
             assert_eq!(Interval::parse(text), None, "{text}");
         }
     }

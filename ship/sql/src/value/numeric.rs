@@ -9,15 +9,21 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use crate::failure::{DIVISION_BY_ZERO, Failure, Result, fail, invalid_input, out_of_range};
+use num_rational::{BigRational, Ratio};
+use num_traits::ToPrimitive;
 use walhub_proto::sqlstate::SqlState;
+
+use crate::failure::{DIVISION_BY_ZERO, Failure, Result, fail, invalid_input, out_of_range};
+use crate::value::float;
 
 /// Digits that any result of division has at least. PostgreSQL: `NUMERIC_MIN_SIG_DIGITS`.
 const SIGNIFICANT_DIGITS_MIN: i32 = 16;
 /// Digits after the point. Ten to this power still fits the integer that holds the digits.
 const SCALE_MAX: u32 = 38;
+/// Significant digits that a float has when it becomes a number. PostgreSQL: `DBL_DIG`.
+const FLOAT_DIGITS: i32 = 15;
 
-/// `unscaled / 10^scale`.
+/// A number, which is `unscaled / 10^scale`.
 #[derive(Clone, Copy, Debug)]
 pub struct Numeric {
     unscaled: i128,
@@ -38,6 +44,19 @@ fn divide_rounded(dividend: i128, divisor: i128) -> i128 {
     // Compared without doubling, which could overflow.
     let half_or_more = rest.unsigned_abs() >= divisor.unsigned_abs() - rest.unsigned_abs();
     if half_or_more { quotient + dividend.signum() * divisor.signum() } else { quotient }
+}
+
+/// A word of the binary format: four digits, or how many groups of four of the at most 39 digits.
+fn word(number: impl TryInto<i16>) -> i16 {
+    number.try_into().ok().expect("neither is above 9,999")
+}
+
+/// Rounds as `printf` does.
+fn rounded_half_to_even(number: BigRational) -> i128 {
+    let away = number.round().to_integer().to_i128().expect("at most sixteen digits");
+    // In lowest terms, only what is halfway between two integers has this denominator.
+    let halfway = *number.denom() == 2.into();
+    if halfway && away % 2 != 0 { away - away.signum() } else { away }
 }
 
 impl Numeric {
@@ -141,8 +160,7 @@ impl Numeric {
             (self.leading_digit(), other.leading_digit());
         let quotient_weight = weight - other_weight - i32::from(first <= other_first);
         let wanted = SIGNIFICANT_DIGITS_MIN - quotient_weight * 4;
-        let scale = u32::try_from(wanted).unwrap_or(0).max(self.scale).max(other.scale);
-        let scale = scale.min(SCALE_MAX);
+        let scale = wanted.max(0).unsigned_abs().max(self.scale).max(other.scale).min(SCALE_MAX);
         // Long division, digit by digit: only the rest grows, by a factor of ten.
         let (mut quotient, mut rest) =
             (self.unscaled / other.unscaled, self.unscaled % other.unscaled);
@@ -168,10 +186,11 @@ impl Numeric {
     fn leading_digit(self) -> (i32, u128) {
         let magnitude = self.unscaled.unsigned_abs();
         let Some(log) = magnitude.checked_ilog10() else { return (0, 0) };
-        let exponent = i32::try_from(log).unwrap_or(0) - i32::try_from(self.scale).unwrap_or(0);
+        // Both are below the 39 digits that an i128 has.
+        let exponent = log.cast_signed() - self.scale.cast_signed();
         let weight = exponent.div_euclid(4);
         // The first digit has one to four decimal digits.
-        let keep = u32::try_from(exponent.rem_euclid(4)).unwrap_or(0);
+        let keep = exponent.rem_euclid(4).unsigned_abs();
         let first = if log >= keep {
             magnitude / 10_u128.pow(log - keep)
         } else {
@@ -182,32 +201,52 @@ impl Numeric {
 
     /// Rounded to an integer; `None` when it does not fit.
     pub fn to_i64(self) -> Option<i64> {
-        self.with_scale(0).ok().and_then(|whole| i64::try_from(whole.unscaled).ok())
+        i64::try_from(self.to_i128()).ok()
     }
 
     /// Rounded to a whole number.
-    pub fn to_i128(self) -> Option<i128> {
-        self.with_scale(0).ok().map(|whole| whole.unscaled)
+    pub fn to_i128(self) -> i128 {
+        divide_rounded(self.unscaled, 10_i128.pow(self.scale))
     }
 
-    /// The nearest float. By way of its text: no shorter way rounds once. PostgreSQL: `numeric_float8`.
+    /// The nearest float, half to even. PostgreSQL: `numeric_float8`.
     pub fn to_f64(self) -> f64 {
-        self.to_string().parse().unwrap_or(f64::NAN)
+        let float = Ratio::new_raw(self.unscaled, 10_i128.pow(self.scale)).to_f64();
+        float.expect("a ratio whose denominator is not zero is a number")
     }
 
-    /// Fifteen significant digits, which is a property of the text. PostgreSQL: `float8_numeric`.
+    /// Its first fifteen significant digits, half to even. PostgreSQL: `float8_numeric`.
     pub fn from_f64(value: f64) -> Result<Self> {
-        if !value.is_finite() {
-            return Err(out_of_range("numeric"));
+        let exact = BigRational::from_float(value).ok_or_else(|| out_of_range("numeric"))?;
+        if value == 0.0 {
+            return Ok(Self::new(0, 0));
         }
-        Self::parse(&format!("{value:.14e}")).ok_or_else(overflow)?.without_trailing_zeros()
+        let ten = BigRational::from_integer(10.into());
+        let digits = |scale: i32| rounded_half_to_even(&exact * ten.pow(scale));
+        // Next to a power of ten the logarithm may be off by one, and rounding may reach that power.
+        let exponent = float::to_i64(value.abs().log10().floor());
+        let exponent = exponent.and_then(|exponent| i32::try_from(exponent).ok());
+        let guess = FLOAT_DIGITS - 1 - exponent.expect("floats have small exponents");
+        let (mut unscaled, mut scale) = [guess + 1, guess, guess - 1]
+            .map(|scale| (digits(scale), scale))
+            .into_iter()
+            .find(|(digits, _)| digits.unsigned_abs() < 10_u128.pow(FLOAT_DIGITS.unsigned_abs()))
+            .expect("one of the three has fifteen digits");
+        while unscaled % 10 == 0 {
+            (unscaled, scale) = (unscaled / 10, scale - 1);
+        }
+        Self::from_parts(unscaled, scale).ok_or_else(overflow)
     }
 
-    fn without_trailing_zeros(mut self) -> Result<Self> {
-        while self.scale > 0 && self.unscaled % 10 == 0 {
-            self = Self::new(self.unscaled / 10, self.scale - 1);
+    /// `unscaled / 10^scale`; `None` when it does not fit.
+    fn from_parts(unscaled: i128, scale: i32) -> Option<Self> {
+        match u32::try_from(scale) {
+            Ok(scale) => (scale <= SCALE_MAX).then_some(Self { unscaled, scale }),
+            Err(_) => {
+                let factor = 10_i128.checked_pow(scale.unsigned_abs())?;
+                Some(Self::new(unscaled.checked_mul(factor)?, 0))
+            }
         }
-        Ok(self)
     }
 
     /// Parses decimal text with an optional exponent, without surrounding space.
@@ -230,15 +269,7 @@ impl Numeric {
             unscaled = unscaled.checked_mul(10)?.checked_add(i128::from(digit))?;
         }
         let scale = i32::try_from(fraction.len()).ok()?.checked_sub(exponent)?;
-        let unscaled = if negative { -unscaled } else { unscaled };
-        match u32::try_from(scale) {
-            Ok(scale) if scale <= SCALE_MAX => Some(Self { unscaled, scale }),
-            Ok(_) => None,
-            Err(_) => {
-                let factor = 10_i128.checked_pow(scale.unsigned_abs())?;
-                Some(Self::new(unscaled.checked_mul(factor)?, 0))
-            }
-        }
+        Self::from_parts(if negative { -unscaled } else { unscaled }, scale)
     }
 
     /// As [`Numeric::parse`], with PostgreSQL's error.
@@ -257,42 +288,34 @@ impl Numeric {
 
     /// The binary format: base-10,000 digits. PostgreSQL: `numeric_send`.
     pub fn encode(self, buf: &mut Vec<u8>) {
-        let padding = (4 - self.scale % 4) % 4;
         let mut magnitude = self.unscaled.unsigned_abs();
-        let mut digits: Vec<u16> = Vec::new();
+        let mut groups: Vec<i16> = Vec::new();
         // The last group may need padding on the right to become a full one.
-        let shift = 10_u128.pow(4 - padding);
+        let padding = (4 - self.scale % 4) % 4;
         if padding > 0 {
-            let group = magnitude % shift * 10_u128.pow(padding);
-            digits.push(u16::try_from(group).unwrap_or(0));
-            magnitude /= shift;
+            let unit = 10_u128.pow(4 - padding);
+            groups.push(word(magnitude % unit * 10_u128.pow(padding)));
+            magnitude /= unit;
         }
         while magnitude > 0 {
-            digits.push(u16::try_from(magnitude % 10_000).unwrap_or(0));
+            groups.push(word(magnitude % 10_000));
             magnitude /= 10_000;
         }
-        let fraction_groups = usize::try_from(self.scale.div_ceil(4)).unwrap_or(0);
-        let mut weight = i16::try_from(digits.len()).unwrap_or(0)
-            - i16::try_from(fraction_groups).unwrap_or(0)
-            - 1;
-        digits.reverse();
-        let leading = digits.iter().take_while(|&&digit| digit == 0).count();
-        digits.drain(..leading);
-        weight -= i16::try_from(leading).unwrap_or(0);
-        while digits.last() == Some(&0) {
-            digits.pop();
+        while groups.last() == Some(&0) {
+            groups.pop();
         }
-        if digits.is_empty() {
-            weight = 0;
+        // The weight is that of the first group: how many stand before the point, less one.
+        let weight = match groups.len() {
+            0 => 0,
+            count => word(count) - word(self.scale.div_ceil(4)) - 1,
+        };
+        groups.reverse();
+        while groups.last() == Some(&0) {
+            groups.pop();
         }
-        buf.extend_from_slice(&u16::try_from(digits.len()).unwrap_or(0).to_be_bytes());
-        buf.extend_from_slice(&weight.to_be_bytes());
-        let sign: u16 = if self.unscaled < 0 { 0x4000 } else { 0 };
-        buf.extend_from_slice(&sign.to_be_bytes());
-        buf.extend_from_slice(&u16::try_from(self.scale).unwrap_or(0).to_be_bytes());
-        for digit in digits {
-            buf.extend_from_slice(&digit.to_be_bytes());
-        }
+        let sign = if self.unscaled < 0 { 0x4000 } else { 0 };
+        let head = [word(groups.len()), weight, sign, word(self.scale)];
+        buf.extend(head.iter().chain(&groups).flat_map(|word| word.to_be_bytes()));
     }
 
     /// Decodes the binary format; `None` when it is malformed, not finite or too large.
@@ -366,7 +389,7 @@ impl Ord for Numeric {
 impl fmt::Display for Numeric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.unscaled < 0 { "-" } else { "" };
-        let scale = usize::try_from(self.scale).unwrap_or(0);
+        let scale = usize::try_from(self.scale).expect("at most 38");
         let digits = format!("{:0>width$}", self.unscaled.unsigned_abs(), width = scale + 1);
         let (whole, fraction) = digits.split_at(digits.len() - scale);
         if scale == 0 { write!(f, "{sign}{whole}") } else { write!(f, "{sign}{whole}.{fraction}") }
@@ -436,6 +459,11 @@ mod tests {
             ("10000", "0001000100000000_0001"),
             ("0.00010000", "0001ffff00000008_0001"),
             ("100.50", "0002000000000002_00641388"),
+            (
+                "-99999999999999999999999999999999999999",
+                "000a000940000000_0063270f270f270f270f270f270f270f270f270f",
+            ),
+            ("0.00000000000000000000000000000000000001", "0001fff600000026_0064"),
         ] {
             let hex = hex.replace('_', "");
             let mut encoded = Vec::new();
@@ -464,6 +492,50 @@ mod tests {
             assert!(Numeric::parse(text).is_none(), "{text}");
         }
         assert_eq!(n("1.5e3").to_string(), "1500");
-        assert_eq!(Numeric::from_f64(0.1).unwrap().to_string(), "0.1");
+    }
+
+    /// Each line was answered by PostgreSQL 15.
+    #[test]
+    fn floats_become_fifteen_digits() {
+        for (float, number) in [
+            (0.1, "0.1"),
+            (-0.0, "0"),
+            (1e-30, "0.000000000000000000000000000001"),
+            (-2.5e-7, "-0.00000025"),
+            (1e23, "100000000000000000000000"),
+            (9.999_999_999_999_996, "10"),
+            (99_999_999_999_999.96, "100000000000000"),
+            (0.999_999_999_999_999_6, "1"),
+            (1_000_000_000_000_005.0, "1000000000000000"),
+            (1_000_000_000_000_015.0, "1000000000000020"),
+            (123_456_789_012_345.67, "123456789012346"),
+            (9_007_199_254_740_993.0, "9007199254740990"),
+            (1e38, "100000000000000000000000000000000000000"),
+        ] {
+            assert_eq!(Numeric::from_f64(float).unwrap().to_string(), number, "{float}");
+        }
+        for float in [1e300, 1.5e-38, f64::MIN_POSITIVE, f64::NAN, f64::INFINITY] {
+            assert_eq!(Numeric::from_f64(float).unwrap_err().sqlstate.0, "22003", "{float}");
+        }
+    }
+
+    /// The texts are the other way to the same answers.
+    #[test]
+    fn random_numbers_convert_as_their_texts_do() {
+        let mut random = 1_u64;
+        for _ in 0..20_000 {
+            let mut next = || {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                random.rotate_left(29)
+            };
+            let unscaled =
+                (i128::from(next().cast_signed()) * i128::from(next() >> 1)) >> (next() % 127);
+            let number = Numeric::new(unscaled, u32::try_from(next() % 39).unwrap());
+            assert_eq!(number.to_f64(), number.to_string().parse::<f64>().unwrap(), "{number}");
+            // From 2^-70 to 2^110.
+            let float = f64::from_bits((1023 - 70 + next() % 180) << 52 | next() >> 12);
+            let text = n(&format!("{float:.14e}"));
+            assert_eq!(Numeric::from_f64(float).unwrap(), text, "{float}");
+        }
     }
 }

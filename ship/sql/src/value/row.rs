@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crate::value::Value;
 
-/// Rows of values.
+/// Rows of values, each as long as the others.
 pub type Rows = Vec<Vec<Value>>;
 
 /// Bytes of memory that a row takes, near enough.

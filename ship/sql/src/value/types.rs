@@ -72,7 +72,7 @@ impl Type {
         ROWS.iter().find(|row| row.ty == self).unwrap_or(&ROWS[ROWS.len() - 1])
     }
 
-    /// `pg_type.oid` and `typlen`.
+    /// Its `pg_type.oid` and `typlen`, as a RowDescription has them.
     pub fn column_type(self) -> ColumnType {
         ColumnType { oid: self.row().oid, len: self.row().len }
     }

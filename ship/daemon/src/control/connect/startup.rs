@@ -272,7 +272,7 @@ async fn show_transaction_read_only<S: AsyncRead + AsyncWrite + Unpin>(
 
 #[cfg(test)]
 mod tests {
-    use walhub_proto::conninfo::Surroundings;
+    use walhub_proto::conninfo::Environment;
     use walhub_proto::sqlstate::SqlState;
     use walhub_proto::wire::backend::{Column, ColumnType, Encoder, Report, Severity};
 
@@ -282,13 +282,13 @@ mod tests {
 
     /// Starts a session with a server that says `transcript` and closes.
     fn start_with(transcript: &[u8], options: &str) -> Result<Session, String> {
-        let surroundings = Surroundings {
+        let environment = Environment {
             variable: &|_| None,
             read_file: &|_| None,
             os_user: Some("u"),
             home: None,
         };
-        let conninfo = ConnInfo::parse(options, &surroundings).unwrap();
+        let conninfo = ConnInfo::parse(options, &environment).unwrap();
         let target = conninfo.target_session_attrs;
         let password = conninfo.password.clone().map(|text| Password { text, file: None });
         let notices = Notices::default();

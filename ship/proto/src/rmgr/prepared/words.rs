@@ -11,13 +11,15 @@
 
 use alloc::vec::Vec;
 
+use crate::convert::to_u32;
+
 use super::{LOCKS_MAX, PREPARED_MAX, Prepared, PreparedXacts, SUBXIDS_MAX};
 
 /// Words that [`PreparedXacts::words`] gives at most.
 pub const PREPARED_WORDS_MAX: usize = 720;
 const _: () = assert!(2 + 2 * PREPARED_MAX <= PREPARED_WORDS_MAX);
 
-/// Too many subtransactions.
+/// The flag of subtransactions that were too many to be named.
 const OVERFLOWED: u32 = 1 << 31;
 /// Not seen to begin.
 const UNSEEN: u32 = 1 << 30;
@@ -56,9 +58,9 @@ impl PreparedXacts {
     fn all_words(&self) -> Vec<u32> {
         let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
         let unseen = flag(self.unseen_overflowed, OVERFLOWED);
-        let mut words = Vec::from([count(self.len()), count(self.unseen_subxids.len()) | unseen]);
+        let mut words = Vec::from([to_u32(self.len()), to_u32(self.unseen_subxids.len()) | unseen]);
         for (&xid, xact) in &self.xacts {
-            let counts = count(xact.subxids.len()) << SUBXIDS_SHIFT | count(xact.locks.len());
+            let counts = to_u32(xact.subxids.len()) << SUBXIDS_SHIFT | to_u32(xact.locks.len());
             let flags = flag(xact.is_overflowed, OVERFLOWED) | flag(xact.is_unseen, UNSEEN);
             words.extend_from_slice(&[xid, counts | flags]);
             words.extend_from_slice(&xact.subxids);
@@ -95,8 +97,4 @@ impl PreparedXacts {
         }
         Some(xacts)
     }
-}
-
-fn count(len: usize) -> u32 {
-    u32::try_from(len).unwrap_or(u32::MAX) & !OVERFLOWED
 }

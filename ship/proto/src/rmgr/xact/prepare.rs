@@ -28,11 +28,11 @@ const RELFILELOCATOR_LEN: usize = 12;
 /// A transaction that was prepared.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct XactPrepare {
-    /// Its id.
+    /// Id of the prepared transaction.
     pub xid: u32,
-    /// Its database.
+    /// The oid of its database.
     pub database: u32,
-    /// Its subtransactions.
+    /// Ids of its subtransactions.
     pub subxacts: Vec<u32>,
     /// Database and relation of the locks that no reader may share.
     pub locks: Vec<(u32, u32)>,
@@ -101,7 +101,7 @@ fn exclusive_lock(content: &[u8]) -> Option<Option<(u32, u32)>> {
     Some(is_exclusive.then_some((database, relation)))
 }
 
-/// The fixed part.
+/// What stands before the lists. PostgreSQL: `xl_xact_prepare`.
 struct Head {
     len: usize,
     xid: u32,

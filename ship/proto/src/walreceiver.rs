@@ -26,6 +26,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::convert::to_u64;
 use crate::feedback::Horizons;
 use crate::lsn::{Lsn, SystemIdentifier, TimelineId};
 use crate::segment::SegmentSize;
@@ -37,7 +38,7 @@ use crate::wire::reader::{FRAME_HEADER_LEN, Malformed};
 use frames::{FrameSplitter, Part};
 use reply::Replies;
 use result::ResultSet;
-use stopping::{Doubt, Heard, Verdict};
+use stopping::{Heard, StopDetector, Verdict};
 
 pub use error::{Activity, UpstreamError, UpstreamViolation};
 pub use histories::{HISTORIES_MAX, KnownHistories};
@@ -89,15 +90,15 @@ pub struct LocalWal {
 /// What a session is doing. PostgreSQL: `WalRcvState`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WalReceiverState {
-    /// Over.
+    /// The connection is over, or was never there.
     Stopped,
     /// Before the first WAL.
     Starting,
-    /// WAL is coming.
+    /// The upstream sends WAL.
     Streaming,
     /// Waiting for a place to start.
     Waiting,
-    /// Between two timelines.
+    /// A timeline has ended, and WAL of the next one has not come yet.
     Restarting,
     /// Told to stop, Terminate not yet sent.
     Stopping,
@@ -123,9 +124,9 @@ impl WalReceiverState {
 pub enum ReceiverEvent<'a> {
     /// Who it is and where it stands.
     Identified {
-        /// Its cluster.
+        /// The cluster that the upstream serves.
         system_identifier: SystemIdentifier,
-        /// Its timeline.
+        /// The newest timeline that the upstream has.
         timeline: TimelineId,
         /// What it has flushed.
         flush_lsn: Lsn,
@@ -136,35 +137,35 @@ pub enum ReceiverEvent<'a> {
     SlotCreated,
     /// Content of the history file of a timeline, to be kept before its WAL comes.
     TimelineHistory {
-        /// The timeline.
+        /// The timeline that the history is of.
         timeline: TimelineId,
         /// As it is in the file.
         content: Vec<u8>,
     },
     /// The upstream has no history file of a timeline that nothing here depends on.
     HistoryAbsent {
-        /// The timeline.
+        /// The timeline whose history cannot be had.
         timeline: TimelineId,
-        /// Its words.
+        /// What the upstream said.
         reason: String,
     },
     /// WAL comes from here on.
     Started {
-        /// On this timeline.
+        /// The timeline of the WAL that follows.
         timeline: TimelineId,
-        /// From this position.
+        /// The position of its first byte.
         start: Lsn,
     },
     /// The next bytes of WAL.
     Wal {
         /// Position of the first.
         start: Lsn,
-        /// The bytes.
+        /// The WAL itself.
         bytes: &'a [u8],
     },
     /// Where the upstream's WAL ends.
     Told {
-        /// There.
+        /// The upstream's end of WAL when it sent this.
         end: Lsn,
         /// When it said so, by its clock.
         sent: Timestamp,
@@ -173,7 +174,7 @@ pub enum ReceiverEvent<'a> {
     EndOfTimeline {
         /// Which one that is.
         next: TimelineId,
-        /// Where it begins.
+        /// Where the next timeline begins.
         switchpoint: Lsn,
     },
 }
@@ -191,7 +192,7 @@ pub struct WalAhead {
 
 /// Which command is running, and what comes after all of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
+enum Stage {
     IdentifySystem,
     ShowSegmentSize,
     ReadSlot,
@@ -216,9 +217,9 @@ pub struct WalReceiver {
     server_version_num: u32,
     local: LocalWal,
     state: WalReceiverState,
-    step: Step,
+    stage: Stage,
     /// Commands to come, the next one first.
-    plan: VecDeque<Step>,
+    plan: VecDeque<Stage>,
     frames: FrameSplitter,
     result: ResultSet,
     /// The slot exists already: CREATE_REPLICATION_SLOT has said so.
@@ -238,12 +239,12 @@ pub struct WalReceiver {
     /// Timeline being streamed or about to be.
     timeline: TimelineId,
     next_lsn: Lsn,
-    /// Commands, CopyDone, Terminate.
+    /// What is to be sent: commands, CopyDone, Terminate.
     out: Vec<u8>,
     replies: Replies,
     /// The keepalive that came last, until it is judged.
     heard: Option<Heard>,
-    doubt: Doubt,
+    stop_detector: StopDetector,
     /// Length of the WAL in the last message with WAL.
     message_len: usize,
     last_recv: Instant,
@@ -267,8 +268,8 @@ impl WalReceiver {
             server_version_num,
             local,
             state: WalReceiverState::Starting,
-            step: Step::Over,
-            plan: VecDeque::from([Step::IdentifySystem, Step::ShowSegmentSize]),
+            stage: Stage::Over,
+            plan: VecDeque::from([Stage::IdentifySystem, Stage::ShowSegmentSize]),
             frames: FrameSplitter::new(),
             result: ResultSet::default(),
             duplicate_slot: false,
@@ -284,7 +285,7 @@ impl WalReceiver {
             out: Vec::new(),
             replies: Replies::new(),
             heard: None,
-            doubt: Doubt::default(),
+            stop_detector: StopDetector::default(),
             message_len: 0,
             last_recv: now.instant,
             step_began: now.instant,
@@ -320,7 +321,7 @@ impl WalReceiver {
     /// What comes next, for a receive that puts WAL where it belongs; `None` while no WAL streams.
     #[must_use]
     pub fn wal_ahead(&self) -> Option<WalAhead> {
-        let (left, header_len) = self.frames.ahead().filter(|_| self.step == Step::Streaming)?;
+        let (left, header_len) = self.frames.ahead().filter(|_| self.stage == Stage::Streaming)?;
         Some(WalAhead { left, header_len, message_len: self.message_len })
     }
 
@@ -330,7 +331,7 @@ impl WalReceiver {
     /// Returns whether it stops, and asks for that in vain. Whoever does not ask this does not find out.
     pub fn is_waiting_in_vain(&mut self, now: Now, is_withheld: bool) -> bool {
         let Some(heard) = self.heard.take() else { return false };
-        match self.doubt.note(now.instant, heard, is_withheld) {
+        match self.stop_detector.note(now.instant, heard, is_withheld) {
             Verdict::Nothing => false,
             Verdict::Ask => {
                 self.replies.ask();
@@ -377,7 +378,7 @@ impl WalReceiver {
         bytes: &mut &'a [u8],
     ) -> Result<Option<ReceiverEvent<'a>>, UpstreamViolation> {
         loop {
-            if self.step == Step::Over {
+            if self.stage == Stage::Over {
                 *bytes = &[];
                 return Ok(None);
             }
@@ -396,8 +397,10 @@ impl WalReceiver {
                 }
                 Part::Wal(wal) => {
                     let start = self.next_lsn;
-                    let len = u64::try_from(wal.len()).unwrap_or(u64::MAX);
-                    let end = start.0.checked_add(len).ok_or(UpstreamViolation::WalMessage)?;
+                    let end = start
+                        .0
+                        .checked_add(to_u64(wal.len()))
+                        .ok_or(UpstreamViolation::WalMessage)?;
                     self.next_lsn = Lsn(end);
                     Some(ReceiverEvent::Wal { start, bytes: wal })
                 }
@@ -438,13 +441,13 @@ impl WalReceiver {
                 self.replies.stop();
                 self.state = WalReceiverState::Restarting;
                 self.result = ResultSet::default();
-                self.step = Step::EndStreaming;
+                self.stage = Stage::EndStreaming;
                 self.step_began = now.instant;
                 self.answer_bytes = 0;
                 Ok(None)
             }
-            b'W' if self.step == Step::StartReplication => {
-                self.step = Step::Streaming;
+            b'W' if self.stage == Stage::StartReplication => {
+                self.stage = Stage::Streaming;
                 self.state = WalReceiverState::Streaming;
                 self.answer_bytes = 0;
                 self.replies.start(now, &self.config);
@@ -452,12 +455,12 @@ impl WalReceiver {
                 Ok(Some(ReceiverEvent::Started { timeline, start }))
             }
             // A primary that stops ends the stream by CommandComplete alone. PostgreSQL: WalSndDone.
-            b'C' if self.step == Step::Streaming => Err(self.terminated()),
-            b'T' | b'D' | b'C' | b'Z' if self.step != Step::Streaming => {
+            b'C' if self.stage == Stage::Streaming => Err(self.terminated()),
+            b'T' | b'D' | b'C' | b'Z' if self.stage != Stage::Streaming => {
                 match kind {
                     b'T' => self.result.handle_description(body).map_err(malformed)?,
                     b'D' => self.result.handle_row(body).map_err(malformed)?,
-                    b'Z' => return self.finish_step(now),
+                    b'Z' => return self.finish_stage(now),
                     _ => {}
                 }
                 Ok(None)
@@ -491,11 +494,11 @@ impl WalReceiver {
     }
 
     fn handle_error(&mut self, error: UpstreamError) -> Result<(), UpstreamViolation> {
-        if self.step == Step::CreateSlot && error.is(SqlState::DUPLICATE_OBJECT) {
+        if self.stage == Stage::CreateSlot && error.is(SqlState::DUPLICATE_OBJECT) {
             self.duplicate_slot = true;
             return Ok(());
         }
-        if let Step::TimelineHistory(timeline) = self.step
+        if let Stage::TimelineHistory(timeline) = self.stage
             && !self.needs_history(timeline)
             && error.leaves_session()
             && error.is(SqlState::UNDEFINED_FILE)
@@ -507,7 +510,7 @@ impl WalReceiver {
     }
 
     fn expect_streaming(&self, got: u8) -> Result<(), UpstreamViolation> {
-        if self.step == Step::Streaming {
+        if self.stage == Stage::Streaming {
             return Ok(());
         }
         Err(UpstreamViolation::UnexpectedFrame { got, during: self.activity() })
@@ -518,15 +521,15 @@ impl WalReceiver {
     }
 
     const fn activity(&self) -> Activity {
-        match self.step {
-            Step::IdentifySystem => Activity::IdentifySystem,
-            Step::ShowSegmentSize => Activity::ShowSegmentSize,
-            Step::ReadSlot => Activity::ReadSlot,
-            Step::CreateSlot => Activity::CreateSlot,
-            Step::TimelineHistory(_) => Activity::TimelineHistory,
-            Step::StartReplication => Activity::StartReplication,
-            Step::Streaming | Step::Over => Activity::Streaming,
-            Step::EndStreaming => Activity::EndStreaming,
+        match self.stage {
+            Stage::IdentifySystem => Activity::IdentifySystem,
+            Stage::ShowSegmentSize => Activity::ShowSegmentSize,
+            Stage::ReadSlot => Activity::ReadSlot,
+            Stage::CreateSlot => Activity::CreateSlot,
+            Stage::TimelineHistory(_) => Activity::TimelineHistory,
+            Stage::StartReplication => Activity::StartReplication,
+            Stage::Streaming | Stage::Over => Activity::Streaming,
+            Stage::EndStreaming => Activity::EndStreaming,
         }
     }
 
@@ -555,7 +558,7 @@ impl WalReceiver {
     /// [`UpstreamViolation::Timeout`] when the upstream was silent for too long,
     /// [`UpstreamViolation::NoAnswer`] when it says much and does not answer.
     pub fn handle_timeout(&mut self, now: Now) -> Result<(), UpstreamViolation> {
-        if self.step == Step::Over {
+        if self.stage == Stage::Over {
             return Ok(());
         }
         if self.config.timeout.is_some_and(|timeout| now.instant >= self.last_recv + timeout) {
@@ -573,14 +576,14 @@ impl WalReceiver {
 
     /// When the command that is running must have been answered.
     fn answer_due(&self) -> Option<Instant> {
-        let timeout = self.config.timeout.filter(|_| self.step != Step::Streaming)?;
+        let timeout = self.config.timeout.filter(|_| self.stage != Stage::Streaming)?;
         Some(self.step_began + timeout)
     }
 
     /// When [`WalReceiver::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.step == Step::Over {
+        if self.stage == Stage::Over {
             return None;
         }
         let silent = self.config.timeout.map(|timeout| self.last_recv + timeout);
@@ -604,7 +607,7 @@ impl WalReceiver {
     }
 
     fn end(&mut self) {
-        self.step = Step::Over;
+        self.stage = Stage::Over;
         self.state = WalReceiverState::Stopped;
         self.out.clear();
         self.plan.clear();
@@ -616,10 +619,15 @@ impl WalReceiver {
     /// If one does not hold.
     pub fn check(&self) {
         let streams = self.state == WalReceiverState::Streaming;
-        assert!(streams == (self.step == Step::Streaming), "{:?} in {:?}", self.state, self.step);
+        assert!(
+            streams == (self.stage == Stage::Streaming),
+            "{:?} in {:?}",
+            self.state,
+            self.stage
+        );
         let over = matches!(self.state, WalReceiverState::Stopping | WalReceiverState::Stopped);
-        assert!(over == (self.step == Step::Over), "{:?} in {:?}", self.state, self.step);
-        let settled = streams || over || self.step == Step::EndStreaming;
-        assert!(!settled || self.plan.is_empty(), "{:?} before {:?}", self.step, self.plan);
+        assert!(over == (self.stage == Stage::Over), "{:?} in {:?}", self.state, self.stage);
+        let settled = streams || over || self.stage == Stage::EndStreaming;
+        assert!(!settled || self.plan.is_empty(), "{:?} before {:?}", self.stage, self.plan);
     }
 }

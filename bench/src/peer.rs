@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use anyhow::Result;
 use walhub_peers::endpoint::Endpoint;
 
-/// A port that nobody uses now.
+/// A port that no program uses now.
 ///
 /// # Errors
 /// When the kernel has none.

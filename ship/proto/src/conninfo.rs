@@ -2,7 +2,7 @@
 //!
 //! A string is read as libpq reads it, completed from the service file and the environment, and
 //! becomes a [`ConnInfo`] that cannot be wrong. Files and variables come in through
-//! [`Surroundings`].
+//! [`Environment`].
 //!
 //! Stricter than libpq: every port and integer is checked at once, not when its host is tried.
 //!
@@ -39,10 +39,10 @@ pub const DEFAULT_SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 /// Port of an empty `port` entry. PostgreSQL: `DEF_PGPORT`.
 pub const DEFAULT_PORT: u16 = 5432;
 
-/// What a connection string does not say and its surroundings do.
+/// What a connection string does not say, and the process around it does.
 #[derive(Clone, Copy)]
-pub struct Surroundings<'a> {
-    /// An environment variable.
+pub struct Environment<'a> {
+    /// Looks up an environment variable.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
     /// The text of a file, when it exists.
     pub read_file: &'a dyn Fn(&str) -> Option<String>,
@@ -68,9 +68,9 @@ pub enum Address {
 pub struct HostSpec {
     /// `host`, for certificates and `.pgpass`; empty when only `hostaddr` is given.
     pub host: String,
-    /// Where to connect.
+    /// The address to connect to.
     pub address: Address,
-    /// Port.
+    /// The port, or what the socket file is numbered with.
     pub port: u16,
 }
 
@@ -101,7 +101,7 @@ pub struct Keepalives {
     pub enabled: bool,
     /// Seconds of silence before the first.
     pub idle_s: Option<u32>,
-    /// Seconds between two.
+    /// Seconds between two keepalives.
     pub interval_s: Option<u32>,
     /// How many may be lost.
     pub count: Option<u32>,
@@ -112,7 +112,7 @@ pub struct Keepalives {
 /// Which servers are wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TargetSessionAttrs {
-    /// All.
+    /// `any`: whatever the server is.
     Any,
     /// Sessions are read-write by default.
     ReadWrite,
@@ -133,9 +133,9 @@ pub struct ConnInfo {
     pub hosts: Vec<HostSpec>,
     /// Whether to try the hosts in random order.
     pub load_balance_hosts: bool,
-    /// User.
+    /// The role to log in as.
     pub user: String,
-    /// Password given outright.
+    /// The password, when it is given outright.
     pub password: Option<String>,
     /// File to look for a password in when none is given.
     pub passfile: Option<String>,
@@ -149,7 +149,7 @@ pub struct ConnInfo {
     pub client_encoding: Option<String>,
     /// Seconds that an attempt at one address may take.
     pub connect_timeout_s: Option<u32>,
-    /// Keepalives.
+    /// When TCP asks whether the peer is still there.
     pub keepalives: Keepalives,
     /// Which servers are wanted.
     pub target_session_attrs: TargetSessionAttrs,
@@ -159,29 +159,29 @@ pub struct ConnInfo {
     pub require_auth: Option<RequireAuth>,
     /// User that must own the server process at the other end of a unix socket.
     pub requirepeer: Option<String>,
-    /// TLS.
+    /// Whether and how the connection is encrypted.
     pub ssl: SslOptions,
     redacted: String,
 }
 
 impl ConnInfo {
-    /// Parses a connection string or URI and completes it from its surroundings.
+    /// Parses a connection string or URI and completes it from its environment.
     ///
     /// # Errors
     /// As libpq, and for what walhub cannot do.
-    pub fn parse(text: &str, surroundings: &Surroundings<'_>) -> Result<Self, ConnInfoError> {
+    pub fn parse(text: &str, environment: &Environment<'_>) -> Result<Self, ConnInfoError> {
         let mut options = Options::parse(text)?;
-        options.add_defaults(surroundings)?;
+        options.add_defaults(environment)?;
         if options.filled("user").is_none() {
-            let user = surroundings.os_user.ok_or(ConnInfoError::NoUser)?;
+            let user = environment.os_user.ok_or(ConnInfoError::NoUser)?;
             options.store("user", user.into())?;
         }
         if let (None, None, Some(home)) =
-            (options.filled("password"), options.filled("passfile"), surroundings.home)
+            (options.filled("password"), options.filled("passfile"), environment.home)
         {
             options.store("passfile", format!("{home}/.pgpass"))?;
         }
-        Self::from_options(&options, surroundings.home)
+        Self::from_options(&options, environment.home)
     }
 
     fn from_options(options: &Options, home: Option<&str>) -> Result<Self, ConnInfoError> {

@@ -1,6 +1,7 @@
 //! WAL of a real PostgreSQL 15, as tests/golden/make.sh keeps it, and generated WAL under
 //! PostgreSQL's own pg_waldump.
 
+mod decode;
 mod golden_wal;
 
 use std::fs;
@@ -20,7 +21,7 @@ use walhub_proto::rmgr::{RM_LOGICALMSG, RM_STANDBY, RM_XACT, standby, xact, xlog
 use walhub_proto::segment::SegNo;
 use walhub_proto::time::Timestamp;
 
-use golden_wal::SIZE;
+use crate::golden_wal::SIZE;
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")

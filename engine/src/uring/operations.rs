@@ -1,9 +1,9 @@
 //! Everything that the kernel reads or writes on behalf of an operation, at a stable address.
 //!
 //! Invariants:
-//! - A slot is boxed and never freed or moved while its operation is under way: `work` keeps every
+//! - An operation is boxed, and neither freed nor moved while the kernel is at it: `work` keeps every
 //!   buffer, piece and path that an SQE points to, and only the last CQE takes it out.
-//! - Slots are used again, so in a steady state an operation allocates nothing.
+//! - The boxes are used again, so in a steady state an operation allocates nothing.
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use super::sendfile::Transfer;
 use crate::buffer::Buffer;
-use crate::io::{FileId, Gather, Head, Landing, SocketId, Token};
+use crate::io::{FileId, Gather, Head, Scatter, SocketId, Token};
 
 /// The most operations that may be under way in one ring.
 pub const OPS_MAX: usize = 1 << 17;
@@ -25,7 +25,7 @@ const FILE_REPEATS_MAX: u32 = 16;
 const FILE_MODE: libc::mode_t = 0o600;
 
 /// Head and pieces of one send, or of one receive into a slab. Most have few, and each receive that
-/// waits has a slot, too.
+/// waits is an operation, too.
 type Iovecs = SmallVec<[libc::iovec; 6]>;
 
 /// MSG_WAITALL: the kernel goes on after a short send as long as the peer takes.
@@ -77,9 +77,9 @@ pub(super) enum Work {
         socket: SocketId,
         buf: Buffer,
     },
-    RecvLanding {
+    RecvScatter {
         socket: SocketId,
-        landing: Landing,
+        scatter: Scatter,
     },
     CancelRecv {
         socket: SocketId,
@@ -111,8 +111,8 @@ pub(super) enum FirstCqe {
     Failed,
 }
 
-/// One operation under way.
-pub(super) struct Slot {
+/// One operation: under way, or free to be the next one.
+pub(super) struct Operation {
     pub(super) token: Token,
     /// Descriptor of the file or socket, where there is one.
     pub(super) fd: RawFd,
@@ -123,7 +123,7 @@ pub(super) struct Slot {
     iovecs: Iovecs,
 }
 
-impl Slot {
+impl Operation {
     /// Whether to try it again at once when the kernel says EINTR or EAGAIN. A socket waits in the kernel meanwhile.
     /// A file does not: who asked for the operation must hear of it, and wait.
     pub(super) const fn may_repeat(&mut self) -> bool {
@@ -156,12 +156,12 @@ impl Slot {
         }
     }
 
-    /// The SQE for this slot's work as it stands. Its pointers are good until `work` changes.
+    /// The SQE for its work as it stands. Its pointers are good until `work` changes.
     pub(super) fn entry(&mut self) -> squeue::Entry {
         let fd = Fd(self.fd);
         let cwd = Fd(libc::AT_FDCWD);
         match &mut self.work {
-            Work::Free => panic!("a free slot has nothing to submit"),
+            Work::Free => panic!("a free operation has nothing to submit"),
             Work::Open { path, flags } => opcode::OpenAt::new(cwd, path.as_ptr())
                 .flags(*flags | libc::O_RDWR | libc::O_CLOEXEC)
                 .mode(FILE_MODE)
@@ -169,7 +169,7 @@ impl Slot {
             Work::Close => opcode::Close::new(fd).build(),
             Work::Read { offset, buf, .. } => {
                 let whole = buf.spare();
-                let len = u32::try_from(whole.len()).unwrap_or(u32::MAX);
+                let len = saturated_u32(whole.len());
                 opcode::Read::new(fd, whole.as_mut_ptr(), len).offset(*offset).build()
             }
             Work::Write { offset, data, durable, .. } => {
@@ -191,11 +191,11 @@ impl Slot {
             Work::Unlink { path } => opcode::UnlinkAt::new(cwd, path.as_ptr()).build(),
             Work::Recv { buf, .. } => {
                 let whole = buf.spare();
-                let len = u32::try_from(whole.len()).unwrap_or(u32::MAX);
+                let len = saturated_u32(whole.len());
                 opcode::Recv::new(fd, whole.as_mut_ptr(), len).build()
             }
-            Work::RecvLanding { landing, .. } => {
-                let pieces = landing.pieces().map(|piece| libc::iovec {
+            Work::RecvScatter { scatter, .. } => {
+                let pieces = scatter.pieces().map(|piece| libc::iovec {
                     iov_base: piece.as_mut_ptr().cast(),
                     iov_len: piece.len(),
                 });
@@ -256,53 +256,57 @@ fn to_u32(count: usize) -> u32 {
     u32::try_from(count).expect("a gather has few pieces")
 }
 
-/// All slots of a ring, by the number that is their SQE's `user_data`.
-pub(super) struct Slots {
-    #[expect(clippy::vec_box, reason = "a slot's address must survive a growing vector")]
-    slots: Vec<Box<Slot>>,
+/// How much is asked for at once, which may be less than there is room for.
+fn saturated_u32(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+/// All operations of a ring, by the number that is their SQE's `user_data`.
+pub(super) struct Operations {
+    #[expect(clippy::vec_box, reason = "an operation's address must survive a growing vector")]
+    all: Vec<Box<Operation>>,
     free: Vec<usize>,
     /// Sends without a copy whose second CQE alone is still to come.
     unreleased: usize,
 }
 
-impl Slots {
+impl Operations {
     pub(super) fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), unreleased: 0 }
+        Self { all: Vec::new(), free: Vec::new(), unreleased: 0 }
     }
 
-    /// Takes a slot for `work` and returns its number.
+    /// Begins an operation that does `work`, and returns its number.
     ///
     /// # Panics
     /// If [`OPS_MAX`] operations are under way.
     pub(super) fn begin(&mut self, token: Token, fd: RawFd, work: Work) -> usize {
         let index = self.free.pop().unwrap_or_else(|| {
-            assert!(self.slots.len() < OPS_MAX, "{OPS_MAX} operations are under way");
-            self.slots.push(Box::new(Slot::new()));
-            self.slots.len() - 1
+            assert!(self.all.len() < OPS_MAX, "{OPS_MAX} operations are under way");
+            self.all.push(Box::new(Operation::new()));
+            self.all.len() - 1
         });
-        let slot = &mut self.slots[index];
-        (slot.token, slot.fd, slot.work, slot.repeated) = (token, fd, work, 0);
+        let operation = &mut self.all[index];
+        (operation.token, operation.fd, operation.work, operation.repeated) = (token, fd, work, 0);
         index
     }
 
-    pub(super) fn slot(&mut self, index: usize) -> &mut Slot {
-        &mut self.slots[index]
+    pub(super) fn operation(&mut self, index: usize) -> &mut Operation {
+        &mut self.all[index]
     }
 
-    /// Frees a slot whose CQE has come, and gives out what it held.
+    /// Ends an operation whose CQE has come, and gives out what it held.
     pub(super) fn end(&mut self, index: usize) -> (Token, Work) {
-        let slot = &mut self.slots[index];
-        let work = std::mem::replace(&mut slot.work, Work::Free);
+        let operation = &mut self.all[index];
+        let work = std::mem::replace(&mut operation.work, Work::Free);
         assert!(!matches!(work, Work::Free), "operation {index} completed twice");
         self.free.push(index);
-        (slot.token, work)
+        (operation.token, work)
     }
 
-    /// Notes the first CQE of a send without a copy. The slot stays as it is, head and body where they
+    /// Notes the first CQE of a send without a copy. It stays as it is, head and body where they
     /// are: the kernel still sends from them.
     pub(super) fn set_first(&mut self, index: usize, said: FirstCqe) {
-        let Work::SendZeroCopy { first: first @ FirstCqe::Awaited, .. } =
-            &mut self.slots[index].work
+        let Work::SendZeroCopy { first: first @ FirstCqe::Awaited, .. } = &mut self.all[index].work
         else {
             panic!("operation {index} is no send without a copy, or was sent twice")
         };
@@ -310,7 +314,7 @@ impl Slots {
         self.unreleased += 1;
     }
 
-    /// Frees the slot of a send without a copy, and says what its first CQE said.
+    /// Ends a send without a copy, and says what its first CQE said.
     pub(super) fn release(&mut self, index: usize) -> (Token, FirstCqe) {
         let (token, work) = self.end(index);
         let Work::SendZeroCopy { first, .. } = work else {
@@ -323,7 +327,7 @@ impl Slots {
 
     /// Number of operations under way, those that the kernel has memory of included.
     pub(super) fn under_way(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.all.len() - self.free.len()
     }
 
     /// Number of sends without a copy whose memory alone the kernel still needs.

@@ -1,7 +1,5 @@
 //! Logical decoding against a real PostgreSQL 15's, as tests/golden/decode/make.sh keeps it.
 
-mod golden_wal;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +8,7 @@ use walhub_proto::lsn::Lsn;
 use walhub_proto::page::{PageHeader, WalVersion};
 use walhub_proto::pgoutput::{encode_change, encode_message};
 
-use golden_wal::SIZE;
+use crate::golden_wal::{self, SIZE};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/decode").join(name)

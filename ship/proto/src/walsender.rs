@@ -48,7 +48,7 @@ const WAL_PAGE_BYTES: u64 = 8192;
 /// What a session is doing. PostgreSQL: `WalSndState`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum WalSenderState {
-    /// Not streaming yet.
+    /// The standby has not asked for WAL yet.
     Startup,
     /// Sending a base backup.
     Backup,
@@ -92,13 +92,13 @@ impl Default for WalSenderConfig {
 /// What to send next, whole, before anything else.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Transmit {
-    /// These bytes.
+    /// These bytes, which are whole messages.
     Message(Vec<u8>),
     /// The header, then the WAL in the range.
     Wal {
         /// CopyData frame and XLogData header.
         header: [u8; XLOGDATA_HEADER_LEN],
-        /// Which WAL follows.
+        /// The WAL that follows the header.
         range: LsnRange,
     },
 }
