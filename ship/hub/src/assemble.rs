@@ -21,6 +21,7 @@ use crate::serve::ships::ShipLink;
 use crate::store::recover::Recovered;
 use crate::store::writer::FlushMethod;
 use crate::wal_core::{Control, WalConfig, WalCore, slabs_max};
+use walhub_proto::convert::to_usize;
 
 /// What a hub is made from.
 pub struct Assembly<W> {
@@ -91,7 +92,7 @@ impl<W: Waker> Assembly<W> {
         let shared = Arc::new(Shared::default());
         // The first client may come before the wal core has had its first turn.
         shared.role.store(recovered.role());
-        let standbys_max = usize::try_from(settings.max_wal_senders).unwrap_or(usize::MAX);
+        let standbys_max = to_usize(u64::from(settings.max_wal_senders));
         let standbys = Arc::new(StandbyTable::new(standbys_max));
         let slots = PublishedSlots::default();
         let [wal_waker, ..] = &*wakers else { panic!("a hub has a core") };

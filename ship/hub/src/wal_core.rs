@@ -59,6 +59,7 @@ use walhub_engine::fatal::{FatalReason, fatal};
 use walhub_engine::files::reason;
 use walhub_engine::io::{Completion, FileId, Io, Token, Waker};
 use walhub_engine::mailbox::Receiver;
+use walhub_proto::convert::to_usize;
 use walhub_proto::segment::SegNo;
 use walhub_proto::syncrep::{ModeLsns, Synced};
 use walhub_proto::time::{Instant, Now};
@@ -162,7 +163,7 @@ pub struct WalCore<C: Send, W> {
 /// Slabs that the tail may hold under these settings.
 #[must_use]
 pub fn slabs_max(settings: &HubSettings) -> usize {
-    usize::try_from(settings.tail_cache_size).unwrap_or(usize::MAX) / SLAB_LEN
+    to_usize(settings.tail_cache_size) / SLAB_LEN
 }
 
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
@@ -176,7 +177,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let slabs_max = slabs_max(&config.settings);
         // Every standby may pin one message while its socket is full, and what it has not acknowledged
         // of what is sent without a copy.
-        let slabs_of = |bytes| usize::try_from(bytes).unwrap_or(0) / SLAB_LEN + 2;
+        let slabs_of = |bytes| to_usize(bytes) / SLAB_LEN + 2;
         let message_slabs_max = slabs_of(config.settings.wal_sender_message_size);
         let unacked_slabs_max = slabs_of(ZEROCOPY_UNACKED_BYTES_MAX);
         let pinned_max = config.standbys.len() * (message_slabs_max + unacked_slabs_max);

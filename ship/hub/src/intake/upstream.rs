@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use walhub_engine::buffer::{Buffer, BufferPool, SlabRoom};
 use walhub_engine::io::{Done, Gather, Head, Io, Op, Scatter, Scattered, SocketId, Token};
+use walhub_proto::convert::to_usize;
 use walhub_proto::feedback::Horizons;
 use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use walhub_proto::segment::SegmentSize;
@@ -957,5 +958,5 @@ fn ready_for(live: &Live, store: Option<&Store>) -> bool {
 
 /// Bytes of a range within a block.
 fn block_len(range: LsnRange) -> usize {
-    usize::try_from(range.len()).unwrap_or(0)
+    to_usize(range.len())
 }

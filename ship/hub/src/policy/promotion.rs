@@ -17,6 +17,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use walhub_proto::convert::to_usize;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::page::WalVersion;
@@ -168,8 +169,7 @@ pub(crate) fn fill_after_switch(local: &mut LocalWal, opened: &mut Vec<TailSlab>
     let zeros = vec![0; ZEROS_LEN];
     while local.reader().filling().is_some() {
         let end = local.received_lsn();
-        let left = usize::try_from(size.start_of(end) + size.bytes() - end);
-        let left = left.unwrap_or(ZEROS_LEN).min(ZEROS_LEN);
+        let left = to_usize(size.start_of(end) + size.bytes() - end).min(ZEROS_LEN);
         if size.offset(end) == 0 || !local.has_room(left) {
             break;
         }

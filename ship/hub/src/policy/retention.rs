@@ -7,6 +7,7 @@
 use std::sync::atomic::Ordering;
 
 use walhub_engine::io::Io;
+use walhub_proto::convert::to_usize;
 use walhub_proto::feedback::FullTransactionId;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::retention::{Retention, RetentionConfig, RetentionPlan, WalStatus};
@@ -112,7 +113,7 @@ impl Keeper<'_> {
             let segment = local.segments.size().start_of(shared.flush_lsn.load());
             (segment.max(shared.oldest_lsn.load()), local.segments.timeline())
         });
-        let slots_max = usize::try_from(self.settings.max_replication_slots).unwrap_or(usize::MAX);
+        let slots_max = to_usize(u64::from(self.settings.max_replication_slots));
         SlotLimits { reserved, slots_max }
     }
 

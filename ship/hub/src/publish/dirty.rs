@@ -6,6 +6,7 @@
 use crossbeam_utils::CachePadded;
 
 use super::atomics::{AtomicU64, Ordering};
+use walhub_proto::convert::to_usize;
 
 /// A bitmap that many mark and one drains.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ impl DirtyBits {
             while marked != 0 {
                 let bit = marked.trailing_zeros();
                 marked &= marked - 1;
-                visit(word * 64 + usize::try_from(bit).unwrap_or(0));
+                visit(word * 64 + to_usize(u64::from(bit)));
             }
         }
     }

@@ -5,6 +5,7 @@
 //! tries all orders.
 
 use super::atomics::{AtomicUsize, Ordering};
+use walhub_proto::convert::to_u64;
 
 /// InTransit of a core that takes no more sessions.
 const CLOSED: usize = usize::MAX;
@@ -70,7 +71,7 @@ impl InTransit {
     #[must_use]
     pub fn count(&self) -> u64 {
         let booked = self.booked.load(Ordering::Relaxed);
-        if booked == CLOSED { 0 } else { u64::try_from(booked).unwrap_or(0) }
+        if booked == CLOSED { 0 } else { to_u64(booked) }
     }
 }
 

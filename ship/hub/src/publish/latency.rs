@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hdrhistogram::Histogram;
+use walhub_proto::convert::{to_u64, to_usize};
 use walhub_proto::lsn::Lsn;
 use walhub_proto::syncrep::{ModeLsns, WaitMode};
 use walhub_proto::time::Instant;
@@ -98,17 +99,17 @@ impl Default for Counts {
 fn bucket_of(micros: u64) -> usize {
     let micros = micros.min(MICROS_MAX);
     if micros < LINEAR {
-        return usize::try_from(micros).unwrap_or(0);
+        return to_usize(micros);
     }
     let shift = micros.ilog2() - (LINEAR_BITS - 1);
-    let group = usize::try_from(shift - 1).unwrap_or(0);
-    let within = usize::try_from((micros >> shift) - LINEAR / 2).unwrap_or(0);
+    let group = to_usize(u64::from(shift - 1));
+    let within = to_usize((micros >> shift) - LINEAR / 2);
     64 + group * 32 + within
 }
 
 /// The longest time in a bucket.
 fn bucket_end(bucket: usize) -> u64 {
-    let bucket = u64::try_from(bucket).unwrap_or(0);
+    let bucket = to_u64(bucket);
     if bucket < LINEAR {
         return bucket;
     }

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use crossbeam_utils::CachePadded;
 use walhub_engine::io::Released;
 use walhub_engine::published::Published;
+use walhub_proto::convert::to_u64;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::segment::SegNo;
 use walhub_proto::sqlstate::SqlState;
@@ -230,7 +231,7 @@ impl SharedReceiver {
     /// Publishes the state.
     pub fn set_state(&self, state: WalReceiverState) {
         let number = RECEIVER_STATES.iter().position(|&known| known == state).unwrap_or(0);
-        self.status.store(u8::try_from(number).unwrap_or(0), Ordering::Relaxed);
+        self.status.store(u8::try_from(number).expect("there are few states"), Ordering::Relaxed);
     }
 
     /// The state's PostgreSQL name.
@@ -329,7 +330,7 @@ impl ShipStats {
             SendPath::Read => Some(&self.counts.read_bytes),
         };
         if let Some(of_path) = of_path {
-            Self::add(of_path, u64::try_from(bytes).unwrap_or(0));
+            Self::add(of_path, to_u64(bytes));
         }
         Self::add(&self.counts.sends, 1);
     }
@@ -340,7 +341,7 @@ impl ShipStats {
             true => &self.counts.tail_bytes,
             false => &self.counts.zerocopy_bytes,
         };
-        Self::add(of_path, u64::try_from(released.bytes).unwrap_or(0));
+        Self::add(of_path, to_u64(released.bytes));
     }
 
     /// Adds to a number. There is one writer, so this is no locked instruction.
@@ -433,7 +434,7 @@ impl Standby {
     /// Publishes the state, and says whether it is another one.
     pub fn set_state(&self, state: WalSenderState) -> bool {
         let number = STATES.iter().position(|&known| known == state).unwrap_or(0);
-        let number = u8::try_from(number).unwrap_or(0);
+        let number = u8::try_from(number).expect("there are few states");
         let changed = self.state.load(Ordering::Relaxed) != number;
         if changed {
             self.state.store(number, Ordering::Relaxed);

@@ -19,6 +19,7 @@ use std::time::Duration;
 use walhub_engine::buffer::BufferPool;
 use walhub_engine::io::{Completion, Done, Io, Op, Token};
 use walhub_engine::mailbox::Sender;
+use walhub_proto::convert::{to_u64, to_usize};
 use walhub_proto::lsn::Lsn;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::{Instant, Now};
@@ -104,7 +105,7 @@ impl<C: Send + 'static> ShipCore<C> {
     #[must_use]
     pub fn new(config: ShipConfig<C>) -> Self {
         let may_give_away = config.peers.live.len() + config.peers.catchup.len() > 1;
-        let read_len = usize::try_from(config.settings.wal_sender_message_size).unwrap_or(1 << 17);
+        let read_len = to_usize(config.settings.wal_sender_message_size);
         Self {
             config,
             tail: TailView::default(),
@@ -459,7 +460,7 @@ impl<C: Send + 'static> ShipCore<C> {
     }
 
     fn count_sessions(&self) {
-        let count = u64::try_from(self.sessions.len()).unwrap_or(u64::MAX);
+        let count = to_u64(self.sessions.len());
         self.config.peers.stats.counts().sessions.store(count, Ordering::Relaxed);
     }
 

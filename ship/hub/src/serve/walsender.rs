@@ -16,6 +16,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use walhub_engine::buffer::{Buffer, BufferPool};
 use walhub_engine::io::{Done, FileId, Gather, Head, Io, Op, OpenMode, SocketId, Token, ZeroCopy};
+use walhub_proto::convert::{to_u64, to_usize};
 use walhub_proto::feedback::{FullTransactionId, Horizons};
 use walhub_proto::lsn::{Lsn, LsnRange, TimelineId};
 use walhub_proto::segment::SegNo;
@@ -727,7 +728,7 @@ impl<C> Walsender<C> {
                     .end
                     .min(segno.end(size))
                     .min(context.tail.start().unwrap_or(Lsn::MAX));
-                let want = usize::try_from(end - reading.next).unwrap_or(usize::MAX);
+                let want = to_usize(end - reading.next);
                 if std::mem::take(&mut reading.sendfile) && end == reading.range.end {
                     let (socket, head) = (self.socket, reading.header);
                     let offset = size.offset(reading.next);
@@ -770,7 +771,7 @@ impl<C> Walsender<C> {
         reading.begun = count > 0;
         let of_header = count.min(reading.header.as_slice().len());
         reading.header = Head::new(reading.header.as_slice().get(of_header..).unwrap_or_default());
-        reading.next = reading.next + u64::try_from(count - of_header).unwrap_or(0);
+        reading.next = reading.next + to_u64(count - of_header);
         if reading.next < reading.range.end {
             return self.read_on(context);
         }
@@ -805,7 +806,7 @@ impl<C> Walsender<C> {
             (_, Ok(Done::Opened(file))) => self.file = Some((segno, file)),
             (_, Ok(Done::Read(buf))) if !buf.is_empty() => {
                 if let Some(reading) = &mut self.reading {
-                    reading.next = reading.next + u64::try_from(buf.len()).unwrap_or(0);
+                    reading.next = reading.next + to_u64(buf.len());
                     reading.body.push(buf.freeze());
                 }
             }

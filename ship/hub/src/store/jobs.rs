@@ -12,6 +12,7 @@ use bytes::Bytes;
 use walhub_engine::buffer::Buffer;
 use walhub_engine::files::reason;
 use walhub_engine::io::{BLOCK_LEN, Done, FileId, Gather, Io, Op, OpenMode, Token};
+use walhub_proto::convert::{to_u64, to_usize};
 use walhub_proto::sqlstate::SqlState;
 
 /// Bytes that are copied at a time.
@@ -97,7 +98,7 @@ impl Step {
 
 /// The steps that fill a file with `zeros`, whose length divides `len`.
 pub fn fill_steps(len: u64, zeros: &Bytes) -> impl DoubleEndedIterator<Item = Step> {
-    let stride = u64::try_from(zeros.len()).unwrap_or(u64::MAX);
+    let stride = to_u64(zeros.len());
     let step =
         move |number| Step::Write { offset: number * stride, data: zeros.clone(), durable: false };
     (0..len / stride).map(step)
@@ -107,12 +108,12 @@ pub fn fill_steps(len: u64, zeros: &Bytes) -> impl DoubleEndedIterator<Item = St
 /// the file's beginning.
 #[must_use]
 pub fn zero_steps(start: u64, end: u64, zeros: &Bytes) -> Vec<Step> {
-    let stride = u64::try_from(zeros.len()).unwrap_or(u64::MAX);
+    let stride = to_u64(zeros.len());
     let mut offset = start;
     let mut steps = Vec::new();
     while offset < end {
         let next = (offset / stride + 1) * stride;
-        let len = usize::try_from(next - offset).unwrap_or(0);
+        let len = to_usize(next - offset);
         steps.push(Step::Write { offset, data: zeros.slice(..len), durable: false });
         offset = next;
     }
@@ -312,8 +313,8 @@ impl<K> Jobs<K> {
 
 /// Bytes that are read next of what is to be copied: whole blocks.
 fn copy_piece_len(offset: u64, end: u64) -> usize {
-    let left = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX);
-    let into_block = usize::try_from(offset % BLOCK_BYTES).unwrap_or(0);
+    let left = to_usize(end.saturating_sub(offset));
+    let into_block = to_usize(offset % BLOCK_BYTES);
     (left.min(COPY_PIECE_LEN) + into_block).next_multiple_of(BLOCK_LEN)
 }
 
@@ -328,7 +329,7 @@ fn advance<K>(job: &mut Job<K>, step: Option<Step>, done: Done) {
             // A short direct write may end inside a block; the next one may not begin there.
             let count = count - count % BLOCK_LEN;
             let rest = data.slice(count..);
-            let offset = offset + u64::try_from(count).unwrap_or(0);
+            let offset = offset + to_u64(count);
             job.steps.push_front(Step::Write { offset, data: rest, durable });
         }
         (Some(Step::Open(..)), Done::Opened(file)) => job.file = Some(file),
@@ -340,8 +341,7 @@ fn advance<K>(job: &mut Job<K>, step: Option<Step>, done: Done) {
         (Some(Step::Read { offset, len }), Done::Read(buf)) => {
             let count = buf.len().min(len);
             job.data.extend_from_slice(buf.get(..count).unwrap_or_default());
-            let rest =
-                Step::Read { offset: offset + u64::try_from(count).unwrap_or(0), len: len - count };
+            let rest = Step::Read { offset: offset + to_u64(count), len: len - count };
             if count == 0 {
                 return fail(job, Some(rest), io::ErrorKind::UnexpectedEof.into());
             }
@@ -356,7 +356,7 @@ fn advance<K>(job: &mut Job<K>, step: Option<Step>, done: Done) {
 
 /// Writes what was read of the source, and reads on behind it.
 fn copy_piece<K>(job: &mut Job<K>, offset: u64, end: u64, mut buf: Buffer) {
-    let left = usize::try_from(end - offset).unwrap_or(usize::MAX);
+    let left = to_usize(end - offset);
     let mut count = buf.len().min(left).min(COPY_PIECE_LEN);
     let is_direct = job.source.is_some_and(|(_, direct)| direct);
     if count < left && is_direct {
@@ -367,11 +367,11 @@ fn copy_piece<K>(job: &mut Job<K>, offset: u64, end: u64, mut buf: Buffer) {
         return fail(job, step, io::ErrorKind::UnexpectedEof.into());
     }
     buf.truncate(count);
-    let next = offset + u64::try_from(count).unwrap_or(0);
+    let next = offset + to_u64(count);
     if next < end {
         job.steps.push_front(Step::Copy { offset: next, end });
     } else {
-        let padding = usize::try_from(next.next_multiple_of(BLOCK_BYTES) - next).unwrap_or(0);
+        let padding = to_usize(next.next_multiple_of(BLOCK_BYTES) - next);
         buf.zero_pad_to(count + padding);
     }
     job.steps.push_front(Step::Write { offset, data: buf.freeze(), durable: false });

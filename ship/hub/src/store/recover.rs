@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use walhub_engine::crc::crc32c;
 use walhub_engine::io::{DirEntry, Fs};
+use walhub_proto::convert::{to_u64, to_usize};
 use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use walhub_proto::page::{LONG_HEADER_LEN, PAGE_BYTES, PageHeader, SHORT_HEADER_LEN, WalVersion};
@@ -326,7 +327,7 @@ pub fn recover_as(
         listing = fs.list(&wal_dir)?;
     }
     let (end, last_record) = (found.end, found.last_record);
-    let mut block = vec![0; usize::try_from(end - end.align_down(BLOCK_BYTES)).unwrap_or(0)];
+    let mut block = vec![0; to_usize(end - end.align_down(BLOCK_BYTES))];
     if !block.is_empty() {
         let path = wal_dir.join(SegNo::of_start(end, size).file_name(control.timeline, size));
         fs.read_at(&path, size.offset(end.align_down(BLOCK_BYTES)), &mut block)?;
@@ -555,7 +556,7 @@ fn zero_after(fs: &dyn Fs, wal_dir: &Path, control: &ControlFile, end: Lsn) -> i
     let mut piece = vec![0; SCAN_LEN];
     let mut offset = size.offset(end);
     while offset < size.bytes() {
-        let len = usize::try_from(size.bytes() - offset).unwrap_or(SCAN_LEN).min(SCAN_LEN);
+        let len = to_usize(size.bytes() - offset).min(SCAN_LEN);
         let count = fs.read_at(&path, offset, piece.get_mut(..len).unwrap_or_default())?;
         let found = piece.get_mut(..count).unwrap_or_default();
         if found.iter().any(|&byte| byte != 0) {
@@ -565,7 +566,7 @@ fn zero_after(fs: &dyn Fs, wal_dir: &Path, control: &ControlFile, end: Lsn) -> i
         if count < len {
             break;
         }
-        offset += u64::try_from(count).unwrap_or(0);
+        offset += to_u64(count);
     }
     Ok(())
 }
@@ -785,7 +786,7 @@ fn scan(
     let mut buf = vec![0; SCAN_LEN];
     while let Some(want) = end_of_wal.poll_read() {
         let path = wal_dir.join(want.segno.file_name(want.tli, size));
-        let len = usize::try_from(want.len_max).unwrap_or(SCAN_LEN).min(SCAN_LEN);
+        let len = to_usize(want.len_max).min(SCAN_LEN);
         let piece = buf.get_mut(..len).unwrap_or_default();
         let count = fs.read_at(&path, want.offset, piece)?;
         end_of_wal.handle_read(piece.get(..count).unwrap_or_default());
@@ -945,12 +946,12 @@ pub fn copy_segment_start(
     let keep = size.offset(start);
     while offset < size.bytes() {
         let mut piece = vec![0; SCAN_LEN];
-        let copied = usize::try_from(keep.saturating_sub(offset)).unwrap_or(SCAN_LEN).min(SCAN_LEN);
+        let copied = to_usize(keep.saturating_sub(offset)).min(SCAN_LEN);
         if copied > 0 {
             fs.read_at(from, offset, piece.get_mut(..copied).unwrap_or_default())?;
         }
         fs.write_at(&temporary, offset, &piece)?;
-        offset += u64::try_from(SCAN_LEN).unwrap_or(0);
+        offset += to_u64(SCAN_LEN);
     }
     fs.sync(&temporary)?;
     fs.rename(&temporary, to)?;

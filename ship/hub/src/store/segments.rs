@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use walhub_engine::buffer::Buffer;
 use walhub_engine::io::{BLOCK_LEN, FileId, Io, OpenMode};
+use walhub_proto::convert::to_u32;
 use walhub_proto::lsn::{Lsn, LsnRange, SystemIdentifier, TimelineId};
 use walhub_proto::page::{LONG_HEADER, LongHeader, PAGE_LEN, PageHeader, WalVersion};
 use walhub_proto::segment::{SegNo, SegmentSize};
@@ -161,8 +162,8 @@ impl Segments {
         if self.first_page.is_none_or(|page| page.magic != version.magic()) {
             let long = LongHeader {
                 system_identifier,
-                segment_size: u32::try_from(self.size.bytes()).unwrap_or(0),
-                page_len: u32::try_from(PAGE_LEN).unwrap_or(0),
+                segment_size: self.size.to_u32(),
+                page_len: to_u32(PAGE_LEN),
             };
             self.first_page = Some(PageHeader {
                 magic: version.magic(),

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use walhub_engine::buffer::{Slab, SlabPool, SlabRoom, SlabWriter};
 use walhub_engine::io::{BLOCK_LEN, Gather};
+use walhub_proto::convert::{to_u64, to_usize};
 use walhub_proto::lsn::{Lsn, LsnRange};
 
 /// Bytes of one slab. Divides every segment size, so a slab never crosses a segment.
@@ -35,7 +36,7 @@ impl TailSlab {
     }
 
     fn slice(&self, range: LsnRange) -> Bytes {
-        let offset = |lsn: Lsn| usize::try_from(lsn - self.base).unwrap_or(usize::MAX);
+        let offset = |lsn: Lsn| to_usize(lsn - self.base);
         self.slab.slice(offset(range.start)..offset(range.end))
     }
 }
@@ -181,12 +182,12 @@ impl Tail {
     /// Whether `bytes` more can be appended without dropping a byte at or after `needed_from`.
     #[must_use]
     pub fn has_room(&self, bytes: usize, needed_from: Lsn) -> bool {
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let bytes = to_u64(bytes);
         let slabs_after =
             (self.end + bytes).align_up(SLAB_BYTES).saturating_bytes_since(self.current_base)
                 / SLAB_BYTES;
         let slabs_needed = self.slabs_needed(needed_from, Lsn::MAX);
-        let new = usize::try_from(slabs_after).unwrap_or(usize::MAX).saturating_sub(1);
+        let new = to_usize(slabs_after).saturating_sub(1);
         // Ship cores let go of old slabs when they read their mail, and standbys when they were sent.
         slabs_needed.saturating_add(new) <= self.slabs_max && new <= self.pool.available()
     }
@@ -199,7 +200,7 @@ impl Tail {
     pub fn append(&mut self, bytes: &[u8]) -> Result<(usize, Option<TailSlab>), TailFull> {
         let opened = self.open_when_full()?;
         let count = self.current.append(bytes);
-        self.end = self.end + u64::try_from(count).unwrap_or(0);
+        self.end = self.end + to_u64(count);
         Ok((count, opened))
     }
 
@@ -219,7 +220,7 @@ impl Tail {
     /// If they were lent before the tail was cut.
     pub fn keep(&mut self, room: &mut SlabRoom, count: usize) -> Bytes {
         self.current.keep(room, count);
-        self.end = self.end + u64::try_from(count).unwrap_or(0);
+        self.end = self.end + to_u64(count);
         let filled = self.current.filled();
         self.current.slab().slice(filled - count..filled)
     }
@@ -271,7 +272,7 @@ impl Tail {
 /// A slab that begins in the middle, at `valid_from`, with `bytes`.
 fn open_slab(pool: &SlabPool, valid_from: Lsn, bytes: &[u8]) -> Option<(SlabWriter, TailSlab)> {
     let base = valid_from.align_down(SLAB_BYTES);
-    let offset = usize::try_from(valid_from - base).unwrap_or(usize::MAX);
+    let offset = to_usize(valid_from - base);
     let mut writer = pool.take()?.with_prefix(offset);
     let appended = writer.append(bytes);
     assert!(appended == bytes.len(), "a block fits a slab");

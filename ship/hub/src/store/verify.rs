@@ -19,6 +19,7 @@ use walhub_engine::buffer::Buffer;
 use walhub_engine::crc::crc32c;
 use walhub_engine::files::{OsFs, is_read_failure, reason};
 use walhub_engine::io::Fs as _;
+use walhub_proto::convert::{to_u64, to_usize};
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::record::{RecordReader, WalViolation};
@@ -192,7 +193,7 @@ impl Walk<'_> {
         let to = end.min(segno.end(size));
         while reader.next_lsn() < to {
             let next = reader.next_lsn();
-            let wanted = usize::try_from(to - next).unwrap_or(READ_LEN);
+            let wanted = to_usize(to - next);
             let bytes =
                 file.read(size.offset(next)).map_err(|error| Fault::of_file(next, &error))?;
             let bytes = bytes.get(..wanted).unwrap_or(bytes);
@@ -200,7 +201,7 @@ impl Walk<'_> {
                 let reason = "file ends".to_owned();
                 return Err(Fault { at: next, reason, kind: FaultKind::Damaged });
             }
-            self.verified.bytes += u64::try_from(bytes.len()).unwrap_or(0);
+            self.verified.bytes += to_u64(bytes.len());
             if let Err(violation) = reader.feed(bytes) {
                 // A file that is recycled while it is read has another name by now.
                 if !file.is_at(path) {
@@ -263,7 +264,7 @@ struct SegmentFile {
 impl SegmentFile {
     fn open(path: &Path) -> io::Result<Self> {
         let open = |flags: OFlags| {
-            let flags = i32::try_from(flags.bits()).unwrap_or(0);
+            let flags = i32::try_from(flags.bits()).expect("flags of open are an int");
             OpenOptions::new().read(true).custom_flags(flags).open(path)
         };
         // To open a FIFO waits for who opens its other end.
@@ -287,7 +288,7 @@ impl SegmentFile {
     fn read(&mut self, offset: u64) -> io::Result<&[u8]> {
         let skip = offset % 4096;
         let count = self.file.read_at(&mut self.buf, offset - skip)?;
-        Ok(self.buf.get(usize::try_from(skip).unwrap_or(0)..count).unwrap_or_default())
+        Ok(self.buf.get(to_usize(skip)..count).unwrap_or_default())
     }
 
     /// Whether the file still has that name.

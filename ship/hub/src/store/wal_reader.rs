@@ -16,6 +16,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use walhub_engine::buffer::Buffer;
 use walhub_engine::io::BLOCK_LEN;
+use walhub_proto::convert::to_usize;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::segment::{SegNo, SegmentSize};
@@ -92,7 +93,7 @@ impl WalReader {
             return Err(removed(&self.file_name(segno)));
         }
         let (skip, count) = read.map_err(|error| self.failed(segno, lsn, &error))?;
-        let wanted = usize::try_from(end - lsn).unwrap_or(usize::MAX);
+        let wanted = to_usize(end - lsn);
         let got = self.buf.get(skip..count).unwrap_or_default();
         if got.is_empty() {
             return Err(self.failed(segno, lsn, &io::ErrorKind::UnexpectedEof.into()));
@@ -104,7 +105,7 @@ impl WalReader {
     fn read_block(&mut self, segno: SegNo, lsn: Lsn) -> io::Result<(usize, usize)> {
         let offset = self.segment_size.offset(lsn);
         let start = offset - offset % BLOCK_BYTES;
-        let skip = usize::try_from(offset - start).unwrap_or(0);
+        let skip = to_usize(offset - start);
         if self.file.as_ref().is_none_or(|(open, _)| *open != segno) {
             self.file = None;
             self.file = Some((segno, self.open(segno)?));
@@ -115,7 +116,7 @@ impl WalReader {
 
     fn open(&self, segno: SegNo) -> io::Result<File> {
         let path = self.wal_dir.join(self.file_name(segno));
-        let direct = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
+        let direct = i32::try_from(OFlags::DIRECT.bits()).expect("a flag of open is an int");
         let opened = OpenOptions::new().read(true).custom_flags(direct).open(&path);
         match opened {
             // Not every file system can.

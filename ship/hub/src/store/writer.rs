@@ -13,6 +13,7 @@ use std::io;
 
 use walhub_engine::buffer::BufferPool;
 use walhub_engine::io::{BLOCK_LEN, Done, FileId, GATHER_PIECES_MAX, Gather, Io, Op, Token};
+use walhub_proto::convert::to_u64;
 use walhub_proto::lsn::{Lsn, LsnRange};
 use walhub_proto::progress::{FlushTicket, WriteProgress};
 use walhub_proto::segment::SegmentSize;
@@ -205,7 +206,7 @@ impl Writer {
         let taken = self.on_block(flight.taken);
         let mut data = flight.data.clone();
         drop_front(&mut data, taken);
-        let offset = flight.offset + u64::try_from(taken).unwrap_or(0);
+        let offset = flight.offset + to_u64(taken);
         let durable = flight.durable;
         io.submit(self.tokens.write, Op::Write { file: flight.file, offset, data, durable });
     }

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use walhub_engine::crc::crc32c;
 use walhub_engine::io::{DirEntry, Fs};
+use walhub_proto::convert::{to_u64, to_usize};
 use walhub_proto::history::{self, TimelineHistory};
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::page::{PAGE_BYTES, PAGE_LEN};
@@ -279,7 +280,7 @@ impl Wal<'_> {
         path: &Path,
         to: Lsn,
     ) -> io::Result<Option<Lsn>> {
-        let mut piece = vec![0; usize::try_from(PAGE_BYTES).unwrap_or(0)];
+        let mut piece = vec![0; to_usize(PAGE_BYTES)];
         let mut found = None;
         while reader.next_lsn() < to && found.is_none() {
             let count = self.fs.read_at(path, self.size().offset(reader.next_lsn()), &mut piece)?;
@@ -300,7 +301,7 @@ impl Wal<'_> {
         let Some(filling) = found.filling else { return Ok(()) };
         let segno = SegNo::of_start(filling.start, self.size());
         let path = self.wal_dir().join(self.file_of(&found.history, segno));
-        let mut content = vec![0; usize::try_from(filling.len()).unwrap_or(usize::MAX)];
+        let mut content = vec![0; to_usize(filling.len())];
         let offset = self.size().offset(filling.start);
         self.fs.read_at(&path, offset, &mut content)?;
         if content.iter().any(|&byte| byte != 0) {
@@ -438,7 +439,7 @@ impl Wal<'_> {
                 break;
             }
             self.fs.write_at(&to, offset, piece.get(..count).unwrap_or_default())?;
-            offset += u64::try_from(count).unwrap_or(0);
+            offset += to_u64(count);
         }
         if offset > 0 { self.fs.sync(&to) } else { Ok(()) }
     }
