@@ -24,7 +24,6 @@ mod held;
 mod interrupts;
 mod memory;
 mod message_scan;
-mod messages;
 mod output;
 mod parameters;
 mod promote;

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
+use walhub_proto::wire::frontend::format_of;
 
 use super::SettingsView;
 use super::commit::Settle;
 use super::context::Context;
 use super::elsewhere::{Arguments, ResultRows};
 use super::emit::{Call, Emitter};
-use super::extended::format_of;
 use super::held::{Answer, Lsns, Position, Waiting, WaitingRows};
 use super::message_scan::Fetched;
 use super::parameters;

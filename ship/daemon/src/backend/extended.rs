@@ -11,13 +11,13 @@ use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Column;
+use walhub_proto::wire::frontend::{Bind, Frontend, Target, decode_body, format_of};
 
 use super::SettingsView;
 use super::elsewhere::{Arguments, ResultRows};
 use super::emit::{large_message_record, message_record};
 use super::held::{Position, Waiting};
 use super::memory::Reservation;
-use super::messages::{Bind, Message, Target, decode};
 use super::session::Session;
 use super::statement::{self, Argument, MessageShape, Prepared, Statement};
 use super::wire::Wire;
@@ -252,6 +252,9 @@ impl<V: SettingsView> Session<V> {
                 let portal = self.portal(name)?;
                 (Arc::clone(&portal.prepared), portal.formats.clone())
             }
+            Target::Unknown(got) => {
+                return Err(violation(format!("invalid DESCRIBE message subtype {got}")));
+            }
         };
         if self.transaction.is_failed() && prepared.columns.is_some() {
             return Err(statement::aborted());
@@ -280,6 +283,9 @@ impl<V: SettingsView> Session<V> {
             Target::Statement if name.is_empty() => self.unnamed_statement = None,
             Target::Statement => drop(self.statements.remove(name)),
             Target::Portal => drop(self.take_portal(name)),
+            Target::Unknown(got) => {
+                return Err(violation(format!("invalid CLOSE message subtype {got}")));
+            }
         }
         self.out.empty(b'3');
         Ok(())
@@ -287,7 +293,7 @@ impl<V: SettingsView> Session<V> {
 
     /// Executes the unnamed portal when it only emits a message; `None` when it is not so.
     pub(super) fn execute_message(&mut self, body: &[u8]) -> Option<Result<()>> {
-        let Ok(Message::Execute { portal: b"", rows_max }) = decode(b'E', body) else {
+        let Ok(Frontend::Execute { portal: b"", rows_max }) = decode_body(b'E', body) else {
             return None;
         };
         let portal = self.unnamed_portal.as_mut()?;
@@ -484,16 +490,7 @@ impl<V: SettingsView> Session<V> {
     }
 }
 
-/// No format is text for all, one is for all, else each has its own.
-pub(super) fn format_of(formats: &[i16], index: usize) -> i16 {
-    match formats {
-        [] => 0,
-        [one] => *one,
-        each => each.get(index).copied().unwrap_or(0),
-    }
-}
-
-fn violation(message: String) -> walhub_sql::failure::Failure {
+pub(super) fn violation(message: String) -> walhub_sql::failure::Failure {
     fail(SqlState::PROTOCOL_VIOLATION, message)
 }
 

@@ -14,15 +14,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::Report;
-use walhub_proto::wire::frontend::LARGE_MESSAGE_LIMIT;
+use walhub_proto::wire::frontend::{self, Frontend, LARGE_MESSAGE_LIMIT};
 use walhub_proto::wire::reader::Malformed;
 
 use super::activity::{self, Activity, State};
 use super::commit::Settle;
-use super::extended::Portal;
+use super::extended::{Portal, violation};
 use super::held::Pending;
 use super::memory::{Account, Reservation};
-use super::messages::{self, Broken, Message};
 use super::output::Output;
 use super::parameters::Parameters;
 use super::statement::{self, Prepared};
@@ -239,7 +238,7 @@ impl<V: SettingsView> Session<V> {
         if self.skip_to_sync {
             return Next::Continue;
         }
-        self.failed(wire, failure, messages::is_extended(kind)).await
+        self.failed(wire, failure, frontend::is_extended(kind)).await
     }
 
     /// Writes the answers once they are a buffer full, as far as they can be told; whether it has.
@@ -326,27 +325,25 @@ impl<V: SettingsView> Session<V> {
         let handled = match kind {
             b'B' => return Some(self.bind_message(body, None)),
             b'E' => return self.execute_message(body),
-            b'P' | b'D' | b'C' => messages::decode(kind, body).map(|message| match message {
-                Message::Parse { name, query, types } => self.parse(name, query, &types),
-                Message::Describe(target, name) => self.describe(target, name),
-                Message::Close(target, name) => self.close(target, name),
+            b'P' | b'D' | b'C' => frontend::decode_body(kind, body).map(|message| match message {
+                Frontend::Parse { statement, query, parameter_types } => {
+                    self.parse(statement, query, &parameter_types)
+                }
+                Frontend::Describe { target, name } => self.describe(target, name),
+                Frontend::Close { target, name } => self.close(target, name),
                 _ => Ok(()),
             }),
             _ => return None,
         };
-        Some(match handled {
-            Ok(result) => result,
-            Err(Broken::Kind(_)) => return None,
-            Err(broken) => Err(fail(SqlState::PROTOCOL_VIOLATION, broken.to_string())),
-        })
+        Some(handled.unwrap_or_else(|malformed| Err(violation(malformed.to_string()))))
     }
 
     /// `shared` is the body when that is a large one.
     fn bind_message(&mut self, body: &[u8], shared: Option<(&Bytes, Reservation)>) -> Result<()> {
         let (bytes, memory) = shared.unzip();
-        match messages::decode_bind(body) {
+        match frontend::decode_bind(body) {
             Ok(bind) => self.bind(&bind, bytes, memory),
-            Err(broken) => Err(fail(SqlState::PROTOCOL_VIOLATION, broken.to_string())),
+            Err(malformed) => Err(violation(malformed.to_string())),
         }
     }
 
@@ -354,37 +351,41 @@ impl<V: SettingsView> Session<V> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let message = match messages::decode(kind, body) {
+        let is_extended = frontend::is_extended(kind);
+        let decoded = match frontend::decode_body(kind, body) {
+            Ok(Frontend::Password(_)) => Err(Malformed::MessageType { got: kind }),
+            decoded => decoded,
+        };
+        let message = match decoded {
             Ok(message) => message,
-            Err(broken @ Broken::Kind(_)) => {
+            Err(unknown @ Malformed::MessageType { .. }) => {
                 self.drop_waiting();
-                self.out.report(&Report::fatal(SqlState::PROTOCOL_VIOLATION, broken.to_string()));
+                self.out.report(&Report::fatal(SqlState::PROTOCOL_VIOLATION, unknown.to_string()));
                 return Ok(Next::End(Served::Left));
             }
-            Err(broken @ (Broken::Body(_) | Broken::Subtype { .. })) => {
-                let failure = fail(SqlState::PROTOCOL_VIOLATION, broken.to_string());
-                return Ok(self.failed(wire, failure, messages::is_extended(kind)).await);
+            Err(malformed) => {
+                let failure = violation(malformed.to_string());
+                return Ok(self.failed(wire, failure, is_extended).await);
             }
         };
         self.begin_statement();
         self.cancels = self.params.member.interrupts.cancels();
-        let is_extended = messages::is_extended(kind);
         let result = match message {
-            Message::Terminate => {
+            Frontend::Terminate => {
                 self.leave(wire).await?;
                 return Ok(Next::End(Served::Left));
             }
-            Message::Sync => self.sync(wire).await,
-            Message::Flush => self.settle(wire, Settle::Tell).await.map(drop),
-            Message::Query(query) => match self.simple_query(wire, query).await {
+            Frontend::Sync => self.sync(wire).await,
+            Frontend::Flush => self.settle(wire, Settle::Tell).await.map(drop),
+            Frontend::Query(query) => match self.simple_query(wire, query).await {
                 Ok(()) => {
                     self.ready();
                     Ok(())
                 }
                 Err(failure) => Err(failure),
             },
-            Message::FunctionCall => Err(unsupported("the function call message")),
-            Message::Execute { portal, rows_max } => self.execute(wire, portal, rows_max).await,
+            Frontend::FunctionCall(_) => Err(unsupported("the function call message")),
+            Frontend::Execute { portal, rows_max } => self.execute(wire, portal, rows_max).await,
             // Parse and its like were handled at once; COPY's are left over from one that failed.
             _ => Ok(()),
         };

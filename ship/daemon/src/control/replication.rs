@@ -26,6 +26,7 @@ use self::bridge::Bridge;
 use super::session::{Ended, Session, canonical_name, log_report};
 use super::stream::{Connection, Stream};
 use walhub_hub::api::hub::{Positions, SlotRequest, StartStreaming, StreamEnd};
+use walhub_sql::value::binary::text_parameter;
 
 /// Length word that a message in command mode may have: no command comes near it.
 const COMMAND_BYTES_MAX: usize = 1 << 20;
@@ -73,29 +74,31 @@ pub(super) async fn serve(
 /// Reads the next message. Dropping the future loses nothing.
 async fn next_request(connection: &mut Connection) -> Result<Request, Ended> {
     loop {
-        let (request, len) = match frontend::decode_within(&connection.read, COMMAND_BYTES_MAX) {
-            Ok(None) => {
-                if !connection.fill().await? {
-                    return Err(Ended::Quietly);
-                }
-                continue;
+        let decoded = match frontend::decode_within(&connection.read, COMMAND_BYTES_MAX) {
+            Ok(None) => None,
+            Ok(Some((message, len))) => Some((request_of(&message)?, len)),
+            Err(BadMessage { rule, frame_len: Some(len) }) => {
+                let report = Report::error(SqlState::PROTOCOL_VIOLATION, rule.to_string());
+                Some((Request::Malformed(report), len))
             }
-            Ok(Some((message, len))) => (request_of(&message)?, len),
-            Err(bad) => match bad.frame_len {
-                Some(len) => {
-                    (Request::Malformed(Report::error(bad.sqlstate(), bad.to_string())), len)
-                }
-                None => return Err(lost_place(bad)),
-            },
+            Err(BadMessage { rule, frame_len: None }) => return Err(lost_place(rule)),
         };
-        connection.consume(len);
-        return Ok(request);
+        if let Some((request, len)) = decoded {
+            connection.consume(len);
+            return Ok(request);
+        }
+        if !connection.fill().await? {
+            return Err(Ended::Quietly);
+        }
     }
 }
 
 fn request_of(message: &Frontend<'_>) -> Result<Request, Ended> {
     Ok(match message {
-        Frontend::Query(text) => Request::Query((*text).to_owned()),
+        Frontend::Query(text) => match text_parameter(text) {
+            Ok(text) => Request::Query(text.to_owned()),
+            Err(report) => Request::Malformed(*report),
+        },
         Frontend::Parse { .. }
         | Frontend::Bind(_)
         | Frontend::Describe { .. }
@@ -108,15 +111,14 @@ fn request_of(message: &Frontend<'_>) -> Result<Request, Ended> {
         }
         Frontend::Terminate => Request::Terminate,
         Frontend::Password(_) => {
-            let rule = Malformed::MessageType { got: b'p' };
-            return Err(lost_place(BadMessage { rule, frame_len: None }));
+            return Err(lost_place(Malformed::MessageType { got: b'p' }));
         }
     })
 }
 
 /// After a frame that cannot be trusted nobody knows where the next one begins.
-fn lost_place(bad: BadMessage) -> Ended {
-    Ended::Fatal(Report::fatal(bad.sqlstate(), bad.to_string()))
+fn lost_place(rule: Malformed) -> Ended {
+    Ended::Fatal(Report::fatal(SqlState::PROTOCOL_VIOLATION, rule.to_string()))
 }
 
 struct WalSender<'a> {

@@ -4,68 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use walhub_proto::wire::reader::{Malformed, Reader};
-
-use super::notices::clip;
-
-/// How much of a field of a server's message is kept: what is longer nobody reads.
-const FIELD_BYTES_MAX: usize = 4 << 10;
-
-/// An ErrorResponse.
-#[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub struct ServerError {
-    /// `ERROR`, `FATAL` or `PANIC`, perhaps translated.
-    pub severity: String,
-    /// Five characters.
-    pub sqlstate: String,
-    /// Primary message.
-    pub message: String,
-    /// Detail.
-    pub detail: Option<String>,
-    /// Hint.
-    pub hint: Option<String>,
-}
-
-impl ServerError {
-    /// Decodes the body of an ErrorResponse or NoticeResponse.
-    ///
-    /// # Errors
-    /// When a field has no end.
-    pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
-        let mut error = Self::default();
-        let mut reader = Reader::new(body);
-        loop {
-            let code = reader.u8()?;
-            if code == 0 {
-                return Ok(error);
-            }
-            // A server may speak its locale's encoding before it knows ours.
-            let text = clip(&String::from_utf8_lossy(reader.cstr_bytes()?), FIELD_BYTES_MAX);
-            match code {
-                b'S' => error.severity = text,
-                b'C' => error.sqlstate = text,
-                b'M' => error.message = text,
-                b'D' => error.detail = Some(text),
-                b'H' => error.hint = Some(text),
-                // Positions, source locations and fields yet to be invented.
-                _ => {}
-            }
-        }
-    }
-}
-
-impl fmt::Display for ServerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:  {}", self.severity, self.message)?;
-        if let Some(detail) = &self.detail {
-            write!(f, "\nDETAIL:  {detail}")?;
-        }
-        if let Some(hint) = &self.hint {
-            write!(f, "\nHINT:  {hint}")?;
-        }
-        Ok(())
-    }
-}
+use walhub_proto::wire::error_response::ErrorResponse;
+use walhub_proto::wire::reader::Malformed;
 
 /// A server that was tried.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -107,7 +47,7 @@ pub enum Cause {
     /// The server refused.
     Server {
         /// Its words.
-        error: Box<ServerError>,
+        error: Box<ErrorResponse>,
         /// Where the password that it refused came from.
         passfile: Option<PathBuf>,
         /// Whether it had accepted who we are: then no other way to connect would help.
@@ -168,22 +108,6 @@ impl ConnectError {
             | Cause::Unwanted(_) => false,
         })
     }
-
-    /// What the last server that spoke said.
-    #[must_use]
-    pub fn server_error(&self) -> Option<&ServerError> {
-        self.failures.iter().rev().find_map(|failure| match &failure.cause {
-            Cause::Server { error, .. } => Some(error.as_ref()),
-            Cause::Connect(_)
-            | Cause::Lookup { .. }
-            | Cause::Timeout
-            | Cause::Closed
-            | Cause::Io(_)
-            | Cause::Tls(_)
-            | Cause::Refused(_)
-            | Cause::Unwanted(_) => None,
-        })
-    }
 }
 
 impl fmt::Display for ConnectError {
@@ -237,9 +161,9 @@ impl fmt::Display for Failure {
             Cause::Io(error) => {
                 write!(f, "could not receive data from server: {}", errno_text(error))
             }
-            Cause::Server { error, passfile: None, .. } => write!(f, "{error}"),
+            Cause::Server { error, passfile: None, .. } => write!(f, "{error:#}"),
             Cause::Server { error, passfile: Some(file), .. } => {
-                write!(f, "{error}\npassword retrieved from file \"{}\"", file.display())
+                write!(f, "{error:#}\npassword retrieved from file \"{}\"", file.display())
             }
             Cause::Tls(text) | Cause::Refused(text) => f.write_str(text),
             Cause::Unwanted(text) => f.write_str(text),

@@ -37,7 +37,7 @@ use walhub_proto::conninfo::{
 };
 
 use crate::placement::spawn_blocking;
-pub use error::{Cause, ConnectError, Failure, ServerError, Target};
+pub use error::{Cause, ConnectError, Failure, Target};
 pub use notices::Notices;
 use startup::{Request, Session};
 pub use surroundings::parse_conninfo;

@@ -6,6 +6,8 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use walhub_proto::wire::error_response::clip;
+
 /// Notices that are logged until they are forgotten.
 const NOTICES_MAX: usize = 16;
 /// How much of each.
@@ -37,25 +39,9 @@ impl Notices {
     }
 }
 
-/// The beginning of a text, and a sign that there was more.
-pub(super) fn clip(text: &str, bytes_max: usize) -> String {
-    if text.len() <= bytes_max {
-        return text.to_owned();
-    }
-    let end = (0..=bytes_max).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
-    format!("{}...", text.get(..end).unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_text_is_cut_between_two_characters() {
-        assert_eq!(clip("as it is", 8), "as it is");
-        assert_eq!(clip("zw\u{f6}lf", 3), "zw...");
-        assert_eq!(clip("zw\u{f6}lf", 4), "zw\u{f6}...");
-    }
 
     #[test]
     fn few_notices_are_kept_of_many() {

@@ -10,10 +10,11 @@ use bytes::{Buf, BytesMut};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use walhub_proto::conninfo::{ConnInfo, REPLICATION_DATABASE, TargetSessionAttrs};
+use walhub_proto::wire::error_response::ErrorResponse;
 use walhub_proto::wire::reader::{FRAME_HEADER_LEN, Reader, decode_frame};
 
 use super::auth::Authenticator;
-use super::error::{Cause, ServerError};
+use super::error::Cause;
 use super::notices::Notices;
 use super::surroundings::Password;
 use super::tls::Channel;
@@ -73,7 +74,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                 message.advance(FRAME_HEADER_LEN);
                 match kind {
                     b'E' => {
-                        let error = ServerError::decode(&message).map_err(Cause::malformed)?;
+                        let error = ErrorResponse::decode(&message).map_err(Cause::malformed)?;
                         return Err(Cause::Server {
                             error: Box::new(error),
                             passfile: None,
@@ -81,8 +82,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                         });
                     }
                     b'N' => {
-                        let notice = ServerError::decode(&message).map_err(Cause::malformed)?;
-                        self.notices.log(&notice.to_string());
+                        let notice = ErrorResponse::decode(&message).map_err(Cause::malformed)?;
+                        self.notices.log(&format!("{notice:#}"));
                     }
                     _ => return Ok((kind, message)),
                 }
@@ -393,6 +394,16 @@ mod tests {
         encoder.report(&Report::fatal(SqlState::CANNOT_CONNECT_NOW, "no").detail("d").hint("h"));
         let error = start_with(&[OK, encoder.bytes()].concat(), "").err().unwrap();
         assert_eq!(error, "FATAL:  no\nDETAIL:  d\nHINT:  h");
+    }
+
+    #[test]
+    fn the_severity_of_a_server_that_speaks_another_language_is_not_translated() {
+        // What PostgreSQL 15 says with lc_messages = de_DE.UTF-8.
+        let body = b"SSCHWERWIEGEND\0VFATAL\0C57P03\0Mdas Datenbanksystem startet\0\0";
+        let mut encoder = Encoder::new();
+        encoder.frame(b'E', |buf| buf.extend_from_slice(body));
+        let error = start_with(encoder.bytes(), "").err().unwrap();
+        assert_eq!(error, "FATAL:  das Datenbanksystem startet");
     }
 
     #[test]

@@ -227,13 +227,9 @@ impl Harness {
 }
 
 pub(super) fn startup_packet(version: u32, parameters: &[(&str, &str)]) -> Vec<u8> {
-    let mut body = version.to_be_bytes().to_vec();
-    for (name, value) in parameters {
-        body.extend([name.as_bytes(), b"\0", value.as_bytes(), b"\0"].concat());
-    }
-    body.push(0);
-    let length = u32::try_from(body.len() + 4).unwrap();
-    [&length.to_be_bytes()[..], &body].concat()
+    let mut packet = startup::encode(parameters);
+    packet[4..8].copy_from_slice(&version.to_be_bytes());
+    packet
 }
 
 pub(super) struct RawClient {
