@@ -50,6 +50,7 @@ use walhub_proto::syncrep::SynchronousCommit;
 pub use self::interrupts::{CopyProgress, Interrupt, Interrupts, Member, Sessions};
 pub use self::memory::Memory;
 pub(crate) use self::parameters::{check_startup, reported_at_startup};
+pub(crate) use self::session::Session;
 use crate::settings::{SettingRow, Settings};
 use walhub_hub::api::hub::{Client, Hub};
 

@@ -55,6 +55,9 @@ impl<V: SettingsView> Session<V> {
         if self.params.hub.in_recovery() {
             return Err(Box::new(append::in_recovery("COPY FROM")));
         }
+        if self.is_walsender {
+            return Err(client_failed("a walsender connection takes no data"));
+        }
         // The client hears what came before, and then that it may send.
         self.settle(wire, Settle::Tell).await?;
         self.copy_in_response(&copy.format);

@@ -67,7 +67,7 @@ pub(super) enum Ending {
 type Cached = (Arc<str>, Arc<[Arc<Prepared>]>);
 
 /// Everything but the socket.
-pub(super) struct Session<V> {
+pub(crate) struct Session<V> {
     pub(super) params: ConsoleParams<V>,
     pub(super) parameters: Parameters,
     pub(super) transaction: Transaction,
@@ -93,6 +93,8 @@ pub(super) struct Session<V> {
     cached_next: usize,
     /// The client believes that the server is a standby.
     told_in_recovery: bool,
+    /// The connection takes replication commands, and SQL beside them.
+    pub(super) is_walsender: bool,
     pub(super) out: Output,
 }
 
@@ -145,6 +147,7 @@ impl<V: SettingsView> Session<V> {
         Self {
             parameters: Parameters::new(&options),
             told_in_recovery: params.hub.in_recovery(),
+            is_walsender: false,
             params,
             transaction: Transaction::default(),
             transaction_start: clock::now(),
@@ -164,6 +167,34 @@ impl<V: SettingsView> Session<V> {
             cached_next: 0,
             out: Output::default(),
         }
+    }
+
+    /// A session for the SQL of a walsender connection, which reads the messages itself.
+    pub(crate) fn of_walsender(params: ConsoleParams<V>) -> Self {
+        Self { is_walsender: true, ..Self::new(params) }
+    }
+
+    /// Answers one query, ReadyForQuery included; `false` when the connection ends with it. `read` is what was read
+    /// of the stream beyond the query, and may be more afterwards.
+    ///
+    /// PostgreSQL: `exec_replication_command`, which leaves to `exec_simple_query` what is no replication command.
+    pub(crate) async fn answer_query<S>(
+        &mut self,
+        stream: &mut S,
+        read: &mut Vec<u8>,
+        query: &str,
+    ) -> io::Result<bool>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut wire = Wire::new(stream, std::mem::take(read), &self.account);
+        self.turn.begin();
+        self.begin_statement();
+        let next = self.query(&mut wire, query.as_bytes()).await;
+        self.write(&mut wire).await?;
+        wire.flush().await?;
+        *read = wire.into_unread();
+        Ok(next == Next::Continue)
     }
 
     /// Answers everything that was read, and writes the answers.
@@ -312,6 +343,7 @@ impl<V: SettingsView> Session<V> {
 
     pub(super) fn begin_statement(&mut self) {
         self.statement_start = clock::now();
+        self.cancels = self.params.member.interrupts.cancels();
         if !self.transaction.is_open() && self.pending.is_empty() {
             self.transaction_start = self.statement_start;
         }
@@ -369,7 +401,6 @@ impl<V: SettingsView> Session<V> {
             }
         };
         self.begin_statement();
-        self.cancels = self.params.member.interrupts.cancels();
         let result = match message {
             Frontend::Terminate => {
                 self.leave(wire).await?;
@@ -377,13 +408,7 @@ impl<V: SettingsView> Session<V> {
             }
             Frontend::Sync => self.sync(wire).await,
             Frontend::Flush => self.settle(wire, Settle::Tell).await.map(drop),
-            Frontend::Query(query) => match self.simple_query(wire, query).await {
-                Ok(()) => {
-                    self.ready();
-                    Ok(())
-                }
-                Err(failure) => Err(failure),
-            },
+            Frontend::Query(query) => return Ok(self.query(wire, query).await),
             Frontend::FunctionCall(_) => Err(unsupported("the function call message")),
             Frontend::Execute { portal, rows_max } => self.execute(wire, portal, rows_max).await,
             // Parse and its like were handled at once; COPY's are left over from one that failed.
@@ -516,6 +541,20 @@ impl<V: SettingsView> Session<V> {
             self.ready();
         }
         Next::Continue
+    }
+
+    /// Answers a query that was begun, ReadyForQuery included.
+    async fn query<S>(&mut self, wire: &mut Wire<S>, query: &[u8]) -> Next
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        match self.simple_query(wire, query).await {
+            Ok(()) => {
+                self.ready();
+                Next::Continue
+            }
+            Err(failure) => self.failed(wire, failure, false).await,
+        }
     }
 
     /// PostgreSQL: `exec_simple_query`.

@@ -1,13 +1,12 @@
 //! Replication commands of one walsender connection.
 //!
 //! Only simple queries are taken. START_REPLICATION hands the socket to a ship core and takes it
-//! back when the stream has ended; SQL of a walsender that is connected to a database goes to the
-//! console.
+//! back when the stream has ended; SQL of a walsender that is connected to a database is answered by
+//! `backend`, one query at a time.
 //!
 //! PostgreSQL: `exec_replication_command` (src/backend/replication/walsender.c), `PostgresMain`
 //! (src/backend/tcop/postgres.c).
 
-mod bridge;
 mod decoding;
 pub(crate) mod logical;
 
@@ -22,9 +21,10 @@ use walhub_proto::wire::frontend::{self, BadMessage, Frontend};
 use walhub_proto::wire::reader::Malformed;
 use walhub_proto::wire::startup::ReplicationMode;
 
-use self::bridge::Bridge;
 use super::session::{Ended, Session, canonical_name, log_report};
 use super::stream::{Connection, Stream};
+use crate::backend;
+use crate::settings::Settings;
 use walhub_hub::api::hub::{Positions, SlotRequest, StartStreaming, StreamEnd};
 use walhub_sql::value::binary::text_parameter;
 
@@ -51,7 +51,7 @@ pub(super) async fn serve(
     connection: Connection,
 ) -> (Option<Connection>, Ended) {
     let mut walsender =
-        WalSender { session, bridge: None, owns_temporary_slot: false, ignore_till_sync: false };
+        WalSender { session, sql: None, owns_temporary_slot: false, ignore_till_sync: false };
     let mut connection = Some(connection);
     let ended = loop {
         let Some(current) = connection.as_mut() else { break Ended::Quietly };
@@ -123,7 +123,8 @@ fn lost_place(rule: Malformed) -> Ended {
 
 struct WalSender<'a> {
     session: &'a Session,
-    bridge: Option<Bridge>,
+    /// What answers its SQL, from the first such query on.
+    sql: Option<Box<backend::Session<Settings>>>,
     owns_temporary_slot: bool,
     ignore_till_sync: bool,
 }
@@ -238,8 +239,11 @@ impl WalSender<'_> {
             )));
         }
         let Some(connection) = connection.as_mut() else { return Ok(Answered::Done) };
-        let bridge = self.bridge.get_or_insert_with(|| Bridge::new(self.session.console_params()));
-        if bridge.query(&mut connection.stream, text).await? {
+        let begin = || Box::new(backend::Session::of_walsender(self.session.console_params()));
+        let sql = self.sql.get_or_insert_with(begin);
+        let Connection { stream, read, .. } = connection;
+        // What SQL needs is in memory only while it runs: few walsenders ever do.
+        if Box::pin(sql.answer_query(stream, read, text)).await? {
             Ok(Answered::Ready)
         } else {
             Err(Ended::Quietly)

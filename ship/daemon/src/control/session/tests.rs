@@ -488,6 +488,40 @@ fn a_cancel_request_with_the_right_key_ends_a_wait() {
 }
 
 #[test]
+fn what_comes_while_a_walsenders_query_waits_is_answered_after_it() {
+    run(async {
+        let harness = Harness::new(FakeHub::ready());
+        let mut client = harness.connect(&[&[("database", "d")][..], DATABASE].concat()).await;
+        client.answer().await;
+        client.query("begin").await;
+        assert_eq!(client.answer().await, ["C BEGIN", "Z T"]);
+        client.query("rollback; wait for lsn 'FF/0' with (mode 'standby_flush')").await;
+        while harness.hub.readers.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        for command in ["IDENTIFY_SYSTEM", "select 2"] {
+            client.query(command).await;
+        }
+        let mut other = harness.connect(SQL).await;
+        other.answer().await;
+        other.query("select pg_cancel_backend(1)").await;
+        assert_eq!(other.answer().await[1], "D t");
+        let canceled = "E ERROR 57014 canceling statement due to user request";
+        assert_eq!(client.answer().await, ["C ROLLBACK", canceled, "Z I"]);
+        assert_eq!(client.answer().await[1], "D 7000000000000000001|2|0/3000100|d");
+        assert_eq!(client.answer().await[1], "D 2");
+
+        client.query("wait for lsn 'FF/0' with (mode 'standby_flush')").await;
+        while harness.hub.readers.lock().unwrap().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        other.query("select pg_terminate_backend(1)").await;
+        let terminated = "E FATAL 57P01 terminating connection due to administrator command";
+        assert_eq!(client.answer().await, [terminated]);
+    });
+}
+
+#[test]
 fn a_walsender_takes_no_data_for_a_copy() {
     run(async {
         let mut hub = FakeHub::ready();
