@@ -1,8 +1,12 @@
 //! What takes longer than a moment, on a thread that is no session's.
 //!
 //! A statement is first evaluated where its session is. When that takes more than a few thousand steps it is given up
-//! and begun afresh elsewhere: evaluating has no effect before it is done, except that a function may signal another
-//! session, and twice is as good as once. Meanwhile the session hears cancel requests, its client and the clock.
+//! and begun afresh elsewhere: evaluating has no effect before it is done. There is one kind of exception: a function
+//! that signals another session. On the other thread it does so when it is called. On the sessions' thread it does so
+//! when the evaluation is done, and not when it is given up: a second cancel request might hit the next statement of
+//! that session.
+//!
+//! Meanwhile the session hears cancel requests, its client and the clock.
 //!
 //! PostgreSQL: `ProcessInterrupts`, `StatementTimeoutHandler` (src/backend/tcop/postgres.c).
 
@@ -147,7 +151,11 @@ impl<V: SettingsView> Session<V> {
             let ran = self.with_context(&emitter, fetched.as_ref(), |ctx| {
                 let env = self.env(ctx, arguments);
                 let rows = plan.run(&env);
-                if env.is_outgrown() { None } else { Some(ctx.result_of(&env, rows)) }
+                if env.is_outgrown() {
+                    return None;
+                }
+                ctx.perform_postponed();
+                Some(ctx.result_of(&env, rows))
             });
             if let Some(result) = ran {
                 return Ok((result, emitter));

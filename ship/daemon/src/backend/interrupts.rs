@@ -173,6 +173,11 @@ impl Sessions {
         }
     }
 
+    /// Whether there is a session of that pid.
+    pub(super) fn has(&self, pid: u32) -> bool {
+        locked(&self.members).contains_key(&pid)
+    }
+
     /// Cancels what a session waits for; `false` when there is none of that pid.
     pub(super) fn cancel(&self, pid: u32) -> bool {
         let member = self.member(pid);

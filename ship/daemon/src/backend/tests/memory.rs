@@ -248,6 +248,29 @@ fn a_statement_that_takes_long_hears_cancel_requests_and_its_timeout() {
 }
 
 #[test]
+fn a_statement_signals_once_however_often_it_is_begun() {
+    run(async |server| {
+        let signaled = server.sessions.enter(7, server.terminate.subscribe());
+        let mut client = server.connect(1);
+        // Short, and so long that it is begun here and again on another thread.
+        for (number, rows) in [(1, 10), (2, 8_000)] {
+            let sql = "select count(*) from generate_series(1, ROWS) n where n > 1 or \
+                       pg_cancel_backend(7)";
+            let lines = client.ask(&query(&sql.replace("ROWS", &rows.to_string()))).await;
+            assert_eq!(lines[1], rows.to_string(), "{lines:?}");
+            assert_eq!(signaled.interrupts.cancels(), number);
+        }
+        // LIMIT is looked at before the messages are read, and again.
+        let sql = "select lsn from walhub.messages limit pg_cancel_backend(7)::int";
+        client.ask(&query(sql)).await;
+        assert_eq!(signaled.interrupts.cancels(), 3);
+        // What fails has signaled all the same, as in PostgreSQL.
+        client.ask(&query("select pg_cancel_backend(7), 1 / 0")).await;
+        assert_eq!(signaled.interrupts.cancels(), 4);
+    });
+}
+
+#[test]
 fn a_long_text_of_statements_lets_others_have_their_turn_and_can_be_canceled() {
     run(async |server| {
         let (mut long, mut other) = (server.connect_by(1, 8 << 20), server.connect(2));
