@@ -56,8 +56,8 @@ use walhub_proto::syncrep::WaitLevel;
 pub use walhub_proto::syncrep::SynchronousCommit;
 
 use crate::clock::now;
-use crate::control::listen::Listener;
 use crate::datadir::DataDir;
+use crate::net::listen::Listener;
 use crate::server::{Owner, Ready, ServeConfig};
 use crate::settings::{Reloader, Sources};
 use crate::signals::{Request, ShutdownMode};

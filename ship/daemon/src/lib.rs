@@ -9,13 +9,14 @@
 pub mod backend;
 pub mod cli;
 mod clock;
-pub mod control;
 pub mod datadir;
 pub mod demo;
 pub mod embed;
 mod limits;
 pub mod logging;
+pub mod net;
 mod placement;
+mod replication;
 pub mod server;
 pub mod settings;
 pub mod signals;

@@ -1,6 +1,6 @@
 //! One run of a server: the data directory recovered, the cores started, the control plane run.
 //!
-//! Not here: what a core does (`hub`), what a connection gets (`control`).
+//! Not here: what a core does (`hub`), what a connection gets (`net`).
 //!
 //! PostgreSQL: `PostmasterMain` (src/backend/postmaster/postmaster.c).
 
@@ -25,11 +25,11 @@ use walhub_proto::lsn::{Lsn, SystemIdentifier};
 use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegmentSize;
 
-use crate::control::connect::{ConnectOptions, Notices, connect, parse_conninfo};
-use crate::control::listen::Listener;
-use crate::control::session::Services;
 use crate::datadir::{DataDir, Status};
 use crate::limits::{self, Connections};
+use crate::net::connect::{ConnectOptions, Notices, connect, parse_conninfo};
+use crate::net::listen::Listener;
+use crate::net::session::Services;
 use crate::settings::{Reloader, Settings};
 use crate::signals::{Request, ShutdownMode, Signals};
 use notify::Notify;

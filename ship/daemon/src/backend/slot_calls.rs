@@ -16,7 +16,7 @@ use super::context::Context;
 use super::emit::Call;
 use super::session::Session;
 use super::wire::{Attended, Told, Wire};
-use crate::control::replication::logical::check_plugin;
+use crate::replication::logical::check_plugin;
 use walhub_hub::api::append::{DATABASE, WalRequest};
 use walhub_hub::api::hub::SlotRequest;
 use walhub_sql::failure::{Result, fail, unsupported};

@@ -3,6 +3,6 @@
 
 pub mod connect;
 pub mod listen;
-pub mod replication;
+mod pump;
 pub mod session;
 pub mod stream;

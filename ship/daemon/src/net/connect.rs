@@ -13,7 +13,6 @@ mod auth;
 mod certificate;
 mod error;
 mod notices;
-mod pump;
 mod socket;
 mod startup;
 mod surroundings;
@@ -408,6 +407,6 @@ fn into_fd(stream: Stream, upstream: &str) -> io::Result<OwnedFd> {
             stream.set_nonblocking(false)?;
             Ok(stream.into())
         }
-        Stream::Tls(stream) => pump::start(*stream, upstream.to_string()),
+        Stream::Tls(stream) => super::pump::start(*stream, upstream.to_string()),
     }
 }

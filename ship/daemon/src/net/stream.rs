@@ -26,13 +26,13 @@ pub enum Stream {
 
 /// Which kind of [`Stream`] a descriptor is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum StreamKind {
+pub(crate) enum StreamKind {
     Tcp,
     Unix,
 }
 
 impl Stream {
-    pub(super) const fn kind(&self) -> StreamKind {
+    pub(crate) const fn kind(&self) -> StreamKind {
         match self {
             Self::Tcp(_) => StreamKind::Tcp,
             Self::Unix(_) => StreamKind::Unix,
@@ -40,7 +40,7 @@ impl Stream {
     }
 
     /// The descriptor, in blocking mode: the rings of the ship cores wait for it themselves.
-    pub(super) fn into_fd(self) -> io::Result<OwnedFd> {
+    pub(crate) fn into_fd(self) -> io::Result<OwnedFd> {
         match self {
             Self::Tcp(stream) => {
                 let stream = stream.into_std()?;
@@ -55,7 +55,7 @@ impl Stream {
         }
     }
 
-    pub(super) fn from_fd(fd: OwnedFd, kind: StreamKind) -> io::Result<Self> {
+    pub(crate) fn from_fd(fd: OwnedFd, kind: StreamKind) -> io::Result<Self> {
         match kind {
             StreamKind::Tcp => {
                 let stream = std::net::TcpStream::from(fd);
@@ -113,34 +113,34 @@ impl AsyncWrite for Stream {
 
 /// A socket with what was read and not yet understood, and what was said and not yet sent.
 #[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) stream: Stream,
-    pub(super) read: Vec<u8>,
-    pub(super) out: Encoder,
+pub(crate) struct Connection {
+    pub(crate) stream: Stream,
+    pub(crate) read: Vec<u8>,
+    pub(crate) out: Encoder,
 }
 
 impl Connection {
-    pub(super) const fn new(stream: Stream, read: Vec<u8>) -> Self {
+    pub(crate) const fn new(stream: Stream, read: Vec<u8>) -> Self {
         Self { stream, read, out: Encoder::new() }
     }
 
     /// Reads what there is; `false` at the end. Dropping the future loses nothing.
-    pub(super) async fn fill(&mut self) -> io::Result<bool> {
+    pub(crate) async fn fill(&mut self) -> io::Result<bool> {
         self.read.reserve(READ_BYTES);
         Ok(self.stream.read_buf(&mut self.read).await? > 0)
     }
 
-    pub(super) fn consume(&mut self, len: usize) {
+    pub(crate) fn consume(&mut self, len: usize) {
         self.read.drain(..len);
     }
 
-    pub(super) async fn flush(&mut self) -> io::Result<()> {
+    pub(crate) async fn flush(&mut self) -> io::Result<()> {
         let bytes = self.out.take();
         self.stream.write_all(&bytes).await
     }
 
     /// Says a last word without waiting: a fresh socket has room for it, or it is lost.
-    pub(super) fn refuse_at_once(&mut self, report: &Report) {
+    pub(crate) fn refuse_at_once(&mut self, report: &Report) {
         self.out.report(report);
         let bytes = self.out.take();
         let sent = match &self.stream {
@@ -151,7 +151,7 @@ impl Connection {
     }
 
     /// Says a last word and closes the sending side. A client that is gone does not hear it.
-    pub(super) async fn farewell(&mut self, report: &Report) {
+    pub(crate) async fn farewell(&mut self, report: &Report) {
         self.out.report(report);
         if self.flush().await.is_ok() {
             self.stream.shutdown().await.ok();

@@ -38,8 +38,8 @@ use walhub_proto::wire::reader::{Malformed, decode_frame};
 
 pub(super) use self::source::{Said, Source};
 use crate::clock::now;
-use crate::control::session::{Ended, log_report};
-use crate::control::stream::Connection;
+use crate::net::session::{Ended, log_report};
+use crate::net::stream::Connection;
 use crate::placement::spawn_blocking;
 use walhub_hub::api::append::DATABASE;
 use walhub_hub::api::hub::{Hub, SlotRequest, SlotRow};

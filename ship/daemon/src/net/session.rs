@@ -24,12 +24,12 @@ use walhub_proto::wire::startup::{
     self, FirstPacket, OptionsViolation, ReplicationMode, StartupMessage, StartupViolation,
 };
 
-pub(super) use self::greeting::canonical_name;
+pub(crate) use self::greeting::canonical_name;
 use super::listen::Unadmitted;
-use super::replication;
 use super::stream::{Connection, Stream};
 use crate::backend::{self, ConsoleParams, Interrupt, Member, Served, Sessions, SettingsView as _};
 use crate::limits::Connections;
+use crate::replication;
 use crate::settings::Settings;
 use walhub_hub::api::hub::{Client, Hub};
 
@@ -101,7 +101,7 @@ impl Services {
         self.sessions.memory().set_limit(self.settings.borrow().sql_memory_limit());
     }
 
-    pub(super) fn settings(&self) -> Arc<Settings> {
+    pub(crate) fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.settings.borrow())
     }
 }
@@ -125,7 +125,7 @@ impl Drop for Place {
 
 /// Why a session is over.
 #[derive(Debug)]
-pub(super) enum Ended {
+pub(crate) enum Ended {
     /// The client left, or there is nobody worth an answer.
     Quietly,
     /// The client is told why.
@@ -141,11 +141,11 @@ impl From<io::Error> for Ended {
 }
 
 /// A session that was let in.
-pub(super) struct Session {
-    pub(super) services: Arc<Services>,
-    pub(super) client: Client,
-    pub(super) mode: ReplicationMode,
-    pub(super) database: String,
+pub(crate) struct Session {
+    pub(crate) services: Arc<Services>,
+    pub(crate) client: Client,
+    pub(crate) mode: ReplicationMode,
+    pub(crate) database: String,
     member: Arc<Member>,
     message: StartupMessage,
 }
@@ -193,7 +193,7 @@ pub async fn serve_connection(stream: Stream, services: Arc<Services>) {
 }
 
 /// Logs what was said to a client, and what it had asked. How it looks is the log's affair.
-pub(super) fn log_report(report: &Report, statement: Option<&str>) {
+pub(crate) fn log_report(report: &Report, statement: Option<&str>) {
     let (sqlstate, detail, hint) =
         (report.sqlstate.0, report.detail.as_deref(), report.hint.as_deref());
     match report.severity {
@@ -494,7 +494,7 @@ impl Session {
         }
     }
 
-    pub(super) fn console_params(&self) -> ConsoleParams {
+    pub(crate) fn console_params(&self) -> ConsoleParams {
         ConsoleParams {
             client: self.client.clone(),
             database: self.database.clone(),
@@ -507,14 +507,14 @@ impl Session {
     }
 
     /// Waits until sessions must end. PostgreSQL: `ProcessInterrupts`.
-    pub(super) async fn terminated(&self) -> Ended {
+    pub(crate) async fn terminated(&self) -> Ended {
         self.member.interrupts.terminated().await;
         terminated()
     }
 
     /// Runs a stream, which a ship core has, to its end, and has the hub end it when another session
     /// asks for that. PostgreSQL: `ProcessInterrupts`.
-    pub(super) async fn until_interrupted<T>(&self, streaming: impl Future<Output = T>) -> T {
+    pub(crate) async fn until_interrupted<T>(&self, streaming: impl Future<Output = T>) -> T {
         let mut streaming = std::pin::pin!(streaming);
         loop {
             let interrupt = tokio::select! {

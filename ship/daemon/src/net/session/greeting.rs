@@ -38,7 +38,7 @@ impl Session {
     }
 
     /// Value of a setting that belongs to the session or the server rather than to walhub.
-    pub(in crate::control) fn show_session(&self, name: &str) -> Option<String> {
+    pub(crate) fn show_session(&self, name: &str) -> Option<String> {
         let identity = self.services.hub.identity();
         Some(match name {
             "application_name" => self.client.application_name.clone(),
@@ -104,7 +104,7 @@ const FIXED: [(&str, &str); 13] = [
 ];
 
 /// The spelling of a setting's name that SHOW heads its column with, by its folded name.
-pub(in crate::control) fn canonical_name(name: &str) -> &str {
+pub(crate) fn canonical_name(name: &str) -> &str {
     ["DateStyle", "IntervalStyle", "TimeZone"]
         .into_iter()
         .find(|canonical| canonical.eq_ignore_ascii_case(name))

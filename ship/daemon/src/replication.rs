@@ -21,9 +21,9 @@ use walhub_proto::wire::frontend::{self, BadMessage, Frontend};
 use walhub_proto::wire::reader::Malformed;
 use walhub_proto::wire::startup::ReplicationMode;
 
-use super::session::{Ended, Session, canonical_name, log_report};
-use super::stream::{Connection, Stream};
 use crate::backend;
+use crate::net::session::{Ended, Session, canonical_name, log_report};
+use crate::net::stream::{Connection, Stream};
 use crate::settings::Settings;
 use walhub_hub::api::hub::{Positions, SlotRequest, StartStreaming, StreamEnd};
 use walhub_sql::value::binary::text_parameter;

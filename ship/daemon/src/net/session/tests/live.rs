@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 use super::*;
-use crate::control::listen::Listener;
+use crate::net::listen::Listener;
 
 /// Runs a client with `arguments`, `{port}` in them replaced.
 async fn run_client(port: u16, program: &str, arguments: &[&str]) -> Output {

@@ -14,7 +14,7 @@ use walhub_proto::wire::copy::{
 };
 use walhub_proto::wire::reader::{FRAME_HEADER_LEN, Malformed, decode_frame};
 
-use crate::control::session::Ended;
+use crate::net::session::Ended;
 use walhub_hub::api::hub::StreamEnd;
 
 /// Bytes of one read, and of WAL that is decoded at a time.

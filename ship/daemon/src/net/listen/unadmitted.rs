@@ -17,7 +17,7 @@ type Origin = Option<IpAddr>;
 
 /// Those that are waited for.
 #[derive(Debug)]
-pub(in crate::control) struct Unadmitted {
+pub(in crate::net) struct Unadmitted {
     max: usize,
     state: Mutex<State>,
 }
@@ -31,20 +31,20 @@ struct State {
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-pub(in crate::control) struct Silent {
+pub(in crate::net) struct Silent {
     number: u64,
     all: Arc<Unadmitted>,
     told_to_go: oneshot::Receiver<()>,
 }
 
 impl Unadmitted {
-    pub(in crate::control) fn new(max: u32) -> Arc<Self> {
+    pub(in crate::net) fn new(max: u32) -> Arc<Self> {
         let max = usize::try_from(max).unwrap_or(usize::MAX).max(2);
         Arc::new(Self { max, state: Mutex::default() })
     }
 
     /// Takes one in, and has another go when there are too many.
-    pub(in crate::control) fn enter(self: &Arc<Self>, from: Origin) -> Silent {
+    pub(in crate::net) fn enter(self: &Arc<Self>, from: Origin) -> Silent {
         let from = from.map(|ip| ip.to_canonical());
         let mut state = self.state();
         if let Some(oldest) = state.one_too_many(from, self.max)
@@ -87,7 +87,7 @@ impl State {
 
 impl Silent {
     /// Waits until it is told to go.
-    pub(in crate::control) async fn told_to_go(&mut self) {
+    pub(in crate::net) async fn told_to_go(&mut self) {
         // Without a word it was let in.
         if (&mut self.told_to_go).await.is_err() {
             std::future::pending().await

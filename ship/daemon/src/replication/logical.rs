@@ -22,8 +22,8 @@ use walhub_proto::wire::startup::ReplicationMode;
 
 use super::decoding::{Decoding, Request, Source};
 use super::{WalSender, not_supported, report_of, shutting_down, starting_up};
-use crate::control::session::Ended;
-use crate::control::stream::Connection;
+use crate::net::session::Ended;
+use crate::net::stream::Connection;
 use walhub_hub::api::append::{DATABASE, WalRequest};
 use walhub_hub::api::hub::{SlotRequest, StartStreaming};
 
