@@ -51,6 +51,7 @@ pub use self::interrupts::{CopyProgress, Interrupt, Interrupts, Member, Sessions
 pub use self::memory::Memory;
 pub(crate) use self::parameters::{check_startup, reported_at_startup};
 pub(crate) use self::session::Session;
+pub(crate) use self::slot_calls::check_plugin;
 use crate::settings::{SettingRow, Settings};
 use walhub_hub::api::hub::{Client, Hub};
 

@@ -24,9 +24,9 @@ use crate::datadir::{CONFIG_FILE, DataDir};
 use crate::demo::{self, DemoArgs};
 use crate::limits::Insufficient;
 use crate::logging::{self, LogConfig};
-use crate::server::{self, ServeConfig};
+use crate::server::{self, Reloader, ServeConfig};
 use crate::settings::source::parse_assignment;
-use crate::settings::{Reloader, SettingError, Settings, Sources, show};
+use crate::settings::{SettingError, Settings, Sources, show};
 use crate::signals::ShutdownMode;
 use walhub_hub::store::recover::RecoverError;
 

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 
-use crate::logging::os_error;
+use crate::strerror::strerror;
 use lock::{DirLock, Inode};
 use watch::{Claim, Watch};
 
@@ -137,7 +137,7 @@ fn io_report(what: &str, path: &Path, error: &io::Error) -> Box<Report> {
         io::ErrorKind::StorageFull => SqlState::DISK_FULL,
         _ => SqlState::IO_ERROR,
     };
-    let message = format!("{what} \"{}\": {}", path.display(), os_error(error));
+    let message = format!("{what} \"{}\": {}", path.display(), strerror(error));
     Box::new(Report::fatal(sqlstate, message))
 }
 

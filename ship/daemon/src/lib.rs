@@ -20,3 +20,4 @@ mod replication;
 pub mod server;
 pub mod settings;
 pub mod signals;
+mod strerror;

@@ -10,6 +10,7 @@
 //!
 //! PostgreSQL: src/backend/utils/error/elog.c.
 
+mod fields;
 mod layer;
 mod line;
 mod prefix;
@@ -155,14 +156,4 @@ fn write_to_stderr(line: &[u8]) {
 /// Logs a `LOG` message.
 pub fn log(message: impl Display) {
     tracing::info!("{message}");
-}
-
-/// What `%m` of a C format would show: the system's words without Rust's number.
-#[must_use]
-pub fn os_error(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error ") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
-    }
 }

@@ -8,7 +8,7 @@
 //! (src/backend/tcop/postgres.c).
 
 mod decoding;
-pub(crate) mod logical;
+mod logical;
 
 use std::io;
 

@@ -6,6 +6,7 @@
 
 mod cores;
 mod notify;
+mod reloader;
 mod shared_loop;
 mod title;
 mod verifier;
@@ -30,9 +31,10 @@ use crate::limits::{self, Connections};
 use crate::net::connect::{ConnectOptions, Notices, connect, parse_conninfo};
 use crate::net::listen::Listener;
 use crate::net::session::Services;
-use crate::settings::{Reloader, Settings};
+use crate::settings::Settings;
 use crate::signals::{Request, ShutdownMode, Signals};
 use notify::Notify;
+pub use reloader::Reloader;
 use shared_loop::SharedLoop;
 use title::Title;
 use verifier::Verifier;

@@ -12,7 +12,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-use super::line::{self, Moment};
+use super::fields::Moment;
+use super::line;
 use super::{Entry, LogConfig, Session, is_logged};
 use crate::settings::{LogDestination, MessageLevel, Words as _};
 

@@ -22,6 +22,7 @@ use walhub_proto::wire::startup::ReplicationMode;
 
 use super::decoding::{Decoding, Request, Source};
 use super::{WalSender, not_supported, report_of, shutting_down, starting_up};
+use crate::backend::check_plugin;
 use crate::net::session::Ended;
 use crate::net::stream::Connection;
 use walhub_hub::api::append::{DATABASE, WalRequest};
@@ -179,19 +180,6 @@ impl WalSender<'_> {
             start_decoding_at: start.max(confirmed),
         })
     }
-}
-
-/// PostgreSQL: `LoadOutputPlugin`.
-///
-/// # Errors
-/// When there is no such plugin.
-pub(crate) fn check_plugin(plugin: &str) -> Result<(), Report> {
-    if plugin == PLUGIN_NAME {
-        return Ok(());
-    }
-    let message = format!("could not access file \"{plugin}\": No such file or directory");
-    let report = Report::error(SqlState::UNDEFINED_FILE, message);
-    Err(report.hint("walhub has the output plugin pgoutput."))
 }
 
 /// PostgreSQL: `CreateDecodingContext`.

@@ -138,7 +138,7 @@ impl Sources {
                 format!(
                     "could not open configuration file \"{}\": {}",
                     file.display(),
-                    crate::logging::os_error(&error)
+                    crate::strerror::strerror(&error)
                 ),
             )),
         }

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use walhub_proto::wire::error_response::ErrorResponse;
 use walhub_proto::wire::reader::Malformed;
 
+use crate::strerror::strerror;
+
 /// A server that was tried.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Target {
@@ -146,10 +148,10 @@ impl fmt::Display for Failure {
                 } else {
                     "Is the server running on that host and accepting TCP/IP connections?"
                 };
-                write!(f, "{}\n\t{hint}", errno_text(error))
+                write!(f, "{}\n\t{hint}", strerror(error))
             }
             Cause::Lookup { host, error } => {
-                let text = errno_text(error);
+                let text = strerror(error);
                 let text = text.trim_start_matches("failed to lookup address information: ");
                 write!(f, "could not translate host name \"{host}\" to address: {text}")
             }
@@ -159,7 +161,7 @@ impl fmt::Display for Failure {
                  terminated abnormally\n\tbefore or while processing the request.",
             ),
             Cause::Io(error) => {
-                write!(f, "could not receive data from server: {}", errno_text(error))
+                write!(f, "could not receive data from server: {}", strerror(error))
             }
             Cause::Server { error, passfile: None, .. } => write!(f, "{error:#}"),
             Cause::Server { error, passfile: Some(file), .. } => {
@@ -168,14 +170,5 @@ impl fmt::Display for Failure {
             Cause::Tls(text) | Cause::Refused(text) => f.write_str(text),
             Cause::Unwanted(text) => f.write_str(text),
         }
-    }
-}
-
-/// As C's strerror: without the number that Rust adds.
-pub(super) fn errno_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.split_once(" (os error") {
-        Some((text, _)) => text.to_string(),
-        None => text,
     }
 }

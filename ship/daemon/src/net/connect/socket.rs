@@ -10,8 +10,9 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 use walhub_proto::conninfo::Keepalives;
 
-use super::error::{Cause, errno_text};
+use super::error::Cause;
 use super::surroundings;
+use crate::strerror::strerror;
 
 /// Longest path of a unix socket. PostgreSQL: `UNIXSOCK_PATH_BUFLEN`.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -23,7 +24,7 @@ pub(super) async fn connect_tcp(
 ) -> Result<TcpStream, Cause> {
     let stream = TcpStream::connect(address).await.map_err(Cause::Connect)?;
     set_options(&stream, keepalives).map_err(|(name, error)| {
-        Cause::Refused(format!("setsockopt({name}) failed: {}", errno_text(&error)))
+        Cause::Refused(format!("setsockopt({name}) failed: {}", strerror(&error)))
     })?;
     Ok(stream)
 }

@@ -21,8 +21,9 @@ use tokio_rustls::client::TlsStream;
 use walhub_proto::conninfo::{SslCertMode, SslMode, SslNegotiation, SslOptions, TlsVersion};
 
 use super::certificate::Certificate;
-use super::error::{Cause, errno_text};
+use super::error::Cause;
 use super::verify::{Chain, NameMismatch, Verifier};
+use crate::strerror::strerror;
 
 /// How the messages of a connection travel.
 pub(super) enum Channel {
@@ -141,7 +142,7 @@ pub(super) fn handshake_error(error: io::Error) -> Cause {
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             refuse("SSL connection has been closed unexpectedly".into())
         }
-        None => refuse(format!("SSL SYSCALL error: {}", errno_text(&error))),
+        None => refuse(format!("SSL SYSCALL error: {}", strerror(&error))),
     }
 }
 
@@ -220,7 +221,7 @@ fn revocation_lists(ssl: &SslOptions) -> Result<Vec<CertificateRevocationListDer
     }
     if let Some(directory) = &ssl.crldir {
         let entries = fs::read_dir(directory).map_err(|error| {
-            let reason = errno_text(&error);
+            let reason = strerror(&error);
             refuse(format!("could not read revocation list directory \"{directory}\": {reason}"))
         })?;
         files.extend(entries.flatten().map(|entry| entry.path()));
@@ -259,7 +260,7 @@ fn client_certificate(
     let shown = key_file.display();
     let unusable =
         |reason: String| refuse(format!("could not load private key file \"{shown}\": {reason}"));
-    let pem = fs::read(&key_file).map_err(|error| unusable(errno_text(&error)))?;
+    let pem = fs::read(&key_file).map_err(|error| unusable(strerror(&error)))?;
     let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
         let encrypted = pem.windows(9).any(|window| window == b"ENCRYPTED");
         unusable(if encrypted {
@@ -287,7 +288,7 @@ fn check_key_file(file: &Path) -> Result<(), Cause> {
         refuse(if error.kind() == io::ErrorKind::NotFound {
             format!("certificate present, but not private key file \"{shown}\"")
         } else {
-            format!("could not stat private key file \"{shown}\": {}", errno_text(&error))
+            format!("could not stat private key file \"{shown}\": {}", strerror(&error))
         })
     })?;
     if !metadata.is_file() {
@@ -307,6 +308,6 @@ fn check_key_file(file: &Path) -> Result<(), Cause> {
 
 /// Every PEM section of one kind in a file.
 fn pem_file<T: PemObject>(file: &Path) -> Result<Vec<T>, String> {
-    let pem = fs::read(file).map_err(|error| errno_text(&error))?;
+    let pem = fs::read(file).map_err(|error| strerror(&error))?;
     T::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| error.to_string())
 }

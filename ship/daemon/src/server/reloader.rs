@@ -2,8 +2,8 @@
 //!
 //! PostgreSQL: `process_pm_reload_request`, `ProcessConfigFileInternal`.
 
-use super::{Change, SettingError, Settings, Sources};
 use crate::logging::{self, LogConfig};
+use crate::settings::{Change, SettingError, Settings, Sources};
 
 /// The sources of a running server, and what they said last.
 #[derive(Clone, Debug)]
