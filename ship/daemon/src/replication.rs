@@ -46,7 +46,7 @@ enum Request {
 }
 
 /// Serves commands until the session ends; the connection comes back unless it is closed.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     session: &Session,
     connection: Connection,
 ) -> (Option<Connection>, Ended) {

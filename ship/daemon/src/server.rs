@@ -7,6 +7,7 @@
 mod cores;
 mod notify;
 mod reloader;
+mod serve;
 mod shared_loop;
 mod title;
 mod verifier;
@@ -35,6 +36,7 @@ use crate::settings::Settings;
 use crate::signals::{Request, ShutdownMode, Signals};
 use notify::Notify;
 pub use reloader::Reloader;
+pub(crate) use serve::serve;
 use shared_loop::SharedLoop;
 use title::Title;
 use verifier::Verifier;
@@ -311,6 +313,7 @@ impl Server {
             self.settings_receiver.clone(),
             terminated,
             self.connections,
+            serve,
         );
         let listening = tokio::task::spawn_local(listener.run(Arc::clone(&services)));
         if self.is_primary {

@@ -1,7 +1,8 @@
 //! One downstream connection from its first byte.
 //!
-//! Reads the first packet, decides who may come in, sends the start-up sequence, and hands the
-//! connection to the SQL console or to the replication command loop.
+//! Reads the first packet, decides who may come in, and sends the start-up sequence.
+//!
+//! Not here: what the connection is for after that ([`Serve`], which is the server's).
 //!
 //! PostgreSQL: `ProcessStartupPacket`, `canAcceptConnections`, `ClientAuthentication`,
 //! `InitPostgres`.
@@ -11,6 +12,7 @@ mod greeting;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -27,14 +29,17 @@ use walhub_proto::wire::startup::{
 pub(crate) use self::greeting::canonical_name;
 use super::listen::Unadmitted;
 use super::stream::{Connection, Stream};
-use crate::backend::{self, ConsoleParams, Interrupt, Member, Served, Sessions, SettingsView as _};
+use crate::backend::{self, ConsoleParams, Interrupt, Member, Sessions, SettingsView as _};
 use crate::limits::Connections;
-use crate::replication;
 use crate::settings::Settings;
 use walhub_hub::api::hub::{Client, Hub};
 
 /// How long the process waits for the last words of streams that have ended.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What serves a connection that was let in, to its end; it comes back unless it is closed.
+pub(crate) type Serve = for<'a> fn(&'a Session, Connection) -> Serving<'a>;
+pub(crate) type Serving<'a> = Pin<Box<dyn Future<Output = (Option<Connection>, Ended)> + 'a>>;
 
 /// What every connection needs.
 pub struct Services {
@@ -54,6 +59,7 @@ pub struct Services {
     unadmitted: Arc<Unadmitted>,
     wal_senders: Arc<AtomicU32>,
     others: Arc<AtomicU32>,
+    serve: Serve,
 }
 
 impl Services {
@@ -64,6 +70,7 @@ impl Services {
         settings: watch::Receiver<Arc<Settings>>,
         terminate: watch::Receiver<bool>,
         connections: Connections,
+        serve: Serve,
     ) -> Arc<Self> {
         let sessions = Arc::new(Sessions::default());
         sessions.memory().set_limit(settings.borrow().sql_memory_limit());
@@ -78,6 +85,7 @@ impl Services {
             unadmitted: Unadmitted::new(connections.unadmitted_max),
             wal_senders: Arc::default(),
             others: Arc::default(),
+            serve,
         })
     }
 
@@ -458,7 +466,7 @@ fn administrator_command() -> Report {
     Report::fatal(SqlState::ADMIN_SHUTDOWN, message)
 }
 
-fn terminated() -> Ended {
+pub(crate) fn terminated() -> Ended {
     Ended::Fatal(administrator_command())
 }
 
@@ -473,25 +481,8 @@ impl Session {
         if let Err(error) = connection.flush().await {
             return finish(None, Ended::Io(error)).await;
         }
-        match self.mode {
-            ReplicationMode::Off => {
-                let ended = self.serve_console(&mut connection).await;
-                finish(Some(connection), ended).await;
-            }
-            ReplicationMode::Physical | ReplicationMode::Database => {
-                let (connection, ended) = replication::serve(&self, connection).await;
-                finish(connection, ended).await;
-            }
-        }
-    }
-
-    async fn serve_console(&self, connection: &mut Connection) -> Ended {
-        let read = std::mem::take(&mut connection.read);
-        match backend::serve(&mut connection.stream, read, self.console_params()).await {
-            Ok(Served::Left | Served::Silenced) => Ended::Quietly,
-            Ok(Served::Terminated) => terminated(),
-            Err(error) => Ended::Io(error),
-        }
+        let (connection, ended) = (self.services.serve)(&self, connection).await;
+        finish(connection, ended).await;
     }
 
     pub(crate) fn console_params(&self) -> ConsoleParams {

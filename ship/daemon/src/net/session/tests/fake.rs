@@ -16,6 +16,7 @@ use walhub_proto::wire::reader::decode_frame;
 
 use super::*;
 use crate::limits::Connections;
+use crate::server::serve;
 use walhub_hub::api::append::Waited;
 use walhub_hub::api::hub::{
     Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
@@ -204,7 +205,7 @@ impl Harness {
         let (terminate, terminate_read) = watch::channel(false);
         let shared: Arc<dyn Hub<OwnedFd>> = Arc::<FakeHub>::clone(&hub);
         let connections = Connections::of(&settings_read.borrow(), None).unwrap();
-        let services = Services::new(shared, settings_read, terminate_read, connections);
+        let services = Services::new(shared, settings_read, terminate_read, connections, serve);
         Self { hub, services, terminate, _settings: settings }
     }
 
