@@ -2,7 +2,7 @@
 //!
 //! A string is read as libpq reads it, completed from the service file and the environment, and
 //! becomes a [`ConnInfo`] that cannot be wrong. Files and variables come in through
-//! [`Surroundings`].
+//! [`Environment`].
 //!
 //! Stricter than libpq: every port and integer is checked at once, not when its host is tried.
 //!
@@ -10,11 +10,13 @@
 //! (src/backend/replication/libpqwalreceiver/libpqwalreceiver.c).
 
 mod auth;
+mod environment;
 mod error;
 mod keywords;
 mod options;
 mod passfile;
 mod service;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -25,6 +27,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 pub use auth::{AuthMethod, AuthMethods, ChannelBinding, RequireAuth};
+pub use environment::Environment;
 pub use error::ConnInfoError;
 pub use options::Options;
 pub use passfile::find_password;
@@ -38,19 +41,6 @@ pub const DEFAULT_SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 
 /// Port of an empty `port` entry. PostgreSQL: `DEF_PGPORT`.
 pub const DEFAULT_PORT: u16 = 5432;
-
-/// What a connection string does not say and its surroundings do.
-#[derive(Clone, Copy)]
-pub struct Surroundings<'a> {
-    /// An environment variable.
-    pub variable: &'a dyn Fn(&str) -> Option<String>,
-    /// The text of a file, when it exists.
-    pub read_file: &'a dyn Fn(&str) -> Option<String>,
-    /// Name of the operating system user.
-    pub os_user: Option<&'a str>,
-    /// That user's home directory.
-    pub home: Option<&'a str>,
-}
 
 /// Where one entry of the host list is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -165,23 +155,23 @@ pub struct ConnInfo {
 }
 
 impl ConnInfo {
-    /// Parses a connection string or URI and completes it from its surroundings.
+    /// Parses a connection string or URI and completes it from its environment.
     ///
     /// # Errors
     /// As libpq, and for what walhub cannot do.
-    pub fn parse(text: &str, surroundings: &Surroundings<'_>) -> Result<Self, ConnInfoError> {
+    pub fn parse(text: &str, environment: &Environment<'_>) -> Result<Self, ConnInfoError> {
         let mut options = Options::parse(text)?;
-        options.add_defaults(surroundings)?;
+        options.add_defaults(environment)?;
         if options.filled("user").is_none() {
-            let user = surroundings.os_user.ok_or(ConnInfoError::NoUser)?;
+            let user = environment.os_user.ok_or(ConnInfoError::NoUser)?;
             options.store("user", user.into())?;
         }
         if let (None, None, Some(home)) =
-            (options.filled("password"), options.filled("passfile"), surroundings.home)
+            (options.filled("password"), options.filled("passfile"), environment.home)
         {
             options.store("passfile", format!("{home}/.pgpass"))?;
         }
-        Self::from_options(&options, surroundings.home)
+        Self::from_options(&options, environment.home)
     }
 
     fn from_options(options: &Options, home: Option<&str>) -> Result<Self, ConnInfoError> {

@@ -3,20 +3,20 @@
 use std::cell::RefCell;
 
 use walhub::settings::Sources;
-use walhub_proto::conninfo::{ConnInfo, Surroundings, find_password};
+use walhub_proto::conninfo::{ConnInfo, Environment, find_password};
 use walhub_proto::syncrep::SyncRepConfig;
 
 /// A connection string or URI, with a service file around it.
 pub(crate) fn conninfo(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let (text, services) = text.split_once('\u{1}').unwrap_or((text, ""));
-    let surroundings = Surroundings {
+    let environment = Environment {
         variable: &|name| (name == "PGSERVICEFILE").then(|| "services".to_owned()),
         read_file: &|name| (name == "services").then(|| services.to_owned()),
         os_user: Some("postgres"),
         home: None,
     };
-    match ConnInfo::parse(text, &surroundings) {
+    match ConnInfo::parse(text, &environment) {
         Ok(parsed) => {
             for host in &parsed.hosts {
                 drop((host.passfile_host(), host.socket_path()));

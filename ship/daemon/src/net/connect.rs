@@ -11,11 +11,11 @@
 
 mod auth;
 mod certificate;
+mod environment;
 mod error;
 mod notices;
 mod socket;
 mod startup;
-mod surroundings;
 mod tls;
 mod verify;
 mod version;
@@ -36,10 +36,10 @@ use walhub_proto::conninfo::{
 };
 
 use crate::placement::spawn_blocking;
+pub use environment::parse_conninfo;
 pub use error::{Cause, ConnectError, Failure, Target};
 pub use notices::Notices;
 use startup::{Request, Session};
-pub use surroundings::parse_conninfo;
 use tls::Channel;
 pub use version::parse_server_version;
 
@@ -113,7 +113,7 @@ pub async fn connect(
     };
     for &target in passes {
         for host in &hosts {
-            let password = surroundings::password(conninfo, host);
+            let password = environment::password(conninfo, host);
             let timeout_s = conninfo.connect_timeout_s.map(|s| Duration::from_secs(s.into()));
             let request = Request {
                 conninfo,

@@ -11,17 +11,17 @@ use std::process::Command;
 use cluster::{Cluster, bindir, free_port, itself, manual, plain, primary, standby, tls};
 use tokio::task::LocalSet;
 use walhub::net::connect::{ConnectError, ConnectOptions, UpstreamConn, connect};
-use walhub_proto::conninfo::{ConnInfo, Surroundings};
+use walhub_proto::conninfo::{ConnInfo, Environment};
 
 /// Nothing of the machine's own environment or home gets into a test.
 fn parse(text: &str) -> ConnInfo {
-    let surroundings = Surroundings {
+    let environment = Environment {
         variable: &|_| None,
         read_file: &|_| None,
         os_user: Some("trustuser"),
         home: Some("/nonexistent"),
     };
-    ConnInfo::parse(text, &surroundings).expect(text)
+    ConnInfo::parse(text, &environment).expect(text)
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {
@@ -435,8 +435,8 @@ fn errors_read_as_libpqs() {
 
 #[test]
 fn parse_errors_read_as_libpqs() {
-    let surroundings =
-        Surroundings { variable: &|_| None, read_file: &|_| None, os_user: Some("u"), home: None };
+    let environment =
+        Environment { variable: &|_| None, read_file: &|_| None, os_user: Some("u"), home: None };
     for text in [
         "host=a,b,c port=1,2",
         "host=a hostaddr=::1,::2",
@@ -451,7 +451,7 @@ fn parse_errors_read_as_libpqs() {
         "host=a ssl_min_protocol_version=TLSv1.3 ssl_max_protocol_version=TLSv1.2",
         "host=a service=nonesuch",
     ] {
-        let error = ConnInfo::parse(text, &surroundings).unwrap_err().to_string();
+        let error = ConnInfo::parse(text, &environment).unwrap_err().to_string();
         // A replication keyword must not come to stand inside an open quote.
         let said = if text.contains('\'') { psql_parse(text) } else { psql(text) };
         assert_eq!(error, said, "{text}");

@@ -6,7 +6,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use super::Surroundings;
+use super::environment::Environment;
 use super::error::ConnInfoError;
 use super::keywords;
 use super::options::{Options, is_space};
@@ -14,30 +14,30 @@ use super::options::{Options, is_space};
 /// Fills in what the service named by the options or the environment says.
 pub(super) fn apply(
     options: &mut Options,
-    surroundings: &Surroundings<'_>,
+    environment: &Environment<'_>,
 ) -> Result<(), ConnInfoError> {
     let named = options.value("service").map(String::from);
-    let Some(service) = named.or_else(|| (surroundings.variable)("PGSERVICE")) else {
+    let Some(service) = named.or_else(|| (environment.variable)("PGSERVICE")) else {
         return Ok(());
     };
     let given = options.filled("servicefile").map(String::from);
-    let given = given.or_else(|| (surroundings.variable)("PGSERVICEFILE"));
-    let user_file = match (&given, surroundings.home) {
+    let given = given.or_else(|| (environment.variable)("PGSERVICEFILE"));
+    let user_file = match (&given, environment.home) {
         (Some(file), _) => Some(file.clone()),
         (None, Some(home)) => Some(format!("{home}/.pg_service.conf")),
         (None, None) => None,
     };
     if let Some(file) = user_file {
-        match (surroundings.read_file)(&file) {
+        match (environment.read_file)(&file) {
             Some(text) if apply_file(options, &service, &file, &text)? => return Ok(()),
             None if given.is_some() => return Err(ConnInfoError::ServiceFileMissing { file }),
             Some(_) | None => {}
         }
     }
-    let directory = (surroundings.variable)("PGSYSCONFDIR");
+    let directory = (environment.variable)("PGSYSCONFDIR");
     let directory = directory.unwrap_or_else(|| String::from("/etc/postgresql-common"));
     let file = format!("{directory}/pg_service.conf");
-    match (surroundings.read_file)(&file) {
+    match (environment.read_file)(&file) {
         Some(text) if apply_file(options, &service, &file, &text)? => Ok(()),
         Some(_) | None => Err(ConnInfoError::ServiceUnknown { service }),
     }

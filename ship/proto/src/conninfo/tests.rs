@@ -22,13 +22,13 @@ fn surrounded(
 ) -> Result<ConnInfo, String> {
     let variables: BTreeMap<_, _> = variables.iter().copied().collect();
     let files: BTreeMap<_, _> = files.iter().copied().collect();
-    let surroundings = Surroundings {
+    let environment = Environment {
         variable: &|name| variables.get(name).map(|&value| value.into()),
         read_file: &|name| files.get(name).map(|&text| text.into()),
         os_user: Some("osuser"),
         home: Some("/home/osuser"),
     };
-    ConnInfo::parse(text, &surroundings).map_err(|error| error.to_string())
+    ConnInfo::parse(text, &environment).map_err(|error| error.to_string())
 }
 
 fn parsed(text: &str) -> Result<ConnInfo, String> {

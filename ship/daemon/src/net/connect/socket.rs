@@ -10,8 +10,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 use walhub_proto::conninfo::Keepalives;
 
+use super::environment;
 use super::error::Cause;
-use super::surroundings;
 use crate::strerror::strerror;
 
 /// Longest path of a unix socket. PostgreSQL: `UNIXSOCK_PATH_BUFLEN`.
@@ -79,7 +79,7 @@ pub(super) async fn connect_unix(
     let stream = stream.map_err(Cause::Connect)?;
     if let Some(user) = requirepeer {
         let actual = stream.peer_cred()?.uid();
-        if surroundings::uid_of(user) != Some(actual) {
+        if environment::uid_of(user) != Some(actual) {
             return Err(Cause::Refused(format!(
                 "requirepeer specifies \"{user}\", but actual peer user id is {actual}"
             )));

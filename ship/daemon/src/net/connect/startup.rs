@@ -14,9 +14,9 @@ use walhub_proto::wire::error_response::ErrorResponse;
 use walhub_proto::wire::reader::{FRAME_HEADER_LEN, Reader, decode_frame};
 
 use super::auth::Authenticator;
+use super::environment::Password;
 use super::error::Cause;
 use super::notices::Notices;
-use super::surroundings::Password;
 use super::tls::Channel;
 use super::version::parse_server_version;
 
@@ -273,7 +273,7 @@ async fn show_transaction_read_only<S: AsyncRead + AsyncWrite + Unpin>(
 
 #[cfg(test)]
 mod tests {
-    use walhub_proto::conninfo::Surroundings;
+    use walhub_proto::conninfo::Environment;
     use walhub_proto::sqlstate::SqlState;
     use walhub_proto::wire::backend::{Column, ColumnType, Encoder, Report, Severity};
 
@@ -283,13 +283,13 @@ mod tests {
 
     /// Starts a session with a server that says `transcript` and closes.
     fn start_with(transcript: &[u8], options: &str) -> Result<Session, String> {
-        let surroundings = Surroundings {
+        let environment = Environment {
             variable: &|_| None,
             read_file: &|_| None,
             os_user: Some("u"),
             home: None,
         };
-        let conninfo = ConnInfo::parse(options, &surroundings).unwrap();
+        let conninfo = ConnInfo::parse(options, &environment).unwrap();
         let target = conninfo.target_session_attrs;
         let password = conninfo.password.clone().map(|text| Password { text, file: None });
         let notices = Notices::default();

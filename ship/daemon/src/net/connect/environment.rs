@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
-use walhub_proto::conninfo::{ConnInfo, ConnInfoError, HostSpec, Surroundings, find_password};
+use walhub_proto::conninfo::{ConnInfo, ConnInfoError, Environment, HostSpec, find_password};
 
 /// Parses a connection string, completed from the environment and the service file.
 ///
@@ -14,13 +14,13 @@ pub fn parse_conninfo(text: &str) -> Result<ConnInfo, ConnInfoError> {
     let user = os_user();
     let home = std::env::var("HOME").ok().filter(|home| !home.is_empty());
     let home = home.or_else(|| user.as_ref().map(|user| user.home.clone()));
-    let surroundings = Surroundings {
+    let environment = Environment {
         variable: &|name| std::env::var(name).ok(),
         read_file: &|path| fs::read_to_string(path).ok(),
         os_user: user.as_ref().map(|user| user.name.as_str()),
         home: home.as_deref(),
     };
-    ConnInfo::parse(text, &surroundings)
+    ConnInfo::parse(text, &environment)
 }
 
 struct OsUser {
