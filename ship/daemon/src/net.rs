@@ -1,5 +1,8 @@
-//! The control plane: one thread on tokio-uring that listens, authenticates, answers replication
-//! commands and SQL, and connects to the upstream.
+//! Connections: from clients and standbys (`listen`, `session`), and to the upstream (`connect`).
+//!
+//! Not here: what a connection is for (`backend`, `replication`).
+//!
+//! PostgreSQL: src/backend/libpq, src/backend/postmaster, src/interfaces/libpq/fe-connect.c.
 
 pub mod connect;
 pub mod listen;
