@@ -39,7 +39,7 @@ pub const PID_FILE: &str = "walhub.pid";
 pub const PROMOTE_FILE: &str = "promote";
 /// The configuration file that is read when no other is named.
 pub const CONFIG_FILE: &str = "walhub.toml";
-/// Directories inside.
+/// Directories that walhub makes inside of it.
 const SUBDIRECTORIES: [&str; 3] = ["pg_wal", "pg_wal/archive_status", "slots"];
 /// What a user may put into a directory before walhub first starts in it.
 const USER_FILES: [&str; 3] = [CONFIG_FILE, "pg_hba.conf", "userlist.txt"];

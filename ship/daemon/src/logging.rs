@@ -3,7 +3,7 @@
 //! Everything is logged through `tracing`. An `info!` is PostgreSQL's `LOG`, a `warn!` `WARNING`, an
 //! `error!` `ERROR`, a `debug!` `DEBUG1`, a `trace!` `DEBUG5`; a field `severity = "FATAL"` says
 //! otherwise, and the fields `sqlstate`, `detail` and `hint` are what PostgreSQL calls so. A span
-//! whose fields are named as those of [`Session`] tells whose session an event belongs to.
+//! whose fields are named as those of [`SessionFields`] tells whose session an event belongs to.
 //!
 //! [`layer`] takes events from `tracing`, [`prefix`] is `log_line_prefix`, [`line`] writes a message
 //! as text or JSON.
@@ -55,11 +55,11 @@ impl From<&Settings> for LogConfig {
     }
 }
 
-/// Whose session a message belongs to; the span fields `pid`, `backend_type`, `user`, `database`,
+/// What is known of the session that a message belongs to; the span fields `pid`, `backend_type`, `user`, `database`,
 /// `application_name`, `remote_host`, `remote_port` and `session_start` (microseconds since the Unix
 /// epoch) fill it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Session {
+pub struct SessionFields {
     /// Process id shown; 0 is walhub's own.
     pub pid: u32,
     /// Kind of process; empty is the server itself.
@@ -72,16 +72,16 @@ pub struct Session {
     pub application_name: String,
     /// Address of the client, `[local]` for a unix socket.
     pub remote_host: String,
-    /// Its port.
+    /// Port of the client.
     pub remote_port: String,
     /// When it connected, in microseconds since the Unix epoch.
     pub session_start: Option<i64>,
 }
 
-/// One message.
+/// A message to be logged.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
-    /// How important.
+    /// How important it is.
     pub level: MessageLevel,
     /// What happened.
     pub message: String,
@@ -89,10 +89,10 @@ pub struct Entry {
     pub detail: Option<String>,
     /// What to do.
     pub hint: Option<String>,
-    /// SQLSTATE.
+    /// Its SQLSTATE, where it has one.
     pub sqlstate: Option<String>,
-    /// Whose.
-    pub session: Session,
+    /// Whose session it belongs to.
+    pub session: SessionFields,
 }
 
 /// Whether a message of `level` is logged when `log_min_messages` is `min`.

@@ -21,8 +21,8 @@ use walhub_proto::wire::frontend::{self, BadMessage, Frontend};
 use walhub_proto::wire::reader::Malformed;
 use walhub_proto::wire::startup::ReplicationMode;
 
-use crate::backend;
-use crate::net::session::{Ended, Session, canonical_name, log_report};
+use crate::backend::Backend;
+use crate::net::session::{ClientSession, Ended, canonical_name, log_report};
 use crate::net::stream::{Connection, Stream};
 use crate::settings::Settings;
 use walhub_hub::api::hub::{Positions, SlotRequest, StartStreaming, StreamEnd};
@@ -32,7 +32,7 @@ use walhub_sql::value::binary::text_parameter;
 const COMMAND_BYTES_MAX: usize = 1 << 20;
 
 /// What a client said in command mode.
-enum Request {
+enum ClientMessage {
     Query(String),
     /// Part of the extended protocol, which walsenders do not speak.
     Extended,
@@ -47,7 +47,7 @@ enum Request {
 
 /// Serves commands until the session ends; the connection comes back unless it is closed.
 pub(crate) async fn serve(
-    session: &Session,
+    session: &ClientSession,
     connection: Connection,
 ) -> (Option<Connection>, Ended) {
     let mut walsender =
@@ -72,14 +72,14 @@ pub(crate) async fn serve(
 }
 
 /// Reads the next message. Dropping the future loses nothing.
-async fn next_request(connection: &mut Connection) -> Result<Request, Ended> {
+async fn next_request(connection: &mut Connection) -> Result<ClientMessage, Ended> {
     loop {
         let decoded = match frontend::decode_within(&connection.read, COMMAND_BYTES_MAX) {
             Ok(None) => None,
             Ok(Some((message, len))) => Some((request_of(&message)?, len)),
             Err(BadMessage { rule, frame_len: Some(len) }) => {
                 let report = Report::error(SqlState::PROTOCOL_VIOLATION, rule.to_string());
-                Some((Request::Malformed(report), len))
+                Some((ClientMessage::Malformed(report), len))
             }
             Err(BadMessage { rule, frame_len: None }) => return Err(lost_place(rule)),
         };
@@ -93,23 +93,23 @@ async fn next_request(connection: &mut Connection) -> Result<Request, Ended> {
     }
 }
 
-fn request_of(message: &Frontend<'_>) -> Result<Request, Ended> {
+fn request_of(message: &Frontend<'_>) -> Result<ClientMessage, Ended> {
     Ok(match message {
         Frontend::Query(text) => match text_parameter(text) {
-            Ok(text) => Request::Query(text.to_owned()),
-            Err(report) => Request::Malformed(*report),
+            Ok(text) => ClientMessage::Query(text.to_owned()),
+            Err(report) => ClientMessage::Malformed(*report),
         },
         Frontend::Parse { .. }
         | Frontend::Bind(_)
         | Frontend::Describe { .. }
         | Frontend::Execute { .. }
-        | Frontend::Close { .. } => Request::Extended,
-        Frontend::FunctionCall(_) => Request::FunctionCall,
-        Frontend::Sync => Request::Sync,
+        | Frontend::Close { .. } => ClientMessage::Extended,
+        Frontend::FunctionCall(_) => ClientMessage::FunctionCall,
+        Frontend::Sync => ClientMessage::Sync,
         Frontend::Flush | Frontend::CopyData(_) | Frontend::CopyDone | Frontend::CopyFail(_) => {
-            Request::Ignored
+            ClientMessage::Ignored
         }
-        Frontend::Terminate => Request::Terminate,
+        Frontend::Terminate => ClientMessage::Terminate,
         Frontend::Password(_) => {
             return Err(lost_place(Malformed::MessageType { got: b'p' }));
         }
@@ -122,9 +122,9 @@ fn lost_place(rule: Malformed) -> Ended {
 }
 
 struct WalSender<'a> {
-    session: &'a Session,
+    session: &'a ClientSession,
     /// What answers its SQL, from the first such query on.
-    sql: Option<Box<backend::Session<Settings>>>,
+    sql: Option<Box<Backend<Settings>>>,
     owns_temporary_slot: bool,
     ignore_till_sync: bool,
 }
@@ -134,7 +134,7 @@ impl WalSender<'_> {
     async fn answer(
         &mut self,
         connection: &mut Option<Connection>,
-        request: Request,
+        request: ClientMessage,
     ) -> Result<(), Ended> {
         let refused = |what: &str| {
             let message = format!("{what} not supported in a replication connection");
@@ -142,22 +142,22 @@ impl WalSender<'_> {
         };
         let mut statement = None;
         let outcome = match request {
-            Request::Terminate => return Err(Ended::Quietly),
-            Request::Sync => {
+            ClientMessage::Terminate => return Err(Ended::Quietly),
+            ClientMessage::Sync => {
                 self.ignore_till_sync = false;
                 Ok(())
             }
-            Request::Query(_)
-            | Request::Extended
-            | Request::FunctionCall
-            | Request::Malformed(_)
+            ClientMessage::Query(_)
+            | ClientMessage::Extended
+            | ClientMessage::FunctionCall
+            | ClientMessage::Malformed(_)
                 if self.ignore_till_sync =>
             {
                 return Ok(());
             }
-            Request::Ignored => return Ok(()),
-            Request::Malformed(report) => Err(report),
-            Request::Query(text) => {
+            ClientMessage::Ignored => return Ok(()),
+            ClientMessage::Malformed(report) => Err(report),
+            ClientMessage::Query(text) => {
                 let answered = self.query(connection, &text).await?;
                 statement = Some(text);
                 match answered {
@@ -167,11 +167,11 @@ impl WalSender<'_> {
                 }
             }
             // PostgreSQL: `forbidden_in_wal_sender`.
-            Request::Extended => {
+            ClientMessage::Extended => {
                 self.ignore_till_sync = true;
                 Err(refused("extended query protocol"))
             }
-            Request::FunctionCall => Err(refused("fastpath function calls")),
+            ClientMessage::FunctionCall => Err(refused("fastpath function calls")),
         };
         let Some(connection) = connection.as_mut() else { return Ok(()) };
         if let Err(report) = outcome {
@@ -239,7 +239,7 @@ impl WalSender<'_> {
             )));
         }
         let Some(connection) = connection.as_mut() else { return Ok(Answered::Done) };
-        let begin = || Box::new(backend::Session::of_walsender(self.session.console_params()));
+        let begin = || Box::new(Backend::of_walsender(self.session.backend_params()));
         let sql = self.sql.get_or_insert_with(begin);
         let Connection { stream, read, .. } = connection;
         // What SQL needs is in memory only while it runs: few walsenders ever do.
@@ -485,7 +485,7 @@ impl WalSender<'_> {
 enum Answered {
     /// Nothing: ReadyForQuery was sent.
     Ready,
-    /// ReadyForQuery.
+    /// Nothing but ReadyForQuery.
     Done,
     /// Why it failed, and ReadyForQuery.
     Failed(Report),

@@ -25,15 +25,15 @@ pub use source::{Change, Sources};
 pub use table::{DEFINITIONS, Settings};
 pub use words::{DedicatedWalCore, LogDestination, MessageLevel, WalSyncMethod, Words};
 
-use error::Place;
+use error::FileLine;
 
 /// Where a value comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ValueSource {
-    /// The default.
+    /// The default of the setting.
     Default,
     /// A line of the configuration file.
-    File(Place),
+    File(FileLine),
     /// `-c`, or an option that stands for it.
     CommandLine,
 }

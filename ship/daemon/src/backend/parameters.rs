@@ -2,7 +2,7 @@
 //!
 //! A session may set what PostgreSQL clients set when they connect. Setting them changes what the
 //! console does where it can (TimeZone, application_name), and is remembered where it has nothing
-//! to act on. statement_timeout ends what is evaluated elsewhere (`elsewhere`).
+//! to act on. statement_timeout ends what is evaluated on another thread (`offload`).
 //!
 //! PostgreSQL: src/backend/utils/misc/guc.c, guc_tables.c.
 

@@ -1,6 +1,6 @@
 //! A console session: messages in, messages out.
 //!
-//! Running a statement is bounded, and what takes long is done `elsewhere`. The session waits for that, for the socket,
+//! Running a statement is bounded, and what takes long is done on another thread (`offload`). The session waits for that, for the socket,
 //! for the WAL that it appends (`commit`), and for what a statement says to wait for (`wait_for`, `copy`).
 //!
 //! PostgreSQL: `PostgresMain` (src/backend/tcop/postgres.c).
@@ -17,18 +17,18 @@ use walhub_proto::wire::backend::Report;
 use walhub_proto::wire::frontend::{self, Frontend, LARGE_MESSAGE_LIMIT};
 use walhub_proto::wire::reader::Malformed;
 
-use super::activity::{self, Activity, State};
+use super::activity::{self, Activity, BackendState};
 use super::commit::Settle;
 use super::extended::{Portal, violation};
-use super::held::Pending;
 use super::memory::{Account, Reservation};
 use super::output::Output;
 use super::parameters::Parameters;
+use super::pending::Pending;
 use super::statement::{self, Prepared};
 use super::transaction::Transaction;
 use super::turns::Turn;
 use super::wire::{Body, Wire};
-use super::{ConsoleParams, Served, SettingsView};
+use super::{BackendParams, Served, SettingsView};
 use crate::clock;
 use walhub_hub::api::hub::Identity;
 use walhub_sql::failure::{Failure, PROGRAM_LIMIT_EXCEEDED, Result, canceled, fail, unsupported};
@@ -66,9 +66,9 @@ pub(super) enum Ending {
 /// A query text that was run, and its statements.
 type Cached = (Arc<str>, Arc<[Arc<Prepared>]>);
 
-/// Everything but the socket.
-pub(crate) struct Session<V> {
-    pub(super) params: ConsoleParams<V>,
+/// A session, without its socket. PostgreSQL: a backend process.
+pub(crate) struct Backend<V> {
+    pub(super) params: BackendParams<V>,
     pub(super) parameters: Parameters,
     pub(super) transaction: Transaction,
     pub(super) transaction_start: Timestamp,
@@ -102,14 +102,14 @@ pub(crate) struct Session<V> {
 pub(super) async fn run<S, V>(
     stream: S,
     input: Vec<u8>,
-    params: ConsoleParams<V>,
+    params: BackendParams<V>,
 ) -> io::Result<Served>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     V: SettingsView,
 {
     let interrupts = Arc::clone(&params.member.interrupts);
-    let mut session = Session::new(params);
+    let mut session = Backend::new(params);
     let mut wire = Wire::new(stream, input, &session.account);
     loop {
         match session.answer_frames(&mut wire).await? {
@@ -136,8 +136,8 @@ where
     }
 }
 
-impl<V: SettingsView> Session<V> {
-    fn new(params: ConsoleParams<V>) -> Self {
+impl<V: SettingsView> Backend<V> {
+    fn new(params: BackendParams<V>) -> Self {
         let mut options = params.startup_options.clone();
         let activity = Activity::new(&params.client, &params.database);
         params.member.interrupts.show(activity);
@@ -170,7 +170,7 @@ impl<V: SettingsView> Session<V> {
     }
 
     /// A session for the SQL of a walsender connection, which reads the messages itself.
-    pub(crate) fn of_walsender(params: ConsoleParams<V>) -> Self {
+    pub(crate) fn of_walsender(params: BackendParams<V>) -> Self {
         Self { is_walsender: true, ..Self::new(params) }
     }
 
@@ -450,9 +450,9 @@ impl<V: SettingsView> Session<V> {
         self.out.ready_for_query(status);
         let now = clock::now();
         self.params.member.interrupts.change_activity(|activity| {
-            activity.state = State::of_status(status);
+            activity.state = BackendState::of_status(status);
             activity.state_change = now;
-            if activity.state == State::Idle {
+            if activity.state == BackendState::Idle {
                 activity.xact_start = None;
             }
         });
@@ -473,7 +473,7 @@ impl<V: SettingsView> Session<V> {
     pub(super) fn show_running(&self, query: &Arc<str>) {
         let (xact_start, now) = (self.transaction_start, self.statement_start);
         self.params.member.interrupts.change_activity(|activity| {
-            activity.state = State::Active;
+            activity.state = BackendState::Active;
             activity.query = activity::clipped(query);
             activity.xact_start = Some(xact_start);
             activity.query_start = Some(now);

@@ -16,7 +16,7 @@ use walhub_proto::wire::backend::Report;
 use super::SettingsView;
 use super::context::Context;
 use super::emit::Call;
-use super::session::Session;
+use super::session::Backend;
 use super::wire::{Attended, Told, Wire};
 use walhub_hub::api::append::{DATABASE, WalRequest};
 use walhub_hub::api::hub::SlotRequest;
@@ -38,7 +38,7 @@ pub(super) fn call(ctx: &Context<'_>, call: SlotCall, temporary: bool) -> Result
     Ok(ctx.emitter.push(Call::Slot(call)))
 }
 
-impl<V: SettingsView> Session<V> {
+impl<V: SettingsView> Backend<V> {
     /// Does it. The answer is the text of the record (slot_name, lsn), and nothing for a slot that is dropped.
     pub(super) async fn call_slot<S>(&mut self, wire: &mut Wire<S>, call: SlotCall) -> Result<Value>
     where

@@ -56,7 +56,7 @@ pub(super) struct Body<B> {
 
 /// What may end a wait before its answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Interrupt {
+pub(super) enum WaitInterrupt {
     /// The connection is closed.
     Gone,
     /// A cancel request.
@@ -80,7 +80,7 @@ pub(super) enum Attended<T> {
     /// Nobody is left to answer.
     Lost,
     TimedOut,
-    Interrupted(Interrupt),
+    Interrupted(WaitInterrupt),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
@@ -267,7 +267,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         loop {
             if self.gone && !told.gone {
                 told.gone = true;
-                return Attended::Interrupted(Interrupt::Gone);
+                return Attended::Interrupted(WaitInterrupt::Gone);
             }
             // Without memory to read ahead the client waits, too.
             let has_room = self.discarded.is_none()
@@ -280,11 +280,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 }
                 () = &mut terminated, if !told.terminate => {
                     told.terminate = true;
-                    return Attended::Interrupted(Interrupt::Terminate);
+                    return Attended::Interrupted(WaitInterrupt::Terminate);
                 }
                 () = &mut canceled, if !told.cancel => {
                     told.cancel = true;
-                    return Attended::Interrupted(Interrupt::Cancel);
+                    return Attended::Interrupted(WaitInterrupt::Cancel);
                 }
                 () = &mut timeout => return Attended::TimedOut,
                 read = self.stream.read_buf(&mut self.input), if has_room && !self.gone => {

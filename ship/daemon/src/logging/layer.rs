@@ -14,7 +14,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::fields::Moment;
 use super::line;
-use super::{Entry, LogConfig, Session, is_logged};
+use super::{Entry, LogConfig, SessionFields, is_logged};
 use crate::settings::{LogDestination, MessageLevel, Words as _};
 
 /// Takes a whole line.
@@ -146,12 +146,12 @@ struct Fields {
     sqlstate: Option<String>,
     detail: Option<String>,
     hint: Option<String>,
-    session: Session,
+    session: SessionFields,
 }
 
 impl Fields {
     /// Takes over what an inner span says about its session.
-    fn inherit(&mut self, inner: &Session) {
+    fn inherit(&mut self, inner: &SessionFields) {
         let session = &mut self.session;
         if inner.pid != 0 {
             session.pid = inner.pid;

@@ -37,9 +37,9 @@ use walhub_proto::conninfo::{
 
 use crate::placement::spawn_blocking;
 pub use environment::parse_conninfo;
-pub use error::{Cause, ConnectError, Failure, Target};
+pub use error::{Cause, ConnectError, Failure, TriedServer};
 pub use notices::Notices;
-use startup::{Request, Session};
+use startup::{ConnectRequest, UpstreamSession};
 use tls::Channel;
 pub use version::parse_server_version;
 
@@ -77,11 +77,11 @@ pub struct UpstreamConn {
     pub server_version: String,
     /// The same as a number, as 150018.
     pub server_version_num: u32,
-    /// Every ParameterStatus.
+    /// Every ParameterStatus, by its name.
     pub parameters: BTreeMap<String, String>,
     /// Host as the connection string names it, its address, or its socket's directory.
     pub host: String,
-    /// Port.
+    /// Port that was connected to.
     pub port: u16,
     /// Whether TLS is used.
     pub encrypted: bool,
@@ -115,7 +115,7 @@ pub async fn connect(
         for host in &hosts {
             let password = environment::password(conninfo, host);
             let timeout_s = conninfo.connect_timeout_s.map(|s| Duration::from_secs(s.into()));
-            let request = Request {
+            let request = ConnectRequest {
                 conninfo,
                 application_name,
                 password: password.as_ref(),
@@ -151,8 +151,12 @@ enum Outcome {
     Stop,
 }
 
-async fn try_host(host: &HostSpec, request: &Request<'_>, failures: &mut Vec<Failure>) -> Outcome {
-    let lookup = places(host);
+async fn try_host(
+    host: &HostSpec,
+    request: &ConnectRequest<'_>,
+    failures: &mut Vec<Failure>,
+) -> Outcome {
+    let lookup = addresses(host);
     // The resolver has timeouts of its own, and a thread of its own. libpq waits for them.
     let found = match request.timeout {
         Some(limit) => tokio::time::timeout(limit, lookup).await.unwrap_or_else(|_| {
@@ -161,15 +165,15 @@ async fn try_host(host: &HostSpec, request: &Request<'_>, failures: &mut Vec<Fai
         }),
         None => lookup.await,
     };
-    let places = match found {
-        Ok(places) => places,
+    let addresses = match found {
+        Ok(addresses) => addresses,
         Err(cause) => {
             failures.push(Failure { target: None, cause });
             return Outcome::NextHost;
         }
     };
-    for place in places {
-        let attempt = try_place(host, &place, request);
+    for place in addresses {
+        let attempt = try_address(host, &place, request);
         let result = match request.timeout {
             Some(limit) => tokio::time::timeout(limit, attempt)
                 .await
@@ -216,15 +220,15 @@ fn after(cause: &Cause) -> Next {
 }
 
 /// One address of a host.
-enum Place {
+enum ServerAddress {
     Tcp(SocketAddr),
     Socket(String),
 }
 
-impl Place {
-    fn target(&self, host: &HostSpec) -> Target {
+impl ServerAddress {
+    fn target(&self, host: &HostSpec) -> TriedServer {
         match self {
-            Self::Socket(path) => Target::Socket { path: path.clone() },
+            Self::Socket(path) => TriedServer::Socket { path: path.clone() },
             Self::Tcp(address) => {
                 let (name, numeric) = match &host.address {
                     Address::Numeric(text) => (text, true),
@@ -232,22 +236,22 @@ impl Place {
                 };
                 let shown = address.ip().to_string();
                 let shown = (!numeric && shown != *name).then_some(shown);
-                Target::Tcp { host: name.clone(), address: shown, port: host.port }
+                TriedServer::Tcp { host: name.clone(), address: shown, port: host.port }
             }
         }
     }
 }
 
-async fn places(host: &HostSpec) -> Result<Vec<Place>, Cause> {
+async fn addresses(host: &HostSpec) -> Result<Vec<ServerAddress>, Cause> {
     if let Some(path) = host.socket_path() {
-        return Ok(vec![Place::Socket(path)]);
+        return Ok(vec![ServerAddress::Socket(path)]);
     }
     let (name, numeric) = match &host.address {
         Address::Numeric(text) => (text, true),
         Address::Name(text) | Address::Socket(text) => (text, false),
     };
     if let Ok(ip) = name.parse::<IpAddr>() {
-        return Ok(vec![Place::Tcp(SocketAddr::new(ip, host.port))]);
+        return Ok(vec![ServerAddress::Tcp(SocketAddr::new(ip, host.port))]);
     }
     // An IPv6 address may carry a zone that only the resolver understands.
     if numeric && !name.contains('%') {
@@ -259,11 +263,11 @@ async fn places(host: &HostSpec) -> Result<Vec<Place>, Cause> {
     let wanted = (name.clone(), host.port);
     let lookup = spawn_blocking(move || wanted.to_socket_addrs().map(Iterator::collect::<Vec<_>>));
     let lookup = lookup.await.unwrap_or_else(|_| Err(io::Error::other("it was given up")));
-    let places: Vec<_> = lookup.map_err(failed)?.into_iter().map(Place::Tcp).collect();
-    if places.is_empty() {
+    let addresses: Vec<_> = lookup.map_err(failed)?.into_iter().map(ServerAddress::Tcp).collect();
+    if addresses.is_empty() {
         return Err(failed(io::Error::other("No address associated with hostname")));
     }
-    Ok(places)
+    Ok(addresses)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -273,16 +277,16 @@ enum Encryption {
 }
 
 /// Tries one address, with and without TLS as `sslmode` allows.
-async fn try_place(
+async fn try_address(
     host: &HostSpec,
-    place: &Place,
-    request: &Request<'_>,
+    place: &ServerAddress,
+    request: &ConnectRequest<'_>,
 ) -> Result<UpstreamConn, Vec<Cause>> {
     let address = match place {
-        Place::Socket(path) => {
+        ServerAddress::Socket(path) => {
             return try_socket(host, path, request).await.map_err(|cause| vec![cause]);
         }
-        Place::Tcp(address) => *address,
+        ServerAddress::Tcp(address) => *address,
     };
     // The second way is for a server that refuses the first.
     let (first, second) = match request.conninfo.ssl.mode {
@@ -310,7 +314,7 @@ async fn try_place(
 async fn try_socket(
     host: &HostSpec,
     path: &str,
-    request: &Request<'_>,
+    request: &ConnectRequest<'_>,
 ) -> Result<UpstreamConn, Cause> {
     let requirepeer = request.conninfo.requirepeer.as_deref();
     let mut stream = socket::connect_unix(path, requirepeer).await?;
@@ -322,7 +326,7 @@ async fn try_tcp(
     host: &HostSpec,
     address: SocketAddr,
     encryption: Encryption,
-    request: &Request<'_>,
+    request: &ConnectRequest<'_>,
     encrypted: &mut bool,
 ) -> Result<UpstreamConn, Cause> {
     let mut stream = socket::connect_tcp(address, &request.conninfo.keepalives).await?;
@@ -372,8 +376,12 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-fn finish(stream: Stream, session: Session, host: &HostSpec) -> Result<UpstreamConn, Cause> {
-    let Session { parameters, unread } = session;
+fn finish(
+    stream: Stream,
+    session: UpstreamSession,
+    host: &HostSpec,
+) -> Result<UpstreamConn, Cause> {
+    let UpstreamSession { parameters, unread } = session;
     let version = parameters.get("server_version").cloned().unwrap_or_default();
     let number = parse_server_version(&version).ok_or_else(|| {
         Cause::Refused(format!("unrecognized server_version \"{version}\" from server"))

@@ -17,7 +17,9 @@ use tokio::task::JoinSet;
 
 use self::socket_file::SocketFile;
 pub(super) use self::unadmitted::Unadmitted;
-use super::session::{Place, Services, is_trusted, serve_connection, stranger, too_many_clients};
+use super::session::{
+    ConnectionSlot, Services, is_trusted, serve_connection, stranger, too_many_clients,
+};
 use super::stream::{Connection, Stream};
 use crate::settings::Settings;
 
@@ -276,7 +278,7 @@ impl Strangers {
 /// PostgreSQL: `MaxLivePostmasterChildren` leaves room for connections that have not yet said what they want. Here the
 /// descriptors have a say in it, and who is silent makes room (`unadmitted`).
 fn spawn(stream: Stream, services: &Arc<Services>) {
-    let Some(place) = Place::take(&services.open, services.connections.open_max) else {
+    let Some(slot) = ConnectionSlot::take(&services.open, services.connections.open_max) else {
         let mut connection = Connection::new(stream, Vec::new());
         connection.refuse_at_once(&too_many_clients());
         return;
@@ -284,11 +286,11 @@ fn spawn(stream: Stream, services: &Arc<Services>) {
     let services = Arc::clone(services);
     tokio::task::spawn_local(async move {
         serve_connection(stream, services).await;
-        drop(place);
+        drop(slot);
     });
 }
 
-/// PostgreSQL: `StreamConnection`, `pq_setkeepalivesidle` and its neighbours.
+/// PostgreSQL: `StreamConnection`, `pq_setkeepalivesidle`.
 fn set_options(stream: &tokio::net::TcpStream, settings: &Settings) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);

@@ -29,7 +29,7 @@ use walhub_proto::wire::startup::{
 pub(crate) use self::greeting::canonical_name;
 use super::listen::Unadmitted;
 use super::stream::{Connection, Stream};
-use crate::backend::{self, ConsoleParams, Interrupt, Member, Sessions, SettingsView as _};
+use crate::backend::{self, BackendParams, Interrupt, Member, Sessions, SettingsView as _};
 use crate::limits::Connections;
 use crate::settings::Settings;
 use walhub_hub::api::hub::{Client, Hub};
@@ -38,12 +38,12 @@ use walhub_hub::api::hub::{Client, Hub};
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What serves a connection that was let in, to its end; it comes back unless it is closed.
-pub(crate) type Serve = for<'a> fn(&'a Session, Connection) -> Serving<'a>;
+pub(crate) type Serve = for<'a> fn(&'a ClientSession, Connection) -> Serving<'a>;
 pub(crate) type Serving<'a> = Pin<Box<dyn Future<Output = (Option<Connection>, Ended)> + 'a>>;
 
 /// What every connection needs.
 pub struct Services {
-    /// The hub.
+    /// The hub that connections ask, and that takes streams.
     pub hub: Arc<dyn Hub<OwnedFd>>,
     /// The settings, as the last reload left them.
     pub settings: watch::Receiver<Arc<Settings>>,
@@ -114,10 +114,10 @@ impl Services {
     }
 }
 
-/// One taken place among a limited number; given back on drop.
-pub(super) struct Place(Arc<AtomicU32>);
+/// One of a limited number of connections; free again when it is dropped.
+pub(super) struct ConnectionSlot(Arc<AtomicU32>);
 
-impl Place {
+impl ConnectionSlot {
     pub(super) fn take(taken: &Arc<AtomicU32>, max: u32) -> Option<Self> {
         let one_more = |count: u32| (count < max).then_some(count + 1);
         taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
@@ -125,7 +125,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
@@ -148,8 +148,8 @@ impl From<io::Error> for Ended {
     }
 }
 
-/// A session that was let in.
-pub(crate) struct Session {
+/// A client that was let in.
+pub(crate) struct ClientSession {
     pub(crate) services: Arc<Services>,
     pub(crate) client: Client,
     pub(crate) mode: ReplicationMode,
@@ -184,7 +184,7 @@ pub async fn serve_connection(stream: Stream, services: Arc<Services>) {
         // PostgreSQL leaves without a word. PostgreSQL: `StartupPacketTimeoutHandler`.
         Err(_) => return,
     };
-    let (session, _place) = match admit(&services, message, peer) {
+    let (session, _slot) = match admit(&services, message, peer) {
         Ok(admitted) => admitted,
         Err(report) => return finish(Some(connection), Ended::Fatal(report)).await,
     };
@@ -316,12 +316,12 @@ async fn decline_encryption(connection: &mut Connection, what: &str) -> Result<(
     )))
 }
 
-/// Decides whether the client may come in, and takes its place.
+/// Decides whether the client may come in, and takes a connection slot for it.
 fn admit(
     services: &Arc<Services>,
     mut message: StartupMessage,
     peer: Option<SocketAddr>,
-) -> Result<(Session, Place), Report> {
+) -> Result<(ClientSession, ConnectionSlot), Report> {
     let mode = replication_mode(&message)?;
     // Names have a length, here as everywhere. PostgreSQL: `ProcessStartupPacket`.
     let name = |name: &str| message.parameter(name).map(|name| truncate_name(name.to_owned()));
@@ -348,7 +348,7 @@ fn admit(
         return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message)
             .detail("walhub has not yet received WAL from its upstream."));
     }
-    let place = take_place(services, is_walsender, peer.is_none())?;
+    let slot = take_connection_slot(services, is_walsender, peer.is_none())?;
     if !is_trusted(peer) {
         return Err(no_hba_entry(peer, &user, &database, mode));
     }
@@ -373,8 +373,9 @@ fn admit(
     };
     let member = services.sessions.enter(client.pid, services.terminate.clone());
     let services = Arc::clone(services);
-    let session = Session { services, client, mode, database, member: Arc::new(member), message };
-    Ok((session, place))
+    let session =
+        ClientSession { services, client, mode, database, member: Arc::new(member), message };
+    Ok((session, slot))
 }
 
 fn replication_mode(message: &StartupMessage) -> Result<ReplicationMode, Report> {
@@ -390,12 +391,16 @@ fn replication_mode(message: &StartupMessage) -> Result<ReplicationMode, Report>
     })
 }
 
-/// PostgreSQL: `InitProcess`, which keeps the places of walsenders apart from the others.
-fn take_place(services: &Services, is_walsender: bool, is_operator: bool) -> Result<Place, Report> {
+/// PostgreSQL: `InitProcess`, which keeps the slots of walsenders apart from the others.
+fn take_connection_slot(
+    services: &Services,
+    is_walsender: bool,
+    is_operator: bool,
+) -> Result<ConnectionSlot, Report> {
     let settings = services.settings();
     if is_walsender {
         let max = settings.hub.max_wal_senders;
-        Place::take(&services.wal_senders, max).ok_or_else(|| {
+        ConnectionSlot::take(&services.wal_senders, max).ok_or_else(|| {
             let message = format!(
                 "number of requested standby connections exceeds max_wal_senders (currently {max})"
             );
@@ -404,10 +409,10 @@ fn take_place(services: &Services, is_walsender: bool, is_operator: bool) -> Res
     } else {
         let max = settings.max_connections.min(services.connections.sessions_max);
         if is_operator {
-            return Place::take(&services.others, max).ok_or_else(too_many_clients);
+            return ConnectionSlot::take(&services.others, max).ok_or_else(too_many_clients);
         }
         let unreserved = max.saturating_sub(settings.reserved_connections());
-        Place::take(&services.others, unreserved).ok_or_else(|| {
+        ConnectionSlot::take(&services.others, unreserved).ok_or_else(|| {
             if services.others.load(Ordering::Acquire) >= max {
                 return too_many_clients();
             }
@@ -470,7 +475,7 @@ pub(crate) fn terminated() -> Ended {
     Ended::Fatal(administrator_command())
 }
 
-impl Session {
+impl ClientSession {
     /// Sends the start-up sequence and serves commands to the end.
     async fn run(self, mut connection: Connection) {
         self.log_authorized();
@@ -485,8 +490,8 @@ impl Session {
         finish(connection, ended).await;
     }
 
-    pub(crate) fn console_params(&self) -> ConsoleParams {
-        ConsoleParams {
+    pub(crate) fn backend_params(&self) -> BackendParams {
+        BackendParams {
             client: self.client.clone(),
             database: self.database.clone(),
             startup_options: self.message.parameters.clone(),

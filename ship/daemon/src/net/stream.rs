@@ -18,9 +18,9 @@ const READ_BYTES: usize = 8 * 1024;
 /// A connected socket.
 #[derive(Debug)]
 pub enum Stream {
-    /// Over TCP.
+    /// One over TCP.
     Tcp(TcpStream),
-    /// Over a unix socket.
+    /// A Unix socket.
     Unix(UnixStream),
 }
 

@@ -56,7 +56,7 @@ const OUTPUT_ROOM_KEPT: usize = 1 << 20;
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is to be decoded, and from where.
-pub(super) struct Request {
+pub(super) struct DecodingStart {
     pub(super) slot: String,
     /// Whether the client wants messages; there is nothing else.
     pub(super) messages: bool,
@@ -70,7 +70,7 @@ pub(super) struct Request {
     pub(super) start_decoding_at: Lsn,
 }
 
-impl Request {
+impl DecodingStart {
     fn decoder(&self, version: WalVersion) -> Decoder {
         Decoder::new(DecoderConfig {
             system_identifier: self.system_identifier,
@@ -147,7 +147,7 @@ impl Output {
 /// One client's stream.
 pub(super) struct Decoding {
     hub: Arc<dyn Hub<OwnedFd>>,
-    request: Request,
+    request: DecodingStart,
     source: Source,
     /// Made when the first WAL is there, which says its version.
     decoder: Option<Decoder>,
@@ -172,7 +172,7 @@ pub(super) struct Decoding {
 }
 
 impl Decoding {
-    pub(super) fn new(hub: Arc<dyn Hub<OwnedFd>>, request: Request, source: Source) -> Self {
+    pub(super) fn new(hub: Arc<dyn Hub<OwnedFd>>, request: DecodingStart, source: Source) -> Self {
         Self {
             hub,
             source,

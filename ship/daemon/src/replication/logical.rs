@@ -20,7 +20,7 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
 use walhub_proto::wire::startup::ReplicationMode;
 
-use super::decoding::{Decoding, Request, Source};
+use super::decoding::{Decoding, DecodingStart, Source};
 use super::{WalSender, not_supported, report_of, shutting_down, starting_up};
 use crate::backend::check_plugin;
 use crate::net::session::Ended;
@@ -143,7 +143,7 @@ impl WalSender<'_> {
         slot: &str,
         start: Lsn,
         options: &[CommandOption],
-    ) -> Result<Request, Report> {
+    ) -> Result<DecodingStart, Report> {
         self.check_decoding()?;
         let hub = &self.session.services.hub;
         let identity = hub.identity().ok_or_else(starting_up)?;
@@ -168,7 +168,7 @@ impl WalSender<'_> {
         let confirmed = logical.confirmed_flush_lsn;
         let restart_lsn = row.restart_lsn.unwrap_or(confirmed);
         let (size, oldest) = (identity.segment_size, positions.oldest_lsn);
-        Ok(Request {
+        Ok(DecodingStart {
             slot: slot.to_owned(),
             messages: options.messages,
             system_identifier: identity.system_identifier,
@@ -183,8 +183,8 @@ impl WalSender<'_> {
 }
 
 /// PostgreSQL: `CreateDecodingContext`.
-fn log_start(slot: &str, start: Lsn, request: &Request) {
-    let Request { confirmed, start_decoding_at, restart_lsn, .. } = request;
+fn log_start(slot: &str, start: Lsn, request: &DecodingStart) {
+    let DecodingStart { confirmed, start_decoding_at, restart_lsn, .. } = request;
     if start.is_valid() && start < *confirmed {
         tracing::info!("{start} has been already streamed, forwarding to {confirmed}");
     }

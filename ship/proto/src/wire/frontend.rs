@@ -25,7 +25,7 @@ const LENGTH_WORD_LEN: usize = 4;
 
 /// What Describe and Close are about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Target {
+pub enum StatementOrPortal {
     /// `S`, a prepared statement.
     Statement,
     /// `P`, a portal.
@@ -34,7 +34,7 @@ pub enum Target {
     Unknown(u8),
 }
 
-impl Target {
+impl StatementOrPortal {
     const fn from_byte(byte: u8) -> Self {
         match byte {
             b'S' => Self::Statement,
@@ -102,7 +102,7 @@ pub enum Frontend<'a> {
     /// Describe.
     Describe {
         /// Of what kind.
-        target: Target,
+        target: StatementOrPortal,
         /// Its name; empty is the unnamed one.
         name: &'a [u8],
     },
@@ -116,7 +116,7 @@ pub enum Frontend<'a> {
     /// Close.
     Close {
         /// Of what kind.
-        target: Target,
+        target: StatementOrPortal,
         /// Its name; empty is the unnamed one.
         name: &'a [u8],
     },
@@ -244,8 +244,8 @@ pub fn decode_bind(body: &[u8]) -> Result<Bind<'_>, Malformed> {
 }
 
 /// PostgreSQL: `pq_getmsgbyte`, which has words of its own for a missing byte.
-fn target(reader: &mut Reader<'_>) -> Result<Target, Malformed> {
-    reader.u8().map(Target::from_byte).map_err(|_| Malformed::Empty)
+fn target(reader: &mut Reader<'_>) -> Result<StatementOrPortal, Malformed> {
+    reader.u8().map(StatementOrPortal::from_byte).map_err(|_| Malformed::Empty)
 }
 
 /// Reads a 16-bit count and so many items. Memory grows only with bytes that are there.
@@ -297,9 +297,18 @@ mod tests {
                     result_formats: smallvec![],
                 }),
             ),
-            (frame(b'D', b"Ss\0"), Frontend::Describe { target: Target::Statement, name: b"s" }),
-            (frame(b'C', b"Pp\0"), Frontend::Close { target: Target::Portal, name: b"p" }),
-            (frame(b'C', b"xp\0"), Frontend::Close { target: Target::Unknown(b'x'), name: b"p" }),
+            (
+                frame(b'D', b"Ss\0"),
+                Frontend::Describe { target: StatementOrPortal::Statement, name: b"s" },
+            ),
+            (
+                frame(b'C', b"Pp\0"),
+                Frontend::Close { target: StatementOrPortal::Portal, name: b"p" },
+            ),
+            (
+                frame(b'C', b"xp\0"),
+                Frontend::Close { target: StatementOrPortal::Unknown(b'x'), name: b"p" },
+            ),
             (frame(b'E', b"\0\0\0\0\x07"), Frontend::Execute { portal: b"", rows_max: 7 }),
             (frame(b'S', b""), Frontend::Sync),
             (frame(b'H', b""), Frontend::Flush),

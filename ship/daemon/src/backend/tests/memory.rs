@@ -9,10 +9,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
 use walhub_proto::wire::reader::decode_frame;
 
-use super::own::OwnHub;
+use super::primary::OwnHub;
 use super::protocol::{bind, execute, parse, sync};
 use super::{client, message, query, show_message};
-use crate::backend::{ConsoleParams, Sessions, SettingRow, SettingsView, serve};
+use crate::backend::{BackendParams, Sessions, SettingRow, SettingsView, serve};
 use walhub_hub::api::hub::Hub;
 
 const LIMIT: usize = 4 << 20;
@@ -63,7 +63,7 @@ fn run<F: Future<Output = ()>>(test: impl FnOnce(Server) -> F) {
 impl Server {
     fn connect_by(&self, pid: u32, pipe_len: usize) -> Client {
         let hub: Arc<dyn Hub<OwnedFd>> = Arc::<OwnHub>::clone(&self.hub);
-        let params = ConsoleParams {
+        let params = BackendParams {
             member: Arc::new(self.sessions.enter(pid, self.terminate.subscribe())),
             sessions: Arc::clone(&self.sessions),
             client: client("test", pid),

@@ -37,7 +37,7 @@ pub(super) struct Certificate<'a> {
     pub(super) to_be_signed: &'a [u8],
     /// Contents of the AlgorithmIdentifier of the signature.
     pub(super) signature_algorithm: &'a [u8],
-    /// The signature.
+    /// The issuer's signature.
     pub(super) signature: &'a [u8],
     /// Issuer's name.
     pub(super) issuer: &'a [u8],
@@ -49,7 +49,7 @@ pub(super) struct Certificate<'a> {
     pub(super) public_key_info: &'a [u8],
     /// Contents of its AlgorithmIdentifier.
     pub(super) key_algorithm: &'a [u8],
-    /// The key.
+    /// The subject's public key.
     pub(super) key: &'a [u8],
     dns_names: Vec<String>,
     addresses: Vec<IpAddr>,

@@ -11,19 +11,19 @@ use crate::strerror::strerror;
 
 /// A server that was tried.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Target {
-    /// Over TCP.
+pub enum TriedServer {
+    /// One that listens on TCP.
     Tcp {
         /// As the connection string names it.
         host: String,
         /// Its address, where it is not the name.
         address: Option<String>,
-        /// Port.
+        /// The port that was tried.
         port: u16,
     },
-    /// At a unix socket.
+    /// One that listens on a Unix socket.
     Socket {
-        /// The socket.
+        /// Path of the socket.
         path: String,
     },
 }
@@ -35,7 +35,7 @@ pub enum Cause {
     Connect(io::Error),
     /// The host's name has no address.
     Lookup {
-        /// The name.
+        /// The name that was looked up.
         host: String,
         /// What the resolver says.
         error: io::Error,
@@ -48,7 +48,7 @@ pub enum Cause {
     Io(io::Error),
     /// The server refused.
     Server {
-        /// Its words.
+        /// What it said.
         error: Box<ErrorResponse>,
         /// Where the password that it refused came from.
         passfile: Option<PathBuf>,
@@ -79,9 +79,9 @@ impl From<io::Error> for Cause {
 /// One server that could not be used, and why.
 #[derive(Debug)]
 pub struct Failure {
-    /// Which; `None` before an address was known.
-    pub target: Option<Target>,
-    /// Why.
+    /// The server; `None` before an address was known.
+    pub target: Option<TriedServer>,
+    /// Why it could not be used.
     pub cause: Cause,
 }
 
@@ -129,18 +129,18 @@ impl std::error::Error for ConnectError {}
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.target {
-            Some(Target::Tcp { host, address: Some(address), port }) => {
+            Some(TriedServer::Tcp { host, address: Some(address), port }) => {
                 write!(f, "connection to server at \"{host}\" ({address}), port {port} failed: ")?;
             }
-            Some(Target::Tcp { host, address: None, port }) => {
+            Some(TriedServer::Tcp { host, address: None, port }) => {
                 write!(f, "connection to server at \"{host}\", port {port} failed: ")?;
             }
-            Some(Target::Socket { path }) => {
+            Some(TriedServer::Socket { path }) => {
                 write!(f, "connection to server on socket \"{path}\" failed: ")?;
             }
             None => {}
         }
-        let local = matches!(self.target, Some(Target::Socket { .. }));
+        let local = matches!(self.target, Some(TriedServer::Socket { .. }));
         match &self.cause {
             Cause::Connect(error) => {
                 let hint = if local {

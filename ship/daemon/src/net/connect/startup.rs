@@ -30,13 +30,13 @@ const STARTUP_BYTES_MAX: usize = 1 << 20;
 const REPORTS_HOT_STANDBY: u32 = 140_000;
 
 /// A session that is ready for its first command.
-pub(super) struct Session {
+pub(super) struct UpstreamSession {
     pub(super) parameters: BTreeMap<String, String>,
     pub(super) unread: Vec<u8>,
 }
 
 /// Who asks, and for what.
-pub(super) struct Request<'a> {
+pub(super) struct ConnectRequest<'a> {
     pub(super) conninfo: &'a ConnInfo,
     pub(super) application_name: &'a str,
     pub(super) password: Option<&'a Password>,
@@ -107,8 +107,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
 pub(super) async fn start<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     channel: &Channel,
-    request: &Request<'_>,
-) -> Result<Session, Cause> {
+    request: &ConnectRequest<'_>,
+) -> Result<UpstreamSession, Cause> {
     let mut connection = Connection {
         stream,
         notices: request.notices,
@@ -123,10 +123,10 @@ pub(super) async fn start<S: AsyncRead + AsyncWrite + Unpin>(
     connection.authenticated = true;
     let parameters = receive_parameters(&mut connection).await?;
     check_target(&mut connection, &parameters, request.target).await?;
-    Ok(Session { parameters, unread: connection.received.to_vec() })
+    Ok(UpstreamSession { parameters, unread: connection.received.to_vec() })
 }
 
-fn startup_parameters<'a>(request: &'a Request<'_>) -> Vec<(&'static str, &'a str)> {
+fn startup_parameters<'a>(request: &'a ConnectRequest<'_>) -> Vec<(&'static str, &'a str)> {
     let conninfo = request.conninfo;
     let mut parameters = vec![
         ("user", conninfo.user.as_str()),
@@ -143,7 +143,7 @@ fn startup_parameters<'a>(request: &'a Request<'_>) -> Vec<(&'static str, &'a st
 async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut Connection<'_, S>,
     channel: &Channel,
-    request: &Request<'_>,
+    request: &ConnectRequest<'_>,
 ) -> Result<(), Cause> {
     let password = request.password.map(|password| password.text.as_str());
     let mut authenticator = Authenticator::new(request.conninfo, password, channel);
@@ -282,7 +282,7 @@ mod tests {
     const OK: &[u8] = b"R\0\0\0\x08\0\0\0\0";
 
     /// Starts a session with a server that says `transcript` and closes.
-    fn start_with(transcript: &[u8], options: &str) -> Result<Session, String> {
+    fn start_with(transcript: &[u8], options: &str) -> Result<UpstreamSession, String> {
         let environment = Environment {
             variable: &|_| None,
             read_file: &|_| None,
@@ -293,7 +293,7 @@ mod tests {
         let target = conninfo.target_session_attrs;
         let password = conninfo.password.clone().map(|text| Password { text, file: None });
         let notices = Notices::default();
-        let request = Request {
+        let request = ConnectRequest {
             conninfo: &conninfo,
             application_name: "walhub",
             password: password.as_ref(),

@@ -29,7 +29,7 @@ use crate::strerror::strerror;
 pub(super) enum Channel {
     /// In the clear.
     Plain,
-    /// Encrypted.
+    /// Encrypted by TLS.
     Tls {
         /// `tls-server-end-point` of the server's certificate, when it has one.
         end_point: Option<Vec<u8>>,

@@ -27,7 +27,7 @@ pub(super) struct Verifier {
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// The authorities.
+/// Checks a certificate against the authorities that are trusted.
 #[derive(Debug)]
 pub(super) struct Chain {
     /// Checks paths through intermediate authorities, and revocation.

@@ -15,18 +15,18 @@ use tokio::sync::oneshot;
 /// Who it is, as far as one can tell; `None` over a Unix socket.
 type Origin = Option<IpAddr>;
 
-/// Those that are waited for.
+/// The connections that have not said yet who they are.
 #[derive(Debug)]
 pub(in crate::net) struct Unadmitted {
     max: usize,
-    state: Mutex<State>,
+    waiting: Mutex<Waiting>,
 }
 
 #[derive(Default, Debug)]
-struct State {
+struct Waiting {
     next: u64,
-    /// Oldest first.
-    waiting: BTreeMap<u64, (Origin, oneshot::Sender<()>)>,
+    /// By number: the oldest comes first.
+    by_number: BTreeMap<u64, (Origin, oneshot::Sender<()>)>,
 }
 
 /// One of them, until it is dropped.
@@ -40,48 +40,48 @@ pub(in crate::net) struct Silent {
 impl Unadmitted {
     pub(in crate::net) fn new(max: u32) -> Arc<Self> {
         let max = usize::try_from(max).unwrap_or(usize::MAX).max(2);
-        Arc::new(Self { max, state: Mutex::default() })
+        Arc::new(Self { max, waiting: Mutex::default() })
     }
 
     /// Takes one in, and has another go when there are too many.
     pub(in crate::net) fn enter(self: &Arc<Self>, from: Origin) -> Silent {
         let from = from.map(|ip| ip.to_canonical());
-        let mut state = self.state();
-        if let Some(oldest) = state.one_too_many(from, self.max)
-            && let Some((_, go)) = state.waiting.remove(&oldest)
+        let mut waiting = self.waiting();
+        if let Some(oldest) = waiting.one_too_many(from, self.max)
+            && let Some((_, go)) = waiting.by_number.remove(&oldest)
         {
             // It may be on its way out by itself.
             let _ = go.send(());
         }
-        let number = state.next;
-        state.next += 1;
+        let number = waiting.next;
+        waiting.next += 1;
         let (go, told_to_go) = oneshot::channel();
-        state.waiting.insert(number, (from, go));
+        waiting.by_number.insert(number, (from, go));
         Silent { number, all: Arc::clone(self), told_to_go }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         // Nothing that can panic runs under it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl Waiting {
     /// Who must go before one more comes from there.
     fn one_too_many(&self, from: Origin, max: usize) -> Option<u64> {
-        let count_of = |from: Origin| self.waiting.values().filter(|it| it.0 == from).count();
+        let count_of = |from: Origin| self.by_number.values().filter(|it| it.0 == from).count();
         let crowd = if count_of(from) >= max / 2 {
             from
-        } else if self.waiting.len() >= max {
+        } else if self.by_number.len() >= max {
             let mut counts: BTreeMap<Origin, usize> = BTreeMap::new();
-            for (from, _) in self.waiting.values() {
+            for (from, _) in self.by_number.values() {
                 *counts.entry(*from).or_default() += 1;
             }
             counts.into_iter().max_by_key(|(_, count)| *count)?.0
         } else {
             return None;
         };
-        self.waiting.iter().find(|(_, (from, _))| *from == crowd).map(|(number, _)| *number)
+        self.by_number.iter().find(|(_, (from, _))| *from == crowd).map(|(number, _)| *number)
     }
 }
 
@@ -97,7 +97,7 @@ impl Silent {
 
 impl Drop for Silent {
     fn drop(&mut self) {
-        self.all.state().waiting.remove(&self.number);
+        self.all.waiting().by_number.remove(&self.number);
     }
 }
 
@@ -131,7 +131,7 @@ mod tests {
         drop(operator);
         drop(others);
         drop(silent);
-        assert!(all.state().waiting.is_empty());
+        assert!(all.waiting().by_number.is_empty());
     }
 
     #[test]
@@ -139,7 +139,7 @@ mod tests {
         let all = Unadmitted::new(110);
         let mut silent: Vec<Silent> =
             (0..1000).map(|_| all.enter(Some([127, 0, 0, 1].into()))).collect();
-        assert_eq!(all.state().waiting.len(), 55);
+        assert_eq!(all.waiting().by_number.len(), 55);
         let mut welcome = all.enter(Some([127, 0, 0, 1].into()));
         assert!(!has_to_go(&mut welcome));
         assert_eq!(silent.iter_mut().filter_map(|it| has_to_go(it).then_some(())).count(), 946);

@@ -5,10 +5,10 @@
 use walhub_proto::wire::backend::Encoder;
 use walhub_proto::wire::startup::ReplicationMode;
 
-use super::Session;
+use super::ClientSession;
 use crate::backend;
 
-impl Session {
+impl ClientSession {
     /// AuthenticationOk to ReadyForQuery. PostgreSQL: `InitPostgres`.
     pub(super) fn encode_greeting(&self, out: &mut Encoder) {
         out.authentication_ok();

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use walhub_proto::lsn::Lsn;
 
-use super::elsewhere::ResultRows;
 use super::emit::{TRANSACTION_BYTES_MAX, cost};
 use super::memory::{Account, Reservation};
+use super::offload::ResultRows;
 use super::statement::Prepared;
 use walhub_hub::api::append::NewRecord;
 use walhub_sql::failure::{Result, transaction_too_large};

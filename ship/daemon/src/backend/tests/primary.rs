@@ -23,7 +23,7 @@ const RECORD_LEN: u64 = 0x10;
 type Reply = oneshot::Sender<Result<Appended, Report>>;
 
 #[derive(Default)]
-struct State {
+struct OwnState {
     end: u64,
     log: Vec<String>,
     /// Answers that wait for standbys, and for whom.
@@ -34,14 +34,14 @@ struct State {
 
 /// Appends at 0/1000 and after; each record is 16 bytes.
 pub(super) struct OwnHub {
-    state: Mutex<State>,
+    state: Mutex<OwnState>,
     /// Whether nothing that waits for standbys is answered before it is canceled.
     pub(super) stuck: bool,
 }
 
 impl OwnHub {
     pub(super) fn new(stuck: bool) -> Arc<Self> {
-        let state = State { end: 0x1000, ..State::default() };
+        let state = OwnState { end: 0x1000, ..OwnState::default() };
         Arc::new(Self { state: Mutex::new(state), stuck })
     }
 

@@ -29,8 +29,8 @@ use super::interrupts::Sessions;
 use super::memory::{Account, Reservation};
 use super::message_scan::Fetched;
 use super::parameters::Parameters;
-use super::session::Session;
-use super::wire::{Attended, Interrupt, Told, Wire};
+use super::session::Backend;
+use super::wire::{Attended, Told, WaitInterrupt, Wire};
 use crate::clock;
 use crate::placement::spawn_blocking;
 use walhub_hub::api::hub::{Client, Hub};
@@ -71,8 +71,8 @@ impl Drop for StopOnDrop {
     }
 }
 
-/// All that a statement looks at, owned.
-pub(super) struct Surroundings<V> {
+/// What a [`Context`] refers to, for a thread that is no session's.
+pub(super) struct OwnedContext<V> {
     client: Client,
     database: String,
     parameters: Parameters,
@@ -86,7 +86,7 @@ pub(super) struct Surroundings<V> {
     stop: Stop,
 }
 
-impl<V: SettingsView> Surroundings<V> {
+impl<V: SettingsView> OwnedContext<V> {
     /// As the statement sees them.
     pub(super) fn context<'a>(
         &'a self,
@@ -105,7 +105,7 @@ impl<V: SettingsView> Surroundings<V> {
             sessions: &self.sessions,
             messages,
             snapshot: OnceCell::new(),
-            is_elsewhere: true,
+            is_offloaded: true,
             memory: RefCell::new(self.account.reservation()),
         }
     }
@@ -117,10 +117,10 @@ impl<V: SettingsView> Surroundings<V> {
     }
 }
 
-impl<V: SettingsView> Session<V> {
+impl<V: SettingsView> Backend<V> {
     /// Something that another thread can look at, and whether it is to go on.
-    pub(super) fn surroundings(&self, arguments: &Arguments, stop: Stop) -> Surroundings<V> {
-        Surroundings {
+    pub(super) fn owned_context(&self, arguments: &Arguments, stop: Stop) -> OwnedContext<V> {
+        OwnedContext {
             client: self.params.client.clone(),
             database: self.params.database.clone(),
             parameters: self.parameters.clone(),
@@ -163,11 +163,11 @@ impl<V: SettingsView> Session<V> {
         }
         let emitter = emitter.begun_afresh();
         let (stop, plan) = (Stop::default(), Arc::clone(plan));
-        let surroundings = self.surroundings(arguments, stop.clone());
+        let owned_context = self.owned_context(arguments, stop.clone());
         let turns = Arc::clone(&self.params.sessions.turns().evaluations);
-        self.elsewhere(wire, turns, stop, move || {
-            let ctx = surroundings.context(&emitter, fetched.as_ref());
-            let env = surroundings.env(&ctx);
+        self.offload(wire, turns, stop, move || {
+            let ctx = owned_context.context(&emitter, fetched.as_ref());
+            let env = owned_context.env(&ctx);
             let result = plan.run(&env);
             let result = ctx.result_of(&env, result);
             drop(ctx);
@@ -177,7 +177,7 @@ impl<V: SettingsView> Session<V> {
     }
 
     /// Has another thread do something in its turn, and waits for it or an interrupt, which `stop` then tells it of.
-    pub(super) async fn elsewhere<S, T>(
+    pub(super) async fn offload<S, T>(
         &mut self,
         wire: &mut Wire<S>,
         turns: Arc<Semaphore>,
@@ -211,10 +211,12 @@ impl<V: SettingsView> Session<V> {
                     Ok(done)
                 }
                 // It may still read.
-                Attended::Interrupted(Interrupt::Gone) => continue,
-                Attended::Interrupted(Interrupt::Cancel) => Err(canceled()),
+                Attended::Interrupted(WaitInterrupt::Gone) => continue,
+                Attended::Interrupted(WaitInterrupt::Cancel) => Err(canceled()),
                 Attended::TimedOut => Err(timed_out()),
-                Attended::Interrupted(Interrupt::Terminate) | Attended::Lost => Err(self.lost()),
+                Attended::Interrupted(WaitInterrupt::Terminate) | Attended::Lost => {
+                    Err(self.lost())
+                }
             };
         }
     }
