@@ -131,9 +131,9 @@ impl<V: SettingsView> Backend<V> {
     }
 
     fn synchronous_commit(&self) -> SynchronousCommit {
-        let own =
-            self.parameters.own_value("synchronous_commit").and_then(SynchronousCommit::parse);
-        own.unwrap_or_else(|| self.params.settings.borrow().synchronous_commit())
+        let set =
+            self.parameters.session_value("synchronous_commit").and_then(SynchronousCommit::parse);
+        set.unwrap_or_else(|| self.params.settings.borrow().synchronous_commit())
     }
 
     /// Has it appended. Until it is answered the records may wait for room in the tail: `memory` is theirs.

@@ -67,10 +67,10 @@ impl Interrupts {
 
     /// Waits until the session must end.
     pub async fn terminated(&self) {
-        let (mut own, mut server) = (self.terminate.subscribe(), self.server.clone());
+        let (mut session, mut server) = (self.terminate.subscribe(), self.server.clone());
         // When nobody is left to say so, the process is on its way out as well.
         tokio::select! {
-            _ = own.wait_for(|&terminate| terminate) => {}
+            _ = session.wait_for(|&terminate| terminate) => {}
             _ = server.wait_for(|&terminate| terminate) => {}
         }
     }

@@ -465,7 +465,7 @@ impl Fetching {
     fn take(&mut self, batch: Batch) -> Result<bool> {
         let Batch { rows, floor, at_end, .. } = batch;
         if let Some(count) = &mut self.fetched.count {
-            *count += i64::try_from(rows.len()).unwrap_or(0);
+            *count += i64::try_from(rows.len()).expect("a batch is small");
             return Ok(at_end);
         }
         self.bytes += rows.iter().map(|row| cost(row)).sum::<usize>();

@@ -77,13 +77,13 @@ impl LogLayer {
 
 /// What a library calls information is of no interest to a DBA; only walhub's own is a `LOG`.
 fn level_of(metadata: &Metadata<'_>) -> MessageLevel {
-    let own = metadata.target().starts_with("walhub");
+    let is_walhubs = metadata.target().starts_with("walhub");
     match *metadata.level() {
         Level::ERROR => MessageLevel::Error,
         Level::WARN => MessageLevel::Warning,
-        Level::INFO if own => MessageLevel::Log,
+        Level::INFO if is_walhubs => MessageLevel::Log,
         Level::INFO => MessageLevel::Debug1,
-        Level::DEBUG if own => MessageLevel::Debug1,
+        Level::DEBUG if is_walhubs => MessageLevel::Debug1,
         Level::DEBUG => MessageLevel::Debug3,
         Level::TRACE => MessageLevel::Debug5,
     }

@@ -348,7 +348,7 @@ fn admit(
         return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message)
             .detail("walhub has not yet received WAL from its upstream."));
     }
-    let slot = take_connection_slot(services, is_walsender, peer.is_none())?;
+    let slot = take_connection_slot(services, mode, peer)?;
     if !is_trusted(peer) {
         return Err(no_hba_entry(peer, &user, &database, mode));
     }
@@ -394,35 +394,32 @@ fn replication_mode(message: &StartupMessage) -> Result<ReplicationMode, Report>
 /// PostgreSQL: `InitProcess`, which keeps the slots of walsenders apart from the others.
 fn take_connection_slot(
     services: &Services,
-    is_walsender: bool,
-    is_operator: bool,
+    mode: ReplicationMode,
+    peer: Option<SocketAddr>,
 ) -> Result<ConnectionSlot, Report> {
     let settings = services.settings();
-    if is_walsender {
+    if mode != ReplicationMode::Off {
         let max = settings.hub.max_wal_senders;
-        ConnectionSlot::take(&services.wal_senders, max).ok_or_else(|| {
+        return ConnectionSlot::take(&services.wal_senders, max).ok_or_else(|| {
             let message = format!(
                 "number of requested standby connections exceeds max_wal_senders (currently {max})"
             );
             Report::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
-        })
-    } else {
-        let max = settings.max_connections.min(services.connections.sessions_max);
-        if is_operator {
-            return ConnectionSlot::take(&services.others, max).ok_or_else(too_many_clients);
-        }
-        let unreserved = max.saturating_sub(settings.reserved_connections());
-        ConnectionSlot::take(&services.others, unreserved).ok_or_else(|| {
-            if services.others.load(Ordering::Acquire) >= max {
-                return too_many_clients();
-            }
-            // PostgreSQL: InitPostgres.
-            let message =
-                "remaining connection slots are reserved for non-replication superuser connections";
-            Report::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
-                .detail("walhub's superusers come by Unix socket.")
-        })
+        });
     }
+    let max = settings.max_connections.min(services.connections.sessions_max);
+    // Who comes by Unix socket may be the operator.
+    let reserved = peer.map_or(0, |_| settings.reserved_connections());
+    ConnectionSlot::take(&services.others, max.saturating_sub(reserved)).ok_or_else(|| {
+        if peer.is_none() || services.others.load(Ordering::Acquire) >= max {
+            return too_many_clients();
+        }
+        // PostgreSQL: InitPostgres.
+        let message =
+            "remaining connection slots are reserved for non-replication superuser connections";
+        Report::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
+            .detail("walhub's superusers come by Unix socket.")
+    })
 }
 
 pub(super) fn too_many_clients() -> Report {

@@ -222,7 +222,7 @@ impl Settings {
             }
             match definition.context {
                 Context::Postmaster => {
-                    (definition.keep)(&mut settings, self);
+                    (definition.keep_running)(&mut settings, self);
                     changes.push(Change::NeedsRestart { name });
                 }
                 Context::Sighup | Context::User if new.source == ValueSource::Default => {

@@ -23,8 +23,8 @@ impl ClientSession {
             let is_newer = matches!(name, "default_transaction_read_only" | "in_hot_standby");
             // Kept clean of what is not ASCII, unlike the packet's.
             let is_name = name == "application_name";
-            let own = started_with.iter().find(|(own, _)| *own == name && !is_name);
-            let value = own.map(|(_, value)| value.clone()).or_else(|| self.show_session(name));
+            let asked = started_with.iter().find(|(asked, _)| *asked == name && !is_name);
+            let value = asked.map(|(_, value)| value.clone()).or_else(|| self.show_session(name));
             if let Some(value) = value.filter(|_| has_hot_standby || !is_newer) {
                 out.parameter_status(name, &value);
             }

@@ -76,7 +76,8 @@ impl Incoming {
         if rest.first() == Some(&COPY_DATA) && matches!(kind, None | Some(XLogData::KIND)) {
             let Some(header) = rest.get(..XLOGDATA_HEADER_LEN) else { return Ok(None) };
             let word = header.get(1..FRAME_HEADER_LEN).and_then(|word| word.try_into().ok());
-            let len = usize::try_from(u32::from_be_bytes(word.unwrap_or_default())).unwrap_or(0);
+            let len =
+                usize::try_from(u32::from_be_bytes(word.unwrap_or_default())).expect("64 bits");
             self.wal_left = (1 + len).saturating_sub(XLOGDATA_HEADER_LEN);
             self.take(XLOGDATA_HEADER_LEN);
             return Ok(Some(Said::Nothing));
