@@ -9,3 +9,4 @@ pub mod listen;
 mod pump;
 pub mod session;
 pub mod stream;
+mod unadmitted;

@@ -4,7 +4,6 @@
 //! (src/backend/postmaster/postmaster.c).
 
 mod socket_file;
-mod unadmitted;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
@@ -16,7 +15,6 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::task::JoinSet;
 
 use self::socket_file::SocketFile;
-pub(super) use self::unadmitted::Unadmitted;
 use super::session::{
     ConnectionSlot, Services, is_trusted, serve_connection, stranger, too_many_clients,
 };

@@ -27,8 +27,8 @@ use walhub_proto::wire::startup::{
 };
 
 pub(crate) use self::greeting::canonical_name;
-use super::listen::Unadmitted;
 use super::stream::{Connection, Stream};
+use super::unadmitted::Unadmitted;
 use crate::backend::{self, BackendParams, Interrupt, Member, Sessions, SettingsView as _};
 use crate::limits::Connections;
 use crate::settings::Settings;

@@ -17,7 +17,7 @@ type Origin = Option<IpAddr>;
 
 /// The connections that have not said yet who they are.
 #[derive(Debug)]
-pub(in crate::net) struct Unadmitted {
+pub(super) struct Unadmitted {
     max: usize,
     waiting: Mutex<Waiting>,
 }
@@ -31,20 +31,20 @@ struct Waiting {
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-pub(in crate::net) struct Silent {
+pub(super) struct Silent {
     number: u64,
     all: Arc<Unadmitted>,
     told_to_go: oneshot::Receiver<()>,
 }
 
 impl Unadmitted {
-    pub(in crate::net) fn new(max: u32) -> Arc<Self> {
+    pub(super) fn new(max: u32) -> Arc<Self> {
         let max = usize::try_from(max).unwrap_or(usize::MAX).max(2);
         Arc::new(Self { max, waiting: Mutex::default() })
     }
 
     /// Takes one in, and has another go when there are too many.
-    pub(in crate::net) fn enter(self: &Arc<Self>, from: Origin) -> Silent {
+    pub(super) fn enter(self: &Arc<Self>, from: Origin) -> Silent {
         let from = from.map(|ip| ip.to_canonical());
         let mut waiting = self.waiting();
         if let Some(oldest) = waiting.one_too_many(from, self.max)
@@ -87,7 +87,7 @@ impl Waiting {
 
 impl Silent {
     /// Waits until it is told to go.
-    pub(in crate::net) async fn told_to_go(&mut self) {
+    pub(super) async fn told_to_go(&mut self) {
         // Without a word it was let in.
         if (&mut self.told_to_go).await.is_err() {
             std::future::pending().await
