@@ -109,13 +109,13 @@ where
     V: SettingsView,
 {
     let interrupts = Arc::clone(&params.member.interrupts);
-    let mut session = Backend::new(params);
-    let mut wire = Wire::new(stream, input, &session.account);
+    let mut backend = Backend::new(params);
+    let mut wire = Wire::new(stream, input, &backend.account);
     loop {
-        match session.answer_frames(&mut wire).await? {
+        match backend.answer_frames(&mut wire).await? {
             Next::Continue => {}
             Next::End(served) => {
-                wire.write(&session.out.take()).await?;
+                wire.write(&backend.out.take()).await?;
                 wire.flush().await?;
                 if served == Served::Left {
                     wire.shutdown().await?;
@@ -129,9 +129,9 @@ where
             more = wire.fill() => more?,
         };
         // A client that goes without Terminate is only gone.
-        session.turn.begin();
+        backend.turn.begin();
         if !more {
-            return session.leave(&mut wire).await.map(|()| Served::Left);
+            return backend.leave(&mut wire).await.map(|()| Served::Left);
         }
     }
 }

@@ -89,9 +89,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Self { stream, input, consumed: 0, gone: false, memory, discarded: None }
     }
 
-    /// What was read and not yet understood.
+    /// What was read and not yet understood, without the room that was counted for more.
     pub(super) fn into_unread(mut self) -> Vec<u8> {
-        self.input.split_off(self.consumed)
+        self.input.drain(..self.consumed);
+        self.input.shrink_to_fit();
+        self.input
     }
 
     /// The next frame, if it is there. `body_max` says how long the body of a type may be.
