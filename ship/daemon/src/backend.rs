@@ -3,10 +3,10 @@
 //! A session speaks PostgreSQL's protocol, simple and extended, and answers what psql, drivers and
 //! monitoring tools ask of a server's WAL. The language is walhub-sql's; `views` and `functions` are what this server
 //! adds to it, and `context` is what they see. `memory` is what all sessions may hold together. What takes longer than
-//! a moment is evaluated `elsewhere`, on a thread that is no session's, and `turns` says whose.
+//! a moment is evaluated on a thread that is no session's (`offload`), and `turns` says whose.
 //!
 //! A statement is evaluated once, and that has no effect: functions leave in `emit` what is to be done. `execute` does
-//! it and puts the answers into the rows. Messages are kept by `held` until their transaction ends, and `commit`
+//! it and puts the answers into the rows. Messages are kept by `pending` until their transaction ends, and `commit`
 //! appends them and waits; rows that show where they lie wait in `output` meanwhile.
 //!
 //! Not here: the language (walhub-sql); start-up and authentication, which come before; replication commands.
@@ -15,18 +15,17 @@ mod activity;
 mod commit;
 mod context;
 mod copy;
-mod elsewhere;
 mod emit;
 mod execute;
 mod extended;
 mod functions;
-mod held;
 mod interrupts;
 mod memory;
 mod message_scan;
-mod messages;
+mod offload;
 mod output;
 mod parameters;
+mod pending;
 mod promote;
 mod session;
 mod slot_calls;
@@ -51,6 +50,8 @@ use walhub_proto::syncrep::SynchronousCommit;
 pub use self::interrupts::{CopyProgress, Interrupt, Interrupts, Member, Sessions};
 pub use self::memory::Memory;
 pub(crate) use self::parameters::{check_startup, reported_at_startup};
+pub(crate) use self::session::Backend;
+pub(crate) use self::slot_calls::check_plugin;
 use crate::settings::{SettingRow, Settings};
 use walhub_hub::api::hub::{Client, Hub};
 
@@ -59,7 +60,7 @@ pub trait SettingsView: Send + Sync + 'static {
     /// A setting as SHOW prints it, with its unit; the name is in lower case.
     fn show(&self, name: &str) -> Option<String>;
 
-    /// Every setting.
+    /// Every setting, as `pg_settings` shows it.
     fn all(&self) -> Vec<SettingRow>;
 
     /// Bytes that all sessions together may hold.
@@ -92,8 +93,8 @@ impl SettingsView for Settings {
     }
 }
 
-/// What a console session needs.
-pub struct ConsoleParams<V = Settings> {
+/// What a backend needs.
+pub struct BackendParams<V = Settings> {
     /// Who is connected.
     pub client: Client,
     /// `database` of the startup packet.
@@ -103,9 +104,9 @@ pub struct ConsoleParams<V = Settings> {
     pub startup_options: BTreeMap<String, String>,
     /// The session among the others.
     pub member: Arc<Member>,
-    /// The others.
+    /// All sessions, which views show and functions signal.
     pub sessions: Arc<Sessions>,
-    /// What is shown.
+    /// The hub that is shown and written to.
     pub hub: Arc<dyn Hub<OwnedFd>>,
     /// The server's settings now.
     pub settings: watch::Receiver<Arc<V>>,
@@ -132,7 +133,7 @@ pub enum Served {
 pub async fn serve<S, V>(
     stream: S,
     read_buffer: Vec<u8>,
-    params: ConsoleParams<V>,
+    params: BackendParams<V>,
 ) -> io::Result<Served>
 where
     S: AsyncRead + AsyncWrite + Unpin,

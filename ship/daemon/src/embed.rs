@@ -56,11 +56,11 @@ use walhub_proto::syncrep::WaitLevel;
 pub use walhub_proto::syncrep::SynchronousCommit;
 
 use crate::clock::now;
-use crate::control::listen::Listener;
 use crate::datadir::DataDir;
-use crate::server::{Owner, Ready, ServeConfig};
-use crate::settings::{Reloader, Sources};
-use crate::signals::{Request, ShutdownMode};
+use crate::net::listen::Listener;
+use crate::server::{Owner, Ready, Reloader, ServeConfig};
+use crate::settings::Sources;
+use crate::signals::{ServerRequest, ShutdownMode};
 use walhub_hub::api::append::{Append, AppendAnswer, Appended, NewRecord, Waited};
 use walhub_hub::api::hub::Hub as _;
 use walhub_hub::publish::handle::Handle;
@@ -105,7 +105,7 @@ pub struct Message<'a> {
 pub struct Log {
     front: Arc<Handle<OwnedFd>>,
     addresses: Vec<SocketAddr>,
-    requests: mpsc::UnboundedSender<Request>,
+    requests: mpsc::UnboundedSender<ServerRequest>,
     thread: Option<JoinHandle<anyhow::Result<ExitCode>>>,
     next_owner: AtomicU32,
 }
@@ -225,7 +225,7 @@ impl Log {
     fn stop(&mut self) -> anyhow::Result<()> {
         let Some(thread) = self.thread.take() else { return Ok(()) };
         // Whoever has ended does not listen.
-        let _ = self.requests.send(Request::Shutdown(ShutdownMode::Fast));
+        let _ = self.requests.send(ServerRequest::Shutdown(ShutdownMode::Fast));
         let ended = thread.join().map_err(|_| anyhow::anyhow!("the server panicked"))?;
         ended.map(drop)
     }

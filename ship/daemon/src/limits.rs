@@ -55,9 +55,9 @@ fn insufficient(message: &str, detail: String, hint: String) -> Insufficient {
 /// How many connections there may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Connections {
-    /// Of those that have not said yet who they are.
+    /// Connections that have not said yet who they are.
     pub(crate) unadmitted_max: u32,
-    /// Of all.
+    /// Connections of any kind.
     pub(crate) open_max: u32,
     /// SQL sessions that the descriptors are enough for, where that is fewer than `max_connections`.
     pub(crate) sessions_max: u32,

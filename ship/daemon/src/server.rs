@@ -1,11 +1,13 @@
 //! One run of a server: the data directory recovered, the cores started, the control plane run.
 //!
-//! Not here: what a core does (`hub`), what a connection gets (`control`).
+//! Not here: what a core does (`hub`), what a connection gets (`net`).
 //!
 //! PostgreSQL: `PostmasterMain` (src/backend/postmaster/postmaster.c).
 
 mod cores;
 mod notify;
+mod reloader;
+mod serve;
 mod shared_loop;
 mod title;
 mod verifier;
@@ -25,14 +27,16 @@ use walhub_proto::lsn::{Lsn, SystemIdentifier};
 use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegmentSize;
 
-use crate::control::connect::{ConnectOptions, Notices, connect, parse_conninfo};
-use crate::control::listen::Listener;
-use crate::control::session::Services;
 use crate::datadir::{DataDir, Status};
 use crate::limits::{self, Connections};
-use crate::settings::{Reloader, Settings};
-use crate::signals::{Request, ShutdownMode, Signals};
+use crate::net::connect::{ConnectOptions, Notices, connect, parse_conninfo};
+use crate::net::listen::Listener;
+use crate::net::session::Services;
+use crate::settings::Settings;
+use crate::signals::{ServerRequest, ShutdownMode, Signals};
 use notify::Notify;
+pub use reloader::Reloader;
+pub(crate) use serve::serve;
 use shared_loop::SharedLoop;
 use title::Title;
 use verifier::Verifier;
@@ -82,12 +86,12 @@ pub(crate) enum Owner {
     /// Whoever may send the process a signal.
     Signals,
     /// The program that it is a part of.
-    Program(mpsc::UnboundedReceiver<Request>),
+    Program(mpsc::UnboundedReceiver<ServerRequest>),
 }
 
 enum Requests {
     Signals(Signals),
-    Program(mpsc::UnboundedReceiver<Request>),
+    Program(mpsc::UnboundedReceiver<ServerRequest>),
 }
 
 impl Requests {
@@ -100,12 +104,12 @@ impl Requests {
         })
     }
 
-    async fn next(&mut self) -> Request {
+    async fn next(&mut self) -> ServerRequest {
         match self {
             Self::Signals(signals) => signals.next().await,
             // A program that has let go of its server wants it stopped.
             Self::Program(requests) => {
-                requests.recv().await.unwrap_or(Request::Shutdown(ShutdownMode::Fast))
+                requests.recv().await.unwrap_or(ServerRequest::Shutdown(ShutdownMode::Fast))
             }
         }
     }
@@ -309,6 +313,7 @@ impl Server {
             self.settings_receiver.clone(),
             terminated,
             self.connections,
+            serve,
         );
         let listening = tokio::task::spawn_local(listener.run(Arc::clone(&services)));
         if self.is_primary {
@@ -327,12 +332,12 @@ impl Server {
         loop {
             tokio::select! {
                 request = requests.next() => match request {
-                    Request::Reload => {
+                    ServerRequest::Reload => {
                         self.reload();
                         services.settings_changed();
                     }
-                    Request::Promote => self.look_for_promote_file(data_dir),
-                    Request::Shutdown(mode) if stopping.is_none_or(|earlier| mode > earlier) => {
+                    ServerRequest::Promote => self.look_for_promote_file(data_dir),
+                    ServerRequest::Shutdown(mode) if stopping.is_none_or(|earlier| mode > earlier) => {
                         tracing::info!("{}", mode.message());
                         stopping = Some(mode);
                         self.notify.send("STOPPING=1");
@@ -342,7 +347,7 @@ impl Server {
                             return Ok(ExitCode::SUCCESS);
                         }
                     }
-                    Request::Shutdown(_) => {}
+                    ServerRequest::Shutdown(_) => {}
                 },
                 asked = from_hub.recv() => match asked {
                     Some(ToControl::Connect { conninfo }) => self.connect(conninfo),

@@ -1,8 +1,8 @@
 //! Settings under their PostgreSQL names, parsed into types that cannot be wrong.
 //!
 //! A setting is one row of `table`. It takes its value from, in this order, its default,
-//! `walhub.toml`, and the command line; [`source`] reads them, [`Reloader`] reads them again. [`value`] is
-//! PostgreSQL's value grammar, [`show`] what `SHOW` and `pg_settings` tell.
+//! `walhub.toml`, and the command line; [`source`] reads them. [`value`] is PostgreSQL's value
+//! grammar, [`show`] what `SHOW` and `pg_settings` tell.
 //!
 //! PostgreSQL: src/backend/utils/misc/guc.c.
 
@@ -10,7 +10,6 @@ mod check;
 pub mod definition;
 pub mod error;
 mod foreign;
-mod reloader;
 mod setting_type;
 pub mod show;
 pub mod source;
@@ -21,21 +20,20 @@ pub mod value;
 mod words;
 
 pub use error::SettingError;
-pub use reloader::Reloader;
 pub use show::SettingRow;
 pub use source::{Change, Sources};
 pub use table::{DEFINITIONS, Settings};
 pub use words::{DedicatedWalCore, LogDestination, MessageLevel, WalSyncMethod, Words};
 
-use error::Place;
+use error::FileLine;
 
 /// Where a value comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ValueSource {
-    /// The default.
+    /// The default of the setting.
     Default,
     /// A line of the configuration file.
-    File(Place),
+    File(FileLine),
     /// `-c`, or an option that stands for it.
     CommandLine,
 }

@@ -43,7 +43,7 @@ impl ShutdownMode {
 
 /// What a signal asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Request {
+pub enum ServerRequest {
     /// Stop (SIGTERM, SIGINT, SIGQUIT).
     Shutdown(ShutdownMode),
     /// Read the configuration again (SIGHUP).
@@ -79,14 +79,14 @@ impl Signals {
     }
 
     /// The next request; of several that wait, the most urgent. May be dropped without losing one.
-    pub async fn next(&mut self) -> Request {
+    pub async fn next(&mut self) -> ServerRequest {
         tokio::select! {
             biased;
-            _ = self.quit.recv() => Request::Shutdown(ShutdownMode::Immediate),
-            _ = self.int.recv() => Request::Shutdown(ShutdownMode::Fast),
-            _ = self.term.recv() => Request::Shutdown(ShutdownMode::Smart),
-            _ = self.hup.recv() => Request::Reload,
-            _ = self.usr1.recv() => Request::Promote,
+            _ = self.quit.recv() => ServerRequest::Shutdown(ShutdownMode::Immediate),
+            _ = self.int.recv() => ServerRequest::Shutdown(ShutdownMode::Fast),
+            _ = self.term.recv() => ServerRequest::Shutdown(ShutdownMode::Smart),
+            _ = self.hup.recv() => ServerRequest::Reload,
+            _ = self.usr1.recv() => ServerRequest::Promote,
         }
     }
 }
@@ -101,11 +101,14 @@ mod tests {
             let mut signals = Signals::install().unwrap();
             let me = rustix::process::getpid();
             for (number, want) in [
-                (Number::HUP, Request::Reload),
-                (Number::USR1, Request::Promote),
-                (ShutdownMode::Smart.signal(), Request::Shutdown(ShutdownMode::Smart)),
-                (ShutdownMode::Fast.signal(), Request::Shutdown(ShutdownMode::Fast)),
-                (ShutdownMode::Immediate.signal(), Request::Shutdown(ShutdownMode::Immediate)),
+                (Number::HUP, ServerRequest::Reload),
+                (Number::USR1, ServerRequest::Promote),
+                (ShutdownMode::Smart.signal(), ServerRequest::Shutdown(ShutdownMode::Smart)),
+                (ShutdownMode::Fast.signal(), ServerRequest::Shutdown(ShutdownMode::Fast)),
+                (
+                    ShutdownMode::Immediate.signal(),
+                    ServerRequest::Shutdown(ShutdownMode::Immediate),
+                ),
             ] {
                 rustix::process::kill_process(me, number).unwrap();
                 assert_eq!(signals.next().await, want);

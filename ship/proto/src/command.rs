@@ -5,7 +5,7 @@
 //! where a keyword is expected; PostgreSQL takes it in upper case only, so every command it
 //! accepts means the same here.
 //!
-//! Not here: carrying a command out (the daemon's `control::replication`).
+//! Not here: carrying a command out (the daemon's `replication`).
 //!
 //! PostgreSQL: src/backend/replication/repl_gram.y, repl_scanner.l.
 

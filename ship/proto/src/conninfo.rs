@@ -10,11 +10,13 @@
 //! (src/backend/replication/libpqwalreceiver/libpqwalreceiver.c).
 
 mod auth;
+mod environment;
 mod error;
 mod keywords;
 mod options;
 mod passfile;
 mod service;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -25,6 +27,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 pub use auth::{AuthMethod, AuthMethods, ChannelBinding, RequireAuth};
+pub use environment::Environment;
 pub use error::ConnInfoError;
 pub use options::Options;
 pub use passfile::find_password;
@@ -38,19 +41,6 @@ pub const DEFAULT_SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 
 /// Port of an empty `port` entry. PostgreSQL: `DEF_PGPORT`.
 pub const DEFAULT_PORT: u16 = 5432;
-
-/// What a connection string does not say, and the process around it does.
-#[derive(Clone, Copy)]
-pub struct Environment<'a> {
-    /// Looks up an environment variable.
-    pub variable: &'a dyn Fn(&str) -> Option<String>,
-    /// The text of a file, when it exists.
-    pub read_file: &'a dyn Fn(&str) -> Option<String>,
-    /// Name of the operating system user.
-    pub os_user: Option<&'a str>,
-    /// That user's home directory.
-    pub home: Option<&'a str>,
-}
 
 /// Where one entry of the host list is.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -33,6 +33,7 @@ use crate::segment::SegmentSize;
 use crate::sqlstate::SqlState;
 use crate::time::{Instant, Now, Timestamp};
 use crate::wire::copy::{COPY_DATA, COPY_DONE, COPY_DONE_MESSAGE, PrimaryKeepalive};
+use crate::wire::error_response::ErrorResponse;
 use crate::wire::reader::{FRAME_HEADER_LEN, Malformed};
 
 use frames::{FrameSplitter, Part};
@@ -40,7 +41,7 @@ use reply::Replies;
 use result::ResultSet;
 use stopping::{Heard, StopDetector, Verdict};
 
-pub use error::{Activity, UpstreamError, UpstreamViolation};
+pub use error::{Activity, UpstreamViolation};
 pub use histories::{HISTORIES_MAX, KnownHistories};
 
 /// Bytes that may come in answer to one command, or between two messages of the stream; a history file of
@@ -427,7 +428,7 @@ impl WalReceiver {
             // Notices, parameter changes and notifications may come at any time.
             b'N' | b'S' | b'A' => Ok(None),
             b'E' => {
-                let error = UpstreamError::decode(body).map_err(malformed)?;
+                let error = ErrorResponse::decode(body).map_err(malformed)?;
                 self.handle_error(error).map(|()| None)
             }
             COPY_DATA => {
@@ -493,7 +494,7 @@ impl WalReceiver {
         }
     }
 
-    fn handle_error(&mut self, error: UpstreamError) -> Result<(), UpstreamViolation> {
+    fn handle_error(&mut self, error: ErrorResponse) -> Result<(), UpstreamViolation> {
         if self.stage == Stage::CreateSlot && error.is(SqlState::DUPLICATE_OBJECT) {
             self.duplicate_slot = true;
             return Ok(());

@@ -609,6 +609,7 @@ fn violation(malformed: Malformed) -> PeerViolation {
     match malformed {
         Malformed::Length { got } => PeerViolation::MessageLength { got },
         Malformed::Truncated
+        | Malformed::Empty
         | Malformed::TrailingBytes { .. }
         | Malformed::UnterminatedString
         | Malformed::InvalidUtf8

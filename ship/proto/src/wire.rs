@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod copy;
+pub mod error_response;
 pub mod frontend;
 pub mod reader;
 pub mod startup;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{oneshot, watch};
-use walhub::backend::{ConsoleParams, Sessions, serve};
+use walhub::backend::{BackendParams, Sessions, serve};
 use walhub::settings::Settings;
 use walhub_hub::api::append::{Append, AppendAnswer, Appended, Waited, WalRequest};
 use walhub_hub::api::hub::{
@@ -138,7 +138,7 @@ pub(crate) fn console(bytes: &[u8]) {
     let output = runtime.expect("a runtime").block_on(async {
         let sessions = Arc::new(Sessions::default());
         let stopping = watch::channel(false);
-        let params = ConsoleParams::<Settings> {
+        let params = BackendParams::<Settings> {
             client: Client {
                 pid: 1,
                 user: "postgres".to_owned(),

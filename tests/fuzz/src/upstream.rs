@@ -1,21 +1,16 @@
 //! What an upstream sends.
 
-use walhub::control::connect::ServerError;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::record::RecordReader;
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::time::{Instant, Now, Timestamp};
-use walhub_proto::walreceiver::{
-    LocalWal, ReceiverEvent, UpstreamError, WalReceiver, WalReceiverConfig,
-};
+use walhub_proto::walreceiver::{LocalWal, ReceiverEvent, WalReceiver, WalReceiverConfig};
+use walhub_proto::wire::error_response::ErrorResponse;
 
 /// The body of an ErrorResponse or NoticeResponse.
 pub(crate) fn error_response(bytes: &[u8]) {
-    if let Ok(error) = ServerError::decode(bytes) {
-        drop(error.to_string());
-    }
-    if let Ok(error) = UpstreamError::decode(bytes) {
-        drop(format!("{error:?}"));
+    if let Ok(error) = ErrorResponse::decode(bytes) {
+        drop(format!("{error:#} {error:?}"));
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::thread;
 
 use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
+use walhub_proto::wire::startup;
 use walhub_tests::client::SqlServer;
 use walhub_tests::hub::Hub;
 use walhub_tests::postgres::Postgres;
@@ -36,7 +37,7 @@ impl Client {
 
     fn connect(hub: &Hub) -> Self {
         let mut client = Self::silent(hub);
-        client.send(b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0postgres\0\0");
+        client.send(&startup::encode(&[("user", "postgres"), ("database", "postgres")]));
         client.answer();
         client
     }
@@ -213,7 +214,7 @@ fn connections_that_are_reserved_are_had_by_unix_socket() {
     let hub = hub.set("unix_socket_directories", sockets.display().to_string()).start(&scratch);
     let _taken = [Client::connect(&hub), Client::connect(&hub)];
     let mut third = Client::silent(&hub);
-    third.send(b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0postgres\0\0");
+    third.send(&startup::encode(&[("user", "postgres"), ("database", "postgres")]));
     let answer = third.answer();
     let wanted = "C53300\0Mremaining connection slots are reserved for non-replication superuser connections\0";
     assert!(answer.contains(wanted), "{answer}");

@@ -5,9 +5,9 @@ use std::net::{SocketAddrV4, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use walhub_proto::walreceiver::UpstreamError;
 use walhub_proto::wire::backend::Encoder;
 use walhub_proto::wire::copy::COPY_DONE_MESSAGE;
+use walhub_proto::wire::error_response::ErrorResponse;
 use walhub_proto::wire::reader::{Malformed, Reader};
 use walhub_proto::wire::startup;
 
@@ -206,7 +206,7 @@ fn row(body: &[u8]) -> Result<Vec<Option<String>>, Malformed> {
 
 /// Severity and message of an ErrorResponse.
 fn error_text(body: &[u8]) -> String {
-    match UpstreamError::decode(body) {
+    match ErrorResponse::decode(body) {
         Ok(error) => format!("{}: {}", error.severity, error.message),
         Err(error) => format!("an error that cannot be read: {error}"),
     }

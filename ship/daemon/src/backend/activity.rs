@@ -16,7 +16,7 @@ const QUERY_SIZE: usize = 1024;
 
 /// What a session does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum State {
+pub(super) enum BackendState {
     /// A statement, or a message of the extended protocol.
     Active,
     /// Nothing, and it is in no transaction block.
@@ -27,7 +27,7 @@ pub(super) enum State {
     IdleInFailedTransaction,
 }
 
-impl State {
+impl BackendState {
     /// Of the letter of ReadyForQuery.
     pub(super) const fn of_status(status: u8) -> Self {
         match status {
@@ -53,7 +53,7 @@ impl State {
 pub(super) struct Activity {
     pub(super) client: Client,
     pub(super) database: String,
-    pub(super) state: State,
+    pub(super) state: BackendState,
     /// The last one, when none runs.
     pub(super) query: Arc<str>,
     pub(super) xact_start: Option<Timestamp>,
@@ -68,7 +68,7 @@ impl Activity {
             state_change: client.backend_start,
             client: client.clone(),
             database: database.to_owned(),
-            state: State::Idle,
+            state: BackendState::Idle,
             query: Arc::from(""),
             xact_start: None,
             query_start: None,

@@ -18,10 +18,10 @@ use walhub_proto::syncrep::{SynchronousCommit, WaitLevel};
 use walhub_proto::wire::backend::{Report, Severity};
 
 use super::SettingsView;
-use super::held::{Lsns, Waiting, WaitingRows};
 use super::memory::Reservation;
 use super::output::Piece;
-use super::session::{Ending, Session};
+use super::pending::{Lsns, Waiting, WaitingRows};
+use super::session::{Backend, Ending};
 use super::wire::{Attended, Told, Wire};
 use crate::clock;
 use walhub_hub::api::append::{Append, Appended, NewRecord, Waited, WalRequest};
@@ -35,7 +35,7 @@ pub(super) enum Settle {
     Commit,
     /// Its answers are wanted now; it goes on.
     Tell,
-    /// It failed.
+    /// It failed: its messages are forgotten.
     Discard,
 }
 
@@ -51,7 +51,7 @@ impl Drop for CancelOnDrop<'_> {
     }
 }
 
-impl<V: SettingsView> Session<V> {
+impl<V: SettingsView> Backend<V> {
     /// Appends what cannot wait, and gives the answers that waited for it.
     pub(super) async fn settle<S>(&mut self, wire: &mut Wire<S>, how: Settle) -> Result<Lsns>
     where
@@ -131,9 +131,9 @@ impl<V: SettingsView> Session<V> {
     }
 
     fn synchronous_commit(&self) -> SynchronousCommit {
-        let own =
-            self.parameters.own_value("synchronous_commit").and_then(SynchronousCommit::parse);
-        own.unwrap_or_else(|| self.params.settings.borrow().synchronous_commit())
+        let set =
+            self.parameters.session_value("synchronous_commit").and_then(SynchronousCommit::parse);
+        set.unwrap_or_else(|| self.params.settings.borrow().synchronous_commit())
     }
 
     /// Has it appended. Until it is answered the records may wait for room in the tail: `memory` is theirs.

@@ -8,12 +8,12 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
 
 use super::SettingsView;
-use super::elsewhere::ResultRows;
-use super::emit::Emitter;
+use super::emit::{Emitter, Prompt};
 use super::functions;
 use super::interrupts::Sessions;
 use super::memory::Reservation;
 use super::message_scan::{self, Fetched};
+use super::offload::ResultRows;
 use super::parameters::Parameters;
 use super::views;
 use walhub_sql::env::{Catalog, Env, Function, Host, Relation, Scan};
@@ -42,7 +42,7 @@ pub(super) struct Context<'a> {
     /// Filled on first use.
     pub(super) snapshot: OnceCell<Snapshot>,
     /// Whether it has time.
-    pub(super) is_elsewhere: bool,
+    pub(super) is_offloaded: bool,
     /// What its rows take.
     pub(super) memory: RefCell<Reservation>,
 }
@@ -56,6 +56,25 @@ impl Context<'_> {
     /// Where the WAL stands.
     pub(super) fn positions(&self) -> Option<Positions> {
         self.snapshot().positions
+    }
+
+    /// Does something at once, or, as long as this evaluation may be given up and begun afresh, when it is over.
+    pub(super) fn act(&self, prompt: Prompt) {
+        if self.is_offloaded { self.perform(prompt) } else { self.emitter.postpone(prompt) }
+    }
+
+    /// Does what was postponed.
+    pub(super) fn perform_postponed(&self) {
+        self.emitter.take_postponed().into_iter().for_each(|prompt| self.perform(prompt));
+    }
+
+    fn perform(&self, prompt: Prompt) {
+        // A backend that has gone meanwhile needs no signal.
+        match prompt {
+            Prompt::CancelBackend(pid) => drop(self.sessions.cancel(pid)),
+            Prompt::TerminateBackend(pid) => drop(self.sessions.terminate(pid)),
+            Prompt::ResetCommitLatency => self.hub.reset_commit_latency(),
+        }
     }
 
     /// The rows of the whole statement, with the memory that they take; the rest is given back.

@@ -16,7 +16,7 @@ use super::SettingsView;
 use super::commit::Settle;
 use super::emit::{TRANSACTION_BYTES_MAX, message_record};
 use super::interrupts::{CopyProgress, Interrupts};
-use super::session::{Ending, Next, Session};
+use super::session::{Backend, Ending, Next};
 use super::wire::{Body, Wire};
 use walhub_hub::api::append;
 use walhub_sql::copy_rows::{RowReader, client_failed};
@@ -46,7 +46,7 @@ enum Sent {
     Failed(Body<Vec<u8>>),
 }
 
-impl<V: SettingsView> Session<V> {
+impl<V: SettingsView> Backend<V> {
     /// Takes rows from the client; how many there were.
     pub(super) async fn copy_in<S>(&mut self, wire: &mut Wire<S>, copy: &CopyFrom) -> Result<u64>
     where
@@ -54,6 +54,9 @@ impl<V: SettingsView> Session<V> {
     {
         if self.params.hub.in_recovery() {
             return Err(Box::new(append::in_recovery("COPY FROM")));
+        }
+        if self.is_walsender {
+            return Err(client_failed("a walsender connection takes no data"));
         }
         // The client hears what came before, and then that it may send.
         self.settle(wire, Settle::Tell).await?;

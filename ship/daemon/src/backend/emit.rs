@@ -4,6 +4,9 @@
 //! not known yet. When the statement has run, its session does what was asked for (`execute`), and puts the answers
 //! where they belong before the rows are encoded.
 //!
+//! What takes effect while the statement runs, as a cancel request to another session does, is a [`Prompt`]. An
+//! evaluation that may be given up and begun afresh leaves these here too, until it is over.
+//!
 //! Not here: when messages are appended, and what is waited for (`commit`).
 //!
 //! PostgreSQL: `LogLogicalMessage` (src/backend/replication/logical/message.c).
@@ -86,6 +89,14 @@ impl Call {
     }
 }
 
+/// Something whose effect does not wait for the end of the statement, and that cannot be taken back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Prompt {
+    CancelBackend(u32),
+    TerminateBackend(u32),
+    ResetCommitLatency,
+}
+
 /// Where the functions of a statement leave what is to be done.
 #[derive(Default)]
 pub(super) struct Emitter {
@@ -96,6 +107,7 @@ pub(super) struct Emitter {
     notices: RefCell<Vec<Report>>,
     /// Parameters to set when the statement has run: name, value, and whether for the transaction.
     settings: RefCell<Vec<(String, String, bool)>>,
+    prompt: RefCell<Vec<Prompt>>,
 }
 
 impl Emitter {
@@ -129,6 +141,16 @@ impl Emitter {
     /// The parameters to set.
     pub(super) fn take_settings(&self) -> Vec<(String, String, bool)> {
         self.settings.take()
+    }
+
+    /// Has something done once the evaluation is over.
+    pub(super) fn postpone(&self, prompt: Prompt) {
+        self.prompt.borrow_mut().push(prompt);
+    }
+
+    /// What was postponed.
+    pub(super) fn take_postponed(&self) -> Vec<Prompt> {
+        self.prompt.take()
     }
 
     /// Tells the client something beside the result.

@@ -11,17 +11,17 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
+use walhub_proto::wire::frontend::format_of;
 
 use super::SettingsView;
 use super::commit::Settle;
 use super::context::Context;
-use super::elsewhere::{Arguments, ResultRows};
 use super::emit::{Call, Emitter};
-use super::extended::format_of;
-use super::held::{Answer, Lsns, Position, Waiting, WaitingRows};
 use super::message_scan::Fetched;
+use super::offload::{Arguments, ResultRows};
 use super::parameters;
-use super::session::Session;
+use super::pending::{Answer, Lsns, Position, Waiting, WaitingRows};
+use super::session::Backend;
 use super::statement::{self, MessageShape, Prepared, Statement};
 use super::transaction::{Done, End};
 use super::wire::Wire;
@@ -35,7 +35,7 @@ use walhub_sql::plan::Plan;
 use walhub_sql::value::Value;
 use walhub_sql::value::row::Rows;
 
-impl<V: SettingsView> Session<V> {
+impl<V: SettingsView> Backend<V> {
     /// Runs a statement and answers, or holds the answer until it is known where its messages lie.
     pub(super) async fn answer<S>(
         &mut self,
@@ -230,7 +230,7 @@ impl<V: SettingsView> Session<V> {
             sessions: &self.params.sessions,
             messages: fetched,
             snapshot: OnceCell::new(),
-            is_elsewhere: false,
+            is_offloaded: false,
             memory: RefCell::new(self.account.reservation()),
         })
     }
@@ -350,7 +350,7 @@ impl<V: SettingsView> Session<V> {
                     let name = name.as_deref().unwrap_or_default();
                     return Err(parameters::cannot_set(&**self.params.settings.borrow(), name));
                 }
-                self.transaction.keep(|after| {
+                self.transaction.change_at_commit(|after| {
                     after.reset(name.as_deref());
                 });
                 Ok(("RESET", None))
@@ -398,7 +398,7 @@ impl<V: SettingsView> Session<V> {
             return Err(parameters::cannot_set(&**self.params.settings.borrow(), name));
         }
         if !local {
-            self.transaction.keep(|after| {
+            self.transaction.change_at_commit(|after| {
                 // It was just accepted.
                 let _ = match value {
                     Some(value) => after.assign(name, value),
@@ -429,7 +429,7 @@ impl<V: SettingsView> Session<V> {
             if session {
                 let name = format!("default_{}", mode.name);
                 self.parameters.assign(&name, mode.value)?;
-                self.transaction.keep(|after| {
+                self.transaction.change_at_commit(|after| {
                     let _ = after.assign(&name, mode.value);
                 });
             } else {

@@ -1,6 +1,6 @@
 //! The extended protocol: Parse, Bind, Describe, Execute, Close.
 //!
-//! PostgreSQL: `exec_parse_message` and its neighbours (src/backend/tcop/postgres.c).
+//! PostgreSQL: `exec_parse_message`, `exec_bind_message`, `exec_execute_message` (src/backend/tcop/postgres.c).
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -11,14 +11,14 @@ use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Column;
+use walhub_proto::wire::frontend::{Bind, Frontend, StatementOrPortal, decode_body, format_of};
 
 use super::SettingsView;
-use super::elsewhere::{Arguments, ResultRows};
 use super::emit::{large_message_record, message_record};
-use super::held::{Position, Waiting};
 use super::memory::Reservation;
-use super::messages::{Bind, Message, Target, decode};
-use super::session::Session;
+use super::offload::{Arguments, ResultRows};
+use super::pending::{Position, Waiting};
+use super::session::Backend;
 use super::statement::{self, Argument, MessageShape, Prepared, Statement};
 use super::wire::Wire;
 use walhub_hub::api::append::{self, NewRecord};
@@ -58,7 +58,7 @@ pub(super) enum PortalState {
     Rows(VecDeque<Vec<Value>>),
 }
 
-impl<V: SettingsView> Session<V> {
+impl<V: SettingsView> Backend<V> {
     /// PostgreSQL: `exec_parse_message`.
     pub(super) fn parse(&mut self, name: &[u8], query: &[u8], types: &[u32]) -> Result<()> {
         self.begin_statement();
@@ -244,19 +244,22 @@ impl<V: SettingsView> Session<V> {
     }
 
     /// PostgreSQL: `exec_describe_statement_message`, `exec_describe_portal_message`.
-    pub(super) fn describe(&mut self, target: Target, name: &[u8]) -> Result<()> {
+    pub(super) fn describe(&mut self, target: StatementOrPortal, name: &[u8]) -> Result<()> {
         let name = binary::text_parameter(name)?;
         let (prepared, formats) = match target {
-            Target::Statement => (Arc::clone(self.statement(name)?), SmallVec::new()),
-            Target::Portal => {
+            StatementOrPortal::Statement => (Arc::clone(self.statement(name)?), SmallVec::new()),
+            StatementOrPortal::Portal => {
                 let portal = self.portal(name)?;
                 (Arc::clone(&portal.prepared), portal.formats.clone())
+            }
+            StatementOrPortal::Unknown(got) => {
+                return Err(violation(format!("invalid DESCRIBE message subtype {got}")));
             }
         };
         if self.transaction.is_failed() && prepared.columns.is_some() {
             return Err(statement::aborted());
         }
-        if target == Target::Statement {
+        if target == StatementOrPortal::Statement {
             self.out.frame(b't', |buf| {
                 let count = u16::try_from(prepared.parameters.len()).unwrap_or(u16::MAX);
                 buf.extend_from_slice(&count.to_be_bytes());
@@ -274,12 +277,15 @@ impl<V: SettingsView> Session<V> {
         Ok(())
     }
 
-    pub(super) fn close(&mut self, target: Target, name: &[u8]) -> Result<()> {
+    pub(super) fn close(&mut self, target: StatementOrPortal, name: &[u8]) -> Result<()> {
         let name = binary::text_parameter(name)?;
         match target {
-            Target::Statement if name.is_empty() => self.unnamed_statement = None,
-            Target::Statement => drop(self.statements.remove(name)),
-            Target::Portal => drop(self.take_portal(name)),
+            StatementOrPortal::Statement if name.is_empty() => self.unnamed_statement = None,
+            StatementOrPortal::Statement => drop(self.statements.remove(name)),
+            StatementOrPortal::Portal => drop(self.take_portal(name)),
+            StatementOrPortal::Unknown(got) => {
+                return Err(violation(format!("invalid CLOSE message subtype {got}")));
+            }
         }
         self.out.empty(b'3');
         Ok(())
@@ -287,7 +293,7 @@ impl<V: SettingsView> Session<V> {
 
     /// Executes the unnamed portal when it only emits a message; `None` when it is not so.
     pub(super) fn execute_message(&mut self, body: &[u8]) -> Option<Result<()>> {
-        let Ok(Message::Execute { portal: b"", rows_max }) = decode(b'E', body) else {
+        let Ok(Frontend::Execute { portal: b"", rows_max }) = decode_body(b'E', body) else {
             return None;
         };
         let portal = self.unnamed_portal.as_mut()?;
@@ -484,16 +490,7 @@ impl<V: SettingsView> Session<V> {
     }
 }
 
-/// No format is text for all, one is for all, else each has its own.
-pub(super) fn format_of(formats: &[i16], index: usize) -> i16 {
-    match formats {
-        [] => 0,
-        [one] => *one,
-        each => each.get(index).copied().unwrap_or(0),
-    }
-}
-
-fn violation(message: String) -> walhub_sql::failure::Failure {
+pub(super) fn violation(message: String) -> walhub_sql::failure::Failure {
     fail(SqlState::PROTOCOL_VIOLATION, message)
 }
 

@@ -67,10 +67,10 @@ impl Interrupts {
 
     /// Waits until the session must end.
     pub async fn terminated(&self) {
-        let (mut own, mut server) = (self.terminate.subscribe(), self.server.clone());
+        let (mut session, mut server) = (self.terminate.subscribe(), self.server.clone());
         // When nobody is left to say so, the process is on its way out as well.
         tokio::select! {
-            _ = own.wait_for(|&terminate| terminate) => {}
+            _ = session.wait_for(|&terminate| terminate) => {}
             _ = server.wait_for(|&terminate| terminate) => {}
         }
     }
@@ -171,6 +171,11 @@ impl Sessions {
             Some(_) => tracing::info!("wrong key in cancel request for process {pid}"),
             None => tracing::info!("PID {pid} in cancel request did not match any process"),
         }
+    }
+
+    /// Whether there is a session of that pid.
+    pub(super) fn has(&self, pid: u32) -> bool {
+        locked(&self.members).contains_key(&pid)
     }
 
     /// Cancels what a session waits for; `false` when there is none of that pid.

@@ -136,7 +136,7 @@ pub(super) struct Account {
     refused: AtomicU64,
 }
 
-/// The part of `held` that counts.
+/// The part of `pending` that counts.
 const fn counted(held: usize) -> usize {
     held.saturating_sub(OWN_BYTES)
 }

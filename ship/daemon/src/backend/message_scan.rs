@@ -21,11 +21,11 @@ use walhub_proto::wire::backend::Report;
 
 use super::SettingsView;
 use super::context::Context;
-use super::elsewhere::{Arguments, Stop};
 use super::emit::Emitter;
 use super::execute::reads_and_writes;
 use super::memory::Reservation;
-use super::session::Session;
+use super::offload::{Arguments, Stop};
+use super::session::Backend;
 use super::statement::Prepared;
 use super::views::is_messages;
 use super::wire::Wire;
@@ -84,7 +84,7 @@ impl Fetched {
 pub(super) fn scan(ctx: &Context<'_>) -> Scan {
     let Some(fetched) = ctx.messages else { return Scan::default() };
     Scan {
-        rows: if fetched.is_filtered && ctx.is_elsewhere {
+        rows: if fetched.is_filtered && ctx.is_offloaded {
             fetched.rows.take()
         } else {
             fetched.rows.borrow().clone()
@@ -381,7 +381,7 @@ fn too_large() -> Failure {
     )
 }
 
-impl<V: SettingsView> Session<V> {
+impl<V: SettingsView> Backend<V> {
     /// Reads what the statement wants of the relation.
     pub(super) async fn fetch_messages<S>(
         &mut self,
@@ -423,17 +423,18 @@ impl<V: SettingsView> Session<V> {
         let (memory, stop) = (self.account.reservation(), Stop::default());
         let asked = stop.clone();
         let begin = move || Scanner::new(reader, identity.system_identifier, wanted, memory, asked);
-        let scanner = self.elsewhere(wire, Arc::clone(&turns), stop.clone(), begin).await?;
+        let scanner = self.offload(wire, Arc::clone(&turns), stop.clone(), begin).await?;
         let Some(mut scanner) = scanner.map_err(Box::new)? else { return Ok(fetching.fetched) };
         let filter = query.and_then(|query| query.filter.clone());
         loop {
-            let (surroundings, kept) = (self.surroundings(arguments, stop.clone()), filter.clone());
+            let (owned_context, kept) =
+                (self.owned_context(arguments, stop.clone()), filter.clone());
             let read = move || {
                 let mut batch = scanner.next_batch().map_err(Box::new)?;
                 let emitter = Emitter::default();
                 // Each batch may take as many steps as a statement.
-                let ctx = surroundings.context(&emitter, None);
-                retain(&mut batch.rows, kept.as_ref(), &surroundings.env(&ctx))?;
+                let ctx = owned_context.context(&emitter, None);
+                retain(&mut batch.rows, kept.as_ref(), &owned_context.env(&ctx))?;
                 drop(ctx);
                 if !emitter.take().0.is_empty() {
                     return Err(reads_and_writes());
@@ -441,7 +442,7 @@ impl<V: SettingsView> Session<V> {
                 Ok((scanner, batch))
             };
             let batch: Result<(Scanner, Batch)> =
-                self.elsewhere(wire, Arc::clone(&turns), stop.clone(), read).await?;
+                self.offload(wire, Arc::clone(&turns), stop.clone(), read).await?;
             let (back, batch) = batch?;
             scanner = back;
             if fetching.take(batch)? {
@@ -464,7 +465,7 @@ impl Fetching {
     fn take(&mut self, batch: Batch) -> Result<bool> {
         let Batch { rows, floor, at_end, .. } = batch;
         if let Some(count) = &mut self.fetched.count {
-            *count += i64::try_from(rows.len()).unwrap_or(0);
+            *count += i64::try_from(rows.len()).expect("a batch is small");
             return Ok(at_end);
         }
         self.bytes += rows.iter().map(|row| cost(row)).sum::<usize>();

@@ -9,7 +9,7 @@ use std::ops::{Deref, DerefMut};
 
 use walhub_proto::wire::backend::{Encoder, Report};
 
-use super::held::Waiting;
+use super::pending::Waiting;
 
 /// Pieces for which there is room without an allocation, once there were so many.
 const PIECES_KEPT_MAX: usize = 64;
@@ -122,7 +122,7 @@ mod tests {
     use walhub_proto::sqlstate::SqlState;
     use walhub_proto::wire::backend::Severity;
 
-    use super::super::held::Position;
+    use super::super::pending::Position;
     use super::*;
 
     fn row() -> Waiting {

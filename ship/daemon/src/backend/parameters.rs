@@ -2,7 +2,7 @@
 //!
 //! A session may set what PostgreSQL clients set when they connect. Setting them changes what the
 //! console does where it can (TimeZone, application_name), and is remembered where it has nothing
-//! to act on. statement_timeout ends what is evaluated elsewhere (`elsewhere`).
+//! to act on. statement_timeout ends what is evaluated on another thread (`offload`).
 //!
 //! PostgreSQL: src/backend/utils/misc/guc.c, guc_tables.c.
 
@@ -140,9 +140,9 @@ impl Parameters {
     /// The value of a session parameter.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         let key = name.to_ascii_lowercase();
-        let own = self.values.get(&key).map(String::as_str);
+        let set = self.values.get(&key).map(String::as_str);
         // Each transaction begins with the session's defaults. PostgreSQL: `StartTransaction`.
-        own.or_else(|| match &*key {
+        set.or_else(|| match &*key {
             "transaction_isolation" => self.value("default_transaction_isolation"),
             "transaction_read_only" => self.value("default_transaction_read_only"),
             "transaction_deferrable" => self.value("default_transaction_deferrable"),
@@ -151,13 +151,13 @@ impl Parameters {
     }
 
     /// The value that the session has set itself, or was started with.
-    pub(super) fn own_value(&self, lower_name: &str) -> Option<&str> {
+    pub(super) fn session_value(&self, lower_name: &str) -> Option<&str> {
         self.values.get(lower_name).map(String::as_str)
     }
 
     /// A parameter that is a time, in milliseconds.
     pub(super) fn milliseconds(&self, lower_name: &str) -> Option<u64> {
-        let value = self.own_value(lower_name)?;
+        let value = self.session_value(lower_name)?;
         total_milliseconds(value).and_then(|total| u64::try_from(total).ok())
     }
 
@@ -428,8 +428,8 @@ pub(super) fn show(ctx: &Context<'_>, name: &str) -> Option<String> {
         found.map(|(_, value)| value)
     };
     if name.eq_ignore_ascii_case("synchronous_commit") {
-        let own = ctx.parameters.own_value("synchronous_commit").map(str::to_owned);
-        let value = own.or_else(|| ctx.settings.show("synchronous_commit"));
+        let set = ctx.parameters.session_value("synchronous_commit").map(str::to_owned);
+        let value = set.or_else(|| ctx.settings.show("synchronous_commit"));
         if value.is_some() {
             return value;
         }

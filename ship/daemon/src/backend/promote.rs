@@ -13,8 +13,8 @@ use walhub_proto::wire::backend::{Report, Severity};
 use super::SettingsView;
 use super::context::Context;
 use super::emit::Call;
-use super::session::{Ending, Session};
-use super::wire::{Attended, Interrupt, Told, Wire};
+use super::session::{Backend, Ending};
+use super::wire::{Attended, Told, WaitInterrupt, Wire};
 use walhub_hub::api::append::not_in_recovery;
 use walhub_sql::failure::{Result, canceled, fail};
 use walhub_sql::value::Value;
@@ -37,7 +37,7 @@ pub(super) fn promote(ctx: &Context<'_>, wait: bool, seconds: i64) -> Result<Val
     Ok(ctx.emitter.push(Call::Promote(PromoteCall { wait, seconds })))
 }
 
-impl<V: SettingsView> Session<V> {
+impl<V: SettingsView> Backend<V> {
     /// Has it done, and waits for it if asked to; whether the server did not fail to promote meanwhile.
     pub(super) async fn promote<S>(&mut self, wire: &mut Wire<S>, call: PromoteCall) -> Result<bool>
     where
@@ -63,9 +63,9 @@ impl<V: SettingsView> Session<V> {
                     return Ok(false);
                 }
                 // The promotion goes on.
-                Attended::Interrupted(Interrupt::Cancel) => return Err(canceled()),
-                Attended::Interrupted(Interrupt::Gone) => {}
-                Attended::Interrupted(Interrupt::Terminate) => {
+                Attended::Interrupted(WaitInterrupt::Cancel) => return Err(canceled()),
+                Attended::Interrupted(WaitInterrupt::Gone) => {}
+                Attended::Interrupted(WaitInterrupt::Terminate) => {
                     let message = "terminating connection due to administrator command";
                     let report = Report::fatal(SqlState::ADMIN_SHUTDOWN, message);
                     self.ending = Some(Ending::Fatal(report.clone()));

@@ -1,6 +1,6 @@
 //! A console session: messages in, messages out.
 //!
-//! Running a statement is bounded, and what takes long is done `elsewhere`. The session waits for that, for the socket,
+//! Running a statement is bounded, and what takes long is done on another thread (`offload`). The session waits for that, for the socket,
 //! for the WAL that it appends (`commit`), and for what a statement says to wait for (`wait_for`, `copy`).
 //!
 //! PostgreSQL: `PostgresMain` (src/backend/tcop/postgres.c).
@@ -14,22 +14,21 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::Report;
-use walhub_proto::wire::frontend::LARGE_MESSAGE_LIMIT;
+use walhub_proto::wire::frontend::{self, Frontend, LARGE_MESSAGE_LIMIT};
 use walhub_proto::wire::reader::Malformed;
 
-use super::activity::{self, Activity, State};
+use super::activity::{self, Activity, BackendState};
 use super::commit::Settle;
-use super::extended::Portal;
-use super::held::Pending;
+use super::extended::{Portal, violation};
 use super::memory::{Account, Reservation};
-use super::messages::{self, Broken, Message};
 use super::output::Output;
 use super::parameters::Parameters;
+use super::pending::Pending;
 use super::statement::{self, Prepared};
 use super::transaction::Transaction;
 use super::turns::Turn;
 use super::wire::{Body, Wire};
-use super::{ConsoleParams, Served, SettingsView};
+use super::{BackendParams, Served, SettingsView};
 use crate::clock;
 use walhub_hub::api::hub::Identity;
 use walhub_sql::failure::{Failure, PROGRAM_LIMIT_EXCEEDED, Result, canceled, fail, unsupported};
@@ -67,9 +66,9 @@ pub(super) enum Ending {
 /// A query text that was run, and its statements.
 type Cached = (Arc<str>, Arc<[Arc<Prepared>]>);
 
-/// Everything but the socket.
-pub(super) struct Session<V> {
-    pub(super) params: ConsoleParams<V>,
+/// A session, without its socket. PostgreSQL: a backend process.
+pub(crate) struct Backend<V> {
+    pub(super) params: BackendParams<V>,
     pub(super) parameters: Parameters,
     pub(super) transaction: Transaction,
     pub(super) transaction_start: Timestamp,
@@ -94,6 +93,8 @@ pub(super) struct Session<V> {
     cached_next: usize,
     /// The client believes that the server is a standby.
     told_in_recovery: bool,
+    /// The connection takes replication commands, and SQL beside them.
+    pub(super) is_walsender: bool,
     pub(super) out: Output,
 }
 
@@ -101,20 +102,20 @@ pub(super) struct Session<V> {
 pub(super) async fn run<S, V>(
     stream: S,
     input: Vec<u8>,
-    params: ConsoleParams<V>,
+    params: BackendParams<V>,
 ) -> io::Result<Served>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     V: SettingsView,
 {
     let interrupts = Arc::clone(&params.member.interrupts);
-    let mut session = Session::new(params);
-    let mut wire = Wire::new(stream, input, &session.account);
+    let mut backend = Backend::new(params);
+    let mut wire = Wire::new(stream, input, &backend.account);
     loop {
-        match session.answer_frames(&mut wire).await? {
+        match backend.answer_frames(&mut wire).await? {
             Next::Continue => {}
             Next::End(served) => {
-                wire.write(&session.out.take()).await?;
+                wire.write(&backend.out.take()).await?;
                 wire.flush().await?;
                 if served == Served::Left {
                     wire.shutdown().await?;
@@ -128,15 +129,15 @@ where
             more = wire.fill() => more?,
         };
         // A client that goes without Terminate is only gone.
-        session.turn.begin();
+        backend.turn.begin();
         if !more {
-            return session.leave(&mut wire).await.map(|()| Served::Left);
+            return backend.leave(&mut wire).await.map(|()| Served::Left);
         }
     }
 }
 
-impl<V: SettingsView> Session<V> {
-    fn new(params: ConsoleParams<V>) -> Self {
+impl<V: SettingsView> Backend<V> {
+    fn new(params: BackendParams<V>) -> Self {
         let mut options = params.startup_options.clone();
         let activity = Activity::new(&params.client, &params.database);
         params.member.interrupts.show(activity);
@@ -146,6 +147,7 @@ impl<V: SettingsView> Session<V> {
         Self {
             parameters: Parameters::new(&options),
             told_in_recovery: params.hub.in_recovery(),
+            is_walsender: false,
             params,
             transaction: Transaction::default(),
             transaction_start: clock::now(),
@@ -165,6 +167,34 @@ impl<V: SettingsView> Session<V> {
             cached_next: 0,
             out: Output::default(),
         }
+    }
+
+    /// A session for the SQL of a walsender connection, which reads the messages itself.
+    pub(crate) fn of_walsender(params: BackendParams<V>) -> Self {
+        Self { is_walsender: true, ..Self::new(params) }
+    }
+
+    /// Answers one query, ReadyForQuery included; `false` when the connection ends with it. `read` is what was read
+    /// of the stream beyond the query, and may be more afterwards.
+    ///
+    /// PostgreSQL: `exec_replication_command`, which leaves to `exec_simple_query` what is no replication command.
+    pub(crate) async fn answer_query<S>(
+        &mut self,
+        stream: &mut S,
+        read: &mut Vec<u8>,
+        query: &str,
+    ) -> io::Result<bool>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut wire = Wire::new(stream, std::mem::take(read), &self.account);
+        self.turn.begin();
+        self.begin_statement();
+        let next = self.query(&mut wire, query.as_bytes()).await;
+        self.write(&mut wire).await?;
+        wire.flush().await?;
+        *read = wire.into_unread();
+        Ok(next == Next::Continue)
     }
 
     /// Answers everything that was read, and writes the answers.
@@ -239,7 +269,7 @@ impl<V: SettingsView> Session<V> {
         if self.skip_to_sync {
             return Next::Continue;
         }
-        self.failed(wire, failure, messages::is_extended(kind)).await
+        self.failed(wire, failure, frontend::is_extended(kind)).await
     }
 
     /// Writes the answers once they are a buffer full, as far as they can be told; whether it has.
@@ -313,6 +343,7 @@ impl<V: SettingsView> Session<V> {
 
     pub(super) fn begin_statement(&mut self) {
         self.statement_start = clock::now();
+        self.cancels = self.params.member.interrupts.cancels();
         if !self.transaction.is_open() && self.pending.is_empty() {
             self.transaction_start = self.statement_start;
         }
@@ -326,27 +357,25 @@ impl<V: SettingsView> Session<V> {
         let handled = match kind {
             b'B' => return Some(self.bind_message(body, None)),
             b'E' => return self.execute_message(body),
-            b'P' | b'D' | b'C' => messages::decode(kind, body).map(|message| match message {
-                Message::Parse { name, query, types } => self.parse(name, query, &types),
-                Message::Describe(target, name) => self.describe(target, name),
-                Message::Close(target, name) => self.close(target, name),
+            b'P' | b'D' | b'C' => frontend::decode_body(kind, body).map(|message| match message {
+                Frontend::Parse { statement, query, parameter_types } => {
+                    self.parse(statement, query, &parameter_types)
+                }
+                Frontend::Describe { target, name } => self.describe(target, name),
+                Frontend::Close { target, name } => self.close(target, name),
                 _ => Ok(()),
             }),
             _ => return None,
         };
-        Some(match handled {
-            Ok(result) => result,
-            Err(Broken::Kind(_)) => return None,
-            Err(broken) => Err(fail(SqlState::PROTOCOL_VIOLATION, broken.to_string())),
-        })
+        Some(handled.unwrap_or_else(|malformed| Err(violation(malformed.to_string()))))
     }
 
     /// `shared` is the body when that is a large one.
     fn bind_message(&mut self, body: &[u8], shared: Option<(&Bytes, Reservation)>) -> Result<()> {
         let (bytes, memory) = shared.unzip();
-        match messages::decode_bind(body) {
+        match frontend::decode_bind(body) {
             Ok(bind) => self.bind(&bind, bytes, memory),
-            Err(broken) => Err(fail(SqlState::PROTOCOL_VIOLATION, broken.to_string())),
+            Err(malformed) => Err(violation(malformed.to_string())),
         }
     }
 
@@ -354,37 +383,34 @@ impl<V: SettingsView> Session<V> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let message = match messages::decode(kind, body) {
+        let is_extended = frontend::is_extended(kind);
+        let decoded = match frontend::decode_body(kind, body) {
+            Ok(Frontend::Password(_)) => Err(Malformed::MessageType { got: kind }),
+            decoded => decoded,
+        };
+        let message = match decoded {
             Ok(message) => message,
-            Err(broken @ Broken::Kind(_)) => {
+            Err(unknown @ Malformed::MessageType { .. }) => {
                 self.drop_waiting();
-                self.out.report(&Report::fatal(SqlState::PROTOCOL_VIOLATION, broken.to_string()));
+                self.out.report(&Report::fatal(SqlState::PROTOCOL_VIOLATION, unknown.to_string()));
                 return Ok(Next::End(Served::Left));
             }
-            Err(broken @ (Broken::Body(_) | Broken::Subtype { .. })) => {
-                let failure = fail(SqlState::PROTOCOL_VIOLATION, broken.to_string());
-                return Ok(self.failed(wire, failure, messages::is_extended(kind)).await);
+            Err(malformed) => {
+                let failure = violation(malformed.to_string());
+                return Ok(self.failed(wire, failure, is_extended).await);
             }
         };
         self.begin_statement();
-        self.cancels = self.params.member.interrupts.cancels();
-        let is_extended = messages::is_extended(kind);
         let result = match message {
-            Message::Terminate => {
+            Frontend::Terminate => {
                 self.leave(wire).await?;
                 return Ok(Next::End(Served::Left));
             }
-            Message::Sync => self.sync(wire).await,
-            Message::Flush => self.settle(wire, Settle::Tell).await.map(drop),
-            Message::Query(query) => match self.simple_query(wire, query).await {
-                Ok(()) => {
-                    self.ready();
-                    Ok(())
-                }
-                Err(failure) => Err(failure),
-            },
-            Message::FunctionCall => Err(unsupported("the function call message")),
-            Message::Execute { portal, rows_max } => self.execute(wire, portal, rows_max).await,
+            Frontend::Sync => self.sync(wire).await,
+            Frontend::Flush => self.settle(wire, Settle::Tell).await.map(drop),
+            Frontend::Query(query) => return Ok(self.query(wire, query).await),
+            Frontend::FunctionCall(_) => Err(unsupported("the function call message")),
+            Frontend::Execute { portal, rows_max } => self.execute(wire, portal, rows_max).await,
             // Parse and its like were handled at once; COPY's are left over from one that failed.
             _ => Ok(()),
         };
@@ -424,9 +450,9 @@ impl<V: SettingsView> Session<V> {
         self.out.ready_for_query(status);
         let now = clock::now();
         self.params.member.interrupts.change_activity(|activity| {
-            activity.state = State::of_status(status);
+            activity.state = BackendState::of_status(status);
             activity.state_change = now;
-            if activity.state == State::Idle {
+            if activity.state == BackendState::Idle {
                 activity.xact_start = None;
             }
         });
@@ -447,7 +473,7 @@ impl<V: SettingsView> Session<V> {
     pub(super) fn show_running(&self, query: &Arc<str>) {
         let (xact_start, now) = (self.transaction_start, self.statement_start);
         self.params.member.interrupts.change_activity(|activity| {
-            activity.state = State::Active;
+            activity.state = BackendState::Active;
             activity.query = activity::clipped(query);
             activity.xact_start = Some(xact_start);
             activity.query_start = Some(now);
@@ -515,6 +541,20 @@ impl<V: SettingsView> Session<V> {
             self.ready();
         }
         Next::Continue
+    }
+
+    /// Answers a query that was begun, ReadyForQuery included.
+    async fn query<S>(&mut self, wire: &mut Wire<S>, query: &[u8]) -> Next
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        match self.simple_query(wire, query).await {
+            Ok(()) => {
+                self.ready();
+                Next::Continue
+            }
+            Err(failure) => self.failed(wire, failure, false).await,
+        }
     }
 
     /// PostgreSQL: `exec_simple_query`.

@@ -8,15 +8,16 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use walhub_proto::lsn::Lsn;
+use walhub_proto::pgoutput::PLUGIN_NAME;
 use walhub_proto::slot::LogicalSlot;
 use walhub_proto::sqlstate::SqlState;
+use walhub_proto::wire::backend::Report;
 
 use super::SettingsView;
 use super::context::Context;
 use super::emit::Call;
-use super::session::Session;
+use super::session::Backend;
 use super::wire::{Attended, Told, Wire};
-use crate::control::replication::logical::check_plugin;
 use walhub_hub::api::append::{DATABASE, WalRequest};
 use walhub_hub::api::hub::SlotRequest;
 use walhub_sql::failure::{Result, fail, unsupported};
@@ -37,7 +38,7 @@ pub(super) fn call(ctx: &Context<'_>, call: SlotCall, temporary: bool) -> Result
     Ok(ctx.emitter.push(Call::Slot(call)))
 }
 
-impl<V: SettingsView> Session<V> {
+impl<V: SettingsView> Backend<V> {
     /// Does it. The answer is the text of the record (slot_name, lsn), and nothing for a slot that is dropped.
     pub(super) async fn call_slot<S>(&mut self, wire: &mut Wire<S>, call: SlotCall) -> Result<Value>
     where
@@ -95,4 +96,17 @@ impl<V: SettingsView> Session<V> {
             }
         }
     }
+}
+
+/// PostgreSQL: `LoadOutputPlugin`.
+///
+/// # Errors
+/// When there is no such plugin.
+pub(crate) fn check_plugin(plugin: &str) -> std::result::Result<(), Report> {
+    if plugin == PLUGIN_NAME {
+        return Ok(());
+    }
+    let message = format!("could not access file \"{plugin}\": No such file or directory");
+    let report = Report::error(SqlState::UNDEFINED_FILE, message);
+    Err(report.hint("walhub has the output plugin pgoutput."))
 }

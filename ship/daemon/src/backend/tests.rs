@@ -14,7 +14,7 @@ use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::Report;
 use walhub_proto::wire::reader::{Reader, decode_frame};
 
-use super::{ConsoleParams, Served, Sessions, SettingRow, SettingsView, serve};
+use super::{BackendParams, Served, Sessions, SettingRow, SettingsView, serve};
 use walhub_hub::api::hub::{
     Client, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
     WalReceiverRow, WalSenderRow,
@@ -24,7 +24,7 @@ mod append;
 mod copy;
 mod live;
 mod memory;
-mod own;
+mod primary;
 mod promote;
 mod protocol;
 mod sql;
@@ -181,7 +181,7 @@ pub(super) fn snapshot(in_recovery: bool) -> Snapshot {
 }
 
 /// The parameters of a session over that snapshot.
-pub(super) fn params(snapshot: Snapshot) -> ConsoleParams<TwoSettings> {
+pub(super) fn params(snapshot: Snapshot) -> BackendParams<TwoSettings> {
     params_of(Arc::new(StillHub(snapshot)), &watch::Sender::new(false))
 }
 
@@ -189,11 +189,11 @@ pub(super) fn params(snapshot: Snapshot) -> ConsoleParams<TwoSettings> {
 pub(super) fn params_of(
     hub: Arc<dyn Hub<OwnedFd>>,
     terminate: &watch::Sender<bool>,
-) -> ConsoleParams<TwoSettings> {
+) -> BackendParams<TwoSettings> {
     let sessions: Arc<Sessions> = Arc::default();
     // A session whose server is gone would end: the channel stays open for the test's time.
     let keep: &'static watch::Sender<bool> = Box::leak(Box::new(terminate.clone()));
-    ConsoleParams {
+    BackendParams {
         member: Arc::new(sessions.enter(99, keep.subscribe())),
         sessions,
         client: client("test", 99),
@@ -224,7 +224,7 @@ pub(super) fn talk(snapshot: Snapshot, input: &[u8]) -> Vec<(u8, Vec<u8>)> {
 
 /// As [`talk`], with any session; how the session ended comes with it.
 pub(super) fn talk_to(
-    params: ConsoleParams<TwoSettings>,
+    params: BackendParams<TwoSettings>,
     input: &[u8],
 ) -> (Vec<(u8, Vec<u8>)>, Served) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

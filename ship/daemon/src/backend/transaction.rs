@@ -1,15 +1,15 @@
 //! Transactions: a state, and the parameters to go back to.
 //!
 //! A transaction is what a client sees of one: tags, warnings, `now()`, and SET that a ROLLBACK
-//! takes back. The messages that it emits are the session's (`held`); a savepoint marks them.
+//! takes back. The messages that it emits are the session's (`pending`); a savepoint marks them.
 //!
 //! PostgreSQL: src/backend/access/transam/xact.c.
 
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
 
-use super::held::Mark;
 use super::parameters::Parameters;
+use super::pending::Mark;
 use walhub_sql::failure::{
     ACTIVE_SQL_TRANSACTION, INVALID_SAVEPOINT, NO_ACTIVE_SQL_TRANSACTION, PROGRAM_LIMIT_EXCEEDED,
     Result, fail,
@@ -133,8 +133,8 @@ impl Transaction {
             .unwrap_or_default()
     }
 
-    /// SET outlives the transaction, when it commits.
-    pub(super) fn keep(&mut self, change: impl Fn(&mut Parameters)) {
+    /// Has a SET outlive the transaction, when it commits.
+    pub(super) fn change_at_commit(&mut self, change: impl Fn(&mut Parameters)) {
         if let Some(block) = &mut self.block {
             change(&mut block.after);
         }
@@ -147,7 +147,7 @@ impl Transaction {
         })
     }
 
-    /// SAVEPOINT.
+    /// SAVEPOINT: what is emitted and set from here on can be taken back alone.
     pub(super) fn savepoint(
         &mut self,
         name: &str,
@@ -168,7 +168,7 @@ impl Transaction {
         Ok(("SAVEPOINT", None))
     }
 
-    /// RELEASE SAVEPOINT.
+    /// RELEASE SAVEPOINT: forgets it and those after it.
     pub(super) fn release(&mut self, name: &str) -> Result<Done> {
         let block = self.block("RELEASE SAVEPOINT")?;
         let index = find(&block.savepoints, name)?;

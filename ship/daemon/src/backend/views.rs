@@ -41,7 +41,7 @@ pub(super) fn relation(schema: &str, name: &str) -> Option<&'static Relation> {
     relations().find(|relation| relation.schema == schema && relation.name == name)
 }
 
-/// Every relation.
+/// Every relation that a statement may name.
 pub(super) fn relations() -> impl Iterator<Item = &'static Relation> {
     VIEWS.iter().map(|view| &view.relation)
 }

@@ -15,13 +15,13 @@ use walhub_proto::syncrep::WaitLevel;
 use walhub_proto::wire::backend::Report;
 
 use super::SettingsView;
-use super::session::{Ending, Session};
-use super::wire::{Attended, Interrupt, Told, Wire};
+use super::session::{Backend, Ending};
+use super::wire::{Attended, Told, WaitInterrupt, Wire};
 use walhub_hub::api::append::Waited;
 use walhub_sql::failure::{Failure, Result, canceled, fail, hinted};
 use walhub_sql::parse::wait_for::{WaitFor, WaitMode};
 
-impl<V: SettingsView> Session<V> {
+impl<V: SettingsView> Backend<V> {
     /// Waits; what the client is told.
     pub(super) async fn wait_for<S>(
         &mut self,
@@ -109,7 +109,7 @@ impl<V: SettingsView> Session<V> {
         drop(answer);
         hub.cancel_wait(owner);
         match attended {
-            Attended::Interrupted(Interrupt::Cancel) => Err(canceled()),
+            Attended::Interrupted(WaitInterrupt::Cancel) => Err(canceled()),
             Attended::Interrupted(_) => {
                 let message = "terminating connection due to administrator command";
                 let report = Report::fatal(SqlState::ADMIN_SHUTDOWN, message);

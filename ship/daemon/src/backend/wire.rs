@@ -56,7 +56,7 @@ pub(super) struct Body<B> {
 
 /// What may end a wait before its answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Interrupt {
+pub(super) enum WaitInterrupt {
     /// The connection is closed.
     Gone,
     /// A cancel request.
@@ -80,13 +80,20 @@ pub(super) enum Attended<T> {
     /// Nobody is left to answer.
     Lost,
     TimedOut,
-    Interrupted(Interrupt),
+    Interrupted(WaitInterrupt),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(super) fn new(stream: S, input: Vec<u8>, account: &Arc<Account>) -> Self {
         let memory = account.reservation();
         Self { stream, input, consumed: 0, gone: false, memory, discarded: None }
+    }
+
+    /// What was read and not yet understood, without the room that was counted for more.
+    pub(super) fn into_unread(mut self) -> Vec<u8> {
+        self.input.drain(..self.consumed);
+        self.input.shrink_to_fit();
+        self.input
     }
 
     /// The next frame, if it is there. `body_max` says how long the body of a type may be.
@@ -262,7 +269,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         loop {
             if self.gone && !told.gone {
                 told.gone = true;
-                return Attended::Interrupted(Interrupt::Gone);
+                return Attended::Interrupted(WaitInterrupt::Gone);
             }
             // Without memory to read ahead the client waits, too.
             let has_room = self.discarded.is_none()
@@ -275,11 +282,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 }
                 () = &mut terminated, if !told.terminate => {
                     told.terminate = true;
-                    return Attended::Interrupted(Interrupt::Terminate);
+                    return Attended::Interrupted(WaitInterrupt::Terminate);
                 }
                 () = &mut canceled, if !told.cancel => {
                     told.cancel = true;
-                    return Attended::Interrupted(Interrupt::Cancel);
+                    return Attended::Interrupted(WaitInterrupt::Cancel);
                 }
                 () = &mut timeout => return Attended::TimedOut,
                 read = self.stream.read_buf(&mut self.input), if has_room && !self.gone => {

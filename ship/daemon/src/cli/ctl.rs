@@ -12,8 +12,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::datadir::{MARKER, PID_FILE, PROMOTE_FILE, PidFile, PidFileLines, Status};
-use crate::logging::os_error;
 use crate::signals::ShutdownMode;
+use crate::strerror::strerror;
 
 /// Exit code of `status` when no server runs.
 const NOT_RUNNING: u8 = 3;
@@ -48,7 +48,7 @@ fn running_server(data_dir: &Path, no_data_dir: u8) -> Result<Option<PidFileLine
         complain(format_args!(
             "could not open PID file \"{}\": {}",
             file.display(),
-            os_error(&error)
+            strerror(&error)
         ));
         ExitCode::FAILURE
     })
@@ -72,7 +72,7 @@ fn send(server: &PidFileLines, signal: Signal, name: &str) -> Result<(), ExitCod
     let pid = i32::try_from(server.pid).ok().and_then(Pid::from_raw);
     let sent = pid.ok_or(rustix::io::Errno::SRCH).and_then(|pid| kill_process(pid, signal));
     sent.map_err(|errno| {
-        let error = os_error(&io::Error::from(errno));
+        let error = strerror(&io::Error::from(errno));
         complain(format_args!("could not send {name} signal (PID: {}): {error}", server.pid));
         ExitCode::FAILURE
     })
@@ -155,7 +155,7 @@ fn ask_for_promotion(data_dir: &Path) -> Result<(), ExitCode> {
     }
     let file = data_dir.join(PROMOTE_FILE);
     let about_file = |what, error: &io::Error| {
-        let error = os_error(error);
+        let error = strerror(error);
         complain(format_args!(
             "could not {what} promote signal file \"{}\": {error}",
             file.display()

@@ -25,7 +25,7 @@ struct Progress<'a, W> {
 impl<W: Write> Watcher for Progress<'_, W> {
     fn read(&mut self, bytes: usize) -> bool {
         let before = self.bytes / PROGRESS_BYTES;
-        self.bytes += u64::try_from(bytes).unwrap_or(0);
+        self.bytes += u64::try_from(bytes).expect("64 bits");
         if self.is_shown && self.bytes / PROGRESS_BYTES > before {
             let _ = write!(io::stderr(), "{} MB\r", self.bytes >> 20);
         }

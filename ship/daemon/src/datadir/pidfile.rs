@@ -22,7 +22,7 @@ pub enum Status {
     /// Not yet serving.
     #[default]
     Starting,
-    /// Stopping.
+    /// Serving no new connections, until it ends.
     Stopping,
     /// Serving its own WAL.
     Ready,
@@ -64,7 +64,7 @@ pub struct PidFileLines {
     pub socket_dir: String,
     /// First address that the server listens on; empty is none.
     pub listen_address: String,
-    /// State.
+    /// What the server does.
     pub status: Status,
 }
 

@@ -25,7 +25,7 @@ use walhub_engine::fatal::{FatalReason, fatal};
 use super::PID_FILE;
 use super::lock::{Inode, is_gone};
 use super::pidfile::PidFileLines;
-use crate::logging::os_error;
+use crate::strerror::strerror;
 
 /// How often to look when nothing is heard of a change. PostgreSQL looks once a minute.
 const WATCH_INTERVAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
@@ -165,7 +165,7 @@ fn watch(claim: &Claim, changes: Option<&OwnedFd>, stop: &OwnedFd) {
                     tracing::warn!(
                         "could not look at data directory \"{}\": {}; continuing anyway",
                         claim.path.display(),
-                        os_error(&error)
+                        strerror(&error)
                     );
                 }
             }

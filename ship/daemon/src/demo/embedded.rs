@@ -35,7 +35,7 @@ const TICK: Duration = Duration::from_millis(5);
 const COMMIT_SECONDS: (u64, u64) = (5, 1);
 const FULL_BYTES: u64 = 512 << 20;
 
-/// Runs it.
+/// Runs the demo without PostgreSQL.
 ///
 /// # Errors
 /// What keeps it from its end.

@@ -42,7 +42,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const TABLES: [&str; 4] =
     ["pgbench_accounts", "pgbench_branches", "pgbench_history", "pgbench_tellers"];
 
-/// Runs it.
+/// Runs the demo with PostgreSQL on both sides.
 pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     if bindir(&NEEDED).is_none() {
         bail!(

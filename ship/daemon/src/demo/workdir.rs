@@ -23,7 +23,7 @@ const NAMES: [(u64, &str); 7] = [
 /// A directory of the demo's own, and what it lies on.
 #[derive(Debug)]
 pub(super) struct WorkDir {
-    /// The directory.
+    /// Path of the directory.
     pub(super) path: PathBuf,
     /// The file system, and why this one, in words.
     pub(super) about: String,

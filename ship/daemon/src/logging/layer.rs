@@ -12,8 +12,9 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-use super::line::{self, Moment};
-use super::{Entry, LogConfig, Session, is_logged};
+use super::fields::Moment;
+use super::line;
+use super::{Entry, LogConfig, SessionFields, is_logged};
 use crate::settings::{LogDestination, MessageLevel, Words as _};
 
 /// Takes a whole line.
@@ -76,13 +77,13 @@ impl LogLayer {
 
 /// What a library calls information is of no interest to a DBA; only walhub's own is a `LOG`.
 fn level_of(metadata: &Metadata<'_>) -> MessageLevel {
-    let own = metadata.target().starts_with("walhub");
+    let is_walhubs = metadata.target().starts_with("walhub");
     match *metadata.level() {
         Level::ERROR => MessageLevel::Error,
         Level::WARN => MessageLevel::Warning,
-        Level::INFO if own => MessageLevel::Log,
+        Level::INFO if is_walhubs => MessageLevel::Log,
         Level::INFO => MessageLevel::Debug1,
-        Level::DEBUG if own => MessageLevel::Debug1,
+        Level::DEBUG if is_walhubs => MessageLevel::Debug1,
         Level::DEBUG => MessageLevel::Debug3,
         Level::TRACE => MessageLevel::Debug5,
     }
@@ -145,12 +146,12 @@ struct Fields {
     sqlstate: Option<String>,
     detail: Option<String>,
     hint: Option<String>,
-    session: Session,
+    session: SessionFields,
 }
 
 impl Fields {
     /// Takes over what an inner span says about its session.
-    fn inherit(&mut self, inner: &Session) {
+    fn inherit(&mut self, inner: &SessionFields) {
         let session = &mut self.session;
         if inner.pid != 0 {
             session.pid = inner.pid;

@@ -5,10 +5,7 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
-
-use super::line::{Moment, backend_type, sqlstate};
+use super::fields::{Moment, backend_type, sqlstate, with_milliseconds, without_milliseconds};
 use super::{Entry, LogConfig};
 
 /// Expands the prefix. An escape that PostgreSQL has and walhub has nothing for stays empty; one that
@@ -63,16 +60,6 @@ fn expand_one(escape: char, config: &LogConfig, moment: &Moment, entry: &Entry) 
         'x' | 'Q' => "0".to_owned(),
         _ => String::new(),
     }
-}
-
-/// `2026-11-21 23:59:01.123 UTC`.
-pub(super) fn with_milliseconds(at: Timestamp, zone: &TimeZone) -> String {
-    at.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S.%3f %Z").to_string()
-}
-
-/// `2026-11-21 23:59:01 UTC`.
-pub(super) fn without_milliseconds(at: Timestamp, zone: &TimeZone) -> String {
-    at.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
 }
 
 /// Reads a width such as the `-10` of `%-10u`; `None` when the format ends there.

@@ -179,9 +179,3 @@ fn json_has_the_fields_of_jsonlog() {
         )
     );
 }
-
-#[test]
-fn an_error_of_the_system_is_told_without_its_number() {
-    assert_eq!(os_error(&io::Error::from_raw_os_error(28)), "No space left on device");
-    assert_eq!(os_error(&io::Error::other("plain")), "plain");
-}

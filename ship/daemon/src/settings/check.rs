@@ -12,7 +12,7 @@ use super::error::Objection;
 /// Longest slot name. PostgreSQL: `NAMEDATALEN` (src/include/pg_config_manual.h).
 const NAME_LEN_MAX: usize = 63;
 
-/// Accepts everything.
+/// Accepts every text.
 pub(super) fn anything(value: &str) -> Result<String, Objection> {
     Ok(value.to_owned())
 }

@@ -139,7 +139,7 @@ pub struct Definition {
     pub(super) assign: fn(&mut Settings, &Written<'_>) -> Result<(), SettingError>,
     /// Puts the value of the second settings, those of the running server, back into the first. It is
     /// marked as one that a restart will change.
-    pub(super) keep: fn(&mut Settings, &Settings),
+    pub(super) keep_running: fn(&mut Settings, &Settings),
 }
 
 /// Makes everything that there is of each setting from its row:
@@ -170,7 +170,7 @@ macro_rules! settings {
                 settings.assigned.$name = Assigned { text, source, pending_restart: false };
                 Ok(())
             },
-            keep: |settings, running| {
+            keep_running: |settings, running| {
                 settings$(.$hub)?.$name.clone_from(&running$(.$hub)?.$name);
                 let assigned = running.assigned.$name.clone();
                 settings.assigned.$name = Assigned { pending_restart: true, ..assigned };
@@ -210,13 +210,13 @@ macro_rules! settings {
 
 /// Sorts the rows into the server's own and the hub's, and makes `Settings` of them.
 macro_rules! fields {
-    ({$($own:tt)*} {$($hub:ident)*}
+    ({$($server:tt)*} {$($hub:ident)*}
         $(#[$doc:meta])+ $name:ident in hub: $field:ty; $($rest:tt)*) => {
-        fields! { {$($own)*} {$($hub)* $name} $($rest)* }
+        fields! { {$($server)*} {$($hub)* $name} $($rest)* }
     };
-    ({$($own:tt)*} {$($hub:ident)*}
+    ({$($server:tt)*} {$($hub:ident)*}
         $(#[$doc:meta])+ $name:ident: $field:ty; $($rest:tt)*) => {
-        fields! { {$($own)* $(#[$doc])+ $name: $field;} {$($hub)*} $($rest)* }
+        fields! { {$($server)* $(#[$doc])+ $name: $field;} {$($hub)*} $($rest)* }
     };
     ({$($(#[$doc:meta])+ $name:ident: $field:ty;)*} {$($hub:ident)*}) => {
         /// Every setting, typed. Sizes are bytes.

@@ -33,10 +33,10 @@ impl Objection {
     }
 }
 
-/// Place of a setting in a configuration file.
+/// A line of a configuration file.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
-    /// The file.
+pub struct FileLine {
+    /// The configuration file.
     pub file: PathBuf,
     /// The line, counted from one.
     pub line: u32,
@@ -45,7 +45,7 @@ pub struct Place {
 /// A setting, or a configuration file, that is refused.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SettingError {
-    /// Which kind.
+    /// The kind of error.
     pub sqlstate: SqlState,
     /// What is wrong.
     pub message: String,
@@ -54,7 +54,7 @@ pub struct SettingError {
     /// What to do.
     pub hint: Option<String>,
     /// Where, when it is in a file.
-    pub place: Option<Place>,
+    pub place: Option<FileLine>,
 }
 
 impl SettingError {
@@ -77,7 +77,7 @@ impl SettingError {
     /// Adds the place.
     #[must_use]
     pub fn at(mut self, file: &Path, line: u32) -> Self {
-        self.place = Some(Place { file: file.to_owned(), line });
+        self.place = Some(FileLine { file: file.to_owned(), line });
         self
     }
 

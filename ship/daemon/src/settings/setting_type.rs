@@ -28,7 +28,7 @@ pub(super) trait SettingType {
     /// As `pg_settings` tells it.
     fn kind(&self) -> Kind;
 
-    /// The default.
+    /// The value of a setting that nobody has set.
     fn boot(&self) -> Reading<Self::Field>;
 
     /// Reads a value.
@@ -40,9 +40,9 @@ pub(super) trait SettingType {
 
 /// A value that has been read.
 pub(super) struct Reading<T> {
-    /// For the field.
+    /// For the field of [`Settings`](super::Settings).
     pub(super) field: T,
-    /// For people.
+    /// For people, as SHOW and `pg_settings` tell it.
     pub(super) text: ValueText,
 }
 

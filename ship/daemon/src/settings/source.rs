@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 use walhub_proto::sqlstate::SqlState;
 
 use super::definition::{Context, Written};
-use super::error::{Place, SettingError};
+use super::error::{FileLine, SettingError};
 use super::value::find;
 use super::{DEFINITIONS, Settings, ValueSource, foreign};
 
@@ -33,19 +33,19 @@ pub struct Sources {
 pub enum Change {
     /// It has a new value.
     Changed {
-        /// Which.
+        /// The setting.
         name: &'static str,
         /// The value as it is written.
         value: String,
     },
     /// It is no longer in the file.
     Reset {
-        /// Which.
+        /// The setting.
         name: &'static str,
     },
     /// It would need a restart, and keeps its value until then.
     NeedsRestart {
-        /// Which.
+        /// The setting.
         name: &'static str,
     },
 }
@@ -138,7 +138,7 @@ impl Sources {
                 format!(
                     "could not open configuration file \"{}\": {}",
                     file.display(),
-                    crate::logging::os_error(&error)
+                    crate::strerror::strerror(&error)
                 ),
             )),
         }
@@ -163,7 +163,7 @@ fn assign_file(settings: &mut Settings, file: &Path, text: &str, errors: &mut Ve
     for (key, value) in table.get_ref() {
         let name = key.get_ref().as_ref();
         let line = line_of(key.span().start);
-        let source = ValueSource::File(Place { file: file.to_owned(), line });
+        let source = ValueSource::File(FileLine { file: file.to_owned(), line });
         let value = plain_value(name, value.get_ref());
         let assigned = value.and_then(|value| settings.assign(name, &value, source));
         if let Err(error) = assigned {
@@ -222,7 +222,7 @@ impl Settings {
             }
             match definition.context {
                 Context::Postmaster => {
-                    (definition.keep)(&mut settings, self);
+                    (definition.keep_running)(&mut settings, self);
                     changes.push(Change::NeedsRestart { name });
                 }
                 Context::Sighup | Context::User if new.source == ValueSource::Default => {

@@ -25,7 +25,7 @@ fn values_are_read_as_postgresql_reads_them() {
         let (name, value) = assignment.split_once('=').unwrap();
         let definition = find(name).unwrap();
         // As a file has it: the command line admits port 0.
-        let source = ValueSource::File(Place { file: "walhub.toml".into(), line: 1 });
+        let source = ValueSource::File(FileLine { file: "walhub.toml".into(), line: 1 });
         let written = Written { name: definition.name, value, source };
         let mut settings = Settings::default();
         let got = match (definition.assign)(&mut settings, &written) {

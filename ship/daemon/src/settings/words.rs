@@ -47,7 +47,7 @@ macro_rules! words {
 pub enum DedicatedWalCore {
     /// As suits the machine and what the server is.
     Auto,
-    /// It has.
+    /// It has a thread of its own.
     On,
     /// It shares that of the SQL sessions.
     Off,

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use cluster::{Cluster, bindir, free_port, itself, manual, plain, primary, standby, tls};
 use tokio::task::LocalSet;
-use walhub::control::connect::{ConnectError, ConnectOptions, UpstreamConn, connect};
+use walhub::net::connect::{ConnectError, ConnectOptions, UpstreamConn, connect};
 use walhub_proto::conninfo::{ConnInfo, Environment};
 
 /// Nothing of the machine's own environment or home gets into a test.

@@ -6,7 +6,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use super::Environment;
+use super::environment::Environment;
 use super::error::ConnInfoError;
 use super::keywords;
 use super::options::{Options, is_space};

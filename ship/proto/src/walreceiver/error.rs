@@ -8,90 +8,10 @@ use core::fmt;
 use crate::lsn::{Lsn, SystemIdentifier, TimelineId};
 use crate::segment::SegmentSize;
 use crate::sqlstate::SqlState;
-use crate::wire::reader::{Malformed, Reader};
+use crate::wire::error_response::ErrorResponse;
+use crate::wire::reader::Malformed;
 
 use super::ANSWER_BYTES_MAX;
-
-/// How much of a field of an upstream's message is kept, for the log and the views.
-const FIELD_BYTES_MAX: usize = 4 << 10;
-
-fn clip(text: &str) -> String {
-    if text.len() <= FIELD_BYTES_MAX {
-        return String::from(text);
-    }
-    let end = (0..=FIELD_BYTES_MAX).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
-    format!("{}...", text.get(..end).unwrap_or_default())
-}
-
-/// An ErrorResponse of the upstream.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct UpstreamError {
-    /// Not localized when the server says so too (field `V`).
-    pub severity: String,
-    /// The SQLSTATE: five characters.
-    pub sqlstate: String,
-    /// The primary message.
-    pub message: String,
-    /// Secondary message with details.
-    pub detail: Option<String>,
-    /// What to do about it.
-    pub hint: Option<String>,
-}
-
-impl UpstreamError {
-    /// Decodes the body of an ErrorResponse or NoticeResponse. Text that is not UTF-8 is shown
-    /// with replacement characters: an error must not be lost for its encoding.
-    ///
-    /// # Errors
-    /// When a field does not end.
-    pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
-        let mut error = Self::default();
-        let mut reader = Reader::new(body);
-        loop {
-            let code = reader.u8()?;
-            if code == 0 {
-                return Ok(error);
-            }
-            let text = clip(&String::from_utf8_lossy(reader.cstr_bytes()?));
-            match code {
-                b'S' if error.severity.is_empty() => error.severity = text,
-                b'V' => error.severity = text,
-                b'C' => error.sqlstate = text,
-                b'M' => error.message = text,
-                b'D' => error.detail = Some(text),
-                b'H' => error.hint = Some(text),
-                // The protocol asks to ignore fields that are not known.
-                _ => {}
-            }
-        }
-    }
-
-    /// Whether it has this SQLSTATE.
-    #[must_use]
-    pub fn is(&self, sqlstate: SqlState) -> bool {
-        self.sqlstate == sqlstate.0
-    }
-
-    /// Whether the session goes on after it. PostgreSQL: `PostgresMain` ends it at FATAL.
-    #[must_use]
-    pub fn leaves_session(&self) -> bool {
-        self.severity == "ERROR"
-    }
-
-    /// Whether the WAL that was asked for is gone: "requested WAL segment %s has already been
-    /// removed". Only a new base backup, or a slot kept from the start, helps.
-    #[must_use]
-    pub fn is_wal_removed(&self) -> bool {
-        self.is(SqlState::UNDEFINED_FILE)
-    }
-}
-
-impl fmt::Display for UpstreamError {
-    /// As libpq prints it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:  {}", self.severity, self.message)
-    }
-}
 
 /// What was asked of the upstream when something went wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,8 +41,8 @@ pub enum UpstreamViolation {
     Server {
         /// In answer to what.
         during: Activity,
-        /// What the upstream said.
-        error: Box<UpstreamError>,
+        /// The error.
+        error: Box<ErrorResponse>,
     },
     /// A result of the wrong shape.
     ResultShape {

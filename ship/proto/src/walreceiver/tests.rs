@@ -386,7 +386,7 @@ fn an_error_of_the_server_is_passed_on_whole_and_says_when() {
     assert!(error.is_wal_removed());
     assert_eq!(error.severity, "ERROR");
     // A server gives no hint of its own with it: then ours says what to do.
-    let error = UpstreamError { hint: None, ..*error };
+    let error = ErrorResponse { hint: None, ..*error };
     let violation = UpstreamViolation::Server { error: error.into(), during: Activity::Streaming };
     assert!(violation.hint().is_some_and(|hint| hint.contains("primary_slot_name")));
 }

@@ -7,6 +7,8 @@ use core::fmt;
 pub enum Malformed {
     /// The body ended inside the field.
     Truncated,
+    /// The body ended before the byte that says what it is about.
+    Empty,
     /// Bytes were left over after the last field.
     TrailingBytes {
         /// How many.
@@ -32,6 +34,7 @@ impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Truncated => f.write_str("insufficient data left in message"),
+            Self::Empty => f.write_str("no data left in message"),
             Self::TrailingBytes { .. } => f.write_str("invalid message format"),
             Self::UnterminatedString => f.write_str("invalid string in message"),
             Self::InvalidUtf8 => f.write_str("invalid byte sequence for encoding \"UTF8\""),

@@ -2,7 +2,7 @@
 //!
 //! It has no type byte: a length word that counts itself, a code, and what the code calls for.
 //!
-//! Not here: what to answer (the daemon's `control::session`).
+//! Not here: what to answer (the daemon's `net`).
 //!
 //! PostgreSQL: `ProcessStartupPacket` (src/backend/postmaster/postmaster.c),
 //! src/include/libpq/pqcomm.h.

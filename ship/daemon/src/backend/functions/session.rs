@@ -6,7 +6,7 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
 
 use super::super::context::Context;
-use super::super::interrupts::Sessions;
+use super::super::emit::Prompt;
 use super::super::views::pid;
 use super::{HostFunction, function};
 use walhub_sql::failure::{Result, fail, hinted, unsupported};
@@ -24,7 +24,7 @@ fn reset_shared(ctx: &Context<'_>, target: &str) -> Result<Value> {
         let failure = fail(SqlState::INVALID_PARAMETER_VALUE, message);
         return Err(hinted(failure, "Target must be \"commit_latency\"."));
     }
-    ctx.hub.reset_commit_latency();
+    ctx.act(Prompt::ResetCommitLatency);
     Ok(T(String::new()))
 }
 
@@ -34,13 +34,16 @@ fn version(ctx: &Context<'_>) -> Result<Value> {
 }
 
 /// PostgreSQL: `pg_signal_backend` (src/backend/storage/ipc/signalfuncs.c).
-fn signal(ctx: &Context<'_>, pid: i64, send: fn(&Sessions, u32) -> bool) -> Value {
-    let found = u32::try_from(pid).is_ok_and(|pid| send(ctx.sessions, pid));
-    if !found {
-        let message = format!("PID {pid} is not a PostgreSQL backend process");
-        ctx.emitter.notice(Report::new(Severity::Warning, SqlState::WARNING, message));
+fn signal(ctx: &Context<'_>, pid: i64, signal: fn(u32) -> Prompt) -> Value {
+    let found = u32::try_from(pid).ok().filter(|pid| ctx.sessions.has(*pid));
+    match found {
+        Some(pid) => ctx.act(signal(pid)),
+        None => {
+            let message = format!("PID {pid} is not a PostgreSQL backend process");
+            ctx.emitter.notice(Report::new(Severity::Warning, SqlState::WARNING, message));
+        }
     }
-    Value::Bool(found)
+    Value::Bool(found.is_some())
 }
 
 /// In lower case.
@@ -58,13 +61,13 @@ pub(super) static FUNCTIONS: &[HostFunction] = &[
         "pg_cancel_backend",
         &[Int4],
         Bool,
-        call!(ctx, _, [I(pid)] => Ok(signal(ctx, *pid, Sessions::cancel))),
+        call!(ctx, _, [I(pid)] => Ok(signal(ctx, *pid, Prompt::CancelBackend))),
     ),
     function(
         "pg_terminate_backend",
         &[Int4],
         Bool,
-        call!(ctx, _, [I(pid)] => Ok(signal(ctx, *pid, Sessions::terminate))),
+        call!(ctx, _, [I(pid)] => Ok(signal(ctx, *pid, Prompt::TerminateBackend))),
     ),
     function(
         "pg_stat_reset_shared",

@@ -10,7 +10,7 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 use walhub_proto::wire::reader::decode_frame;
 
-use super::own::OwnHub;
+use super::primary::OwnHub;
 use super::protocol::{bind, execute, parse, sync};
 use super::{Served, message, params_of, query, show_message, shown, talk_to};
 use crate::backend::{Sessions, serve};

@@ -1,7 +1,7 @@
 //! COPY walhub.messages FROM STDIN.
 
 use super::append::lines_of;
-use super::own::OwnHub;
+use super::primary::OwnHub;
 use super::protocol::{bind, execute, parse, sync};
 use super::{message, query};
 

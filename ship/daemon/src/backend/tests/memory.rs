@@ -9,10 +9,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
 use walhub_proto::wire::reader::decode_frame;
 
-use super::own::OwnHub;
+use super::primary::OwnHub;
 use super::protocol::{bind, execute, parse, sync};
 use super::{client, message, query, show_message};
-use crate::backend::{ConsoleParams, Sessions, SettingRow, SettingsView, serve};
+use crate::backend::{BackendParams, Sessions, SettingRow, SettingsView, serve};
 use walhub_hub::api::hub::Hub;
 
 const LIMIT: usize = 4 << 20;
@@ -63,7 +63,7 @@ fn run<F: Future<Output = ()>>(test: impl FnOnce(Server) -> F) {
 impl Server {
     fn connect_by(&self, pid: u32, pipe_len: usize) -> Client {
         let hub: Arc<dyn Hub<OwnedFd>> = Arc::<OwnHub>::clone(&self.hub);
-        let params = ConsoleParams {
+        let params = BackendParams {
             member: Arc::new(self.sessions.enter(pid, self.terminate.subscribe())),
             sessions: Arc::clone(&self.sessions),
             client: client("test", pid),
@@ -244,6 +244,29 @@ fn a_statement_that_takes_long_hears_cancel_requests_and_its_timeout() {
         long.ask(&query("set statement_timeout = '20ms'")).await;
         let timed_out = "ERROR 57014 canceling statement due to statement timeout";
         assert_eq!(long.ask(&sql).await, [timed_out, "Z I"]);
+    });
+}
+
+#[test]
+fn a_statement_signals_once_however_often_it_is_begun() {
+    run(async |server| {
+        let signaled = server.sessions.enter(7, server.terminate.subscribe());
+        let mut client = server.connect(1);
+        // Short, and so long that it is begun here and again on another thread.
+        for (number, rows) in [(1, 10), (2, 8_000)] {
+            let sql = "select count(*) from generate_series(1, ROWS) n where n > 1 or \
+                       pg_cancel_backend(7)";
+            let lines = client.ask(&query(&sql.replace("ROWS", &rows.to_string()))).await;
+            assert_eq!(lines[1], rows.to_string(), "{lines:?}");
+            assert_eq!(signaled.interrupts.cancels(), number);
+        }
+        // LIMIT is looked at before the messages are read, and again.
+        let sql = "select lsn from walhub.messages limit pg_cancel_backend(7)::int";
+        client.ask(&query(sql)).await;
+        assert_eq!(signaled.interrupts.cancels(), 3);
+        // What fails has signaled all the same, as in PostgreSQL.
+        client.ask(&query("select pg_cancel_backend(7), 1 / 0")).await;
+        assert_eq!(signaled.interrupts.cancels(), 4);
     });
 }
 

@@ -255,6 +255,23 @@ fn an_error_skips_to_sync() {
 #[test]
 fn malformed_messages_are_answered() {
     assert_eq!(lines(&[message(b'~', b"")]), ["FATAL 08P01 invalid frontend message type 126"]);
+    assert_eq!(lines(&[message(b'p', b"x\0")]), ["FATAL 08P01 invalid frontend message type 112"]);
+    for (kind, name) in [(b'D', "DESCRIBE"), (b'C', "CLOSE")] {
+        for (body, error) in [
+            (&b""[..], "no data left in message".to_owned()),
+            (b"S", "invalid string in message".to_owned()),
+            (b"Ss\0x", "invalid message format".to_owned()),
+            (b"X\0", format!("invalid {name} message subtype 88")),
+        ] {
+            assert_eq!(
+                lines(&[message(kind, body), parse("", "skipped", &[]), sync()]),
+                [&format!("ERROR 08P01 {error}"), "Z I"]
+            );
+        }
+    }
+    // Left over from a COPY that failed: not even looked at.
+    let left_over = [message(b'd', b""), message(b'c', b"x"), message(b'f', b"x"), sync()];
+    assert_eq!(lines(&left_over), ["Z I"]);
     assert_eq!(lines(&[vec![b'Q', 0, 0, 0, 3]]), ["FATAL 08P01 invalid message length"]);
     let huge = lines(&[vec![b'Q', 0x7F, 0, 0, 0]]);
     assert_eq!(huge, ["FATAL 54000 message of 2130706432 bytes is too long"]);

@@ -10,17 +10,17 @@ pub(in crate::backend) fn lsn(lsn: Option<Lsn>) -> Value {
     Value::or_null(lsn.and_then(Lsn::valid), Value::Lsn)
 }
 
-/// A moment.
+/// A time, NULL where there is none.
 pub(in crate::backend) fn time(time: Option<Timestamp>) -> Value {
     Value::or_null(time, Value::Timestamp)
 }
 
-/// A number.
+/// A number, NULL where there is none.
 pub(in crate::backend) fn uint(value: Option<u32>) -> Value {
     Value::or_null(value, |value| Value::Int(i64::from(value)))
 }
 
-/// A text.
+/// A text, NULL where there is none.
 pub(in crate::backend) fn text(value: Option<&str>) -> Value {
     Value::or_null(value, Value::text_of)
 }

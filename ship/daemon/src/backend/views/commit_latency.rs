@@ -8,7 +8,7 @@ use walhub_sql::value::types::Type;
 
 use super::View;
 
-/// The view.
+/// `walhub.commit_latency`, its columns and where its rows come from.
 pub(super) static VIEW: View = View {
     relation: Relation {
         schema: "walhub",

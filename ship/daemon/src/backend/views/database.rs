@@ -10,7 +10,7 @@ use super::View;
 use super::columns::uint;
 use crate::backend::context::Context;
 
-/// The view.
+/// `pg_database`, its columns and where its rows come from.
 pub(super) static VIEW: View = View {
     relation: Relation {
         schema: "pg_catalog",

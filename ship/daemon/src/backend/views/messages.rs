@@ -5,7 +5,7 @@ use walhub_sql::env::Relation;
 use super::View;
 use crate::backend::message_scan;
 
-/// The view.
+/// `walhub.messages`, its columns and where its rows come from.
 pub(super) static VIEW: View = View {
     relation: Relation {
         schema: "walhub",

@@ -8,7 +8,7 @@ use super::View;
 use crate::backend::SettingRow;
 use crate::backend::parameters;
 
-/// The view.
+/// `pg_settings`, its columns and where its rows come from.
 pub(super) static VIEW: View = View {
     relation: Relation {
         schema: "pg_catalog",

@@ -10,7 +10,7 @@ use super::columns::pid;
 use crate::backend::context::Context;
 use crate::backend::memory::Usage;
 
-/// The view.
+/// `walhub.sql_memory`, its columns and where its rows come from.
 pub(super) static VIEW: View = View {
     relation: Relation {
         schema: "walhub",

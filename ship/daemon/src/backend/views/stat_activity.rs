@@ -11,10 +11,10 @@ use walhub_sql::value::types::Type;
 
 use super::View;
 use super::columns::{address, pid, text, time};
-use crate::backend::activity::{Activity, State};
+use crate::backend::activity::{Activity, BackendState};
 use crate::backend::context::Context;
 
-/// The view.
+/// `pg_stat_activity`, its columns and where its rows come from.
 pub(super) static VIEW: View = View {
     relation: Relation {
         schema: "pg_catalog",
@@ -92,7 +92,7 @@ fn row(client: Option<&Client>, process: u32, kind: &str) -> Vec<Value> {
         Value::Null,
         Value::Null,
         Value::Null,
-        text(client.map(|_| State::Active.as_str())),
+        text(client.map(|_| BackendState::Active.as_str())),
         Value::Null,
         Value::Null,
         Value::Null,
@@ -118,7 +118,7 @@ fn of_session(activity: &Activity, snapshot: &Snapshot) -> Vec<Value> {
 
 /// PostgreSQL: `WAIT_EVENT_SYNC_REP`, `WAIT_EVENT_WAL_SYNC`, `WAIT_EVENT_CLIENT_READ`.
 fn wait_event(activity: &Activity, snapshot: &Snapshot) -> Option<(&'static str, &'static str)> {
-    if activity.state != State::Active {
+    if activity.state != BackendState::Active {
         return Some(("Client", "ClientRead"));
     }
     let mut waits = snapshot.sync_waits.iter();

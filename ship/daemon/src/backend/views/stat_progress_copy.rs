@@ -9,7 +9,7 @@ use super::View;
 use super::columns::{pid, uint};
 use crate::backend::interrupts::CopyProgress;
 
-/// The view.
+/// `pg_stat_progress_copy`, its columns and where its rows come from.
 pub(super) static VIEW: View = View {
     relation: Relation {
         schema: "pg_catalog",

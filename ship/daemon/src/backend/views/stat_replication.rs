@@ -9,7 +9,7 @@ use walhub_sql::value::types::Type;
 use super::View;
 use super::columns::{address, lsn, pid, time, uint};
 
-/// The view.
+/// `pg_stat_replication`, its columns and where its rows come from.
 pub(super) static VIEW: View = View {
     relation: Relation {
         schema: "pg_catalog",

@@ -8,7 +8,7 @@ use walhub_sql::value::types::Type;
 use super::View;
 use super::columns::{lsn, pid, text, time, timeline};
 
-/// The view.
+/// `pg_stat_wal_receiver`, its columns and where its rows come from.
 pub(super) static VIEW: View = View {
     relation: Relation {
         schema: "pg_catalog",

@@ -11,7 +11,7 @@ use super::View;
 use super::columns::{pid, text};
 use crate::backend::context::Context;
 
-/// The view.
+/// `walhub.sync_wait`, its columns and where its rows come from.
 pub(super) static VIEW: View = View {
     relation: Relation {
         schema: "walhub",

@@ -1,8 +1,0 @@
-//! The control plane: one thread on tokio-uring that listens, authenticates, answers replication
-//! commands and SQL, and connects to the upstream.
-
-pub mod connect;
-pub mod listen;
-pub mod replication;
-pub mod session;
-pub mod stream;
