@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use walhub_proto::convert::{to_u64, to_usize};
+use walhub_proto::generate::next_random;
 
 /// Resamples per interval.
 const RESAMPLES: usize = 4000;
@@ -63,15 +64,6 @@ fn resampled(samples: &[f64], random: &mut u64) -> Option<f64> {
 
 fn pick(samples: &[f64], random: &mut u64) -> f64 {
     samples[to_usize(next_random(random) % to_u64(samples.len()))]
-}
-
-/// `SplitMix64`.
-pub(crate) fn next_random(random: &mut u64) -> u64 {
-    *random = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mut z = *random;
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -1,14 +1,12 @@
 //! WAL made in memory before the clock runs, cut into the messages that a primary would send.
 
 use walhub_proto::convert::{to_u64, to_usize};
-use walhub_proto::generate::{WalGenerator, WalShape};
+use walhub_proto::generate::{WalGenerator, WalShape, next_random};
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegmentSize;
 
 use crate::peer::postgres::EndOfWal;
-
-use crate::method::stats::next_random;
 
 /// The most WAL in one message. PostgreSQL: `MAX_SEND_SIZE`.
 const MESSAGE_BYTES_MAX: usize = 128 << 10;

@@ -10,7 +10,7 @@
 
 mod stream;
 
-pub use stream::WalGenerator;
+pub use stream::{WalGenerator, next_random};
 
 use alloc::vec::Vec;
 

@@ -137,8 +137,8 @@ fn below(random: &mut u64, bound: usize) -> usize {
     to_usize(next_random(random) % to_u64(bound))
 }
 
-/// `SplitMix64`.
-const fn next_random(random: &mut u64) -> u64 {
+/// The next number of a seed's: `SplitMix64`.
+pub const fn next_random(random: &mut u64) -> u64 {
     *random = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mut z = *random;
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
