@@ -7,6 +7,10 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+#[macro_use]
+mod quiet_hub;
+
 pub mod backend;
 pub mod cli;
 mod clock;

@@ -12,8 +12,11 @@ use walhub::backend::{BackendParams, Sessions, serve};
 use walhub::settings::Settings;
 use walhub_hub::api::append::{Append, AppendAnswer, Appended, Waited, WalRequest};
 use walhub_hub::api::hub::{
-    Client, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
+    Client, CoreStatsRow, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming,
+    StreamEnd,
 };
+use walhub_hub::publish::latency::LatencyRow;
+use walhub_hub::store::wal_reader::WalReader;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::segment::SegmentSize;
@@ -116,6 +119,24 @@ impl Hub<OwnedFd> for Primary {
 
     fn promote(&self) -> oneshot::Receiver<Result<(), Report>> {
         answered(Ok(()))
+    }
+
+    fn end_stream(&self, _: u32, _: Report) {}
+
+    fn cancel_wait(&self, _: u32) {}
+
+    fn commit_latency(&self) -> Vec<LatencyRow> {
+        Vec::new()
+    }
+
+    fn reset_commit_latency(&self) {}
+
+    fn core_stats(&self) -> Vec<CoreStatsRow> {
+        Vec::new()
+    }
+
+    fn wal_reader(&self) -> Option<WalReader> {
+        None
     }
 }
 

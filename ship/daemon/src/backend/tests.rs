@@ -1,23 +1,19 @@
 //! Sessions over a pipe, with a hub that holds still.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{oneshot, watch};
-use walhub_proto::history::TimelineHistory;
+use tokio::sync::watch;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::time::Timestamp;
-use walhub_proto::wire::backend::Report;
 use walhub_proto::wire::reader::{Reader, decode_frame};
 
 use super::{BackendParams, Served, Sessions, SettingRow, SettingsView, serve};
 use walhub_hub::api::hub::{
-    Client, Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
-    WalReceiverRow, WalSenderRow,
+    Client, Hub, Identity, Positions, SlotRow, Snapshot, WalReceiverRow, WalSenderRow,
 };
 
 mod append;
@@ -33,32 +29,14 @@ mod sql;
 pub(super) struct StillHub(pub(super) Snapshot);
 
 impl Hub<OwnedFd> for StillHub {
+    quiet!(views streams end_stream append wait cancel_wait promote);
+
     fn identity(&self) -> Option<Identity> {
         self.0.identity.clone()
     }
 
     fn positions(&self) -> Option<Positions> {
         self.0.positions
-    }
-
-    fn timeline_history(&self, _: TimelineId) -> io::Result<Option<Vec<u8>>> {
-        Ok(None)
-    }
-
-    fn history(&self) -> Option<TimelineHistory> {
-        None
-    }
-
-    fn slot(&self, _: SlotRequest) -> oneshot::Receiver<Result<Option<SlotRow>, Report>> {
-        oneshot::channel().1
-    }
-
-    fn start(&self, _: Box<StartStreaming<OwnedFd>>) -> oneshot::Receiver<StreamEnd<OwnedFd>> {
-        oneshot::channel().1
-    }
-
-    fn is_stopping(&self) -> bool {
-        false
     }
 
     fn in_recovery(&self) -> bool {

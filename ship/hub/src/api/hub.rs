@@ -10,7 +10,7 @@ use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::syncrep::WaitLevel;
 use walhub_proto::wire::backend::Report;
 
-use crate::api::append::{self, Append, AppendAnswer, Waited, WalRequest};
+use crate::api::append::{Append, AppendAnswer, Waited, WalRequest};
 pub use crate::api::rows::{
     CoreStatsRow, Identity, Positions, SlotRow, Snapshot, WalReceiverRow, WalSenderRow,
 };
@@ -44,7 +44,7 @@ pub trait Hub<C>: Send + Sync + 'static {
     fn start(&self, start: Box<StartStreaming<C>>) -> oneshot::Receiver<StreamEnd<C>>;
 
     /// Ends the stream of the session `pid`, and tells its client why; does nothing when there is none.
-    fn end_stream(&self, _pid: u32, _report: Report) {}
+    fn end_stream(&self, pid: u32, report: Report);
 
     /// Whether the hub is stopping: no new connection is served.
     fn is_stopping(&self) -> bool;
@@ -53,56 +53,34 @@ pub trait Hub<C>: Send + Sync + 'static {
     fn snapshot(&self) -> Snapshot;
 
     /// Where commits' time goes, one row a stage.
-    fn commit_latency(&self) -> Vec<LatencyRow> {
-        Vec::new()
-    }
+    fn commit_latency(&self) -> Vec<LatencyRow>;
 
     /// Forgets what [`Hub::commit_latency`] has counted.
-    fn reset_commit_latency(&self) {}
+    fn reset_commit_latency(&self);
 
     /// What each ship core has counted since the start.
-    fn core_stats(&self) -> Vec<CoreStatsRow> {
-        Vec::new()
-    }
+    fn core_stats(&self) -> Vec<CoreStatsRow>;
 
     /// Whether there is an upstream: nothing can be appended then. PostgreSQL: `RecoveryInProgress`.
-    fn in_recovery(&self) -> bool {
-        true
-    }
+    fn in_recovery(&self) -> bool;
 
     /// Appends records to the own WAL. All requests of all sessions are taken in the order of the
     /// calls; the answer comes when what the request waits for is reached.
-    fn append(&self, _append: Append) -> AppendAnswer {
-        answered(Err(append::in_recovery("pg_logical_emit_message()")))
-    }
+    fn append(&self, append: Append) -> AppendAnswer;
 
     /// Waits until `lsn` is reached at `level`, for the session `owner`.
-    fn wait(&self, _lsn: Lsn, _level: WaitLevel, _owner: u32) -> oneshot::Receiver<Waited> {
-        answered(Waited::Canceled)
-    }
+    fn wait(&self, lsn: Lsn, level: WaitLevel, owner: u32) -> oneshot::Receiver<Waited>;
 
     /// Ends the wait of a session for standbys: what it waits for is answered as soon as it is durable
     /// here. Does nothing when it does not wait.
-    fn cancel_wait(&self, _owner: u32) {}
+    fn cancel_wait(&self, owner: u32);
 
     /// Reads WAL from the segment files; `None` before the first WAL.
-    fn wal_reader(&self) -> Option<WalReader> {
-        None
-    }
+    fn wal_reader(&self) -> Option<WalReader>;
 
     /// Makes a standby the primary of its WAL; the answer comes when it is one.
-    fn promote(&self) -> oneshot::Receiver<Result<(), Report>> {
-        answered(Err(append::not_in_recovery()))
-    }
+    fn promote(&self) -> oneshot::Receiver<Result<(), Report>>;
 
     /// Does something else with the own WAL.
-    fn wal(&self, request: WalRequest) -> oneshot::Receiver<Result<Lsn, Report>> {
-        answered(Err(append::in_recovery(request.command())))
-    }
-}
-
-fn answered<T>(answer: T) -> oneshot::Receiver<T> {
-    let (reply, receiver) = oneshot::channel();
-    drop(reply.send(answer));
-    receiver
+    fn wal(&self, request: WalRequest) -> oneshot::Receiver<Result<Lsn, Report>>;
 }

@@ -1,11 +1,9 @@
 //! A hub that has WAL of its own: it notes what is appended, and answers when it is told to.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::oneshot;
-use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::rmgr::message::LogicalMessage;
 use walhub_proto::syncrep::WaitLevel;
@@ -13,9 +11,7 @@ use walhub_proto::wire::backend::Report;
 
 use super::snapshot;
 use walhub_hub::api::append::{Append, AppendAnswer, Appended, Waited, WalRequest};
-use walhub_hub::api::hub::{
-    Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
-};
+use walhub_hub::api::hub::{Hub, Identity, Positions, Snapshot};
 
 /// Bytes that the fake hub counts for any record.
 const RECORD_LEN: u64 = 0x10;
@@ -83,6 +79,8 @@ fn level(level: Option<WaitLevel>) -> String {
 }
 
 impl Hub<OwnedFd> for OwnHub {
+    quiet!(views streams end_stream promote);
+
     fn identity(&self) -> Option<Identity> {
         snapshot(false).identity
     }
@@ -97,26 +95,6 @@ impl Hub<OwnedFd> for OwnHub {
             write_lsn: end,
             flush_lsn: end,
         })
-    }
-
-    fn timeline_history(&self, _: TimelineId) -> io::Result<Option<Vec<u8>>> {
-        Ok(None)
-    }
-
-    fn history(&self) -> Option<TimelineHistory> {
-        None
-    }
-
-    fn slot(&self, _: SlotRequest) -> oneshot::Receiver<Result<Option<SlotRow>, Report>> {
-        oneshot::channel().1
-    }
-
-    fn start(&self, _: Box<StartStreaming<OwnedFd>>) -> oneshot::Receiver<StreamEnd<OwnedFd>> {
-        oneshot::channel().1
-    }
-
-    fn is_stopping(&self) -> bool {
-        false
     }
 
     fn snapshot(&self) -> Snapshot {

@@ -1,19 +1,14 @@
 //! pg_promote, and what a session notices of a promotion.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{oneshot, watch};
-use walhub_proto::history::TimelineHistory;
-use walhub_proto::lsn::TimelineId;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 
 use super::{params_of, query, shown, snapshot, talk_to};
-use walhub_hub::api::hub::{
-    Hub, Identity, Positions, SlotRequest, SlotRow, Snapshot, StartStreaming, StreamEnd,
-};
+use walhub_hub::api::hub::{Hub, Identity, Positions, Snapshot};
 
 type Reply = oneshot::Sender<Result<(), Report>>;
 
@@ -39,6 +34,8 @@ impl Relay {
 }
 
 impl Hub<OwnedFd> for Relay {
+    quiet!(views streams end_stream append wait cancel_wait);
+
     fn identity(&self) -> Option<Identity> {
         let identity = snapshot(true).identity;
         identity.map(|identity| Identity { server_version_num: self.version_num, ..identity })
@@ -46,26 +43,6 @@ impl Hub<OwnedFd> for Relay {
 
     fn positions(&self) -> Option<Positions> {
         snapshot(true).positions
-    }
-
-    fn timeline_history(&self, _: TimelineId) -> io::Result<Option<Vec<u8>>> {
-        Ok(None)
-    }
-
-    fn history(&self) -> Option<TimelineHistory> {
-        None
-    }
-
-    fn slot(&self, _: SlotRequest) -> oneshot::Receiver<Result<Option<SlotRow>, Report>> {
-        oneshot::channel().1
-    }
-
-    fn start(&self, _: Box<StartStreaming<OwnedFd>>) -> oneshot::Receiver<StreamEnd<OwnedFd>> {
-        oneshot::channel().1
-    }
-
-    fn is_stopping(&self) -> bool {
-        false
     }
 
     fn in_recovery(&self) -> bool {
