@@ -298,4 +298,19 @@ mod tests {
             latest.check();
         }
     }
+
+    #[test]
+    #[should_panic(expected = "0 of 2 positions")]
+    fn there_is_no_0th_latest() {
+        NthLatest::new().restart(0, [(0, Lsn(1)), (1, Lsn(2))].into_iter());
+    }
+
+    #[test]
+    #[should_panic(expected = "left: 0")]
+    fn the_check_notices_a_member_that_is_held_and_not_counted() {
+        let mut latest = NthLatest::new();
+        latest.restart(1, [(0, Lsn(1)), (1, Lsn(2))].into_iter());
+        latest.members[1].role = Role::Below;
+        latest.check();
+    }
 }
