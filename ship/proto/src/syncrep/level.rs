@@ -179,6 +179,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_state_has_the_word_of_the_view() {
+        let all = [SyncState::Async, SyncState::Potential, SyncState::Sync, SyncState::Quorum];
+        assert_eq!(all.map(SyncState::as_str), ["async", "potential", "sync", "quorum"]);
+    }
+
+    #[test]
     fn levels_parse_in_any_case_and_name_their_mode() {
         for level in [
             SynchronousCommit::Off,
