@@ -39,11 +39,9 @@ mod wait_for;
 mod wire;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use walhub_proto::syncrep::SynchronousCommit;
 
@@ -51,6 +49,7 @@ pub use self::interrupts::{CopyProgress, Interrupt, Interrupts, Member, Sessions
 pub use self::memory::Memory;
 pub(crate) use self::parameters::{check_startup, reported_at_startup};
 pub(crate) use self::session::Backend;
+pub use self::session::serve;
 pub(crate) use self::slot_calls::check_plugin;
 use crate::settings::{SettingRow, Settings};
 use walhub_hub::api::hub::{Client, Hub};
@@ -122,22 +121,4 @@ pub enum Served {
     /// The session must end, and nothing more may be said: whether a commit is as safe as the
     /// client asked for is not known.
     Silenced,
-}
-
-/// Serves a client from after its first ReadyForQuery until it leaves or the session must end.
-///
-/// `read_buffer` is what was read from the stream after the startup packet.
-///
-/// # Errors
-/// When the stream fails.
-pub async fn serve<S, V>(
-    stream: S,
-    read_buffer: Vec<u8>,
-    params: BackendParams<V>,
-) -> io::Result<Served>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-    V: SettingsView,
-{
-    session::run(stream, read_buffer, params).await
 }

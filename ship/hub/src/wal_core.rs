@@ -20,6 +20,21 @@ mod stopping;
 mod tests;
 mod timelines;
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use walhub_engine::buffer::SlabPool;
+use walhub_engine::fatal::{FatalReason, fatal};
+use walhub_engine::files::reason;
+use walhub_engine::io::{Completion, FileId, Io, Token, Waker};
+use walhub_engine::mailbox::Receiver;
+use walhub_proto::convert::to_usize;
+use walhub_proto::segment::SegNo;
+use walhub_proto::syncrep::{ModeLsns, Synced};
+use walhub_proto::time::{Instant, Now};
+
 use crate::api::settings::{Forward, HubSettings};
 use crate::intake::first_contact::FirstContact;
 use crate::intake::trouble::Fault;
@@ -27,7 +42,8 @@ use crate::intake::upstream::{Link, LinkEnd, LinkTokens};
 use crate::mail::{ConnectAnswer, ToControl, ToShip, ToWal};
 use crate::policy::attached::Walsenders;
 use crate::policy::histories::Histories;
-use crate::policy::promotion::{self};
+use crate::policy::promotion;
+use crate::policy::retention::Keeper;
 use crate::policy::slots::SlotTable;
 use crate::policy::switch::{Purpose, Switch};
 use crate::policy::sync::SyncRep;
@@ -50,19 +66,6 @@ use crate::store::timelines::Timelines;
 use crate::store::writer::{FlushMethod, Flushed, WriterTokens};
 use crate::store::{Store, StoreConfig};
 use duty::Duty;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use walhub_engine::buffer::SlabPool;
-use walhub_engine::fatal::{FatalReason, fatal};
-use walhub_engine::files::reason;
-use walhub_engine::io::{Completion, FileId, Io, Token, Waker};
-use walhub_engine::mailbox::Receiver;
-use walhub_proto::convert::to_usize;
-use walhub_proto::segment::SegNo;
-use walhub_proto::syncrep::{ModeLsns, Synced};
-use walhub_proto::time::{Instant, Now};
 
 pub use crate::policy::retention::MAX_WAL_SIZE;
 
@@ -110,6 +113,18 @@ pub struct WalConfig<C> {
     /// Bytes of WAL that connected standbys without a slot may hold back at most, and beyond which a slot
     /// is `extended`.
     pub max_wal_size: u64,
+}
+
+impl<C> WalConfig<C> {
+    /// What decides how long WAL stays.
+    fn keeper(&self) -> Keeper<'_> {
+        Keeper {
+            settings: &self.settings,
+            max_wal_size: self.max_wal_size,
+            shared: &self.shared,
+            standbys: &self.standbys,
+        }
+    }
 }
 
 /// Where stopping stands.

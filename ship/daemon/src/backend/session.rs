@@ -98,12 +98,13 @@ pub(crate) struct Backend<V> {
     pub(super) out: Output,
 }
 
-/// Reads and answers until the client leaves or the session must end.
-pub(super) async fn run<S, V>(
-    stream: S,
-    input: Vec<u8>,
-    params: BackendParams<V>,
-) -> io::Result<Served>
+/// Serves a client from after its first ReadyForQuery until it leaves or the session must end.
+///
+/// `input` is what was read from the stream after the startup packet.
+///
+/// # Errors
+/// When the stream fails.
+pub async fn serve<S, V>(stream: S, input: Vec<u8>, params: BackendParams<V>) -> io::Result<Served>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     V: SettingsView,

@@ -623,14 +623,13 @@ impl Link {
 
     /// Receives more, once everything was taken.
     pub(crate) fn receive<I: Io>(&mut self, io: &mut I, intake: &mut Intake<'_>) {
-        let scatter = self.scatter(intake);
         let State::Live(live) = &mut self.state else { return };
         if live.receiving || !live.held.is_empty() {
             return;
         }
         live.receiving = true;
         let socket = live.socket;
-        let op = match scatter {
+        let op = match live.scatter(intake) {
             Some(scatter) => Op::RecvScatter { socket, scatter },
             None => {
                 let buf = self.buffers.take().unwrap_or_else(|| Buffer::with_capacity(RECEIVE_LEN));
@@ -638,23 +637,6 @@ impl Link {
             }
         };
         io.submit(self.tokens.receive, op);
-    }
-
-    /// Where the next bytes belong, when they are a large message's WAL.
-    fn scatter(&self, intake: &mut Intake<'_>) -> Option<Scatter> {
-        let live = self.live().filter(|live| !live.receiving && live.held.is_empty())?;
-        let local = &mut intake.store.as_mut()?.local;
-        let ahead = live.receiver.wal_ahead()?;
-        if ahead.left.max(ahead.message_len) < SCATTER_MESSAGE_LEN_MIN
-            || live.receiver.next_lsn() != local.received_lsn()
-        {
-            return None;
-        }
-        let (room, opened) = local.lend(ahead.left + SCATTER_LEN)?;
-        intake.opened.extend(opened);
-        let before = ahead.left.min(room.len());
-        let header_len = if before == ahead.left { ahead.header_len } else { 0 };
-        Some(Scatter::new(room, before, header_len))
     }
 
     /// Takes what was received in place, as far as it turns out to be WAL; what is not is held.
@@ -786,7 +768,7 @@ impl Link {
                 Ok(None)
             }
             ReceiverEvent::TimelineHistory { timeline, content } => {
-                Ok(Some(LinkEvent::History(timeline, content.to_vec())))
+                Ok(Some(LinkEvent::History(timeline, content)))
             }
             ReceiverEvent::HistoryAbsent { timeline, reason } => {
                 let detail = format!("The primary server says: {reason}.");
@@ -943,6 +925,22 @@ impl Link {
 }
 
 impl Live {
+    /// Where the next bytes belong, when they are a large message's WAL.
+    fn scatter(&self, intake: &mut Intake<'_>) -> Option<Scatter> {
+        let local = &mut intake.store.as_mut()?.local;
+        let ahead = self.receiver.wal_ahead()?;
+        if ahead.left.max(ahead.message_len) < SCATTER_MESSAGE_LEN_MIN
+            || self.receiver.next_lsn() != local.received_lsn()
+        {
+            return None;
+        }
+        let (room, opened) = local.lend(ahead.left + SCATTER_LEN)?;
+        intake.opened.extend(opened);
+        let before = ahead.left.min(room.len());
+        let header_len = if before == ahead.left { ahead.header_len } else { 0 };
+        Some(Scatter::new(room, before, header_len))
+    }
+
     fn send<I: Io>(&self, io: &mut I, token: Token) {
         let Some((bytes, sent)) = &self.sending else { return };
         let body = Gather::from_iter([bytes.slice(*sent..)]);

@@ -89,10 +89,10 @@ impl Histories {
         jobs: &mut Jobs<FileJob>,
         wal_dir: &Path,
         timeline: TimelineId,
-        content: &[u8],
+        content: Vec<u8>,
     ) -> Result<(), String> {
         let name = history::file_name(timeline);
-        let history = read_history(timeline, content)
+        let history = read_history(timeline, &content)
             .map_err(|why| format!("invalid timeline history file {name}: {why}"))?;
         if self.has(&history) {
             self.keep(history);
@@ -102,7 +102,7 @@ impl Histories {
             "fetching timeline history file for timeline {timeline} from primary server"
         );
         self.saving.insert(timeline, history);
-        let steps = replace_steps(&wal_dir.join(&name), content.to_vec());
+        let steps = replace_steps(&wal_dir.join(&name), content);
         jobs.start(io, FileJob::History(timeline), steps);
         Ok(())
     }

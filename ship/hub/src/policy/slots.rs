@@ -193,9 +193,7 @@ impl SlotTable {
             .filter(|entry| entry.slot.invalidated.is_none())
             .fold(Horizons::default(), |oldest, entry| oldest.oldest(entry.slot.horizons()))
     }
-}
 
-impl SlotTable {
     /// Has something done to a slot's file.
     fn begin_work(&mut self, name: &str, work: Work) {
         let Some(entry) = self.entries.get_mut(name) else { return };
@@ -267,9 +265,7 @@ impl SlotTable {
         later.append(&mut entry.later);
         answer
     }
-}
 
-impl SlotTable {
     /// Does what is asked for, if it may be done at once. The answer is for when the views are up to date.
     pub(crate) fn handle_request(
         &mut self,

@@ -4,6 +4,13 @@
 //!
 //! PostgreSQL: `WalReceiverMain`, `WaitForWALToBecomeAvailable`.
 
+use std::sync::atomic::Ordering;
+
+use walhub_engine::io::{Io, Waker};
+use walhub_proto::lsn::{Lsn, TimelineId};
+use walhub_proto::time::Now;
+use walhub_proto::walreceiver::LocalWal as LocalState;
+
 use crate::intake::first_contact::FirstContact;
 use crate::intake::trouble::Fault;
 use crate::intake::upstream::{Intake, Link, LinkEnd, LinkEvent};
@@ -14,11 +21,6 @@ use crate::store::Store;
 use crate::store::local::LocalWal;
 use crate::store::tail::TailSlab;
 use crate::wal_core::{Stopping, WalCore};
-use std::sync::atomic::Ordering;
-use walhub_engine::io::{Io, Waker};
-use walhub_proto::lsn::{Lsn, TimelineId};
-use walhub_proto::time::Now;
-use walhub_proto::walreceiver::LocalWal as LocalState;
 
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// The link, and what it works with.
@@ -144,8 +146,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
                 self.link.set_known_histories(self.histories.known());
             }
             LinkEvent::History(timeline, content) => {
-                let (jobs, wal_dir) = (&mut self.jobs, self.config.data_dir.join("pg_wal"));
-                let kept = self.histories.handle_received(io, jobs, &wal_dir, timeline, &content);
+                let (wal_dir, jobs) = (self.wal_dir(), &mut self.jobs);
+                let kept = self.histories.handle_received(io, jobs, &wal_dir, timeline, content);
                 if let Err(text) = kept {
                     if self.link.live().is_some_and(|live| live.receiver.needs_history(timeline)) {
                         return Err(LinkEnd::refused(text));

@@ -3,22 +3,9 @@
 //! Not here: who may stream (`crate::policy::admit`), which standbys count (`crate::policy::sync`), what stays
 //! (`crate::policy::retention`).
 
-use crate::api::rows::SlotRow;
-use crate::api::stream::{SlotRequest, StreamEnd};
-use crate::mail::{NewWalsender, SlotReply, ToShip};
-use crate::policy::admit::{Admission, Admitted};
-use crate::policy::attached::Attached;
-use crate::policy::promotion::{self};
-use crate::policy::retention::Keeper;
-use crate::policy::slot_files::{Answer, Later};
-use crate::policy::slots::standby_horizons;
-use crate::role::Role;
-use crate::store::Store;
-use crate::store::jobs::JobError;
-use crate::wal_core::duty::Duty;
-use crate::wal_core::{Stopping, WalCore};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
 use tokio::sync::oneshot;
 use walhub_engine::io::{Io, Waker};
 use walhub_proto::feedback::Horizons;
@@ -26,6 +13,20 @@ use walhub_proto::lsn::{Lsn, TimelineId};
 use walhub_proto::time::Now;
 use walhub_proto::walreceiver::WalReceiverState;
 use walhub_proto::wire::backend::Report;
+
+use crate::api::rows::SlotRow;
+use crate::api::stream::{SlotRequest, StreamEnd};
+use crate::mail::{NewWalsender, SlotReply, ToShip};
+use crate::policy::admit::{Admission, Admitted};
+use crate::policy::attached::Attached;
+use crate::policy::promotion;
+use crate::policy::slot_files::{Answer, Later};
+use crate::policy::slots::standby_horizons;
+use crate::role::Role;
+use crate::store::Store;
+use crate::store::jobs::JobError;
+use crate::wal_core::duty::Duty;
+use crate::wal_core::{Stopping, WalCore};
 
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     pub(super) fn handle_start(&mut self, session: NewWalsender<C>) {
@@ -143,17 +144,8 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         }
     }
 
-    fn keeper(&self) -> Keeper<'_> {
-        Keeper {
-            settings: &self.config.settings,
-            max_wal_size: self.config.max_wal_size,
-            shared: &self.config.shared,
-            standbys: &self.config.standbys,
-        }
-    }
-
     pub(super) fn handle_slot_request(&mut self, request: SlotRequest, reply: SlotReply) {
-        let limits = self.keeper().slot_limits(self.store.as_ref());
+        let limits = self.config.keeper().slot_limits(self.store.as_ref());
         let answer = self.slots.handle_request(request, reply, limits);
         self.answer_slots(answer);
     }
@@ -174,7 +166,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     fn finish_drops(&mut self) {
-        let limits = self.keeper().slot_limits(self.store.as_ref());
+        let limits = self.config.keeper().slot_limits(self.store.as_ref());
         let answers = self.slots.finish_drops(limits);
         self.answer_slots(answers);
     }
@@ -194,7 +186,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     }
 
     pub(super) fn slot_rows(&self) -> Vec<SlotRow> {
-        self.keeper().slot_rows(self.store.as_ref(), &self.slots)
+        self.config.keeper().slot_rows(self.store.as_ref(), &self.slots)
     }
 
     /// Replaces the rows of the view when they changed.
@@ -252,7 +244,7 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
 
     pub(super) fn remove_old_segments<I: Io<Conn = C>>(&mut self, io: &mut I) {
         let Some(store) = &self.store else { return };
-        let Some(plan) = self.keeper().plan(store, &self.slots) else { return };
+        let Some(plan) = self.config.keeper().plan(store, &self.slots) else { return };
         for invalidation in &plan.invalidations {
             tracing::info!("{}", invalidation.message());
             if let Some(slot) = self.slots.get_mut(&invalidation.name) {
@@ -263,12 +255,6 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
         let Some(store) = &mut self.store else { return };
         self.slots.save(plan.oldest_kept.start(store.local.segments.size()));
         self.slots.start_job(io, &mut self.jobs);
-        let keeper = Keeper {
-            settings: &self.config.settings,
-            max_wal_size: self.config.max_wal_size,
-            shared: &self.config.shared,
-            standbys: &self.config.standbys,
-        };
-        keeper.remove(io, &mut self.jobs, store, &self.slots, &plan);
+        self.config.keeper().remove(io, &mut self.jobs, store, &self.slots, &plan);
     }
 }

@@ -2,15 +2,17 @@
 //!
 //! PostgreSQL: `ShutdownXLOG`.
 
+use std::sync::atomic::Ordering;
+
+use walhub_engine::io::{Io, Waker};
+use walhub_proto::time::Now;
+
 use crate::intake::own::OwnWal;
 use crate::mail::{StopMode, ToControl};
-use crate::policy::promotion::{self};
+use crate::policy::promotion;
 use crate::store::control_file::ControlFileKeeper;
 use crate::wal_core::duty::Duty;
 use crate::wal_core::{Stopping, WalCore};
-use std::sync::atomic::Ordering;
-use walhub_engine::io::{Io, Waker};
-use walhub_proto::time::Now;
 
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     pub(super) fn handle_stop<I: Io<Conn = C>>(&mut self, io: &mut I, now: Now, mode: StopMode) {

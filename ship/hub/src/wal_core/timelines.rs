@@ -3,6 +3,17 @@
 //! Not here: the steps of a switch (`crate::policy::switch`), who may be promoted (`crate::policy::promotion`),
 //! own records (`crate::intake::own`).
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use walhub_engine::io::{Io, Waker};
+use walhub_proto::history::TimelineHistory;
+use walhub_proto::lsn::Lsn;
+use walhub_proto::recovery::CheckpointSeen;
+use walhub_proto::sqlstate::SqlState;
+use walhub_proto::time::Now;
+use walhub_proto::wire::backend::Report;
+
 use crate::intake::own::{OwnWal, refuse_jobs, small_len};
 use crate::mail::{PromoteReply, ToControl, ToShip};
 use crate::policy::promotion::{self, Promotion};
@@ -15,15 +26,6 @@ use crate::store::segments::FileJob;
 use crate::store::timelines::Timelines;
 use crate::wal_core::duty::Duty;
 use crate::wal_core::{Stopping, WalCore};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use walhub_engine::io::{Io, Waker};
-use walhub_proto::history::TimelineHistory;
-use walhub_proto::lsn::Lsn;
-use walhub_proto::recovery::CheckpointSeen;
-use walhub_proto::sqlstate::SqlState;
-use walhub_proto::time::Now;
-use walhub_proto::wire::backend::Report;
 
 impl<C: Send + 'static, W: Waker> WalCore<C, W> {
     /// Begins to go over to another timeline. Everything up to `start` is durable, and nothing was written
