@@ -417,11 +417,11 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         name: "a_short_send_from_a_file_counts_as_whole",
         why: "The rest was not in the page cache, and was never sent.",
         file: "ship/hub/src/serve/walsender.rs",
-        find: "reading.next = reading.next + u64::try_from(count - of_header).unwrap_or(0);",
+        find: "reading.next = reading.next + to_u64(count - of_header);",
         replace: r"reading.next = if MUTANT {
             reading.range.end
         } else {
-            reading.next + u64::try_from(count - of_header).unwrap_or(0)
+            reading.next + to_u64(count - of_header)
         };",
         scenarios: &[],
         units: None,
@@ -440,9 +440,9 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         name: "a_ship_core_reads_the_position_after_its_mail",
         why: "WAL may be sendable whose memory it has not heard of.",
         file: "ship/hub/src/serve/ship_core.rs",
-        find: "if self.config.place.serves == Serves::Catchup {",
+        find: "if self.config.peers.serves == Serves::Catchup {",
         replace: r"let sendable = if MUTANT { self.config.shared.sendable_lsn() } else { sendable };
-        if self.config.place.serves == Serves::Catchup {",
+        if self.config.peers.serves == Serves::Catchup {",
         scenarios: &[],
         units: Some(("walhub-hub", "serve::ship_core")),
     },
