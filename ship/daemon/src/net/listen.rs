@@ -15,9 +15,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::task::JoinSet;
 
 use self::socket_file::SocketFile;
-use super::session::{
-    ConnectionSlot, Services, is_trusted, serve_connection, stranger, too_many_clients,
-};
+use super::session::{Services, is_trusted, serve_connection, stranger, too_many_clients};
 use super::stream::{Connection, Stream};
 use crate::settings::Settings;
 
@@ -216,7 +214,7 @@ async fn accept_tcp(listener: tokio::net::TcpListener, services: Arc<Services>) 
                 if let Err(error) = set_options(&stream, &services.settings()) {
                     tracing::info!("could not set socket options: {error}");
                 }
-                spawn(Stream::Tcp(stream), &services);
+                spawn(Stream::Tcp(stream), &services).await;
             }
             Err(error) => accept_failed(&error, &mut exhausted).await,
         }
@@ -229,7 +227,7 @@ async fn accept_unix(listener: tokio::net::UnixListener, services: Arc<Services>
         match listener.accept().await {
             Ok((stream, _)) => {
                 exhausted = false;
-                spawn(Stream::Unix(stream), &services);
+                spawn(Stream::Unix(stream), &services).await;
             }
             Err(error) => accept_failed(&error, &mut exhausted).await,
         }
@@ -275,15 +273,15 @@ impl Strangers {
 
 /// PostgreSQL: `MaxLivePostmasterChildren` leaves room for connections that have not yet said what they want. Here the
 /// descriptors have a say in it, and who is silent makes room (`unadmitted`).
-fn spawn(stream: Stream, services: &Arc<Services>) {
-    let Some(slot) = ConnectionSlot::take(&services.open, services.connections.open_max) else {
+async fn spawn(stream: Stream, services: &Arc<Services>) {
+    let Some((silent, slot)) = services.take_in(&stream).await else {
         let mut connection = Connection::new(stream, Vec::new());
         connection.refuse_at_once(&too_many_clients());
         return;
     };
     let services = Arc::clone(services);
     tokio::task::spawn_local(async move {
-        serve_connection(stream, services).await;
+        serve_connection(stream, silent, services).await;
         drop(slot);
     });
 }

@@ -28,7 +28,7 @@ use walhub_proto::wire::startup::{
 
 pub(crate) use self::greeting::canonical_name;
 use super::stream::{Connection, Stream};
-use super::unadmitted::Unadmitted;
+use super::unadmitted::{Silent, Unadmitted};
 use crate::backend::{self, BackendParams, Interrupt, Member, Sessions, SettingsView as _};
 use crate::limits::Connections;
 use crate::settings::Settings;
@@ -87,6 +87,15 @@ impl Services {
             others: Arc::default(),
             serve,
         })
+    }
+
+    /// Makes room for one more connection, and waits until there is room; `None` when those who were let in take it all.
+    /// Hold the slot for as long as the connection is open.
+    pub(super) async fn take_in(&self, stream: &Stream) -> Option<(Silent, ConnectionSlot)> {
+        let silent = self.unadmitted.enter(peer_address(stream).map(|peer| peer.ip()));
+        self.unadmitted.room_is_made().await;
+        let slot = ConnectionSlot::take(&self.open, self.connections.open_max)?;
+        Some((silent, slot))
     }
 
     /// Connections that are no walsenders.
@@ -159,7 +168,7 @@ pub(crate) struct ClientSession {
 }
 
 /// Serves one accepted connection to its end.
-pub async fn serve_connection(stream: Stream, services: Arc<Services>) {
+pub(super) async fn serve_connection(stream: Stream, mut silent: Silent, services: Arc<Services>) {
     let began = Instant::now();
     let peer = peer_address(&stream);
     let settings = services.settings();
@@ -167,7 +176,6 @@ pub async fn serve_connection(stream: Stream, services: Arc<Services>) {
         tracing::info!("connection received: {}", host_and_port(peer));
     }
     let mut connection = Connection::new(stream, Vec::new());
-    let mut silent = services.unadmitted.enter(peer.map(|peer| peer.ip()));
     let started = tokio::time::timeout(
         settings.authentication_timeout,
         first_packet(&mut connection, &services.sessions),

@@ -4,13 +4,16 @@
 //! nobody out, there are only so many of them, in all and of one address; and when one more comes, the one that has been
 //! silent for longest goes, of the address that has most. Who has something to say does so within its first round trip.
 //!
+//! Who comes waits until whoever had to go for it has left, so that of a crowd that comes at once nobody is turned away
+//! for the sake of those who are leaving.
+//!
 //! PostgreSQL: `canAcceptConnections`, which refuses the newcomer.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// Who it is, as far as one can tell; `None` over a Unix socket.
 type Origin = Option<IpAddr>;
@@ -20,6 +23,7 @@ type Origin = Option<IpAddr>;
 pub(super) struct Unadmitted {
     max: usize,
     waiting: Mutex<Waiting>,
+    one_has_left: Notify,
 }
 
 #[derive(Default, Debug)]
@@ -27,6 +31,8 @@ struct Waiting {
     next: u64,
     /// By number: the oldest comes first.
     by_number: BTreeMap<u64, (Origin, oneshot::Sender<()>)>,
+    /// Those that were told to go and have not left.
+    leaving: usize,
 }
 
 /// One of them, until it is dropped.
@@ -40,7 +46,7 @@ pub(super) struct Silent {
 impl Unadmitted {
     pub(super) fn new(max: u32) -> Arc<Self> {
         let max = usize::try_from(max).unwrap_or(usize::MAX).max(2);
-        Arc::new(Self { max, waiting: Mutex::default() })
+        Arc::new(Self { max, waiting: Mutex::default(), one_has_left: Notify::new() })
     }
 
     /// Takes one in, and has another go when there are too many.
@@ -52,12 +58,24 @@ impl Unadmitted {
         {
             // It may be on its way out by itself.
             let _ = go.send(());
+            waiting.leaving += 1;
         }
         let number = waiting.next;
         waiting.next += 1;
         let (go, told_to_go) = oneshot::channel();
         waiting.by_number.insert(number, (from, go));
         Silent { number, all: Arc::clone(self), told_to_go }
+    }
+
+    /// Waits until everybody who was told to go has left.
+    pub(super) async fn room_is_made(&self) {
+        loop {
+            let one_has_left = self.one_has_left.notified();
+            if self.waiting().leaving == 0 {
+                return;
+            }
+            one_has_left.await;
+        }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -97,7 +115,11 @@ impl Silent {
 
 impl Drop for Silent {
     fn drop(&mut self) {
-        self.all.waiting().by_number.remove(&self.number);
+        let mut waiting = self.all.waiting();
+        if waiting.by_number.remove(&self.number).is_none() {
+            waiting.leaving -= 1;
+            self.all.one_has_left.notify_waiters();
+        }
     }
 }
 

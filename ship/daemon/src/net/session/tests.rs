@@ -5,9 +5,11 @@ mod live;
 
 use std::time::Duration;
 
-use fake::{FakeHub, Harness, startup_packet};
+use fake::{FakeHub, Harness, RawClient, startup_packet};
 use tokio::io::AsyncReadExt;
 use walhub_proto::lsn::{Lsn, TimelineId};
+
+use crate::net::listen::Listener;
 
 const PHYSICAL: &[(&str, &str)] = &[("user", "u"), ("replication", "true")];
 const DATABASE: &[(&str, &str)] = &[("user", "u"), ("replication", "database")];
@@ -142,6 +144,29 @@ fn who_has_been_silent_for_longest_makes_room_for_who_comes() {
         let mut client = harness.connect(SQL).await;
         assert_eq!(client.answer().await.last().unwrap(), "Z I");
         silent.pop().unwrap().send(&startup_packet(3 << 16, SQL)).await;
+    });
+}
+
+#[test]
+fn of_a_crowd_that_comes_at_once_the_newest_is_not_turned_away() {
+    let directory = tempfile::tempdir().unwrap();
+    run(async {
+        let harness = Harness::with_settings(FakeHub::ready(), |settings| {
+            settings.max_connections = 5;
+            settings.hub.max_wal_senders = 5;
+        });
+        let mut settings = Settings::default();
+        settings.listen_addresses.clear();
+        settings.port = 7;
+        settings.unix_socket_directories = vec![directory.path().into()];
+        let listener = Listener::bind(&settings).unwrap();
+        // As many as the kernel holds: all are there before the first is accepted.
+        let socket = directory.path().join(".s.PGSQL.7");
+        let mut crowd: Vec<RawClient> = (0..200).map(|_| RawClient::connect(&socket)).collect();
+        tokio::task::spawn_local(listener.run(Arc::clone(&harness.services)));
+        let mut newest = crowd.pop().unwrap();
+        newest.send(&startup_packet(3 << 16, SQL)).await;
+        assert_eq!(newest.answer().await.last().unwrap(), "Z I");
     });
 }
 

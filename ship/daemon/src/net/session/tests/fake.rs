@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Mutex;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -216,6 +217,7 @@ impl Harness {
         let (ours, theirs) = UnixStream::pair().unwrap();
         tokio::task::spawn_local(serve_connection(
             Stream::Unix(theirs),
+            self.services.unadmitted.enter(None),
             Arc::clone(&self.services),
         ));
         RawClient { stream: ours, read: Vec::new() }
@@ -241,6 +243,13 @@ pub(super) struct RawClient {
 }
 
 impl RawClient {
+    /// Connected when the kernel has taken it; nobody need have accepted it.
+    pub(super) fn connect(socket: &Path) -> Self {
+        let stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        Self { stream: UnixStream::from_std(stream).unwrap(), read: Vec::new() }
+    }
+
     pub(super) async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }
