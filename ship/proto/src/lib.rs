@@ -36,6 +36,7 @@ pub mod record;
 pub mod recovery;
 pub mod retention;
 pub mod rmgr;
+pub mod roles;
 pub mod segment;
 pub mod slot;
 pub mod sqlstate;
