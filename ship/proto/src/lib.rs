@@ -42,6 +42,7 @@ pub mod slot;
 pub mod sqlstate;
 pub mod syncrep;
 pub mod time;
+pub mod userlist;
 pub mod walreceiver;
 pub mod walsender;
 pub mod wire;

@@ -1,7 +1,7 @@
 //! Connects to the upstream as libpq does: hosts, TLS, authentication.
 //!
-//! The result is a plain descriptor for the data plane's ring: the socket itself, or one end of a
-//! socketpair whose other end a task of the control plane encrypts.
+//! For replication the result is a plain descriptor for the data plane's ring: the socket itself, or one end of a
+//! socketpair whose other end a task of the control plane encrypts. For SQL it is a [`SqlSession`].
 //!
 //! Not as libpq: GSSAPI encryption and authentication are absent; an encrypted private key cannot
 //! be used; TLS begins at 1.2.
@@ -15,6 +15,7 @@ mod environment;
 mod error;
 mod notices;
 mod socket;
+mod sql_session;
 mod startup;
 mod tls;
 mod verify;
@@ -39,7 +40,8 @@ use crate::placement::spawn_blocking;
 pub use environment::parse_conninfo;
 pub use error::{Cause, ConnectError, Failure, TriedServer};
 pub use notices::Notices;
-use startup::{ConnectRequest, UpstreamSession};
+pub use sql_session::{Row, SqlSession};
+use startup::{ConnectRequest, Purpose, UpstreamSession};
 use tls::Channel;
 pub use version::parse_server_version;
 
@@ -98,6 +100,31 @@ pub async fn connect(
     conninfo: &ConnInfo,
     options: ConnectOptions,
 ) -> Result<UpstreamConn, ConnectError> {
+    let connected = first_server(conninfo, &options, Purpose::Replication).await?;
+    connected.into_upstream().map_err(|error| {
+        let cause = Cause::Io(error);
+        ConnectError { failures: vec![Failure { target: None, cause }] }
+    })
+}
+
+/// Connects for SQL to the first server that is there and wanted; as conninfo's user.
+///
+/// # Errors
+/// Every server that was tried, and why it is not used.
+pub async fn connect_sql(
+    conninfo: &ConnInfo,
+    database: &str,
+    options: &ConnectOptions,
+) -> Result<SqlSession, ConnectError> {
+    let connected = first_server(conninfo, options, Purpose::Sql { database }).await?;
+    Ok(SqlSession::new(connected.stream, connected.session))
+}
+
+async fn first_server(
+    conninfo: &ConnInfo,
+    options: &ConnectOptions,
+    purpose: Purpose<'_>,
+) -> Result<Connected, ConnectError> {
     let mut hosts: Vec<&HostSpec> = conninfo.hosts.iter().collect();
     if conninfo.load_balance_hosts {
         shuffle(&mut hosts);
@@ -113,10 +140,11 @@ pub async fn connect(
     };
     for &target in passes {
         for host in &hosts {
-            let password = environment::password(conninfo, host);
+            let password = environment::password(conninfo, host, purpose.database());
             let timeout_s = conninfo.connect_timeout_s.map(|s| Duration::from_secs(s.into()));
             let request = ConnectRequest {
                 conninfo,
+                purpose,
                 application_name,
                 password: password.as_ref(),
                 target,
@@ -124,7 +152,7 @@ pub async fn connect(
                 notices: &options.notices,
             };
             match try_host(host, &request, &mut failures).await {
-                Outcome::Connected(conn) => return Ok(*conn),
+                Outcome::Connected(connected) => return Ok(*connected),
                 Outcome::NextHost => {}
                 Outcome::Stop => return Err(ConnectError { failures }),
             }
@@ -145,7 +173,7 @@ fn shuffle(hosts: &mut [&HostSpec]) {
 }
 
 enum Outcome {
-    Connected(Box<UpstreamConn>),
+    Connected(Box<Connected>),
     NextHost,
     /// The server is there and will not have us: another would only hide why.
     Stop,
@@ -181,7 +209,7 @@ async fn try_host(
             None => attempt.await,
         };
         let causes = match result {
-            Ok(conn) => return Outcome::Connected(Box::new(conn)),
+            Ok(connected) => return Outcome::Connected(Box::new(connected)),
             Err(causes) => causes,
         };
         let next = causes.last().map_or(Next::Stop, after);
@@ -281,7 +309,7 @@ async fn try_address(
     host: &HostSpec,
     place: &ServerAddress,
     request: &ConnectRequest<'_>,
-) -> Result<UpstreamConn, Vec<Cause>> {
+) -> Result<Connected, Vec<Cause>> {
     let address = match place {
         ServerAddress::Socket(path) => {
             return try_socket(host, path, request).await.map_err(|cause| vec![cause]);
@@ -315,11 +343,11 @@ async fn try_socket(
     host: &HostSpec,
     path: &str,
     request: &ConnectRequest<'_>,
-) -> Result<UpstreamConn, Cause> {
+) -> Result<Connected, Cause> {
     let requirepeer = request.conninfo.requirepeer.as_deref();
     let mut stream = socket::connect_unix(path, requirepeer).await?;
     let session = startup::start(&mut stream, &Channel::Plain, request).await?;
-    finish(Stream::Unix(stream), session, host)
+    Ok(Connected::new(Stream::Unix(stream), session, host))
 }
 
 async fn try_tcp(
@@ -328,11 +356,11 @@ async fn try_tcp(
     encryption: Encryption,
     request: &ConnectRequest<'_>,
     encrypted: &mut bool,
-) -> Result<UpstreamConn, Cause> {
+) -> Result<Connected, Cause> {
     let mut stream = socket::connect_tcp(address, &request.conninfo.keepalives).await?;
     if encryption == Encryption::Plain || !negotiate(&mut stream, request.conninfo).await? {
         let session = startup::start(&mut stream, &Channel::Plain, request).await?;
-        return finish(Stream::Tcp(stream), session, host);
+        return Ok(Connected::new(Stream::Tcp(stream), session, host));
     }
     *encrypted = true;
     let ssl = &request.conninfo.ssl;
@@ -343,7 +371,7 @@ async fn try_tcp(
             Cause::Io(error) => tls::handshake_error(error),
             other => other,
         })?;
-    finish(Stream::Tls(Box::new(stream)), session, host)
+    Ok(Connected::new(Stream::Tls(Box::new(stream)), session, host))
 }
 
 /// Asks for TLS; whether the server begins it now.
@@ -376,29 +404,33 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-fn finish(
+/// A session that is ready for its first command, and the server that it is with.
+struct Connected {
     stream: Stream,
     session: UpstreamSession,
-    host: &HostSpec,
-) -> Result<UpstreamConn, Cause> {
-    let UpstreamSession { parameters, unread } = session;
-    let version = parameters.get("server_version").cloned().unwrap_or_default();
-    let number = parse_server_version(&version).ok_or_else(|| {
-        Cause::Refused(format!("unrecognized server_version \"{version}\" from server"))
-    })?;
-    let encrypted = matches!(stream, Stream::Tls(_));
-    let host_shown = host.passfile_host().to_string();
-    let fd = into_fd(stream, &format!("\"{host_shown}\", port {}", host.port))?;
-    Ok(UpstreamConn {
-        fd,
-        unread,
-        server_version: version,
-        server_version_num: number,
-        parameters,
-        host: host_shown,
-        port: host.port,
-        encrypted,
-    })
+    host: String,
+    port: u16,
+}
+
+impl Connected {
+    fn new(stream: Stream, session: UpstreamSession, host: &HostSpec) -> Self {
+        Self { stream, session, host: host.passfile_host().to_owned(), port: host.port }
+    }
+
+    fn into_upstream(self) -> io::Result<UpstreamConn> {
+        let Self { stream, session, host, port } = self;
+        let encrypted = matches!(stream, Stream::Tls(_));
+        Ok(UpstreamConn {
+            fd: into_fd(stream, &format!("\"{host}\", port {port}"))?,
+            unread: session.unread,
+            server_version: session.server_version,
+            server_version_num: session.server_version_num,
+            parameters: session.parameters,
+            host,
+            port,
+            encrypted,
+        })
+    }
 }
 
 /// The descriptor, in blocking mode: on any other a ring's receive would return at once instead of

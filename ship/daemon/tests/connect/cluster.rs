@@ -40,7 +40,9 @@ hostssl replication tlsonly 127.0.0.1/32 trust\n\
 hostssl replication certuser 127.0.0.1/32 cert\n\
 host replication pwuser 127.0.0.1/32 password\n\
 host replication md5user 127.0.0.1/32 md5\n\
-host replication scramuser 127.0.0.1/32 scram-sha-256\n";
+host replication scramuser 127.0.0.1/32 scram-sha-256\n\
+host postgres scramuser 127.0.0.1/32 scram-sha-256\n\
+host postgres trustuser 127.0.0.1/32 trust\n";
 
 /// Certificates: an authority, a server's with alternative names, one made by the recipe in
 /// PostgreSQL's manual (version 1, common name), one that is its own authority, and a client's.

@@ -10,7 +10,9 @@ use std::process::Command;
 
 use cluster::{Cluster, bindir, free_port, itself, manual, plain, primary, standby, tls};
 use tokio::task::LocalSet;
-use walhub::net::connect::{ConnectError, ConnectOptions, UpstreamConn, connect};
+use walhub::net::connect::{
+    ConnectError, ConnectOptions, Failure, Row, UpstreamConn, connect, connect_sql,
+};
 use walhub_proto::conninfo::{ConnInfo, Environment};
 
 /// Nothing of the machine's own environment or home gets into a test.
@@ -115,6 +117,62 @@ fn every_password_method_is_answered() {
             assert_eq!(encrypted(&text), mode == "require", "{text}");
         }
     }
+}
+
+#[test]
+fn a_sql_session_answers_statement_after_statement() {
+    let query = |text: String, statements: Vec<(&'static str, Vec<&'static str>)>| {
+        run(async move {
+            let options = ConnectOptions::default();
+            let mut session = connect_sql(&parse(&text), "postgres", &options).await.unwrap();
+            let mut answers: Vec<Result<Vec<Row>, String>> = Vec::new();
+            for (statement, parameters) in statements {
+                let answer = session.query(statement, &parameters).await;
+                answers.push(answer.map_err(|cause| {
+                    ConnectError { failures: vec![Failure { target: None, cause }] }.to_string()
+                }));
+            }
+            answers
+        })
+    };
+    let role = "SELECT rolname, rolvaliduntil, rolreplication FROM pg_roles WHERE rolname = $1";
+    for mode in ["disable", "require"] {
+        let text = format!("user=scramuser password='scram secret' sslmode={mode}");
+        let answers = query(
+            at(primary(), &text),
+            vec![
+                (role, vec!["scramuser"]),
+                ("SELECT * FROM pg_authid", vec![]),
+                (role, vec!["nobody's"]),
+                ("", vec![]),
+                ("SELECT repeat('x', 1000000) FROM generate_series(1, 3)", vec![]),
+            ],
+        );
+        let row = answers[0].as_ref().unwrap()[0].clone();
+        assert_eq!(row[0], ("rolname".into(), Some("scramuser".into())));
+        assert_eq!(row[1], ("rolvaliduntil".into(), None));
+        assert_eq!(row[2].0, "rolreplication");
+        assert_eq!(answers[1], Err("ERROR:  permission denied for table pg_authid".into()));
+        assert_eq!((&answers[2], &answers[3]), (&Ok(vec![]), &Ok(vec![])));
+        assert_eq!(answers[4].as_ref().unwrap().len(), 3);
+    }
+    // More than anybody reads.
+    let long = "SELECT repeat('x', 1000000) FROM generate_series(1, 70)";
+    let text = at(primary(), "user=trustuser");
+    let error = query(text, vec![(long, vec![])]).pop().unwrap().unwrap_err();
+    assert!(error.starts_with("too much data from server"), "{error}");
+}
+
+#[test]
+fn a_password_file_has_a_line_for_sql_and_another_for_replication() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("pgpass");
+    let text = at(primary(), &format!("user=scramuser passfile={}", file.display()));
+    fs::write(&file, "*:*:replication:*:wrong\n*:*:postgres:*:scram secret\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let options = ConnectOptions::default();
+    run(async { connect_sql(&parse(&text), "postgres", &options).await.map(|_| ()) }).unwrap();
+    assert!(refused(&text).contains("password authentication failed"));
 }
 
 #[test]

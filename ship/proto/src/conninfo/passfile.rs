@@ -4,19 +4,25 @@
 
 use alloc::string::String;
 
-use super::{DEFAULT_SOCKET_DIRECTORY, REPLICATION_DATABASE};
+use super::DEFAULT_SOCKET_DIRECTORY;
 
-/// The password that the text of a password file has for a replication connection.
+/// The password that the text of a password file has for a connection; one for replication is to the database `replication`.
 ///
 /// `host` is the host name, or the address when there is no name.
 #[must_use]
-pub fn find_password(text: &str, host: &str, port: &str, user: &str) -> Option<String> {
+pub fn find_password(
+    text: &str,
+    host: &str,
+    port: &str,
+    database: &str,
+    user: &str,
+) -> Option<String> {
     let host = if matches!(host, "" | DEFAULT_SOCKET_DIRECTORY) { "localhost" } else { host };
     text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
         let line = line.trim_end_matches(['\r', '\n']);
         let rest = match_field(line, host)?;
         let rest = match_field(rest, port)?;
-        let rest = match_field(rest, REPLICATION_DATABASE)?;
+        let rest = match_field(rest, database)?;
         match_field(rest, user).map(unescape)
     })
 }

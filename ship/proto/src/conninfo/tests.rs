@@ -373,7 +373,7 @@ fn a_password_file_is_searched_field_by_field() {
         \\:\\:2:5432:replication:u:escaped6\n\
         localhost:*:*:u:a\\:b\\\\c:ignored\r\n\
         h:3:replication:u:\n";
-    let find = |host, port, user| find_password(text, host, port, user);
+    let find = |host, port, user| find_password(text, host, port, REPLICATION_DATABASE, user);
     assert_eq!(find("h", "1", "u"), None);
     assert_eq!(find("h", "2", "u").as_deref(), Some("port2"));
     assert_eq!(find("nowhere", "9", "any").as_deref(), Some("star"));

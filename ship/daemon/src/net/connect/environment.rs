@@ -68,7 +68,7 @@ pub(super) struct Password {
 /// The password for a host: the one given, else the password file's.
 ///
 /// PostgreSQL: `passwordFromFile`.
-pub(super) fn password(conninfo: &ConnInfo, host: &HostSpec) -> Option<Password> {
+pub(super) fn password(conninfo: &ConnInfo, host: &HostSpec, database: &str) -> Option<Password> {
     if let Some(text) = &conninfo.password {
         return Some(Password { text: text.clone(), file: None });
     }
@@ -88,7 +88,7 @@ pub(super) fn password(conninfo: &ConnInfo, host: &HostSpec) -> Option<Password>
     let text = fs::read(&file).ok()?;
     let text = String::from_utf8_lossy(&text);
     let (host, port) = (host.passfile_host(), host.port.to_string());
-    let text = find_password(&text, host, &port, &conninfo.user)?;
+    let text = find_password(&text, host, &port, database, &conninfo.user)?;
     Some(Password { text, file: Some(file) })
 }
 

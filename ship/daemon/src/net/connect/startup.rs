@@ -31,13 +31,33 @@ const REPORTS_HOT_STANDBY: u32 = 140_000;
 
 /// A session that is ready for its first command.
 pub(super) struct UpstreamSession {
+    pub(super) server_version: String,
+    pub(super) server_version_num: u32,
     pub(super) parameters: BTreeMap<String, String>,
     pub(super) unread: Vec<u8>,
+}
+
+/// What a session is for.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose<'a> {
+    Replication,
+    Sql { database: &'a str },
+}
+
+impl<'a> Purpose<'a> {
+    /// The database as the startup packet and password files have it.
+    pub(super) const fn database(self) -> &'a str {
+        match self {
+            Self::Replication => REPLICATION_DATABASE,
+            Self::Sql { database } => database,
+        }
+    }
 }
 
 /// Who asks, and for what.
 pub(super) struct ConnectRequest<'a> {
     pub(super) conninfo: &'a ConnInfo,
+    pub(super) purpose: Purpose<'a>,
     pub(super) application_name: &'a str,
     pub(super) password: Option<&'a Password>,
     /// Which session is wanted; weaker than conninfo's in the second pass of `prefer-standby`.
@@ -123,16 +143,21 @@ pub(super) async fn start<S: AsyncRead + AsyncWrite + Unpin>(
     connection.authenticated = true;
     let parameters = receive_parameters(&mut connection).await?;
     check_target(&mut connection, &parameters, request.target).await?;
-    Ok(UpstreamSession { parameters, unread: connection.received.to_vec() })
+    let server_version = parameters.get("server_version").cloned().unwrap_or_default();
+    let server_version_num = parse_server_version(&server_version).ok_or_else(|| {
+        Cause::Refused(format!("unrecognized server_version \"{server_version}\" from server"))
+    })?;
+    let unread = connection.received.to_vec();
+    Ok(UpstreamSession { server_version, server_version_num, parameters, unread })
 }
 
 fn startup_parameters<'a>(request: &'a ConnectRequest<'_>) -> Vec<(&'static str, &'a str)> {
     let conninfo = request.conninfo;
-    let mut parameters = vec![
-        ("user", conninfo.user.as_str()),
-        ("database", REPLICATION_DATABASE),
-        ("replication", "true"),
-    ];
+    let mut parameters =
+        vec![("user", conninfo.user.as_str()), ("database", request.purpose.database())];
+    if let Purpose::Replication = request.purpose {
+        parameters.push(("replication", "true"));
+    }
     parameters.extend(conninfo.options.as_deref().map(|options| ("options", options)));
     parameters.push(("application_name", request.application_name));
     let encoding = conninfo.client_encoding.as_deref();
@@ -295,6 +320,7 @@ mod tests {
         let notices = Notices::default();
         let request = ConnectRequest {
             conninfo: &conninfo,
+            purpose: Purpose::Replication,
             application_name: "walhub",
             password: password.as_ref(),
             target,
