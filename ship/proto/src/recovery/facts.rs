@@ -123,6 +123,21 @@ mod tests {
     }
 
     #[test]
+    fn as_many_holders_as_the_part_has_room_for_are_kept() {
+        let lock_holders: Arc<Vec<u32>> = Arc::new((1000..1000 + 256).collect());
+        let facts = DatabaseFacts { lock_holders, ..unseen((100..100 + 300).collect()) };
+        let words = facts.prepared.as_ref().unwrap().words().unwrap().len();
+        let room = 766 - 4 - words;
+        assert!((1..256).contains(&room), "{room}");
+        let mut block = Vec::new();
+        encode(&facts, &mut block);
+        assert_eq!((block.len(), LEN_MAX), (3064, 3064));
+        let kept = decode(&block, false).unwrap();
+        assert_eq!(kept.lock_holders.as_slice(), &facts.lock_holders[..room]);
+        assert_eq!(kept.prepared, facts.prepared);
+    }
+
+    #[test]
     fn numbers_that_lead_out_of_the_file_are_refused() {
         for (flags, count, holders) in [(1, 10_000, 0), (2, 0, 10_000), (1, 1, 0), (3, u32::MAX, 1)]
         {

@@ -408,6 +408,14 @@ mod tests {
     }
 
     #[test]
+    fn only_what_needs_quotes_is_shown_with_quotes() {
+        let shown = |value: &str| SyncRepConfig::parse(value).unwrap().unwrap().to_string();
+        assert_eq!(shown("s1, \u{fc}, *, 007"), "FIRST 1 (s1, \u{fc}, *, 007)");
+        let quoted = "ANY 2 (\"a b\", \"FIRST\", \"1a\", \"x\"\"y\", \"\")";
+        assert_eq!(shown(quoted), quoted);
+    }
+
+    #[test]
     fn errors_have_their_sqlstate_and_place_in_the_report() {
         let error = SyncRepConfig::parse("a b").unwrap_err();
         assert_eq!((error.sqlstate(), error.is_message()), (SqlState::SYNTAX_ERROR, false));
