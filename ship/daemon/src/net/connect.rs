@@ -14,6 +14,7 @@ mod certificate;
 mod environment;
 mod error;
 mod notices;
+pub mod roles;
 mod socket;
 mod sql_session;
 mod startup;

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use cluster::{Cluster, bindir, free_port, itself, manual, plain, primary, standby, tls};
 use tokio::task::LocalSet;
+use walhub::net::connect::roles::{AUTH_QUERY_DEFAULT, all_roles, find_role};
 use walhub::net::connect::{
     ConnectError, ConnectOptions, Failure, Row, UpstreamConn, connect, connect_sql,
 };
@@ -161,6 +162,70 @@ fn a_sql_session_answers_statement_after_statement() {
     let text = at(primary(), "user=trustuser");
     let error = query(text, vec![(long, vec![])]).pop().unwrap().unwrap_err();
     assert!(error.starts_with("too much data from server"), "{error}");
+}
+
+#[test]
+fn a_server_is_asked_for_its_roles() {
+    /// What a DBA makes for PgBouncer.
+    const LOOKUP: &str = "CREATE OR REPLACE FUNCTION user_lookup(i_username text, OUT uname text, OUT phash text) \
+         RETURNS record AS $$ BEGIN \
+         SELECT rolname, rolpassword FROM pg_catalog.pg_authid WHERE rolname = i_username INTO uname, phash; \
+         RETURN; END; $$ LANGUAGE plpgsql SECURITY DEFINER";
+    const BY_FUNCTION: &str = "SELECT uname, phash FROM user_lookup($1)";
+    let (dir, port) = (primary().directory.display(), primary().port);
+    let superuser = format!("host={dir} port={port} user=postgres");
+    let auth_user = at(primary(), "user=scramuser password='scram secret'");
+    let options = ConnectOptions::default();
+    run(async {
+        let mut session = connect_sql(&parse(&superuser), "postgres", &options).await.unwrap();
+        for statement in [
+            LOOKUP,
+            "CREATE ROLE \"stand\"\"by 1\" LOGIN REPLICATION CONNECTION LIMIT 3 PASSWORD 'x' \
+             VALID UNTIL '2030-01-02 03:04:05+00' IN ROLE pg_monitor",
+        ] {
+            session.query(statement, &[]).await.unwrap();
+        }
+        let name = "stand\"by 1";
+        let direct = find_role(&mut session, AUTH_QUERY_DEFAULT, name).await.unwrap().unwrap();
+        assert_eq!(direct.name, name);
+        assert!(direct.secret.as_ref().unwrap().starts_with("SCRAM-SHA-256$4096:"));
+        assert!(direct.flag("rolreplication") && direct.flag("rolcanlogin"));
+        assert!(!direct.flag("rolsuper") && !direct.flag("no such column"));
+        assert_eq!(direct.attribute("rolconnlimit"), Some("3"));
+        let mut groups = direct.member_of.clone();
+        groups.sort();
+        let monitor =
+            ["pg_monitor", "pg_read_all_settings", "pg_read_all_stats", "pg_stat_scan_tables"];
+        assert_eq!(groups, monitor);
+        let all = all_roles(&mut session).await.unwrap();
+        let one = all.iter().find(|role| role.name == name).unwrap();
+        assert_eq!((&one.secret, &one.attributes), (&direct.secret, &direct.attributes));
+        assert_eq!(one.member_of, ["pg_monitor"]);
+        assert!(all.iter().any(|role| role.name == "postgres" && role.secret.is_none()));
+        assert!(!all.iter().any(|role| role.name.starts_with("pg_")));
+
+        let mut session = connect_sql(&parse(&auth_user), "postgres", &options).await.unwrap();
+        let by_function = find_role(&mut session, BY_FUNCTION, name).await.unwrap();
+        assert!(by_function.as_ref() == Some(&direct));
+        for nobody in ["", "nobody", "stand\"by 1' OR true --"] {
+            assert!(find_role(&mut session, BY_FUNCTION, nobody).await.unwrap().is_none());
+        }
+        for (statement, refusal) in [
+            (AUTH_QUERY_DEFAULT, "ERROR:  permission denied for table pg_authid"),
+            ("SELECT $1::text", "auth_query has to give two columns, a user name and a secret"),
+            ("SELECT 'x' || $1, 'y'", "auth_query has found another user"),
+            (
+                "SELECT $1, 'y' FROM generate_series(1, 2)",
+                "auth_query has found more than one user",
+            ),
+        ] {
+            let refused = find_role(&mut session, statement, name).await;
+            let cause = refused.err().expect(statement);
+            let error = Failure { target: None, cause }.to_string();
+            assert_eq!(error, refusal, "{statement}");
+        }
+        assert!(find_role(&mut session, BY_FUNCTION, name).await.unwrap() == Some(direct));
+    });
 }
 
 #[test]
