@@ -333,3 +333,71 @@ impl SyncStandbys {
 fn priority(config: Option<&SyncRepConfig>, application_name: &str) -> u32 {
     config.map_or(0, |config| config.priority(application_name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(names: &str) -> Option<SyncRepConfig> {
+        SyncRepConfig::parse(names).unwrap()
+    }
+
+    fn streaming(standbys: &mut SyncStandbys, index: usize, name: &str, lsn: u64) {
+        standbys.handle_connected(index, name);
+        standbys.handle_state(index, WalSenderState::Streaming);
+        standbys.handle_reply(index, ModeLsns::of_wire(Lsn(lsn), Lsn(lsn), Lsn(lsn)));
+    }
+
+    #[test]
+    fn a_slot_holds_a_standby_from_its_coming_to_its_going() {
+        let mut standbys = SyncStandbys::new(None);
+        standbys.handle_connected(2, "a");
+        assert_eq!([0, 1, 2, 3].map(|index| standbys.contains(index)), [false, false, true, false]);
+        standbys.handle_disconnected(2);
+        assert!(!standbys.contains(2));
+    }
+
+    #[test]
+    fn who_took_over_twice_before_anybody_asked_is_told_once_and_last() {
+        let mut standbys = SyncStandbys::new(config("2 (a, b)"));
+        streaming(&mut standbys, 0, "a", 1);
+        streaming(&mut standbys, 1, "b", 1);
+        standbys.synced();
+        standbys.handle_state(0, WalSenderState::Catchup);
+        standbys.synced();
+        standbys.handle_state(0, WalSenderState::Streaming);
+        let told = core::iter::from_fn(|| standbys.poll_takeover());
+        assert_eq!(told.map(|it| it.index).collect::<std::vec::Vec<_>>(), [1, 0]);
+    }
+
+    /// Two standbys that count, and what is wrong with one of them.
+    fn checked(damage: impl FnOnce(&mut SyncStandbys)) {
+        let mut standbys = SyncStandbys::new(config("2 (a, b)"));
+        streaming(&mut standbys, 0, "a", 1);
+        streaming(&mut standbys, 1, "b", 2);
+        standbys.synced();
+        standbys.check();
+        damage(&mut standbys);
+        standbys.check();
+    }
+
+    #[test]
+    #[should_panic(expected = "left == right")]
+    fn a_standby_that_counts_and_is_not_marked_is_found() {
+        checked(|standbys| standbys.standby_mut(0).is_sync = false);
+    }
+
+    #[test]
+    #[should_panic(expected = "left == right")]
+    fn positions_that_nobody_told_are_found() {
+        checked(|standbys| standbys.synced = Synced::TooFew);
+    }
+
+    #[test]
+    fn what_is_stale_is_not_asserted() {
+        checked(|standbys| {
+            standbys.handle_state(0, WalSenderState::Catchup);
+            standbys.synced = Synced::TooFew;
+        });
+    }
+}
