@@ -1,6 +1,6 @@
 //! Who there is: roles, what they may do, and whose member they are.
 //!
-//! [`Roles`] is a value: a change makes another one of it (`change`), and both can be asked the same questions. Roles that
+//! [`Roles`] is a value: a statement (`change`) and what is learnt of others (`learnt`) make another one of it, and both can be asked the same questions. Roles that
 //! PostgreSQL has from its start are `predefined`; `file` is how all of it is kept.
 //!
 //! Not here: where they are kept, how statements are parsed, and what a secret means (`password`).
@@ -10,6 +10,7 @@
 pub mod change;
 pub mod error;
 pub mod file;
+pub mod learnt;
 pub mod predefined;
 pub mod statement;
 
@@ -20,6 +21,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
+use self::learnt::Keeper;
 use crate::time::Timestamp;
 
 /// The superuser that is there from the beginning. PostgreSQL: `BOOTSTRAP_SUPERUSERID`.
@@ -50,6 +52,8 @@ pub struct Role {
     pub password: Option<String>,
     /// When the password ends.
     pub valid_until: Option<Timestamp>,
+    /// Who keeps it: other keepers' roles are not changed here.
+    pub keeper: Keeper,
 }
 
 impl Role {
@@ -69,6 +73,7 @@ impl Role {
             connection_limit: -1,
             password: None,
             valid_until: None,
+            keeper: Keeper::Here,
         }
     }
 
@@ -241,6 +246,23 @@ impl Roles {
             (Some(user), Some(role)) => self.is_member_of_nosuper(user.oid, role.oid),
             _ => false,
         }
+    }
+
+    /// An OID that no role has. PostgreSQL: `GetNewOidWithIndex`.
+    fn new_oid(&mut self) -> u32 {
+        loop {
+            let oid = self.next_oid.max(FIRST_NORMAL_OID);
+            self.next_oid = oid.checked_add(1).unwrap_or(FIRST_NORMAL_OID);
+            if self.by_oid(oid).is_none() {
+                return oid;
+            }
+        }
+    }
+
+    /// Takes a role away, and its memberships.
+    fn remove(&mut self, oid: u32) {
+        self.by_oid.remove(&oid);
+        self.memberships.retain(|it| it.role != oid && it.member != oid);
     }
 
     /// What a role is a member of, itself first. PostgreSQL: `roles_is_member_of`.

@@ -11,11 +11,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::error::RoleError;
+use super::learnt::Keeper;
 use super::predefined::{PG_DATABASE_OWNER, is_predefined, is_reserved};
 use super::statement::{RoleOptions, RoleSpec, RoleStatement, Spelling};
-use super::{
-    BOOTSTRAP_SUPERUSER, FIRST_NORMAL_OID, MEMBERSHIPS_MAX, Membership, ROLES_MAX, Role, Roles,
-};
+use super::{BOOTSTRAP_SUPERUSER, MEMBERSHIPS_MAX, Membership, ROLES_MAX, Role, Roles};
 use crate::sqlstate::SqlState;
 use crate::time::Timestamp;
 use crate::wire::backend::{Report, Severity};
@@ -175,13 +174,16 @@ impl Change {
         if is_reserved(name) {
             return Err(RoleError::Reserved(String::from(name)));
         }
-        if self.roles.role_exists(name) {
-            return Err(RoleError::Duplicate(String::from(name)));
+        match self.roles.get(name).map(|known| (known.oid, known.keeper)) {
+            Some((_, Keeper::Here)) => return Err(RoleError::Duplicate(String::from(name))),
+            // What was learnt of it makes room.
+            Some((oid, Keeper::Upstream | Keeper::AuthFile)) => self.roles.remove(oid),
+            None => {}
         }
         if self.roles.by_oid.len() >= ROLES_MAX {
             return Err(RoleError::TooMany { what: "roles", max: ROLES_MAX });
         }
-        let oid = self.new_oid();
+        let oid = self.roles.new_oid();
         let mut role = Role::new(oid, String::from(name));
         assign(&mut role, options, settled);
         self.put(role);
@@ -192,17 +194,6 @@ impl Change {
         self.add_members(oid, &admins, self.by.current, true)?;
         let members = self.all(&options.members)?;
         self.add_members(oid, &members, self.by.current, false)
-    }
-
-    /// An OID that no role has. PostgreSQL: `GetNewOidWithIndex`.
-    fn new_oid(&mut self) -> u32 {
-        loop {
-            let oid = self.roles.next_oid.max(FIRST_NORMAL_OID);
-            self.roles.next_oid = oid.checked_add(1).unwrap_or(FIRST_NORMAL_OID);
-            if self.roles.by_oid(oid).is_none() {
-                return oid;
-            }
-        }
     }
 
     /// PostgreSQL: `AlterRole`.
@@ -229,6 +220,7 @@ impl Change {
         if role.oid == BOOTSTRAP_SUPERUSER && options.superuser == Some(false) {
             return Err(RoleError::Bootstrap);
         }
+        refuse_kept_elsewhere(&role)?;
         let mut role = Role::clone(&role);
         assign(&mut role, options, settled);
         self.put(role);
@@ -255,6 +247,7 @@ impl Change {
         } else {
             self.require(self.may_create_roles(), "permission denied to rename role")?;
         }
+        refuse_kept_elsewhere(&role)?;
         let mut role = Role::clone(&role);
         role.name = String::from(to);
         // The name is in what was hashed.
@@ -294,8 +287,7 @@ impl Change {
                 return Err(RoleError::Required(name.clone()));
             }
             let oid = role.oid;
-            self.roles.by_oid.remove(&oid);
-            self.roles.memberships.retain(|it| it.role != oid && it.member != oid);
+            self.roles.remove(oid);
         }
         Ok(())
     }
@@ -332,6 +324,9 @@ impl Change {
         for member in members.iter().copied() {
             if member == PG_DATABASE_OWNER {
                 return Err(RoleError::NotAMember(self.name(member)));
+            }
+            if let Some(member) = self.roles.by_oid(member) {
+                refuse_kept_elsewhere(member)?;
             }
             if self.roles.is_member_of_nosuper(role, member) {
                 let (role, member) = (self.name(role), self.name(member));
@@ -378,6 +373,9 @@ impl Change {
                 self.notices.push(Report::new(Severity::Warning, SqlState::WARNING, message));
                 continue;
             };
+            if let Some(member) = self.roles.by_oid(member) {
+                refuse_kept_elsewhere(member)?;
+            }
             if admin_option_only {
                 if let Some(known) = self.roles.memberships.get_mut(at) {
                     known.admin_option = false;
@@ -395,6 +393,14 @@ fn refuse_reserved(spec: &RoleSpec) -> Result<()> {
     match spec {
         RoleSpec::Name(name) if is_reserved(name) => Err(RoleError::AlterReserved(name.clone())),
         _ => Ok(()),
+    }
+}
+
+/// A role of another keeper is as it is there.
+fn refuse_kept_elsewhere(role: &Role) -> Result<()> {
+    match role.keeper {
+        Keeper::Here => Ok(()),
+        keeper => Err(RoleError::KeptElsewhere { role: role.name.clone(), keeper }),
     }
 }
 

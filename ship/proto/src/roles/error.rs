@@ -5,6 +5,7 @@
 use alloc::string::String;
 use core::fmt;
 
+use super::learnt::Keeper;
 use crate::sqlstate::SqlState;
 use crate::wire::backend::Report;
 
@@ -46,6 +47,13 @@ pub enum RoleError {
     Bootstrap,
     /// Not a number of connections.
     ConnectionLimit(i32),
+    /// Somebody else keeps it.
+    KeptElsewhere {
+        /// Its name.
+        role: String,
+        /// Who does.
+        keeper: Keeper,
+    },
     /// There are as many as there can be.
     TooMany {
         /// What there are too many of.
@@ -68,6 +76,7 @@ impl RoleError {
             // PostgreSQL says no more than that it is an error.
             Self::NoMembers(_) | Self::NotAMember(_) => SqlState::INTERNAL_ERROR,
             Self::Required(_) => SqlState::DEPENDENT_OBJECTS_STILL_EXIST,
+            Self::KeptElsewhere { .. } => SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::InUse(_) => SqlState::OBJECT_IN_USE,
             Self::NotRenamed(_) | Self::Bootstrap => SqlState::FEATURE_NOT_SUPPORTED,
             Self::SpecialDropped | Self::ConnectionLimit(_) => SqlState::INVALID_PARAMETER_VALUE,
@@ -84,6 +93,9 @@ impl RoleError {
             Self::AlterReserved(_) => report.detail("Cannot alter reserved roles."),
             Self::Bootstrap => {
                 report.detail("The bootstrap user must have the SUPERUSER attribute.")
+            }
+            Self::KeptElsewhere { .. } => {
+                report.hint("Change it there, or make it a role of this server with CREATE ROLE.")
             }
             _ => report,
         }
@@ -109,6 +121,14 @@ impl fmt::Display for RoleError {
             Self::NotAMember(role) => write!(f, "role \"{role}\" cannot be a member of any role"),
             Self::Required(role) => {
                 write!(f, "cannot drop role {role} because it is required by the database system")
+            }
+            Self::KeptElsewhere { role, keeper } => {
+                let keeper = match keeper {
+                    Keeper::Here => "this server",
+                    Keeper::Upstream => "the upstream server",
+                    Keeper::AuthFile => "the file of auth_file",
+                };
+                write!(f, "role \"{role}\" is kept by {keeper}")
             }
             Self::SpecialDropped => f.write_str("cannot use special role specifier in DROP ROLE"),
             Self::Bootstrap => f.write_str("permission denied to alter role"),

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The checksum is of everything after the first line. Predefined roles are not written; their memberships are.
-//! `valid_until` is in microseconds since 2000-01-01 UTC.
+//! `valid_until` is in microseconds since 2000-01-01 UTC; `keeper` is there when somebody else keeps the role.
 
 use alloc::format;
 use alloc::string::{String, ToString as _};
@@ -17,6 +17,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 
+use super::learnt::Keeper;
 use super::predefined::{self, is_predefined, is_reserved};
 use super::{BOOTSTRAP_SUPERUSER, MEMBERSHIPS_MAX, Membership, ROLES_MAX, Role, Roles};
 use crate::time::Timestamp;
@@ -117,6 +118,11 @@ fn put_role(body: &mut String, role: &Role) {
     }
     if let Some(until) = role.valid_until {
         let _ = write!(body, " valid_until={}", until.0);
+    }
+    match role.keeper {
+        Keeper::Here => {}
+        Keeper::Upstream => body.push_str(" keeper=upstream"),
+        Keeper::AuthFile => body.push_str(" keeper=auth_file"),
     }
     body.push('\n');
 }
@@ -220,6 +226,13 @@ fn take_role(words: &[Word]) -> Option<Role> {
             ("name", Some(value)) => role.name.clone_from(value),
             ("connection_limit", Some(value)) => role.connection_limit = value.parse().ok()?,
             ("password", Some(value)) => role.password = Some(value.to_string()),
+            ("keeper", Some(value)) => {
+                role.keeper = match &**value {
+                    "upstream" => Keeper::Upstream,
+                    "auth_file" => Keeper::AuthFile,
+                    _ => return None,
+                }
+            }
             ("valid_until", Some(value)) => role.valid_until = Some(Timestamp(value.parse().ok()?)),
             (word, None) => {
                 let (_, flag) = FLAGS.iter().find(|(flag, _)| *flag == word)?;

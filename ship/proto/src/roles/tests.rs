@@ -385,3 +385,30 @@ fn a_file_that_contradicts_itself_is_refused() {
     let other = "walhub roles 2 crc32c=00000000\n";
     assert_eq!(decode_roles(other, crc), Err(RolesFileError::Version { got: 2 }));
 }
+
+#[test]
+fn a_role_that_somebody_else_keeps_is_changed_there() {
+    use super::Role;
+    use super::learnt::Keeper;
+    let mut case = Case::new();
+    let there = Role::new(0, "s1".to_string());
+    let groups = ["pg_monitor".to_string()];
+    case.0 = case.0.learn(&there, &groups, Keeper::Upstream).unwrap();
+    let nologin = RoleOptions { login: Some(false), ..options() };
+    for statement in [
+        alter("s1", nologin),
+        grant("pg_monitor", "s1"),
+        revoke("pg_monitor", "s1"),
+        RoleStatement::Rename { name: "s1".to_string(), to: "s2".to_string() },
+    ] {
+        let error = case.0.change(&statement, ROOT, &Settled::default()).unwrap_err();
+        let report = error.report();
+        assert_eq!(report.message, "role \"s1\" is kept by the upstream server", "{statement:?}");
+        assert_eq!(report.sqlstate.0, "55000");
+    }
+    // A role of this server takes its place.
+    let (roles, _) = case.0.change(&create("s1", options()), ROOT, &Settled::default()).unwrap();
+    assert_eq!(roles.get("s1").unwrap().keeper, Keeper::Here);
+    let (roles, _) = case.0.change(&drop("s1"), ROOT, &Settled::default()).unwrap();
+    assert!(!roles.role_exists("s1"));
+}

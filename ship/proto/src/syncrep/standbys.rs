@@ -367,7 +367,7 @@ mod tests {
         standbys.synced();
         standbys.handle_state(0, WalSenderState::Streaming);
         let told = core::iter::from_fn(|| standbys.poll_takeover());
-        assert_eq!(told.map(|it| it.index).collect::<std::vec::Vec<_>>(), [1, 0]);
+        assert_eq!(told.map(|it| it.index).collect::<Vec<_>>(), [1, 0]);
     }
 
     /// Two standbys that count, and what is wrong with one of them.

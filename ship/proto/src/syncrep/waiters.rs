@@ -332,3 +332,43 @@ impl<T> CommitWaiters<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(len: u64) -> Queue<u64> {
+        let mut queue = Queue::new();
+        (0..len).for_each(|key| queue.insert((Lsn(key), key), key));
+        queue.check();
+        queue
+    }
+
+    #[test]
+    fn cancelled_waiters_go_when_they_are_more_than_half() {
+        let mut queue = queue(10);
+        for key in (5..10).rev() {
+            assert_eq!(queue.cancel((Lsn(key), key)), Some(key));
+        }
+        assert_eq!((queue.waiters.len(), queue.cancelled, queue.len()), (10, 5, 5));
+        queue.cancel((Lsn(4), 4));
+        assert_eq!((queue.waiters.len(), queue.cancelled, queue.len()), (4, 0, 4));
+        queue.check();
+    }
+
+    #[test]
+    #[should_panic(expected = "is_sorted_by")]
+    fn waiters_that_are_out_of_order_are_found() {
+        let mut queue = queue(3);
+        queue.waiters.swap(0, 2);
+        queue.check();
+    }
+
+    #[test]
+    #[should_panic(expected = "left == right")]
+    fn cancelled_waiters_that_were_not_counted_are_found() {
+        let mut queue = queue(3);
+        queue.waiters[1].id = None;
+        queue.check();
+    }
+}
