@@ -38,7 +38,7 @@ use crate::net::listen::Listener;
 use crate::net::session::Services;
 use crate::settings::Settings;
 use crate::signals::{ServerRequest, ShutdownMode, Signals};
-use first_files::write_first_files;
+use first_files::{write_first_files, write_ident_file};
 use notify::Notify;
 pub use reloader::Reloader;
 pub(crate) use serve::serve;
@@ -212,11 +212,15 @@ impl Ready {
 /// Reads who may come in. A data directory without files that say so gets those of a new one, which is how one of an
 /// earlier walhub was used.
 fn load_access(data_dir: &DataDir, settings: &Settings) -> anyhow::Result<Arc<Access>> {
-    let parent = Path::new(&settings.hba_file).parent();
-    let parent = parent.and_then(|parent| std::fs::canonicalize(parent).ok());
-    if parent.is_some_and(|parent| parent == data_dir.path()) {
+    let is_own = |file: &str| {
+        let directory = Path::new(file).parent().and_then(|it| std::fs::canonicalize(it).ok());
+        directory.is_some_and(|directory| directory == data_dir.path())
+    };
+    if is_own(&settings.hba_file) {
         write_first_files(data_dir, Method::Trust, Method::Trust)
             .map_err(|report| Insufficient(*report))?;
+    } else if is_own(&settings.ident_file) {
+        write_ident_file(data_dir).map_err(|report| Insufficient(*report))?;
     }
     Ok(Access::load(settings).map_err(|error| Insufficient(error.report()))?)
 }

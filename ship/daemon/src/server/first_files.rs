@@ -8,6 +8,17 @@ use walhub_proto::wire::backend::Report;
 use crate::datadir::DataDir;
 use crate::settings::source::{HBA_FILE, IDENT_FILE};
 
+/// Writes pg_ident.conf where there is none.
+///
+/// # Errors
+/// When the operating system refuses.
+pub(crate) fn write_ident_file(data_dir: &DataDir) -> Result<(), Box<Report>> {
+    if data_dir.path().join(IDENT_FILE).exists() {
+        return Ok(());
+    }
+    data_dir.write_file(IDENT_FILE, &initial_ident_file())
+}
+
 /// Writes both files where there is neither, and warns when they trust somebody.
 ///
 /// Where there is one of them the other was removed by somebody: what is missing is missed when it is read.
@@ -24,7 +35,7 @@ pub(crate) fn write_first_files(
     }
     // The one that a start needs comes first, in case of a crash between the two.
     data_dir.write_file(HBA_FILE, &initial_file(local_method, host_method))?;
-    data_dir.write_file(IDENT_FILE, &initial_ident_file())?;
+    write_ident_file(data_dir)?;
     if local_method == Method::Trust || host_method == Method::Trust {
         tracing::warn!(
             hint = "You can change this by editing pg_hba.conf or using the option -A, the next time \
