@@ -5,6 +5,7 @@
 //! PostgreSQL: `PostmasterMain` (src/backend/postmaster/postmaster.c).
 
 mod cores;
+mod first_files;
 mod notify;
 mod reloader;
 mod serve;
@@ -15,6 +16,7 @@ mod verifier;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,17 +25,20 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use walhub_engine::files::OsFs;
+use walhub_proto::hba::Method;
 use walhub_proto::lsn::{Lsn, SystemIdentifier};
 use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegmentSize;
 
 use crate::datadir::{DataDir, Status};
-use crate::limits::{self, Connections};
+use crate::limits::{self, Connections, Insufficient};
+use crate::net::access::Access;
 use crate::net::connect::{ConnectOptions, Notices, connect, parse_conninfo};
 use crate::net::listen::Listener;
 use crate::net::session::Services;
 use crate::settings::Settings;
 use crate::signals::{ServerRequest, ShutdownMode, Signals};
+use first_files::{write_first_files, write_ident_file};
 use notify::Notify;
 pub use reloader::Reloader;
 pub(crate) use serve::serve;
@@ -144,6 +149,7 @@ impl Ready {
             parse_conninfo(&settings.hub.primary_conninfo)
                 .map_err(|error| anyhow::anyhow!("invalid connection string syntax: {error}"))?;
         }
+        let access = load_access(&data_dir, &settings)?;
         let connections = limits::check_at_start(&settings)?;
         walhub_engine::uring::io_uring_check()?;
         // One that was left is not meant for this life. PostgreSQL: RemovePromoteSignalFiles.
@@ -170,6 +176,7 @@ impl Ready {
             reloader,
             is_primary,
             connections,
+            access,
             title: None,
             notify: Notify::default(),
             attempt: None,
@@ -200,6 +207,22 @@ impl Ready {
             server.serve(listener, from_hub, &data_dir, Requests::of(owner)?).await
         })
     }
+}
+
+/// Reads who may come in. A data directory without files that say so gets those of a new one, which is how one of an
+/// earlier walhub was used.
+fn load_access(data_dir: &DataDir, settings: &Settings) -> anyhow::Result<Arc<Access>> {
+    let is_own = |file: &str| {
+        let directory = Path::new(file).parent().and_then(|it| std::fs::canonicalize(it).ok());
+        directory.is_some_and(|directory| directory == data_dir.path())
+    };
+    if is_own(&settings.hba_file) {
+        write_first_files(data_dir, Method::Trust, Method::Trust)
+            .map_err(|report| Insufficient(*report))?;
+    } else if is_own(&settings.ident_file) {
+        write_ident_file(data_dir).map_err(|report| Insufficient(*report))?;
+    }
+    Ok(Access::load(settings).map_err(|error| Insufficient(error.report()))?)
 }
 
 /// Reads what is there. Without an upstream, a new data directory becomes a primary's.
@@ -247,7 +270,10 @@ pub fn init(
             data_dir.path().display()
         );
     }
-    create_primary(data_dir, segment_size, version)
+    create_primary(data_dir, segment_size, version)?;
+    write_first_files(data_dir, Method::Trust, Method::Trust)
+        .map_err(|report| Insufficient(*report))?;
+    Ok(())
 }
 
 fn create_primary(
@@ -291,6 +317,7 @@ struct Server {
     reloader: Reloader,
     is_primary: bool,
     connections: Connections,
+    access: Arc<Access>,
     title: Option<Title>,
     notify: Notify,
     /// The attempt to reach the upstream that was begun last.
@@ -313,6 +340,7 @@ impl Server {
             self.settings_receiver.clone(),
             terminated,
             self.connections,
+            Arc::clone(&self.access),
             serve,
         );
         let listening = tokio::task::spawn_local(listener.run(Arc::clone(&services)));
@@ -433,6 +461,7 @@ impl Server {
             let settings = Arc::new(settings.clone());
             self.settings.send_replace(Arc::clone(&settings));
         }
+        self.access.reload(&self.settings.borrow());
         self.notices.forget();
         // Unchanged settings too: a reload is how the operator has the upstream tried again.
         self.front.reload(Arc::new(self.settings.borrow().hub.clone()));

@@ -29,6 +29,7 @@ const INT_MAX: i64 = 2_147_483_647;
 const BACKENDS_MAX: i64 = 0x3_FFFF;
 
 const AUTHENTICATION: &str = "Connections and Authentication / Authentication";
+const FILES: &str = "File Locations";
 const CONNECTION: &str = "Connections and Authentication / Connection Settings";
 const TCP: &str = "Connections and Authentication / TCP Settings";
 const SENDING: &str = "Replication / Sending Servers";
@@ -65,6 +66,10 @@ settings! {
     tcp_user_timeout: Option<Duration> = optional::<Milliseconds>(None, 0..=INT_MAX), Sighup, TCP;
     /// Sets the maximum allowed time to complete client authentication.
     authentication_timeout: Duration = int::<Seconds>(60, 1..=600), Sighup, AUTHENTICATION;
+    /// Sets the server's "hba" configuration file; empty is pg_hba.conf in the data directory.
+    hba_file: String = text("", check::anything), Postmaster, FILES;
+    /// Sets the server's "ident" configuration file; empty is pg_ident.conf in the data directory.
+    ident_file: String = text("", check::anything), Postmaster, FILES;
     /// Sets the number of data-plane cores; auto lets walhub choose (walhub only).
     cores: Option<u16> = auto_or::<u16>(0..=256), Postmaster, RESOURCES;
     /// Sets whether writing WAL has a thread of its own or shares that of the SQL sessions, which

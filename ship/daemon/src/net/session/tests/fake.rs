@@ -203,12 +203,21 @@ impl Harness {
     pub(super) fn with_settings(hub: FakeHub, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::default();
         change(&mut settings);
+        Self::with(hub, settings, Access::trusting())
+    }
+
+    pub(super) fn with_access(hub: FakeHub, access: Arc<Access>) -> Self {
+        Self::with(hub, Settings::default(), access)
+    }
+
+    fn with(hub: FakeHub, settings: Settings, access: Arc<Access>) -> Self {
         let hub = Arc::new(hub);
         let (settings, settings_read) = watch::channel(Arc::new(settings));
         let (terminate, terminate_read) = watch::channel(false);
         let shared: Arc<dyn Hub<OwnedFd>> = Arc::<FakeHub>::clone(&hub);
         let connections = Connections::of(&settings_read.borrow(), None).unwrap();
-        let services = Services::new(shared, settings_read, terminate_read, connections, serve);
+        let services =
+            Services::new(shared, settings_read, terminate_read, connections, access, serve);
         Self { hub, services, terminate, _settings: settings }
     }
 
