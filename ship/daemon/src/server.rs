@@ -26,12 +26,14 @@ use walhub_engine::files::OsFs;
 use walhub_proto::lsn::{Lsn, SystemIdentifier};
 use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegmentSize;
+use walhub_proto::wire::backend::Report;
 
 use crate::datadir::{DataDir, Status};
 use crate::limits::{self, Connections};
 use crate::net::connect::{ConnectOptions, Notices, connect, parse_conninfo};
 use crate::net::listen::Listener;
 use crate::net::session::Services;
+use crate::roles::RoleStore;
 use crate::settings::Settings;
 use crate::signals::{ServerRequest, ShutdownMode, Signals};
 use notify::Notify;
@@ -60,6 +62,18 @@ pub struct ServeConfig {
     /// Damaged WAL after this position is given up.
     pub accept_loss_after: Option<Lsn>,
 }
+
+/// Why the data directory cannot be served.
+#[derive(Debug)]
+pub(crate) struct Unusable(pub(crate) Box<Report>);
+
+impl std::fmt::Display for Unusable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Unusable {}
 
 /// How often the process title is brought up to date.
 const TITLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -146,6 +160,7 @@ impl Ready {
         }
         let connections = limits::check_at_start(&settings)?;
         walhub_engine::uring::io_uring_check()?;
+        let roles = RoleStore::open(data_dir.path()).map_err(Unusable)?;
         // One that was left is not meant for this life. PostgreSQL: RemovePromoteSignalFiles.
         let _stale = data_dir.take_promote_file();
         let recovered = recover_or_create(&data_dir, &settings, accept_loss_after)?;
@@ -170,6 +185,7 @@ impl Ready {
             reloader,
             is_primary,
             connections,
+            roles,
             title: None,
             notify: Notify::default(),
             attempt: None,
@@ -291,6 +307,7 @@ struct Server {
     reloader: Reloader,
     is_primary: bool,
     connections: Connections,
+    roles: Arc<RoleStore>,
     title: Option<Title>,
     notify: Notify,
     /// The attempt to reach the upstream that was begun last.
@@ -311,6 +328,7 @@ impl Server {
         let services = Services::new(
             self.front.clone(),
             self.settings_receiver.clone(),
+            Arc::clone(&self.roles),
             terminated,
             self.connections,
             serve,

@@ -71,6 +71,8 @@ impl Server {
             startup_options: BTreeMap::new(),
             hub,
             settings: watch::channel(Arc::new(Limited)).1,
+            roles: RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("monitor")),
+            authenticated: BOOTSTRAP_SUPERUSER,
         };
         let (near, far) = tokio::io::duplex(pipe_len);
         tokio::task::spawn_local(serve(far, Vec::new(), params));
