@@ -107,6 +107,8 @@ pub(super) static FUNCTIONS: &[HostFunction] = &[
     function("session_user", &[], Name, |ctx, _, _| {
         ctx.user_name(ctx.parameters.users().session()).map(T)
     }),
+    // What the client has proved to be, of PostgreSQL 16; nothing where it was not asked.
+    function("system_user", &[], Text, |_, _, _| Ok(Value::Null)),
     function("pg_backend_pid", &[], Int4, |ctx, _, _| Ok(pid(ctx.client.pid))),
     function("inet_client_addr", &[], Inet, |ctx, _, _| {
         let address = ctx.client.address.map(|address| address.ip().to_canonical().to_string());
