@@ -29,10 +29,10 @@ fn transcript(conninfo: &str, script: &str) -> String {
     psql.args(["-X", "-e", "-v", "VERBOSITY=verbose", "-d", conninfo]).arg("-f").arg(script);
     let output = psql.output().expect("psql");
     let both = [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
-    both.concat().lines().filter(|line| !line.starts_with("LOCATION:")).fold(
-        String::new(),
-        |text, line| text + line + "\n",
-    )
+    both.concat()
+        .lines()
+        .filter(|line| !line.starts_with("LOCATION:"))
+        .fold(String::new(), |text, line| text + line + "\n")
 }
 
 /// Compares the first line that differs, which says most.
@@ -211,24 +211,23 @@ fn role_statements_answer_as_postgresql_does() {
     let scratch = Scratch::new();
     let primary = Postgres::primary("primary").start(&scratch);
     let hub = own(&scratch, |hub| hub);
-    let watched = |server: &dyn Fn(&str) -> String| server("postgres") + " application_name=watched";
-    let sessions = [
-        watched(&|user| as_user(&primary, user)),
-        watched(&|user| as_user(&hub, user)),
-    ]
-    .map(|conninfo| {
-        let mut psql = command(program("psql"));
-        psql.args(["-X", "-d", &conninfo]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut session = psql.spawn().expect("psql");
-        // Both are connected once they have answered.
-        let mut input = session.stdin.take().expect("a pipe");
-        input.write_all(b"select 1;\n").expect("a session");
-        (session, input)
-    });
+    let watched =
+        |server: &dyn Fn(&str) -> String| server("postgres") + " application_name=watched";
+    let sessions = [watched(&|user| as_user(&primary, user)), watched(&|user| as_user(&hub, user))]
+        .map(|conninfo| {
+            let mut psql = command(program("psql"));
+            psql.args(["-X", "-d", &conninfo]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut session = psql.spawn().expect("psql");
+            // Both are connected once they have answered.
+            let mut input = session.stdin.take().expect("a pipe");
+            input.write_all(b"select 1;\n").expect("a session");
+            (session, input)
+        });
     let is_there = "select count(*) from pg_stat_activity where application_name = 'watched'";
     primary.wait_sql(is_there, "1");
     hub.wait_sql(is_there, "1");
-    for (user, statements) in [("postgres", AS_POSTGRES), ("maker", AS_MAKER), ("plain", AS_PLAIN)] {
+    for (user, statements) in [("postgres", AS_POSTGRES), ("maker", AS_MAKER), ("plain", AS_PLAIN)]
+    {
         let script = scratch.path(&format!("{user}.sql")).display().to_string();
         fs::write(&script, statements).expect("a script");
         let want = transcript(&as_user(&primary, user), &script);
@@ -352,12 +351,15 @@ fn replication_takes_the_attribute() {
     let refused = run_psql(&conninfo("walker"), &["-c", "SHOW primary_conninfo"]);
     let message = "must be superuser or have privileges of pg_read_all_settings";
     assert!(said(&refused).contains(message), "{}", said(&refused));
-    run_psql_ok(&as_user(&hub, "walker"), &[
-        "-c",
-        "select pg_create_physical_replication_slot('s')",
-        "-c",
-        "select count(*) from walhub.messages",
-    ]);
+    run_psql_ok(
+        &as_user(&hub, "walker"),
+        &[
+            "-c",
+            "select pg_create_physical_replication_slot('s')",
+            "-c",
+            "select count(*) from walhub.messages",
+        ],
+    );
     // Who may append is everybody, as in PostgreSQL; who may read the WAL is not.
     run_psql_ok(&as_user(&hub, "plain"), &["-c", "select pg_logical_emit_message(true, 'a', 'b')"]);
     let refused = run_psql(&as_user(&hub, "plain"), &["-c", "select * from walhub.messages"]);
@@ -436,7 +438,10 @@ fn init_names_the_superuser_and_takes_its_password() {
     hub.start();
     let row = run_psql_ok(
         &as_user(&hub, "root2"),
-        &["-c", "select oid, rolname, rolsuper, rolpassword like 'SCRAM-%' from pg_authid where oid < 100"],
+        &[
+            "-c",
+            "select oid, rolname, rolsuper, rolpassword like 'SCRAM-%' from pg_authid where oid < 100",
+        ],
     );
     assert_eq!(row, "10|root2|t|t");
     let rules = fs::read_to_string(hub.data().join("pg_hba.conf")).expect("a file");

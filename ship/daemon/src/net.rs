@@ -1,9 +1,11 @@
-//! Connections: from clients and standbys (`listen`, `session`), and to the upstream (`connect`).
+//! Connections: from clients and standbys (`listen`, `session`), who of them may come in (`access`), and to the upstream
+//! (`connect`).
 //!
 //! Not here: what a connection is for (`backend`, `replication`).
 //!
 //! PostgreSQL: src/backend/libpq, src/backend/postmaster, src/interfaces/libpq/fe-connect.c.
 
+pub mod access;
 pub mod connect;
 pub mod listen;
 mod pump;

@@ -5,6 +5,7 @@
 //! PostgreSQL: `PostmasterMain` (src/backend/postmaster/postmaster.c).
 
 mod cores;
+mod first_files;
 mod notify;
 mod reloader;
 mod serve;
@@ -15,6 +16,7 @@ mod verifier;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,19 +25,22 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use walhub_engine::files::OsFs;
+use walhub_proto::hba::Method;
 use walhub_proto::lsn::{Lsn, SystemIdentifier};
 use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::wire::backend::Report;
 
 use crate::datadir::{DataDir, Status};
-use crate::limits::{self, Connections};
+use crate::limits::{self, Connections, Insufficient};
+use crate::net::access::Access;
 use crate::net::connect::{ConnectOptions, Notices, connect, parse_conninfo};
 use crate::net::listen::Listener;
 use crate::net::session::Services;
 use crate::roles::RoleStore;
 use crate::settings::Settings;
 use crate::signals::{ServerRequest, ShutdownMode, Signals};
+use first_files::{write_first_files, write_ident_file};
 use notify::Notify;
 pub use reloader::Reloader;
 pub(crate) use serve::serve;
@@ -62,18 +67,6 @@ pub struct ServeConfig {
     /// Damaged WAL after this position is given up.
     pub accept_loss_after: Option<Lsn>,
 }
-
-/// Why the data directory cannot be served.
-#[derive(Debug)]
-pub(crate) struct Unusable(pub(crate) Box<Report>);
-
-impl std::fmt::Display for Unusable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.message)
-    }
-}
-
-impl std::error::Error for Unusable {}
 
 /// How often the process title is brought up to date.
 const TITLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -158,9 +151,10 @@ impl Ready {
             parse_conninfo(&settings.hub.primary_conninfo)
                 .map_err(|error| anyhow::anyhow!("invalid connection string syntax: {error}"))?;
         }
+        let access = load_access(&data_dir, &settings)?;
         let connections = limits::check_at_start(&settings)?;
         walhub_engine::uring::io_uring_check()?;
-        let roles = RoleStore::open(data_dir.path()).map_err(Unusable)?;
+        let roles = RoleStore::open(data_dir.path()).map_err(|report| Insufficient(*report))?;
         // One that was left is not meant for this life. PostgreSQL: RemovePromoteSignalFiles.
         let _stale = data_dir.take_promote_file();
         let recovered = recover_or_create(&data_dir, &settings, accept_loss_after)?;
@@ -186,6 +180,7 @@ impl Ready {
             is_primary,
             connections,
             roles,
+            access,
             title: None,
             notify: Notify::default(),
             attempt: None,
@@ -218,6 +213,22 @@ impl Ready {
     }
 }
 
+/// Reads who may come in. A data directory without files that say so gets those of a new one, which is how one of an
+/// earlier walhub was used.
+fn load_access(data_dir: &DataDir, settings: &Settings) -> anyhow::Result<Arc<Access>> {
+    let is_own = |file: &str| {
+        let directory = Path::new(file).parent().and_then(|it| std::fs::canonicalize(it).ok());
+        directory.is_some_and(|directory| directory == data_dir.path())
+    };
+    if is_own(&settings.hba_file) {
+        write_first_files(data_dir, Method::Trust, Method::Trust)
+            .map_err(|report| Insufficient(*report))?;
+    } else if is_own(&settings.ident_file) {
+        write_ident_file(data_dir).map_err(|report| Insufficient(*report))?;
+    }
+    Ok(Access::load(settings).map_err(|error| Insufficient(error.report()))?)
+}
+
 /// Reads what is there. Without an upstream, a new data directory becomes a primary's.
 fn recover_or_create(
     data_dir: &DataDir,
@@ -248,7 +259,17 @@ fn recover_or_create(
     Ok(recover(&OsFs, data_dir.path())?)
 }
 
-/// Makes a new data directory a primary's, when there is no WAL in it.
+/// The methods of the lines that a first pg_hba.conf has.
+#[derive(Clone, Copy, Debug)]
+pub struct FirstRules {
+    /// For Unix sockets.
+    pub local: Method,
+    /// For the loopback addresses.
+    pub host: Method,
+}
+
+/// Makes a new data directory a primary's, when there is no WAL in it, with its roles and the files that say who may
+/// come in.
 ///
 /// # Errors
 /// When there is, or the operating system refuses.
@@ -256,6 +277,8 @@ pub fn init(
     data_dir: &DataDir,
     segment_size: SegmentSize,
     version: WalVersion,
+    rules: FirstRules,
+    create_roles: impl FnOnce() -> Result<(), Box<Report>>,
 ) -> anyhow::Result<()> {
     if recover(&OsFs, data_dir.path())?.wal.is_some() {
         anyhow::bail!(
@@ -263,6 +286,10 @@ pub fn init(
             data_dir.path().display()
         );
     }
+    // The control file comes last: whatever ends this in between, nobody comes in who was not meant to.
+    create_roles()
+        .and_then(|()| write_first_files(data_dir, rules.local, rules.host))
+        .map_err(|report| Insufficient(*report))?;
     create_primary(data_dir, segment_size, version)
 }
 
@@ -308,6 +335,7 @@ struct Server {
     is_primary: bool,
     connections: Connections,
     roles: Arc<RoleStore>,
+    access: Arc<Access>,
     title: Option<Title>,
     notify: Notify,
     /// The attempt to reach the upstream that was begun last.
@@ -331,6 +359,7 @@ impl Server {
             Arc::clone(&self.roles),
             terminated,
             self.connections,
+            Arc::clone(&self.access),
             serve,
         );
         let listening = tokio::task::spawn_local(listener.run(Arc::clone(&services)));
@@ -451,6 +480,7 @@ impl Server {
             let settings = Arc::new(settings.clone());
             self.settings.send_replace(Arc::clone(&settings));
         }
+        self.access.reload(&self.settings.borrow());
         self.notices.forget();
         // Unchanged settings too: a reload is how the operator has the upstream tried again.
         self.front.reload(Arc::new(self.settings.borrow().hub.clone()));

@@ -27,6 +27,8 @@ states! {
     NUMERIC_VALUE_OUT_OF_RANGE = "22003";
     /// invalid_parameter_value
     INVALID_PARAMETER_VALUE = "22023";
+    /// invalid_regular_expression
+    INVALID_REGULAR_EXPRESSION = "2201B";
     /// invalid_text_representation
     INVALID_TEXT_REPRESENTATION = "22P02";
     /// character_not_in_repertoire
@@ -101,6 +103,8 @@ states! {
     IO_ERROR = "58030";
     /// undefined_file
     UNDEFINED_FILE = "58P01";
+    /// config_file_error
+    CONFIG_FILE_ERROR = "F0000";
     /// lock_file_exists
     LOCK_FILE_EXISTS = "F0001";
     /// internal_error

@@ -12,6 +12,8 @@ mod commit_latency;
 mod core_stats;
 mod database;
 mod group;
+mod hba_file_rules;
+mod ident_file_mappings;
 mod messages;
 mod replication_slots;
 mod roles;
@@ -60,7 +62,7 @@ pub(super) fn rows_of(relation: &'static Relation) -> fn(&Context<'_>) -> Rows {
     }
 }
 
-static VIEWS: [&View; 18] = [
+static VIEWS: [&View; 20] = [
     &stat_replication::VIEW,
     &stat_wal_receiver::VIEW,
     &replication_slots::VIEW,
@@ -79,4 +81,6 @@ static VIEWS: [&View; 18] = [
     &user::VIEW,
     &auth_members::VIEW,
     &group::VIEW,
+    &hba_file_rules::VIEW,
+    &ident_file_mappings::VIEW,
 ];

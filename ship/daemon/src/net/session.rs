@@ -10,7 +10,7 @@
 mod greeting;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use walhub_proto::command::truncate_name;
+use walhub_proto::hba::{self, Transport};
 use walhub_proto::roles::Roles;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
@@ -28,7 +29,8 @@ use walhub_proto::wire::startup::{
 };
 
 pub(crate) use self::greeting::canonical_name;
-use super::stream::{Connection, Stream};
+use super::access::{Access, Denied, check_method, refusal};
+use super::stream::{Connection, Stream, StreamKind};
 use super::unadmitted::{Silent, Unadmitted};
 use crate::backend::{self, BackendParams, Interrupt, Member, Sessions, SettingsView as _};
 use crate::limits::Connections;
@@ -56,6 +58,8 @@ pub struct Services {
     pub roles: Arc<RoleStore>,
     /// Who is connected, for cancel requests.
     pub sessions: Arc<Sessions>,
+    /// Who may come in.
+    access: Arc<Access>,
     next_pid: AtomicU32,
     /// Connections accepted and not yet closed, whatever they are.
     pub(super) open: Arc<AtomicU32>,
@@ -76,6 +80,7 @@ impl Services {
         roles: Arc<RoleStore>,
         terminate: watch::Receiver<bool>,
         connections: Connections,
+        access: Arc<Access>,
         serve: Serve,
     ) -> Arc<Self> {
         let sessions = Arc::new(Sessions::default());
@@ -86,6 +91,7 @@ impl Services {
             roles,
             terminate,
             sessions,
+            access,
             next_pid: AtomicU32::new(1),
             open: Arc::default(),
             connections,
@@ -201,10 +207,13 @@ pub(super) async fn serve_connection(stream: Stream, mut silent: Silent, service
         // PostgreSQL leaves without a word. PostgreSQL: `StartupPacketTimeoutHandler`.
         Err(_) => return,
     };
-    let (session, _slot) = match admit(&services, message, peer) {
-        Ok(admitted) => admitted,
-        Err(report) => return finish(Some(connection), Ended::Fatal(report)).await,
-    };
+    let admitted = admit(&services, message, connection.stream.kind(), peer);
+    let (session, _slot) =
+        match tokio::time::timeout(settings.authentication_timeout, admitted).await {
+            Ok(Ok(admitted)) => admitted,
+            Ok(Err(denied)) => return deny(connection, denied).await,
+            Err(_) => return deny(connection, authentication_timeout().into()).await,
+        };
     let user = session.client.user.clone();
     let database = session.database.clone();
     session.run(connection).await;
@@ -245,6 +254,19 @@ async fn finish(connection: Option<Connection>, ended: Ended) {
         }
         Ended::Io(error) => tracing::info!("could not exchange data with client: {error}"),
     }
+}
+
+/// Says why to who is not let in, and more than that to the log.
+async fn deny(mut connection: Connection, denied: Denied) {
+    let Denied { report, log_detail } = denied;
+    let logged = Report { detail: log_detail.or_else(|| report.detail.clone()), ..report.clone() };
+    log_report(&logged, None);
+    connection.farewell(&report).await;
+}
+
+/// PostgreSQL: `ProcessInterrupts`.
+fn authentication_timeout() -> Report {
+    Report::fatal(SqlState::QUERY_CANCELED, "canceling authentication due to timeout")
 }
 
 fn peer_address(stream: &Stream) -> Option<SocketAddr> {
@@ -336,11 +358,12 @@ async fn decline_encryption(connection: &mut Connection, what: &str) -> Result<(
 }
 
 /// Decides whether the client may come in, and takes a connection slot for it.
-fn admit(
+async fn admit(
     services: &Arc<Services>,
     mut message: StartupMessage,
+    came_by: StreamKind,
     peer: Option<SocketAddr>,
-) -> Result<(ClientSession, ConnectionSlot), Report> {
+) -> Result<(ClientSession, ConnectionSlot), Denied> {
     let mode = replication_mode(&message)?;
     // Names have a length, here as everywhere. PostgreSQL: `ProcessStartupPacket`.
     let name = |name: &str| message.parameter(name).map(|name| truncate_name(name.to_owned()));
@@ -348,7 +371,8 @@ fn admit(
         return Err(Report::fatal(
             SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             "no PostgreSQL user name specified in startup packet",
-        ));
+        )
+        .into());
     };
     let is_walsender = mode != ReplicationMode::Off;
     // A physical walsender is connected to no database. PostgreSQL: `ProcessStartupPacket`.
@@ -360,17 +384,26 @@ fn admit(
     };
     if services.hub.is_stopping() {
         let message = "the database system is shutting down";
-        return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message));
+        return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message).into());
     }
     if is_walsender && services.hub.identity().is_none() {
         let message = "the database system is starting up";
         return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message)
-            .detail("walhub has not yet received WAL from its upstream."));
+            .detail("walhub has not yet received WAL from its upstream.")
+            .into());
     }
     let slot = take_connection_slot(services, mode, peer)?;
-    if !is_trusted(peer) {
-        return Err(no_hba_entry(peer, &user, &database, mode));
-    }
+    let connection = hba::Connection {
+        transport: match came_by {
+            StreamKind::Tcp => Transport::Plain,
+            StreamKind::Unix => Transport::Local,
+        },
+        address: peer.map(|peer| peer.ip()),
+        user: &user,
+        database: &database,
+        replication: mode == ReplicationMode::Physical,
+    };
+    check_access(services, &connection).await?;
     message.apply_options().map_err(|violation| {
         let report = Report::fatal(violation.sqlstate(), violation.to_string());
         match violation {
@@ -408,6 +441,15 @@ fn check_walsender(roles: &Roles, user: u32, mode: ReplicationMode) -> Result<()
     }
     let message = "must be superuser or replication role to start walsender";
     Err(Report::fatal(SqlState::INSUFFICIENT_PRIVILEGE, message))
+}
+
+/// PostgreSQL: `hba_getauthmethod`, `ClientAuthentication`.
+async fn check_access(services: &Services, connection: &hba::Connection<'_>) -> Result<(), Denied> {
+    let verdict = services.access.verdict(*connection, &*services.roles.current()).await;
+    if let Some(denied) = refusal(connection, &verdict) {
+        return Err(denied);
+    }
+    verdict.rule.iter().try_for_each(|rule| check_method(rule)).map_err(Denied::from)
 }
 
 fn replication_mode(message: &StartupMessage) -> Result<ReplicationMode, Report> {
@@ -456,43 +498,6 @@ fn take_connection_slot(
 
 pub(super) fn too_many_clients() -> Report {
     Report::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
-}
-
-/// The error for an address that nobody may come from, whoever it is.
-pub(super) fn stranger(address: SocketAddr) -> Report {
-    let message = format!("no pg_hba.conf entry for host \"{}\"", address.ip().to_canonical());
-    Report::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message).detail(
-        "Until it has access control walhub takes connections from loopback addresses and Unix sockets only.",
-    )
-}
-
-/// Until there is access control, whoever is on this machine is trusted and nobody else is.
-pub(super) fn is_trusted(peer: Option<SocketAddr>) -> bool {
-    peer.is_none_or(|peer| peer.ip().to_canonical().is_loopback())
-}
-
-/// PostgreSQL: `ClientAuthentication`, case `uaImplicitReject`.
-fn no_hba_entry(
-    peer: Option<SocketAddr>,
-    user: &str,
-    database: &str,
-    mode: ReplicationMode,
-) -> Report {
-    let host = peer.map_or_else(String::new, |peer| {
-        let ip: IpAddr = peer.ip().to_canonical();
-        ip.to_string()
-    });
-    let message = match mode {
-        ReplicationMode::Physical => format!(
-            "no pg_hba.conf entry for replication connection from host \"{host}\", \
-             user \"{user}\", no encryption"
-        ),
-        ReplicationMode::Off | ReplicationMode::Database => format!(
-            "no pg_hba.conf entry for host \"{host}\", user \"{user}\", \
-             database \"{database}\", no encryption"
-        ),
-    };
-    Report::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message)
 }
 
 fn administrator_command() -> Report {

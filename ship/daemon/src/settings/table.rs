@@ -31,6 +31,7 @@ const INT_MAX: i64 = 2_147_483_647;
 const BACKENDS_MAX: i64 = 0x3_FFFF;
 
 const AUTHENTICATION: &str = "Connections and Authentication / Authentication";
+const FILES: &str = "File Locations";
 const CONNECTION: &str = "Connections and Authentication / Connection Settings";
 const TCP: &str = "Connections and Authentication / TCP Settings";
 const SENDING: &str = "Replication / Sending Servers";
@@ -67,6 +68,10 @@ settings! {
     tcp_user_timeout: Option<Duration> = optional::<Milliseconds>(None, 0..=INT_MAX), Sighup, TCP;
     /// Sets the maximum allowed time to complete client authentication.
     authentication_timeout: Duration = int::<Seconds>(60, 1..=600), Sighup, AUTHENTICATION;
+    /// Sets the server's "hba" configuration file; empty is pg_hba.conf in the data directory.
+    hba_file: String = text("", check::anything), Postmaster, FILES;
+    /// Sets the server's "ident" configuration file; empty is pg_ident.conf in the data directory.
+    ident_file: String = text("", check::anything), Postmaster, FILES;
     /// Chooses the algorithm for encrypting passwords.
     password_encryption: PasswordEncryption =
         word(PasswordEncryption::ScramSha256), User, AUTHENTICATION;

@@ -171,27 +171,38 @@ fn of_a_crowd_that_comes_at_once_the_newest_is_not_turned_away() {
 }
 
 #[test]
-fn only_this_machine_is_trusted() {
-    let trusted = |address: &str| is_trusted(Some(address.parse().unwrap()));
-    assert!(is_trusted(None));
-    for address in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
-        assert!(trusted(address), "{address}");
-    }
-    for address in ["10.0.0.1:1", "0.0.0.0:1", "[::ffff:10.0.0.1]:1", "[fe80::1]:1"] {
-        assert!(!trusted(address), "{address}");
-    }
-    let message = |mode, database| {
-        no_hba_entry(Some("10.0.0.1:1".parse().unwrap()), "u", database, mode).message
-    };
-    assert_eq!(
-        message(ReplicationMode::Physical, ""),
-        "no pg_hba.conf entry for replication connection from host \"10.0.0.1\", user \"u\", \
-         no encryption"
-    );
-    assert_eq!(
-        message(ReplicationMode::Off, "d"),
-        "no pg_hba.conf entry for host \"10.0.0.1\", user \"u\", database \"d\", no encryption"
-    );
+fn who_no_rule_is_for_is_told_so() {
+    run(async {
+        let rules =
+            "local all bob reject\nlocal replication carol md5\nlocal replication all trust";
+        let harness = Harness::with_access(FakeHub::ready(), Access::of(rules));
+        for (parameters, answer) in [
+            (
+                SQL,
+                "E FATAL 28000 no pg_hba.conf entry for host \"[local]\", user \"u\", database \
+                 \"u\", no encryption",
+            ),
+            (
+                &[("user", "bob"), ("database", "d")],
+                "E FATAL 28000 pg_hba.conf rejects connection for host \"[local]\", user \"bob\", \
+                 database \"d\", no encryption",
+            ),
+            // A walsender of a database is one of its connections.
+            (
+                DATABASE,
+                "E FATAL 28000 no pg_hba.conf entry for host \"[local]\", user \"u\", database \
+                 \"u\", no encryption",
+            ),
+            (
+                &[("user", "carol"), ("replication", "true")],
+                "E FATAL 0A000 authentication method \"md5\" is not supported yet",
+            ),
+        ] {
+            assert_eq!(harness.connect(parameters).await.answer().await, [answer]);
+        }
+        let mut welcome = harness.connect(PHYSICAL).await;
+        assert_eq!(welcome.answer().await.last().unwrap(), "Z I");
+    });
 }
 
 #[test]

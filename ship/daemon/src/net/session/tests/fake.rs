@@ -203,6 +203,14 @@ impl Harness {
     pub(super) fn with_settings(hub: FakeHub, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::default();
         change(&mut settings);
+        Self::with(hub, settings, Access::trusting())
+    }
+
+    pub(super) fn with_access(hub: FakeHub, access: Arc<Access>) -> Self {
+        Self::with(hub, Settings::default(), access)
+    }
+
+    fn with(hub: FakeHub, settings: Settings, access: Arc<Access>) -> Self {
         let hub = Arc::new(hub);
         let (settings, settings_read) = watch::channel(Arc::new(settings));
         let (terminate, terminate_read) = watch::channel(false);
@@ -210,7 +218,7 @@ impl Harness {
         let connections = Connections::of(&settings_read.borrow(), None).unwrap();
         let roles = RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("postgres"));
         let services =
-            Services::new(shared, settings_read, roles, terminate_read, connections, serve);
+            Services::new(shared, settings_read, roles, terminate_read, connections, access, serve);
         Self { hub, services, terminate, _settings: settings }
     }
 
