@@ -22,6 +22,7 @@ pub mod logging;
 pub mod net;
 mod placement;
 mod replication;
+pub mod roles;
 pub mod server;
 pub mod settings;
 pub mod signals;

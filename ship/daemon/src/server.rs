@@ -29,6 +29,7 @@ use walhub_proto::hba::Method;
 use walhub_proto::lsn::{Lsn, SystemIdentifier};
 use walhub_proto::page::WalVersion;
 use walhub_proto::segment::SegmentSize;
+use walhub_proto::wire::backend::Report;
 
 use crate::datadir::{DataDir, Status};
 use crate::limits::{self, Connections, Insufficient};
@@ -36,6 +37,7 @@ use crate::net::access::Access;
 use crate::net::connect::{ConnectOptions, Notices, connect, parse_conninfo};
 use crate::net::listen::Listener;
 use crate::net::session::Services;
+use crate::roles::RoleStore;
 use crate::settings::Settings;
 use crate::signals::{ServerRequest, ShutdownMode, Signals};
 use first_files::{write_first_files, write_ident_file};
@@ -152,6 +154,7 @@ impl Ready {
         let access = load_access(&data_dir, &settings)?;
         let connections = limits::check_at_start(&settings)?;
         walhub_engine::uring::io_uring_check()?;
+        let roles = RoleStore::open(data_dir.path()).map_err(|report| Insufficient(*report))?;
         // One that was left is not meant for this life. PostgreSQL: RemovePromoteSignalFiles.
         let _stale = data_dir.take_promote_file();
         let recovered = recover_or_create(&data_dir, &settings, accept_loss_after)?;
@@ -176,6 +179,7 @@ impl Ready {
             reloader,
             is_primary,
             connections,
+            roles,
             access,
             title: None,
             notify: Notify::default(),
@@ -255,7 +259,17 @@ fn recover_or_create(
     Ok(recover(&OsFs, data_dir.path())?)
 }
 
-/// Makes a new data directory a primary's, when there is no WAL in it.
+/// The methods of the lines that a first pg_hba.conf has.
+#[derive(Clone, Copy, Debug)]
+pub struct FirstRules {
+    /// For Unix sockets.
+    pub local: Method,
+    /// For the loopback addresses.
+    pub host: Method,
+}
+
+/// Makes a new data directory a primary's, when there is no WAL in it, with its roles and the files that say who may
+/// come in.
 ///
 /// # Errors
 /// When there is, or the operating system refuses.
@@ -263,6 +277,8 @@ pub fn init(
     data_dir: &DataDir,
     segment_size: SegmentSize,
     version: WalVersion,
+    rules: FirstRules,
+    create_roles: impl FnOnce() -> Result<(), Box<Report>>,
 ) -> anyhow::Result<()> {
     if recover(&OsFs, data_dir.path())?.wal.is_some() {
         anyhow::bail!(
@@ -270,10 +286,11 @@ pub fn init(
             data_dir.path().display()
         );
     }
-    create_primary(data_dir, segment_size, version)?;
-    write_first_files(data_dir, Method::Trust, Method::Trust)
+    // The control file comes last: whatever ends this in between, nobody comes in who was not meant to.
+    create_roles()
+        .and_then(|()| write_first_files(data_dir, rules.local, rules.host))
         .map_err(|report| Insufficient(*report))?;
-    Ok(())
+    create_primary(data_dir, segment_size, version)
 }
 
 fn create_primary(
@@ -317,6 +334,7 @@ struct Server {
     reloader: Reloader,
     is_primary: bool,
     connections: Connections,
+    roles: Arc<RoleStore>,
     access: Arc<Access>,
     title: Option<Title>,
     notify: Notify,
@@ -338,6 +356,7 @@ impl Server {
         let services = Services::new(
             self.front.clone(),
             self.settings_receiver.clone(),
+            Arc::clone(&self.roles),
             terminated,
             self.connections,
             Arc::clone(&self.access),

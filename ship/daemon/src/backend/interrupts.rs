@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -39,6 +39,8 @@ pub enum Interrupt {
 pub struct Interrupts {
     pid: u32,
     secret: u32,
+    /// OID of the role that has logged in; 0 until then.
+    user: AtomicU32,
     cancel: Notify,
     /// Cancel requests so far.
     cancels: AtomicU64,
@@ -57,6 +59,11 @@ impl Interrupts {
     #[must_use]
     pub const fn secret(&self) -> u32 {
         self.secret
+    }
+
+    /// Says who has logged in. PostgreSQL: `PGPROC.roleId`.
+    pub fn set_user(&self, oid: u32) {
+        self.user.store(oid, Ordering::Relaxed);
     }
 
     /// Waits for a cancel request. One that came before this call is forgotten, as one that finds
@@ -152,6 +159,7 @@ impl Sessions {
         let interrupts = Arc::new(Interrupts {
             pid,
             secret: secret(),
+            user: AtomicU32::new(0),
             cancel: Notify::new(),
             terminate: watch::Sender::new(false),
             server,
@@ -176,6 +184,12 @@ impl Sessions {
     /// Whether there is a session of that pid.
     pub(super) fn has(&self, pid: u32) -> bool {
         locked(&self.members).contains_key(&pid)
+    }
+
+    /// OID of the role that the session of that pid has logged in as.
+    pub(super) fn user_of(&self, pid: u32) -> Option<u32> {
+        let user = self.member(pid).map(|member| member.user.load(Ordering::Relaxed));
+        user.filter(|user| *user != 0)
     }
 
     /// Cancels what a session waits for; `false` when there is none of that pid.

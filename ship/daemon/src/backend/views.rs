@@ -5,21 +5,27 @@
 //!
 //! PostgreSQL: src/backend/catalog/system_views.sql.
 
+mod auth_members;
+mod authid;
 mod columns;
 mod commit_latency;
 mod core_stats;
 mod database;
+mod group;
 mod hba_file_rules;
 mod ident_file_mappings;
 mod messages;
 mod replication_slots;
+mod roles;
 mod settings;
+mod shadow;
 mod sql_memory;
 mod stat_activity;
 mod stat_progress_copy;
 mod stat_replication;
 mod stat_wal_receiver;
 mod sync_wait;
+mod user;
 
 use walhub_sql::env::Relation;
 use walhub_sql::value::row::Rows;
@@ -56,7 +62,7 @@ pub(super) fn rows_of(relation: &'static Relation) -> fn(&Context<'_>) -> Rows {
     }
 }
 
-static VIEWS: [&View; 14] = [
+static VIEWS: [&View; 20] = [
     &stat_replication::VIEW,
     &stat_wal_receiver::VIEW,
     &replication_slots::VIEW,
@@ -69,6 +75,12 @@ static VIEWS: [&View; 14] = [
     &commit_latency::VIEW,
     &sql_memory::VIEW,
     &core_stats::VIEW,
+    &authid::VIEW,
+    &roles::VIEW,
+    &shadow::VIEW,
+    &user::VIEW,
+    &auth_members::VIEW,
+    &group::VIEW,
     &hba_file_rules::VIEW,
     &ident_file_mappings::VIEW,
 ];

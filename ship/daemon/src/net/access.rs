@@ -149,19 +149,6 @@ fn log(remark: &Remark) {
     tracing::info!(sqlstate = sqlstate.0, hint, context, "{message}");
 }
 
-/// Until there are roles: everybody who is named exists, and is a member of itself alone.
-pub(super) struct NoRoles;
-
-impl Membership for NoRoles {
-    fn role_exists(&self, _: &str) -> bool {
-        true
-    }
-
-    fn is_member(&self, user: &str, role: &str) -> bool {
-        user == role
-    }
-}
-
 /// Lets in whom `rule` lets in as it is; the other methods are not there yet.
 pub(super) fn check_method(rule: &Rule) -> Result<(), Report> {
     match rule.method {

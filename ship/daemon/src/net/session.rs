@@ -21,6 +21,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use walhub_proto::command::truncate_name;
 use walhub_proto::hba::{self, Transport};
+use walhub_proto::roles::Roles;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
 use walhub_proto::wire::startup::{
@@ -28,13 +29,15 @@ use walhub_proto::wire::startup::{
 };
 
 pub(crate) use self::greeting::canonical_name;
-use super::access::{Access, Denied, NoRoles, check_method, refusal};
+use super::access::{Access, Denied, check_method, refusal};
 use super::stream::{Connection, Stream, StreamKind};
 use super::unadmitted::{Silent, Unadmitted};
 use crate::backend::{self, BackendParams, Interrupt, Member, Sessions, SettingsView as _};
 use crate::limits::Connections;
+use crate::roles::{RoleStore, trusted_user};
 use crate::settings::Settings;
 use walhub_hub::api::hub::{Client, Hub};
+use walhub_sql::parse::roles::without_passwords;
 
 /// How long the process waits for the last words of streams that have ended.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -51,6 +54,8 @@ pub struct Services {
     pub settings: watch::Receiver<Arc<Settings>>,
     /// Turns true when sessions in command mode must end; streaming ones are the hub's.
     pub terminate: watch::Receiver<bool>,
+    /// Who there is.
+    pub roles: Arc<RoleStore>,
     /// Who is connected, for cancel requests.
     pub sessions: Arc<Sessions>,
     /// Who may come in.
@@ -72,6 +77,7 @@ impl Services {
     pub(crate) fn new(
         hub: Arc<dyn Hub<OwnedFd>>,
         settings: watch::Receiver<Arc<Settings>>,
+        roles: Arc<RoleStore>,
         terminate: watch::Receiver<bool>,
         connections: Connections,
         access: Arc<Access>,
@@ -82,6 +88,7 @@ impl Services {
         Arc::new(Self {
             hub,
             settings,
+            roles,
             terminate,
             sessions,
             access,
@@ -169,6 +176,8 @@ pub(crate) struct ClientSession {
     pub(crate) client: Client,
     pub(crate) mode: ReplicationMode,
     pub(crate) database: String,
+    /// OID of the role that has logged in.
+    pub(crate) authenticated: u32,
     member: Arc<Member>,
     message: StartupMessage,
 }
@@ -217,8 +226,10 @@ pub(super) async fn serve_connection(stream: Stream, mut silent: Silent, service
     }
 }
 
-/// Logs what was said to a client, and what it had asked. How it looks is the log's affair.
+/// Logs what was said to a client, and what it had asked, without passwords. How it looks is the log's affair.
 pub(crate) fn log_report(report: &Report, statement: Option<&str>) {
+    let without = statement.and_then(without_passwords);
+    let statement = without.as_deref().or(statement);
     let (sqlstate, detail, hint) =
         (report.sqlstate.0, report.detail.as_deref(), report.hint.as_deref());
     match report.severity {
@@ -403,6 +414,9 @@ async fn admit(
         }
     })?;
     backend::check_startup(&message.parameters)?;
+    let roles = services.roles.current();
+    let authenticated = trusted_user(&roles, &user);
+    check_walsender(&roles, authenticated, mode)?;
     let client = Client {
         pid: services.next_pid.fetch_add(1, Ordering::Relaxed),
         application_name: startup::clean_ascii(
@@ -413,15 +427,25 @@ async fn admit(
         backend_start: crate::clock::now(),
     };
     let member = services.sessions.enter(client.pid, services.terminate.clone());
-    let services = Arc::clone(services);
+    member.interrupts.set_user(authenticated);
+    let (services, member) = (Arc::clone(services), Arc::new(member));
     let session =
-        ClientSession { services, client, mode, database, member: Arc::new(member), message };
+        ClientSession { services, client, mode, database, authenticated, member, message };
     Ok((session, slot))
+}
+
+/// PostgreSQL: `InitPostgres`.
+fn check_walsender(roles: &Roles, user: u32, mode: ReplicationMode) -> Result<(), Report> {
+    if mode == ReplicationMode::Off || roles.may_replicate(user) {
+        return Ok(());
+    }
+    let message = "must be superuser or replication role to start walsender";
+    Err(Report::fatal(SqlState::INSUFFICIENT_PRIVILEGE, message))
 }
 
 /// PostgreSQL: `hba_getauthmethod`, `ClientAuthentication`.
 async fn check_access(services: &Services, connection: &hba::Connection<'_>) -> Result<(), Denied> {
-    let verdict = services.access.verdict(*connection, &NoRoles).await;
+    let verdict = services.access.verdict(*connection, &*services.roles.current()).await;
     if let Some(denied) = refusal(connection, &verdict) {
         return Err(denied);
     }
@@ -509,6 +533,8 @@ impl ClientSession {
             sessions: Arc::clone(&self.services.sessions),
             hub: Arc::clone(&self.services.hub),
             settings: self.services.settings.clone(),
+            roles: Arc::clone(&self.services.roles),
+            authenticated: self.authenticated,
         }
     }
 

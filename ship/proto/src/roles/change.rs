@@ -15,6 +15,7 @@ use super::learnt::Keeper;
 use super::predefined::{PG_DATABASE_OWNER, is_predefined, is_reserved};
 use super::statement::{RoleOptions, RoleSpec, RoleStatement, Spelling};
 use super::{BOOTSTRAP_SUPERUSER, MEMBERSHIPS_MAX, Membership, ROLES_MAX, Role, Roles};
+use crate::hba::Membership as _;
 use crate::sqlstate::SqlState;
 use crate::time::Timestamp;
 use crate::wire::backend::{Report, Severity};

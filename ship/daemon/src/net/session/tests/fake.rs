@@ -216,8 +216,9 @@ impl Harness {
         let (terminate, terminate_read) = watch::channel(false);
         let shared: Arc<dyn Hub<OwnedFd>> = Arc::<FakeHub>::clone(&hub);
         let connections = Connections::of(&settings_read.borrow(), None).unwrap();
+        let roles = RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("postgres"));
         let services =
-            Services::new(shared, settings_read, terminate_read, connections, access, serve);
+            Services::new(shared, settings_read, roles, terminate_read, connections, access, serve);
         Self { hub, services, terminate, _settings: settings }
     }
 
