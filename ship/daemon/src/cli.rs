@@ -1,5 +1,5 @@
 //! The command line: `walhub init | serve | status | stop | reload | promote | verify | demo | tune | doctor |
-//! settings`.
+//! roles | settings`.
 //!
 //! Unlike PostgreSQL, walhub runs as root when told to: it executes nothing that a client sends. A
 //! service should name a user of its own all the same.
@@ -7,6 +7,7 @@
 mod ctl;
 mod doctor;
 mod init;
+mod roles;
 mod tune;
 mod verify;
 
@@ -64,6 +65,9 @@ enum Command {
     Tune(tune::TuneCommand),
     /// Tell whether this machine can run walhub well.
     Doctor(doctor::DoctorArgs),
+    /// Copy roles from another server.
+    #[command(subcommand)]
+    Roles(roles::RolesCommand),
     /// List every setting as a Markdown table.
     Settings,
 }
@@ -148,6 +152,7 @@ pub fn main() -> ExitCode {
         }),
         Command::Tune(command) => tune::run(&command, &mut io::stdout()),
         Command::Doctor(args) => doctor::run(&args, &mut io::stdout()),
+        Command::Roles(command) => roles::run(&command, &mut io::stdout()),
         Command::Settings => {
             // A reader such as head may close the pipe early.
             let _ = io::stdout().write_all(show::markdown().as_bytes());

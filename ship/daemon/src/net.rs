@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod connect;
+pub mod learner;
 pub mod listen;
 mod pump;
 pub mod session;

@@ -16,6 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use tokio::sync::OwnedMutexGuard;
 use walhub_proto::roles::change::{Actor, Settled};
 use walhub_proto::roles::file::{ROLES_FILE_BYTES_MAX, decode_roles, encode_roles};
 use walhub_proto::roles::statement::RoleStatement;
@@ -89,16 +90,37 @@ impl RoleStore {
         if roles == *before {
             return Ok(notices);
         }
+        self.keep_alone(alone, roles).await.map(|()| notices)
+    }
+
+    /// Makes of them what `change` makes of them. When it returns, the change is durable.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    pub async fn update(
+        self: &Arc<Self>,
+        change: impl FnOnce(&Roles) -> Roles,
+    ) -> Result<(), Report> {
+        let alone = Arc::clone(&self.changing).lock_owned().await;
+        let before = self.current();
+        let roles = change(&before);
+        if roles == *before { Ok(()) } else { self.keep_alone(alone, roles).await }
+    }
+
+    /// Writes them aside of the thread that all sessions share.
+    async fn keep_alone(
+        self: &Arc<Self>,
+        alone: OwnedMutexGuard<()>,
+        roles: Roles,
+    ) -> Result<(), Report> {
         let store = Arc::clone(self);
         let kept = spawn_blocking(move || {
             let kept = store.keep(roles);
             drop(alone);
             kept
         });
-        match kept.await {
-            Ok(kept) => kept.map(|()| notices),
-            Err(_) => Err(Report::error(SqlState::INTERNAL_ERROR, "the roles were not written")),
-        }
+        let given_up = || Report::error(SqlState::INTERNAL_ERROR, "the roles were not written");
+        kept.await.unwrap_or_else(|_| Err(given_up()))
     }
 
     /// Writes them, and makes them those that count.

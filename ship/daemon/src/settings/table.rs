@@ -72,6 +72,18 @@ settings! {
     hba_file: String = text("", check::anything), Postmaster, FILES;
     /// Sets the server's "ident" configuration file; empty is pg_ident.conf in the data directory.
     ident_file: String = text("", check::anything), Postmaster, FILES;
+    /// Sets the role as which the upstream is asked for roles that were not made here; empty is not to ask it (walhub only,
+    /// as PgBouncer's).
+    auth_user: String = text("", check::anything), Sighup, AUTHENTICATION;
+    /// Sets the statement that finds the name and the secret of the role `$1` in the upstream (walhub only, as PgBouncer's).
+    auth_query: String = text(
+        "SELECT rolname, rolpassword FROM pg_catalog.pg_authid WHERE rolname = $1",
+        check::anything,
+    ), Sighup, AUTHENTICATION;
+    /// Sets the database in which the upstream is asked (walhub only, as PgBouncer's).
+    auth_dbname: String = text("postgres", check::anything), Sighup, AUTHENTICATION;
+    /// Sets a file of users and secrets in the format of PgBouncer's userlist.txt (walhub only, as PgBouncer's).
+    auth_file: String = text("", check::anything), Sighup, AUTHENTICATION;
     /// Chooses the algorithm for encrypting passwords.
     password_encryption: PasswordEncryption =
         word(PasswordEncryption::ScramSha256), User, AUTHENTICATION;

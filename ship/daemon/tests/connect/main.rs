@@ -10,10 +10,11 @@ use std::process::Command;
 
 use cluster::{Cluster, bindir, free_port, itself, manual, plain, primary, standby, tls};
 use tokio::task::LocalSet;
-use walhub::net::connect::roles::{AUTH_QUERY_DEFAULT, all_roles, find_role};
+use walhub::net::connect::roles::{all_roles, find_role};
 use walhub::net::connect::{
     ConnectError, ConnectOptions, Failure, Row, UpstreamConn, connect, connect_sql,
 };
+use walhub::settings::Settings;
 use walhub_proto::conninfo::{ConnInfo, Environment};
 
 /// Nothing of the machine's own environment or home gets into a test.
@@ -172,6 +173,7 @@ fn a_server_is_asked_for_its_roles() {
          SELECT rolname, rolpassword FROM pg_catalog.pg_authid WHERE rolname = i_username INTO uname, phash; \
          RETURN; END; $$ LANGUAGE plpgsql SECURITY DEFINER";
     const BY_FUNCTION: &str = "SELECT uname, phash FROM user_lookup($1)";
+    let by_default = Settings::default().auth_query;
     let (dir, port) = (primary().directory.display(), primary().port);
     let superuser = format!("host={dir} port={port} user=postgres");
     let auth_user = at(primary(), "user=scramuser password='scram secret'");
@@ -186,7 +188,7 @@ fn a_server_is_asked_for_its_roles() {
             session.query(statement, &[]).await.unwrap();
         }
         let name = "stand\"by 1";
-        let direct = find_role(&mut session, AUTH_QUERY_DEFAULT, name).await.unwrap().unwrap();
+        let direct = find_role(&mut session, &by_default, name).await.unwrap().unwrap();
         assert_eq!(direct.name, name);
         assert!(direct.secret.as_ref().unwrap().starts_with("SCRAM-SHA-256$4096:"));
         assert!(direct.flag("rolreplication") && direct.flag("rolcanlogin"));
@@ -211,7 +213,7 @@ fn a_server_is_asked_for_its_roles() {
             assert!(find_role(&mut session, BY_FUNCTION, nobody).await.unwrap().is_none());
         }
         for (statement, refusal) in [
-            (AUTH_QUERY_DEFAULT, "ERROR:  permission denied for table pg_authid"),
+            (by_default.as_str(), "ERROR:  permission denied for table pg_authid"),
             ("SELECT $1::text", "auth_query has to give two columns, a user name and a secret"),
             ("SELECT 'x' || $1, 'y'", "auth_query has found another user"),
             (

@@ -10,10 +10,6 @@
 use super::error::Cause;
 use super::sql_session::{Row, SqlSession};
 
-/// `auth_query` until it is set.
-pub const AUTH_QUERY_DEFAULT: &str =
-    "SELECT rolname, rolpassword FROM pg_catalog.pg_authid WHERE rolname = $1";
-
 const ATTRIBUTES: &str = "SELECT * FROM pg_catalog.pg_roles WHERE rolname = $1";
 
 /// All of whom it is a member, by however many steps. A superuser is a member of every role without being told so.

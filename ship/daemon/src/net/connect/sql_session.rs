@@ -149,5 +149,5 @@ fn row(names: &[String], body: &[u8]) -> Result<Row, Malformed> {
     Ok(row)
 }
 
-trait ReadWrite: AsyncRead + AsyncWrite + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Unpin> ReadWrite for S {}
+trait ReadWrite: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ReadWrite for S {}

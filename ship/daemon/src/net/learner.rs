@@ -1,0 +1,297 @@
+//! Learns roles from who keeps them: the upstream (`auth_query`), and PgBouncer's userlist (`auth_file`).
+//!
+//! The upstream is asked when somebody wants to log in whose role was not made here. What it says is kept with the roles
+//! of this server, durably, so that the same standby can log in when the upstream is gone. An upstream that cannot be
+//! asked is left alone for [`RETRY_INTERVAL`], so that many logins do not each wait for it.
+//!
+//! A role that nobody has is asked for as one that somebody has, and takes as long.
+//!
+//! PgBouncer: `auth_query`, `auth_user`, `auth_file`.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+use walhub_hub::api::hub::Hub;
+use walhub_proto::conninfo::ConnInfo;
+use walhub_proto::roles::Role;
+use walhub_proto::roles::learnt::{Keeper, NotLearnt};
+use walhub_proto::time::Timestamp;
+use walhub_proto::userlist;
+use walhub_sql::value::Value;
+use walhub_sql::value::types::Type;
+
+use super::connect::roles::{RemoteRole, find_role};
+use super::connect::{ConnectOptions, Failure, SqlSession, connect_sql, parse_conninfo};
+use crate::placement::spawn_blocking;
+use crate::roles::RoleStore;
+use crate::settings::Settings;
+use crate::strerror::strerror;
+
+/// For so long an answer counts.
+const FRESH: Duration = Duration::from_secs(2);
+/// Names whose answers are remembered for that long.
+const ASKED_MAX: usize = 1000;
+/// So long asking may take, waiting for others who ask included.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// After this an upstream that could not be asked is asked again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Learns roles.
+pub struct Learner {
+    store: Arc<RoleStore>,
+    hub: Arc<dyn Hub<OwnedFd>>,
+    settings: watch::Receiver<Arc<Settings>>,
+    asking: Mutex<Asking>,
+}
+
+/// Who asks has it alone.
+#[derive(Default)]
+struct Asking {
+    session: Option<Session>,
+    asked: BTreeMap<String, Instant>,
+    /// The upstream could not be asked.
+    not_before: Option<Instant>,
+}
+
+struct Session {
+    /// The settings that it was opened with.
+    opened_with: Source,
+    session: SqlSession,
+}
+
+/// Whom to ask, and how.
+#[derive(Clone, PartialEq, Eq)]
+struct Source {
+    conninfo: String,
+    user: String,
+    database: String,
+}
+
+impl Learner {
+    /// Nothing was asked yet.
+    #[must_use]
+    pub fn new(
+        store: Arc<RoleStore>,
+        hub: Arc<dyn Hub<OwnedFd>>,
+        settings: watch::Receiver<Arc<Settings>>,
+    ) -> Arc<Self> {
+        Arc::new(Self { store, hub, settings, asking: Mutex::default() })
+    }
+
+    /// The role of that name, as who keeps it has it now.
+    pub async fn role(&self, name: &str) -> Option<Arc<Role>> {
+        let known = || self.store.current().get(name).cloned();
+        match known() {
+            Some(role) if role.keeper != Keeper::Upstream => Some(role),
+            _ => {
+                if let Some(source) = self.source()
+                    && tokio::time::timeout(ASK_TIMEOUT, self.ask(&source, name)).await.is_err()
+                {
+                    tracing::warn!(
+                        "could not ask the upstream server for role \"{name}\": timeout expired"
+                    );
+                }
+                known()
+            }
+        }
+    }
+
+    /// Reads the file of `auth_file`, as it is now. An earlier one's users go when they are not in it.
+    pub async fn read_file(&self) {
+        let path = self.settings.borrow().auth_file.clone();
+        let read = async {
+            if path.is_empty() {
+                return Ok(BTreeMap::new());
+            }
+            let file = path.clone();
+            let text = spawn_blocking(move || std::fs::read_to_string(file)).await;
+            let text = text.map_err(|_| "it was given up".to_owned())?;
+            let text = text.map_err(|error| strerror(&error).to_string())?;
+            userlist::parse(&text).map_err(|bad| format!("line {}: {}", bad.number, bad.reason))
+        };
+        let users = match read.await {
+            Ok(users) => users,
+            Err(reason) => {
+                let detail = "Users who were read before stay.";
+                tracing::error!(detail, "could not read file \"{path}\" of auth_file: {reason}");
+                return;
+            }
+        };
+        let update = self.store.update(|roles| {
+            let mut roles = roles.clone();
+            let gone: Vec<String> = roles
+                .iter()
+                .filter(|role| role.keeper == Keeper::AuthFile && !users.contains_key(&role.name))
+                .map(|role| role.name.clone())
+                .collect();
+            for name in gone {
+                roles = roles.forget(&name, Keeper::AuthFile);
+            }
+            for (name, secret) in &users {
+                let password = (!secret.is_empty()).then(|| secret.clone());
+                // PgBouncer's users are who may log in; here they come to replicate.
+                let (login, replication) = (true, true);
+                let role = Role { login, replication, password, ..Role::new(0, name.clone()) };
+                match roles.learn(&role, &[], Keeper::AuthFile) {
+                    Ok(learnt) => roles = learnt,
+                    Err(why) => not_learnt(name, why),
+                }
+            }
+            roles
+        });
+        if let Err(report) = update.await {
+            tracing::error!("{}", report.message);
+        }
+    }
+
+    /// Whom to ask; `None` without `auth_user`, and on a server that has no upstream.
+    fn source(&self) -> Option<Source> {
+        let settings = self.settings.borrow();
+        let may_ask = !settings.auth_user.is_empty()
+            && !settings.hub.primary_conninfo.is_empty()
+            && self.hub.in_recovery();
+        may_ask.then(|| Source {
+            conninfo: settings.hub.primary_conninfo.clone(),
+            user: settings.auth_user.clone(),
+            database: settings.auth_dbname.clone(),
+        })
+    }
+
+    /// Asks the upstream and keeps what it says; whatever fails is logged.
+    async fn ask(&self, source: &Source, name: &str) {
+        let mut asking = self.asking.lock().await;
+        let now = Instant::now();
+        asking.asked.retain(|_, asked| now < *asked + FRESH);
+        if asking.asked.contains_key(name) || asking.not_before.is_some_and(|until| now < until) {
+            return;
+        }
+        // Given up by whoever waits, the attempt counts as one that failed.
+        asking.not_before = Some(now + RETRY_INTERVAL);
+        match self.find(&mut asking, source, name).await {
+            Ok(found) => {
+                asking.not_before = None;
+                if asking.asked.len() < ASKED_MAX {
+                    asking.asked.insert(name.to_owned(), Instant::now());
+                }
+                drop(asking);
+                self.keep(name, found).await;
+            }
+            Err(why) => {
+                asking.session = None;
+                asking.not_before = Some(Instant::now() + RETRY_INTERVAL);
+                let detail = "Roles that were learnt before can log in.";
+                tracing::warn!(
+                    detail,
+                    "could not ask the upstream server for role \"{name}\": {why}"
+                );
+            }
+        }
+    }
+
+    async fn find(
+        &self,
+        asking: &mut Asking,
+        source: &Source,
+        name: &str,
+    ) -> Result<Option<RemoteRole>, String> {
+        let auth_query = self.settings.borrow().auth_query.clone();
+        let opened = asking.session.take().filter(|session| session.opened_with == *source);
+        if let Some(mut opened) = opened
+            && let Ok(found) = find_role(&mut opened.session, &auth_query, name).await
+        {
+            asking.session = Some(opened);
+            return Ok(found);
+        }
+        // The session may have ended since; a new one tells what is wrong.
+        let mut session = self.connect(source).await?;
+        let found = find_role(&mut session, &auth_query, name).await;
+        let found = found.map_err(|cause| Failure { target: None, cause }.to_string())?;
+        asking.session = Some(Session { opened_with: source.clone(), session });
+        Ok(found)
+    }
+
+    async fn connect(&self, source: &Source) -> Result<SqlSession, String> {
+        let conninfo = parse_conninfo(&source.conninfo).map_err(|error| error.to_string())?;
+        let conninfo = self.as_auth_user(conninfo, &source.user);
+        let options = ConnectOptions { timeout: Some(ASK_TIMEOUT), ..ConnectOptions::default() };
+        let session = connect_sql(&conninfo, &source.database, &options).await;
+        session.map_err(|error| error.to_string())
+    }
+
+    /// The upstream's address with another user. Its password is that of `primary_conninfo` where that is the same user,
+    /// else that of the password file, else a plain one of `auth_file`.
+    fn as_auth_user(&self, mut conninfo: ConnInfo, user: &str) -> ConnInfo {
+        if conninfo.user != user {
+            user.clone_into(&mut conninfo.user);
+            let roles = self.store.current();
+            let of_file = roles.get(user).filter(|role| role.keeper == Keeper::AuthFile);
+            let plain = |secret: &&String| {
+                !secret.starts_with("md5") && !secret.starts_with("SCRAM-SHA-256$")
+            };
+            conninfo.password =
+                of_file.and_then(|role| role.password.as_ref()).filter(plain).cloned();
+        }
+        conninfo
+    }
+
+    /// Keeps what the upstream has said of a role.
+    async fn keep(&self, name: &str, found: Option<RemoteRole>) {
+        let update = self.store.update(|roles| match &found {
+            None => roles.forget(name, Keeper::Upstream),
+            Some(found) => {
+                let learnt = roles.learn(&attributes(found), &found.member_of, Keeper::Upstream);
+                learnt.unwrap_or_else(|why| {
+                    not_learnt(name, why);
+                    roles.clone()
+                })
+            }
+        });
+        if let Err(report) = update.await {
+            tracing::error!("{}", report.message);
+        }
+    }
+}
+
+/// A role of `pg_roles`. An attribute that a server does not have is one that the role does not have.
+pub(crate) fn attributes(found: &RemoteRole) -> Role {
+    let valid_until = found.attribute("rolvaliduntil").and_then(timestamp);
+    Role {
+        superuser: found.flag("rolsuper"),
+        inherit: found.flag("rolinherit"),
+        create_role: found.flag("rolcreaterole"),
+        create_db: found.flag("rolcreatedb"),
+        login: found.flag("rolcanlogin"),
+        replication: found.flag("rolreplication"),
+        bypass_rls: found.flag("rolbypassrls"),
+        connection_limit: found
+            .attribute("rolconnlimit")
+            .and_then(|limit| limit.parse().ok())
+            .unwrap_or(-1),
+        password: found.secret.clone(),
+        valid_until,
+        ..Role::new(0, found.name.clone())
+    }
+}
+
+/// A time as `DateStyle` ISO writes it. One that cannot be read is long past: better nobody than anybody.
+fn timestamp(text: &str) -> Option<Timestamp> {
+    match Value::parse(text, Type::TimestampTz, &TimeZone::UTC) {
+        Ok(Value::Timestamp(time)) => Some(time),
+        _ => Some(Timestamp(i64::MIN + 1)),
+    }
+}
+
+fn not_learnt(name: &str, why: NotLearnt) {
+    let reason = match why {
+        // It is here, and is used.
+        NotLearnt::KeptElsewhere => return,
+        NotLearnt::Reserved => "its name is reserved",
+        NotLearnt::TooMany => "there are too many roles",
+    };
+    tracing::warn!("role \"{name}\" is not learnt: {reason}");
+}
