@@ -13,6 +13,7 @@ mod embed;
 mod feedback;
 mod harness;
 mod hba;
+mod learnt_roles;
 mod logical;
 mod malformed;
 mod many_standbys;
