@@ -214,6 +214,12 @@ fn wal_that_fills_its_segments_ends_where_they_end() {
         // A switch record is a header alone, and all after it is filling.
         assert_eq!(end.filling, Some(LsnRange::new(switch + 24, START + MIB)));
     }
+    // A file that ends with the header has none.
+    let mut short = files;
+    short.0.get_mut(&(1, 4)).unwrap().truncate((switch.0 + 24 - START.0) as usize);
+    let end = short.recover(&control(switch, Some(record.start)), &[], 1 << 20).unwrap();
+    assert_eq!((end.end, end.last_record), (switch + 24, Some(switch)));
+    assert_eq!(end.filling, None);
 }
 
 #[test]
@@ -291,8 +297,10 @@ fn a_record_without_its_beginning_counts_only_up_to_the_bound() {
     let end = files.recover(&control(START, None), &[], 8192).unwrap();
     assert_eq!((end.end, end.last_record), (START, None));
     assert_eq!(end.reason, StopReason::Unverifiable { end: unseen_end });
-    for last_record in [None, Some(next.start)] {
-        let end = files.recover(&control(next.end, last_record), &[], 8192).unwrap();
+    for (flush_lsn, last_record) in
+        [(next.end, None), (next.end, Some(next.start)), (unseen_end, None)]
+    {
+        let end = files.recover(&control(flush_lsn, last_record), &[], 8192).unwrap();
         assert_eq!((end.end, end.last_record), (next.end, Some(next.start)));
     }
 }
@@ -353,6 +361,9 @@ fn reading_follows_the_history_into_the_next_timeline() {
     let found = files.recover(&past, &histories, 8192).unwrap();
     let text = "invalid magic number D111 in log segment 000000020000000000000005, offset 1040384";
     assert_eq!(found.reason.to_string(), text);
+    let durable = ControlFile { flush_lsn: end, ..past };
+    let error = files.recover(&durable, &histories, 8192).unwrap_err();
+    assert_eq!(error.file_name(), "000000020000000000000005");
 }
 
 #[test]

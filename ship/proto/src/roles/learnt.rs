@@ -113,6 +113,7 @@ impl Roles {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hba::Membership as _;
     use crate::roles::file::{decode_roles, encode_roles};
     use crate::time::Timestamp;
     use alloc::borrow::ToOwned;
