@@ -4,9 +4,12 @@
 //!
 //! PostgreSQL: src/backend/libpq, src/backend/postmaster, src/interfaces/libpq/fe-connect.c.
 
+pub(crate) mod access;
+pub(crate) mod authenticate;
 pub mod connect;
 pub mod listen;
 mod pump;
 pub mod session;
 pub mod stream;
+mod tls;
 mod unadmitted;

@@ -25,10 +25,13 @@ use tokio::task::JoinHandle;
 use walhub_engine::files::OsFs;
 use walhub_proto::lsn::{Lsn, SystemIdentifier};
 use walhub_proto::page::WalVersion;
+use walhub_proto::password::MOCK_NONCE_LEN;
 use walhub_proto::segment::SegmentSize;
 
 use crate::datadir::{DataDir, Status};
 use crate::limits::{self, Connections};
+use crate::net::access::Access;
+use crate::net::authenticate::{Everybody, Guard};
 use crate::net::connect::{ConnectOptions, Notices, connect, parse_conninfo};
 use crate::net::listen::Listener;
 use crate::net::session::Services;
@@ -145,6 +148,9 @@ impl Ready {
                 .map_err(|error| anyhow::anyhow!("invalid connection string syntax: {error}"))?;
         }
         let connections = limits::check_at_start(&settings)?;
+        let mock_nonce = data_dir
+            .mock_authentication_nonce()
+            .context("could not read or write the nonce of authentication")?;
         walhub_engine::uring::io_uring_check()?;
         // One that was left is not meant for this life. PostgreSQL: RemovePromoteSignalFiles.
         let _stale = data_dir.take_promote_file();
@@ -170,6 +176,7 @@ impl Ready {
             reloader,
             is_primary,
             connections,
+            mock_nonce,
             title: None,
             notify: Notify::default(),
             attempt: None,
@@ -291,6 +298,7 @@ struct Server {
     reloader: Reloader,
     is_primary: bool,
     connections: Connections,
+    mock_nonce: [u8; MOCK_NONCE_LEN],
     title: Option<Title>,
     notify: Notify,
     /// The attempt to reach the upstream that was begun last.
@@ -313,6 +321,11 @@ impl Server {
             self.settings_receiver.clone(),
             terminated,
             self.connections,
+            Guard {
+                access: Arc::new(Access::this_machine()),
+                directory: Arc::new(Everybody),
+                mock_nonce: self.mock_nonce,
+            },
             serve,
         );
         let listening = tokio::task::spawn_local(listener.run(Arc::clone(&services)));

@@ -26,6 +26,7 @@ pub mod convert;
 pub mod decode;
 pub mod feedback;
 pub mod generate;
+pub mod hba;
 pub mod history;
 pub mod lag;
 pub mod lsn;

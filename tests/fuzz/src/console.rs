@@ -169,7 +169,7 @@ pub(crate) fn console(bytes: &[u8]) {
             },
             database: "postgres".to_owned(),
             startup_options: BTreeMap::new(),
-            member: Arc::new(sessions.enter(1, stopping.1)),
+            member: Arc::new(sessions.enter(1, 4, stopping.1)),
             sessions: Arc::clone(&sessions),
             hub: Arc::new(Primary(AtomicU64::new(0x0200_0000))),
             settings: watch::channel(Arc::new(Settings::default())).1,

@@ -3,16 +3,18 @@
 //! PostgreSQL: `processCancelRequest` (src/backend/postmaster/postmaster.c), `ProcessInterrupts`.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ring::rand::{SecureRandom, SystemRandom};
+use subtle::ConstantTimeEq as _;
 use tokio::sync::{Notify, watch};
+use walhub_proto::wire::startup::CANCEL_KEY_BYTES;
 
 use super::activity::Activity;
 use super::memory::{Account, Memory};
 use super::turns::Turns;
+use crate::random;
 
 /// How far the COPY of a session has come, as `pg_stat_progress_copy` shows it.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -34,11 +36,37 @@ pub enum Interrupt {
     Terminate,
 }
 
+/// What a client must show to have its session's statement cancelled: nobody may guess it.
+///
+/// PostgreSQL: `MyCancelKey`.
+#[derive(Clone)]
+pub struct CancelKey(Box<[u8]>);
+
+impl CancelKey {
+    /// A new one of so many bytes, of which there are up to 32.
+    fn new(len: usize) -> Self {
+        let random: [u8; CANCEL_KEY_BYTES] = random::bytes();
+        Self(random.into_iter().take(len).collect())
+    }
+
+    /// As BackendKeyData tells it.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for CancelKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CancelKey(..)")
+    }
+}
+
 /// What others may do to a session.
 #[derive(Debug)]
 pub struct Interrupts {
     pid: u32,
-    secret: u32,
+    key: CancelKey,
     cancel: Notify,
     /// Cancel requests so far.
     cancels: AtomicU64,
@@ -55,8 +83,8 @@ pub struct Interrupts {
 impl Interrupts {
     /// What BackendKeyData tells the client.
     #[must_use]
-    pub const fn secret(&self) -> u32 {
-        self.secret
+    pub const fn key(&self) -> &CancelKey {
+        &self.key
     }
 
     /// Waits for a cancel request. One that came before this call is forgotten, as one that finds
@@ -146,12 +174,17 @@ impl Drop for Member {
 }
 
 impl Sessions {
-    /// Takes a session in. `server` turns true when every session must end.
+    /// Takes a session in, whose cancel key has so many bytes. `server` turns true when every session must end.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, pid: u32, server: watch::Receiver<bool>) -> Member {
+    pub fn enter(
+        self: &Arc<Self>,
+        pid: u32,
+        key_bytes: usize,
+        server: watch::Receiver<bool>,
+    ) -> Member {
         let interrupts = Arc::new(Interrupts {
             pid,
-            secret: secret(),
+            key: CancelKey::new(key_bytes),
             cancel: Notify::new(),
             terminate: watch::Sender::new(false),
             server,
@@ -165,9 +198,9 @@ impl Sessions {
     }
 
     /// A cancel request from a connection of its own. PostgreSQL: `processCancelRequest`.
-    pub fn cancel_request(&self, pid: u32, secret: Option<u32>) {
+    pub fn cancel_request(&self, pid: u32, key: &[u8]) {
         match self.member(pid) {
-            Some(member) if secret == Some(member.secret) => member.cancel(),
+            Some(member) if bool::from(member.key.bytes().ct_eq(key)) => member.cancel(),
             Some(_) => tracing::info!("wrong key in cancel request for process {pid}"),
             None => tracing::info!("PID {pid} in cancel request did not match any process"),
         }
@@ -232,20 +265,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Nobody may guess it: it is all that a cancel request needs. PostgreSQL: `RandomCancelKey`.
-fn secret() -> u32 {
-    let mut bytes = [0; 4];
-    match SystemRandom::new().fill(&mut bytes) {
-        Ok(()) => u32::from_be_bytes(bytes),
-        Err(_) => {
-            let [a, b, c, d, ..] = RandomState::new().hash_one(0).to_be_bytes();
-            u32::from_be_bytes([a, b, c, d])
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use walhub_proto::wire::startup::SHORT_CANCEL_KEY_BYTES;
+
     use super::*;
 
     #[test]
@@ -253,19 +276,29 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let sessions = Arc::new(Sessions::default());
-            let member = sessions.enter(7, watch::Sender::new(false).subscribe());
-            let secret = member.interrupts.secret();
+            let enter = |pid, key_bytes| {
+                sessions.enter(pid, key_bytes, watch::Sender::new(false).subscribe())
+            };
+            let member = enter(7, SHORT_CANCEL_KEY_BYTES);
+            let other = enter(9, CANCEL_KEY_BYTES);
+            let key = member.interrupts.key().bytes().to_vec();
+            let others_key = other.interrupts.key().bytes();
+            assert_eq!((key.len(), others_key.len()), (4, 32));
             let interrupts = Arc::clone(&member.interrupts);
             let mut canceled = std::pin::pin!(interrupts.canceled());
             let mut is_canceled = async || {
                 tokio::select! { biased; () = &mut canceled => true, () = std::future::ready(()) => false }
             };
             assert!(!is_canceled().await);
-            sessions.cancel_request(7, Some(secret ^ 1));
-            sessions.cancel_request(7, None);
-            sessions.cancel_request(8, Some(secret));
+            let wrong = [&key[..3], &[key[3] ^ 1]].concat();
+            let longer = [&key[..], &[0; 28]].concat();
+            for key in [&wrong[..], &longer, &key[..3], &[], others_key] {
+                sessions.cancel_request(7, key);
+            }
+            sessions.cancel_request(8, &key);
+            sessions.cancel_request(9, &key);
             assert!(!is_canceled().await);
-            sessions.cancel_request(7, Some(secret));
+            sessions.cancel_request(7, &key);
             assert!(is_canceled().await);
             assert!(!sessions.terminate(8) && !member.interrupts.is_terminated());
             assert!(sessions.terminate(7) && member.interrupts.is_terminated());

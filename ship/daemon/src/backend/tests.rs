@@ -172,7 +172,7 @@ pub(super) fn params_of(
     // A session whose server is gone would end: the channel stays open for the test's time.
     let keep: &'static watch::Sender<bool> = Box::leak(Box::new(terminate.clone()));
     BackendParams {
-        member: Arc::new(sessions.enter(99, keep.subscribe())),
+        member: Arc::new(sessions.enter(99, 4, keep.subscribe())),
         sessions,
         client: client("test", 99),
         database: "postgres".to_owned(),

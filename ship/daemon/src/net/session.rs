@@ -7,32 +7,42 @@
 //! PostgreSQL: `ProcessStartupPacket`, `canAcceptConnections`, `ClientAuthentication`,
 //! `InitPostgres`.
 
+mod admit;
 mod greeting;
 
+use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
-use walhub_proto::command::truncate_name;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
 use walhub_proto::wire::startup::{
-    self, FirstPacket, OptionsViolation, ReplicationMode, StartupMessage, StartupViolation,
+    self, FirstPacket, ReplicationMode, STARTUP_PACKET_BYTES_MAX, StartupMessage, StartupViolation,
 };
 
+use self::admit::Places;
 pub(crate) use self::greeting::canonical_name;
+use super::authenticate::{
+    self, Applicant, Authenticated, Guard, NotAuthenticated, Refusal, authenticate,
+};
 use super::stream::{Connection, Stream};
-use super::unadmitted::{Silent, Unadmitted};
-use crate::backend::{self, BackendParams, Interrupt, Member, Sessions, SettingsView as _};
+use super::tls::TlsFacts;
+use super::unadmitted::{Origin, Silent, Unadmitted};
+use crate::backend::{BackendParams, Interrupt, Member, Sessions, SettingsView as _};
 use crate::limits::Connections;
 use crate::settings::Settings;
 use walhub_hub::api::hub::{Client, Hub};
+
+/// The longest first packet, with its length word.
+const FIRST_PACKET_BYTES_MAX: usize = 4 + STARTUP_PACKET_BYTES_MAX;
+const _: () = assert!(FIRST_PACKET_BYTES_MAX + 2048 < authenticate::BYTES_MAX);
 
 /// How long the process waits for the last words of streams that have ended.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -57,8 +67,12 @@ pub struct Services {
     /// How many there may be.
     pub(super) connections: Connections,
     unadmitted: Arc<Unadmitted>,
+    /// Who may come in.
+    pub(super) guard: Guard,
     wal_senders: Arc<AtomicU32>,
     others: Arc<AtomicU32>,
+    /// Sessions of each role, by OID.
+    by_role: Arc<Mutex<BTreeMap<u32, u32>>>,
     serve: Serve,
 }
 
@@ -70,6 +84,7 @@ impl Services {
         settings: watch::Receiver<Arc<Settings>>,
         terminate: watch::Receiver<bool>,
         connections: Connections,
+        guard: Guard,
         serve: Serve,
     ) -> Arc<Self> {
         let sessions = Arc::new(Sessions::default());
@@ -83,8 +98,10 @@ impl Services {
             open: Arc::default(),
             connections,
             unadmitted: Unadmitted::new(connections.unadmitted_max),
+            guard,
             wal_senders: Arc::default(),
             others: Arc::default(),
+            by_role: Arc::default(),
             serve,
         })
     }
@@ -92,7 +109,7 @@ impl Services {
     /// Makes room for one more connection, and waits until there is room; `None` when those who were let in take it all.
     /// Hold the slot for as long as the connection is open.
     pub(super) async fn take_in(&self, stream: &Stream) -> Option<(Silent, ConnectionSlot)> {
-        let silent = self.unadmitted.enter(peer_address(stream).map(|peer| peer.ip()));
+        let silent = self.unadmitted.enter(origin(stream));
         self.unadmitted.room_is_made().await;
         let slot = ConnectionSlot::take(&self.open, self.connections.open_max)?;
         Some((silent, slot))
@@ -102,6 +119,11 @@ impl Services {
     #[must_use]
     pub fn sql_sessions(&self) -> u32 {
         self.others.load(Ordering::Acquire)
+    }
+
+    /// How many of them there may be.
+    fn sessions_max(&self) -> u32 {
+        self.settings().max_connections.min(self.connections.sessions_max)
     }
 
     /// Gives the walsenders whose streams go through this thread a moment to pass their last word
@@ -151,6 +173,12 @@ pub(crate) enum Ended {
     Io(io::Error),
 }
 
+impl From<Report> for Ended {
+    fn from(report: Report) -> Self {
+        Self::Fatal(report)
+    }
+}
+
 impl From<io::Error> for Ended {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
@@ -163,12 +191,17 @@ pub(crate) struct ClientSession {
     pub(crate) client: Client,
     pub(crate) mode: ReplicationMode,
     pub(crate) database: String,
+    /// Who it is, and how that was shown.
+    pub(crate) authenticated: Authenticated,
+    pub(crate) tls: Option<Arc<TlsFacts>>,
     member: Arc<Member>,
     message: StartupMessage,
+    /// Free again when the session ends.
+    _places: Places,
 }
 
 /// Serves one accepted connection to its end.
-pub(super) async fn serve_connection(stream: Stream, mut silent: Silent, services: Arc<Services>) {
+pub(super) async fn serve_connection(stream: Stream, silent: Silent, services: Arc<Services>) {
     let began = Instant::now();
     let peer = peer_address(&stream);
     let settings = services.settings();
@@ -176,25 +209,15 @@ pub(super) async fn serve_connection(stream: Stream, mut silent: Silent, service
         tracing::info!("connection received: {}", host_and_port(peer));
     }
     let mut connection = Connection::new(stream, Vec::new());
-    let started = tokio::time::timeout(
-        settings.authentication_timeout,
-        first_packet(&mut connection, &services.sessions),
-    );
-    let started = tokio::select! {
+    let admitted = tokio::select! {
         biased;
-        started = started => started,
+        admitted = let_in(&mut connection, &silent, &services, peer) => admitted,
         () = silent.told_to_go() => return connection.refuse_at_once(&too_many_clients()),
     };
     drop(silent);
-    let message = match started {
-        Ok(Ok(message)) => message,
-        Ok(Err(ended)) => return finish(Some(connection), ended).await,
-        // PostgreSQL leaves without a word. PostgreSQL: `StartupPacketTimeoutHandler`.
-        Err(_) => return,
-    };
-    let (session, _slot) = match admit(&services, message, peer) {
-        Ok(admitted) => admitted,
-        Err(report) => return finish(Some(connection), Ended::Fatal(report)).await,
+    let session = match admitted {
+        Ok(session) => session,
+        Err(ended) => return finish(Some(connection), ended).await,
     };
     let user = session.client.user.clone();
     let database = session.database.clone();
@@ -206,6 +229,57 @@ pub(super) async fn serve_connection(stream: Stream, mut silent: Silent, service
             host_and_port(peer)
         );
     }
+}
+
+/// From the first byte to AuthenticationOk, within `authentication_timeout`.
+async fn let_in(
+    connection: &mut Connection,
+    silent: &Silent,
+    services: &Arc<Services>,
+    peer: Option<SocketAddr>,
+) -> Result<ClientSession, Ended> {
+    let until = tokio::time::Instant::now() + services.settings().authentication_timeout;
+    let packet = first_packet(connection, &services.sessions);
+    // PostgreSQL leaves without a word. PostgreSQL: `StartupPacketTimeoutHandler`.
+    let packet = tokio::time::timeout_at(until, packet).await.map_err(|_| Ended::Quietly)??;
+    silent.heard();
+    let applicant = admit::applicant(&packet, peer, &mut connection.out)?;
+    admit::check_openness(services, applicant.mode)?;
+    let authenticated = authenticate(connection, services, &applicant, silent);
+    let refusal = match tokio::time::timeout_at(until, authenticated).await {
+        Ok(Ok((authenticated, role))) => {
+            // Who is not let in after this has at least shown who it is.
+            connection.out.authentication_ok();
+            let tls = connection.tls.clone();
+            return Ok(admit::admit(services, applicant, &packet, (authenticated, role), tls)?);
+        }
+        Ok(Err(NotAuthenticated::Left)) => return Err(Ended::Quietly),
+        Ok(Err(NotAuthenticated::Io(error))) => return Err(Ended::Io(error)),
+        Ok(Err(NotAuthenticated::Refused(refusal))) => refusal,
+        Err(_) => {
+            authenticate::log_timeout(&applicant);
+            return Err(Ended::Quietly);
+        }
+    };
+    refuse_entry(connection, silent, services, &refusal).await;
+    Err(Ended::Quietly)
+}
+
+/// Logs why, and tells the client that it is not let in, the later the more it is to be held up.
+async fn refuse_entry(
+    connection: &mut Connection,
+    silent: &Silent,
+    services: &Services,
+    refusal: &Refusal,
+) {
+    log_report(&refusal.for_log(), None);
+    if refusal.has_failed {
+        silent.failed();
+        tokio::time::sleep(services.settings().auth_delay).await;
+    }
+    let said = connection.farewell(&refusal.report);
+    // Who does not take it does not want to hear it.
+    let _ = tokio::time::timeout(FAREWELL_TIMEOUT, said).await;
 }
 
 /// Logs what was said to a client, and what it had asked. How it looks is the log's affair.
@@ -243,7 +317,15 @@ fn peer_address(stream: &Stream) -> Option<SocketAddr> {
     }
 }
 
-fn host_and_port(peer: Option<SocketAddr>) -> String {
+/// Who it is, as far as one can tell before anything is said.
+fn origin(stream: &Stream) -> Origin {
+    match stream {
+        Stream::Unix(stream) => Origin::User(stream.peer_cred().ok().map(|peer| peer.uid())),
+        other => peer_address(other).map_or(Origin::User(None), |it| Origin::of_address(it.ip())),
+    }
+}
+
+pub(super) fn host_and_port(peer: Option<SocketAddr>) -> String {
     peer.map_or_else(
         || "host=[local]".into(),
         |peer| format!("host={} port={}", peer.ip().to_canonical(), peer.port()),
@@ -258,17 +340,18 @@ fn session_time(began: Instant) -> String {
     format!("{hours}:{minutes:02}:{:02}.{:03}", seconds % 60, elapsed.subsec_millis())
 }
 
-/// Reads packets up to the one that asks for a session. PostgreSQL: `ProcessStartupPacket`.
+/// Reads packets up to the one that asks for a session, and leaves that as it came: decoded it may need many times its
+/// bytes. PostgreSQL: `ProcessStartupPacket`.
 async fn first_packet(
     connection: &mut Connection,
     sessions: &Sessions,
-) -> Result<StartupMessage, Ended> {
+) -> Result<Vec<u8>, Ended> {
     let (mut ssl_done, mut gss_done) = (false, false);
     loop {
         let (packet, len) = match startup::decode(&connection.read) {
             Ok(Some(decoded)) => decoded,
             Ok(None) => {
-                if !connection.fill().await? {
+                if !connection.fill_within(FIRST_PACKET_BYTES_MAX).await? {
                     if !connection.read.is_empty() {
                         tracing::info!("incomplete startup packet");
                     }
@@ -282,6 +365,10 @@ async fn first_packet(
             }
             Err(violation) => return Err(refuse(violation)),
         };
+        if let FirstPacket::Startup(_) = packet {
+            let rest = connection.read.split_off(len);
+            return Ok(std::mem::replace(&mut connection.read, rest));
+        }
         connection.consume(len);
         match packet {
             FirstPacket::SslRequest if !ssl_done => {
@@ -299,11 +386,11 @@ async fn first_packet(
                 return Err(refuse(StartupViolation::Version { major: 1234, minor: 5680 }));
             }
             // It is answered with nothing, whatever comes of it.
-            FirstPacket::CancelRequest { process_id, secret } => {
-                sessions.cancel_request(process_id, secret);
+            FirstPacket::CancelRequest { process_id, key } => {
+                sessions.cancel_request(process_id, &key);
                 return Err(Ended::Quietly);
             }
-            FirstPacket::Startup(message) => return Ok(message),
+            FirstPacket::Startup(_) => unreachable!("it is what was waited for"),
         }
     }
 }
@@ -324,151 +411,8 @@ async fn decline_encryption(connection: &mut Connection, what: &str) -> Result<(
     )))
 }
 
-/// Decides whether the client may come in, and takes a connection slot for it.
-fn admit(
-    services: &Arc<Services>,
-    mut message: StartupMessage,
-    peer: Option<SocketAddr>,
-) -> Result<(ClientSession, ConnectionSlot), Report> {
-    let mode = replication_mode(&message)?;
-    // Names have a length, here as everywhere. PostgreSQL: `ProcessStartupPacket`.
-    let name = |name: &str| message.parameter(name).map(|name| truncate_name(name.to_owned()));
-    let Some(user) = name("user") else {
-        return Err(Report::fatal(
-            SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-            "no PostgreSQL user name specified in startup packet",
-        ));
-    };
-    let is_walsender = mode != ReplicationMode::Off;
-    // A physical walsender is connected to no database. PostgreSQL: `ProcessStartupPacket`.
-    let database = match mode {
-        ReplicationMode::Physical => String::new(),
-        ReplicationMode::Off | ReplicationMode::Database => {
-            name("database").unwrap_or_else(|| user.clone())
-        }
-    };
-    if services.hub.is_stopping() {
-        let message = "the database system is shutting down";
-        return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message));
-    }
-    if is_walsender && services.hub.identity().is_none() {
-        let message = "the database system is starting up";
-        return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message)
-            .detail("walhub has not yet received WAL from its upstream."));
-    }
-    let slot = take_connection_slot(services, mode, peer)?;
-    if !is_trusted(peer) {
-        return Err(no_hba_entry(peer, &user, &database, mode));
-    }
-    message.apply_options().map_err(|violation| {
-        let report = Report::fatal(violation.sqlstate(), violation.to_string());
-        match violation {
-            OptionsViolation::Argument(_) => {
-                report.hint("walhub takes settings here, as in \"-c name=value\".")
-            }
-            OptionsViolation::NoValue(_) => report,
-        }
-    })?;
-    backend::check_startup(&message.parameters)?;
-    let client = Client {
-        pid: services.next_pid.fetch_add(1, Ordering::Relaxed),
-        application_name: startup::clean_ascii(
-            message.parameter("application_name").unwrap_or_default(),
-        ),
-        user,
-        address: peer,
-        backend_start: crate::clock::now(),
-    };
-    let member = services.sessions.enter(client.pid, services.terminate.clone());
-    let services = Arc::clone(services);
-    let session =
-        ClientSession { services, client, mode, database, member: Arc::new(member), message };
-    Ok((session, slot))
-}
-
-fn replication_mode(message: &StartupMessage) -> Result<ReplicationMode, Report> {
-    let Some(value) = message.parameters.get("replication") else {
-        return Ok(ReplicationMode::Off);
-    };
-    ReplicationMode::parse(value).ok_or_else(|| {
-        Report::fatal(
-            SqlState::INVALID_PARAMETER_VALUE,
-            format!("invalid value for parameter \"replication\": \"{value}\""),
-        )
-        .hint("Valid values are: \"false\", 0, \"true\", 1, \"database\".")
-    })
-}
-
-/// PostgreSQL: `InitProcess`, which keeps the slots of walsenders apart from the others.
-fn take_connection_slot(
-    services: &Services,
-    mode: ReplicationMode,
-    peer: Option<SocketAddr>,
-) -> Result<ConnectionSlot, Report> {
-    let settings = services.settings();
-    if mode != ReplicationMode::Off {
-        let max = settings.hub.max_wal_senders;
-        return ConnectionSlot::take(&services.wal_senders, max).ok_or_else(|| {
-            let message = format!(
-                "number of requested standby connections exceeds max_wal_senders (currently {max})"
-            );
-            Report::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
-        });
-    }
-    let max = settings.max_connections.min(services.connections.sessions_max);
-    // Who comes by Unix socket may be the operator.
-    let reserved = peer.map_or(0, |_| settings.reserved_connections());
-    ConnectionSlot::take(&services.others, max.saturating_sub(reserved)).ok_or_else(|| {
-        if peer.is_none() || services.others.load(Ordering::Acquire) >= max {
-            return too_many_clients();
-        }
-        // PostgreSQL: InitPostgres.
-        let message =
-            "remaining connection slots are reserved for non-replication superuser connections";
-        Report::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
-            .detail("walhub's superusers come by Unix socket.")
-    })
-}
-
 pub(super) fn too_many_clients() -> Report {
     Report::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
-}
-
-/// The error for an address that nobody may come from, whoever it is.
-pub(super) fn stranger(address: SocketAddr) -> Report {
-    let message = format!("no pg_hba.conf entry for host \"{}\"", address.ip().to_canonical());
-    Report::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message).detail(
-        "Until it has access control walhub takes connections from loopback addresses and Unix sockets only.",
-    )
-}
-
-/// Until there is access control, whoever is on this machine is trusted and nobody else is.
-pub(super) fn is_trusted(peer: Option<SocketAddr>) -> bool {
-    peer.is_none_or(|peer| peer.ip().to_canonical().is_loopback())
-}
-
-/// PostgreSQL: `ClientAuthentication`, case `uaImplicitReject`.
-fn no_hba_entry(
-    peer: Option<SocketAddr>,
-    user: &str,
-    database: &str,
-    mode: ReplicationMode,
-) -> Report {
-    let host = peer.map_or_else(String::new, |peer| {
-        let ip: IpAddr = peer.ip().to_canonical();
-        ip.to_string()
-    });
-    let message = match mode {
-        ReplicationMode::Physical => format!(
-            "no pg_hba.conf entry for replication connection from host \"{host}\", \
-             user \"{user}\", no encryption"
-        ),
-        ReplicationMode::Off | ReplicationMode::Database => format!(
-            "no pg_hba.conf entry for host \"{host}\", user \"{user}\", \
-             database \"{database}\", no encryption"
-        ),
-    };
-    Report::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message)
 }
 
 fn administrator_command() -> Report {
@@ -484,9 +428,6 @@ impl ClientSession {
     /// Sends the start-up sequence and serves commands to the end.
     async fn run(self, mut connection: Connection) {
         self.log_authorized();
-        if self.message.needs_negotiation() {
-            self.message.encode_negotiation(&mut connection.out);
-        }
         self.encode_greeting(&mut connection.out);
         if let Err(error) = connection.flush().await {
             return finish(None, Ended::Io(error)).await;
@@ -551,6 +492,9 @@ impl ClientSession {
         if !application_name.is_empty() {
             line.push_str(" application_name=");
             line.push_str(application_name);
+        }
+        if let Some(tls) = &self.tls {
+            line.push_str(&tls.log_text());
         }
         tracing::info!("{line}");
     }

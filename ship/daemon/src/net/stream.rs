@@ -6,14 +6,20 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use walhub_proto::wire::backend::{Encoder, Report};
 
+use super::tls::TlsFacts;
+
 /// Bytes that a read makes room for.
 const READ_BYTES: usize = 8 * 1024;
+
+/// Of a connection that may yet turn out to be nobody's.
+const SMALL_READ_BYTES: usize = 1024;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -117,17 +123,30 @@ pub(crate) struct Connection {
     pub(crate) stream: Stream,
     pub(crate) read: Vec<u8>,
     pub(crate) out: Encoder,
+    /// What TLS tells about it, if it is encrypted.
+    pub(crate) tls: Option<Arc<TlsFacts>>,
 }
 
 impl Connection {
     pub(crate) const fn new(stream: Stream, read: Vec<u8>) -> Self {
-        Self { stream, read, out: Encoder::new() }
+        Self { stream, read, out: Encoder::new(), tls: None }
     }
 
     /// Reads what there is; `false` at the end. Dropping the future loses nothing.
     pub(crate) async fn fill(&mut self) -> io::Result<bool> {
         self.read.reserve(READ_BYTES);
         Ok(self.stream.read_buf(&mut self.read).await? > 0)
+    }
+
+    /// Reads what there is, up to `max` bytes with those that were read before; `false` at the end. Dropping the future
+    /// loses nothing.
+    pub(crate) async fn fill_within(&mut self, max: usize) -> io::Result<bool> {
+        let room = max.saturating_sub(self.read.len());
+        if self.read.len() == self.read.capacity() {
+            self.read.reserve_exact(room.min(self.read.len().max(SMALL_READ_BYTES)));
+        }
+        let room = u64::try_from(room).unwrap_or(u64::MAX);
+        Ok((&mut self.stream).take(room).read_buf(&mut self.read).await? > 0)
     }
 
     pub(crate) fn consume(&mut self, len: usize) {

@@ -272,7 +272,6 @@ static NAMES: &[&str] = &[
     "recovery_target_xid",
     "recursive_worktable_factor",
     "remove_temp_files_after_crash",
-    "reserved_connections",
     "restart_after_crash",
     "restore_command",
     "restrict_nonsystem_relation_kind",

@@ -50,8 +50,10 @@ settings! {
     port: u16 = tcp_port(5432), Postmaster, CONNECTION;
     /// Sets the maximum number of concurrent connections.
     max_connections: u32 = int::<u32>(100, 1..=BACKENDS_MAX), Postmaster, CONNECTION;
-    /// Sets the number of connection slots reserved for superusers: here, for Unix sockets, where
-    /// there are any.
+    /// Sets the number of connection slots reserved for roles with privileges of
+    /// pg_use_reserved_connections.
+    reserved_connections: u32 = int::<u32>(0, 0..=BACKENDS_MAX), Postmaster, CONNECTION;
+    /// Sets the number of connection slots reserved for superusers.
     superuser_reserved_connections: u32 = int::<u32>(3, 0..=BACKENDS_MAX), Postmaster, CONNECTION;
     /// Sets the directories where Unix-domain sockets will be created; walhub's default is none.
     unix_socket_directories: Vec<PathBuf> = text("", check::directories), Postmaster, CONNECTION;
@@ -65,6 +67,9 @@ settings! {
     tcp_user_timeout: Option<Duration> = optional::<Milliseconds>(None, 0..=INT_MAX), Sighup, TCP;
     /// Sets the maximum allowed time to complete client authentication.
     authentication_timeout: Duration = int::<Seconds>(60, 1..=600), Sighup, AUTHENTICATION;
+    /// Sets how long a client that has failed to show who it is waits to hear it; in PostgreSQL
+    /// auth_delay.milliseconds.
+    auth_delay: Duration = int::<Milliseconds>(0, 0..=INT_MAX / 1000), Sighup, AUTHENTICATION;
     /// Sets the number of data-plane cores; auto lets walhub choose (walhub only).
     cores: Option<u16> = auto_or::<u16>(0..=256), Postmaster, RESOURCES;
     /// Sets whether writing WAL has a thread of its own or shares that of the SQL sessions, which

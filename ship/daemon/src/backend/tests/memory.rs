@@ -64,7 +64,7 @@ impl Server {
     fn connect_by(&self, pid: u32, pipe_len: usize) -> Client {
         let hub: Arc<dyn Hub<OwnedFd>> = Arc::<OwnHub>::clone(&self.hub);
         let params = BackendParams {
-            member: Arc::new(self.sessions.enter(pid, self.terminate.subscribe())),
+            member: Arc::new(self.sessions.enter(pid, 4, self.terminate.subscribe())),
             sessions: Arc::clone(&self.sessions),
             client: client("test", pid),
             database: "postgres".to_owned(),
@@ -250,7 +250,7 @@ fn a_statement_that_takes_long_hears_cancel_requests_and_its_timeout() {
 #[test]
 fn a_statement_signals_once_however_often_it_is_begun() {
     run(async |server| {
-        let signaled = server.sessions.enter(7, server.terminate.subscribe());
+        let signaled = server.sessions.enter(7, 4, server.terminate.subscribe());
         let mut client = server.connect(1);
         // Short, and so long that it is begun here and again on another thread.
         for (number, rows) in [(1, 10), (2, 8_000)] {
