@@ -43,6 +43,12 @@ states! {
     INVALID_AUTHORIZATION_SPECIFICATION = "28000";
     /// invalid_password
     INVALID_PASSWORD = "28P01";
+    /// dependent_objects_still_exist
+    DEPENDENT_OBJECTS_STILL_EXIST = "2BP01";
+    /// invalid_grant_operation
+    INVALID_GRANT_OPERATION = "0LP01";
+    /// insufficient_privilege
+    INSUFFICIENT_PRIVILEGE = "42501";
     /// syntax_error
     SYNTAX_ERROR = "42601";
     /// invalid_name
@@ -61,6 +67,8 @@ states! {
     UNDEFINED_FUNCTION = "42883";
     /// duplicate_prepared_statement
     DUPLICATE_PREPARED_STATEMENT = "42P05";
+    /// reserved_name
+    RESERVED_NAME = "42939";
     /// datatype_mismatch
     DATATYPE_MISMATCH = "42804";
     /// insufficient_resources
