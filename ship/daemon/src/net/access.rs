@@ -4,7 +4,9 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use walhub_proto::hba::{Connection, Files, Maps, Membership, Rule, Rules, Search, Step, Unreadable};
+use walhub_proto::hba::{
+    Connection, Files, Maps, Membership, Rule, Rules, Search, Step, Unreadable,
+};
 
 /// The rules in force.
 pub(crate) struct Access {

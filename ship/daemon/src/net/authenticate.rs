@@ -37,7 +37,7 @@ use walhub_proto::password::{MOCK_NONCE_LEN, SCRAM_ITERATIONS_DEFAULT, ScramSecr
 use walhub_proto::roles::Role;
 use walhub_proto::wire::startup::ReplicationMode;
 
-pub(crate) use self::directory::{Directory, Everybody, Looking};
+pub(crate) use self::directory::{Directory, Everybody};
 pub(super) use self::refusal::Refusal;
 use super::access::Access;
 use super::session::{Services, host_and_port};

@@ -9,13 +9,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::task::JoinSet;
 
 use self::socket_file::SocketFile;
-use super::session::{Services, is_trusted, serve_connection, stranger, too_many_clients};
+use super::session::{Services, serve_connection, too_many_clients};
 use super::stream::{Connection, Stream};
 use crate::settings::Settings;
 
@@ -25,9 +25,6 @@ const BACKLOG: i32 = 200;
 /// Pause when no descriptor or memory is left for a connection, so that accepting does not spin.
 /// PostgreSQL: `StreamConnection`.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Of many that are turned away, one in so long a time is logged.
-const STRANGERS_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Every socket that clients connect to. Unix socket files go away with it.
 #[derive(Debug)]
@@ -202,13 +199,9 @@ fn bind_directories(settings: &Settings, port: u16) -> io::Result<Vec<(UnixListe
 }
 
 async fn accept_tcp(listener: tokio::net::TcpListener, services: Arc<Services>) {
-    let (mut exhausted, mut strangers) = (false, Strangers::default());
+    let mut exhausted = false;
     loop {
         match listener.accept().await {
-            Ok((stream, address)) if !is_trusted(Some(address)) => {
-                exhausted = false;
-                strangers.turn_away(stream, address);
-            }
             Ok((stream, _)) => {
                 exhausted = false;
                 if let Err(error) = set_options(&stream, &services.settings()) {
@@ -244,31 +237,6 @@ async fn accept_failed(error: &io::Error, exhausted: &mut bool) {
         tracing::info!("could not accept new connection: {error}");
     }
     tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
-}
-
-/// Says to those who can never come in that they cannot, before anything of theirs is read.
-///
-/// PostgreSQL reads who they say they are first. Its message names that as well.
-#[derive(Default)]
-struct Strangers {
-    logged_at: Option<Instant>,
-    /// Those that were not logged since.
-    count: u64,
-}
-
-impl Strangers {
-    fn turn_away(&mut self, stream: tokio::net::TcpStream, address: SocketAddr) {
-        let report = stranger(address);
-        self.count += 1;
-        if self.logged_at.is_none_or(|at| at.elapsed() >= STRANGERS_LOG_INTERVAL) {
-            let more = self.count - 1;
-            let detail =
-                (more > 0).then(|| format!("It is one of {} since the last such line.", more + 1));
-            tracing::info!(detail, "{}", report.message);
-            (self.logged_at, self.count) = (Some(Instant::now()), 0);
-        }
-        Connection::new(Stream::Tcp(stream), Vec::new()).refuse_at_once(&report);
-    }
 }
 
 /// PostgreSQL: `MaxLivePostmasterChildren` leaves room for connections that have not yet said what they want. Here the

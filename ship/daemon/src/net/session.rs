@@ -29,9 +29,7 @@ use walhub_proto::wire::startup::{
 
 use self::admit::Places;
 pub(crate) use self::greeting::canonical_name;
-use super::authenticate::{
-    self, Applicant, Authenticated, Guard, NotAuthenticated, Refusal, authenticate,
-};
+use super::authenticate::{self, Authenticated, Guard, NotAuthenticated, Refusal, authenticate};
 use super::stream::{Connection, Stream};
 use super::tls::TlsFacts;
 use super::unadmitted::{Origin, Silent, Unadmitted};
@@ -342,10 +340,7 @@ fn session_time(began: Instant) -> String {
 
 /// Reads packets up to the one that asks for a session, and leaves that as it came: decoded it may need many times its
 /// bytes. PostgreSQL: `ProcessStartupPacket`.
-async fn first_packet(
-    connection: &mut Connection,
-    sessions: &Sessions,
-) -> Result<Vec<u8>, Ended> {
+async fn first_packet(connection: &mut Connection, sessions: &Sessions) -> Result<Vec<u8>, Ended> {
     let (mut ssl_done, mut gss_done) = (false, false);
     loop {
         let (packet, len) = match startup::decode(&connection.read) {

@@ -39,8 +39,10 @@ impl Attempt<'_> {
         };
         let response = loop {
             let read = &mut self.connection.read;
-            let wanted = match read.first_chunk() {
-                Some(&[kind, ..]) if kind != b'p' => return Err(unexpected(name, kind).into()),
+            let wanted = match read.first_chunk::<FRAME_HEADER_LEN>() {
+                _ if read.first().is_some_and(|&kind| kind != b'p') => {
+                    return Err(unexpected(name, read).into());
+                }
                 None => FRAME_HEADER_LEN,
                 Some(&[_, a, b, c, d]) => {
                     let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).ok();
@@ -65,7 +67,8 @@ impl Attempt<'_> {
     }
 }
 
-fn unexpected(name: &str, kind: u8) -> Refusal {
+fn unexpected(name: &str, read: &[u8]) -> Refusal {
+    let kind = read.first().copied().unwrap_or_default();
     let message = format!("expected {name} response, got message type {kind}");
     Report::fatal(SqlState::PROTOCOL_VIOLATION, message).into()
 }

@@ -3,7 +3,9 @@
 //! PostgreSQL: `CheckSASLAuth` (src/backend/libpq/auth-sasl.c).
 
 use walhub_proto::password::Secret;
-use walhub_proto::scram::{Credential, Exchange, InitialResponse, ScramViolation, Step, mechanisms};
+use walhub_proto::scram::{
+    Credential, Exchange, InitialResponse, ScramViolation, Step, mechanisms,
+};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 use walhub_proto::wire::reader::Malformed;

@@ -140,8 +140,9 @@ pub(super) fn check_openness(services: &Services, mode: ReplicationMode) -> Resu
 }
 
 fn too_many_wal_senders(max: u32) -> Report {
-    let message =
-        format!("number of requested standby connections exceeds max_wal_senders (currently {max})");
+    let message = format!(
+        "number of requested standby connections exceeds max_wal_senders (currently {max})"
+    );
     Report::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
 }
 
@@ -209,11 +210,7 @@ fn may_log_in(user: &str, role: Option<Arc<Role>>) -> Result<Arc<Role>, Report> 
 
 /// PostgreSQL: `InitializeSessionUserId`, `InitProcess`, `InitPostgres`. Places of walsenders are kept apart from those
 /// of the others.
-fn take_places(
-    services: &Services,
-    role: &Role,
-    mode: ReplicationMode,
-) -> Result<Places, Report> {
+fn take_places(services: &Services, role: &Role, mode: ReplicationMode) -> Result<Places, Report> {
     let (of_role, count) = PlaceOfRole::take(&services.by_role, role.oid);
     let limit = u32::try_from(role.connection_limit).ok();
     if limit.is_some_and(|limit| count > limit) && !role.superuser {
@@ -274,7 +271,6 @@ fn no_walsender(services: &Services) -> Report {
     if services.server_version_num() < NEWER_WORDS {
         return fatal("must be superuser or replication role to start walsender");
     }
-    fatal("permission denied to start WAL sender").detail(
-        "Only roles with the REPLICATION attribute may start a WAL sender process.",
-    )
+    fatal("permission denied to start WAL sender")
+        .detail("Only roles with the REPLICATION attribute may start a WAL sender process.")
 }

@@ -38,7 +38,6 @@ impl ClientSession {
         out.ready_for_query(b'I');
     }
 
-
     /// Value of a setting that belongs to the session or the server rather than to walhub.
     pub(crate) fn show_session(&self, name: &str) -> Option<String> {
         let identity = self.services.hub.identity();

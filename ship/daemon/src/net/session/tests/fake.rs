@@ -17,6 +17,8 @@ use walhub_proto::wire::reader::decode_frame;
 
 use super::*;
 use crate::limits::Connections;
+use crate::net::access::Access;
+use crate::net::authenticate::Everybody;
 use crate::server::serve;
 use walhub_hub::api::append::Waited;
 use walhub_hub::api::hub::{
@@ -201,6 +203,12 @@ impl Harness {
     }
 
     pub(super) fn with_settings(hub: FakeHub, change: impl FnOnce(&mut Settings)) -> Self {
+        let access = Arc::new(Access::this_machine());
+        let guard = Guard { access, directory: Arc::new(Everybody), mock_nonce: [7; 32] };
+        Self::guarded(hub, guard, change)
+    }
+
+    pub(super) fn guarded(hub: FakeHub, guard: Guard, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::default();
         change(&mut settings);
         let hub = Arc::new(hub);
@@ -208,7 +216,8 @@ impl Harness {
         let (terminate, terminate_read) = watch::channel(false);
         let shared: Arc<dyn Hub<OwnedFd>> = Arc::<FakeHub>::clone(&hub);
         let connections = Connections::of(&settings_read.borrow(), None).unwrap();
-        let services = Services::new(shared, settings_read, terminate_read, connections, serve);
+        let services =
+            Services::new(shared, settings_read, terminate_read, connections, guard, serve);
         Self { hub, services, terminate, _settings: settings }
     }
 
@@ -217,7 +226,7 @@ impl Harness {
         let (ours, theirs) = UnixStream::pair().unwrap();
         tokio::task::spawn_local(serve_connection(
             Stream::Unix(theirs),
-            self.services.unadmitted.enter(None),
+            self.services.unadmitted.enter(Origin::User(Some(0))),
             Arc::clone(&self.services),
         ));
         RawClient { stream: ours, read: Vec::new() }
@@ -250,6 +259,10 @@ impl RawClient {
         Self { stream: UnixStream::from_std(stream).unwrap(), read: Vec::new() }
     }
 
+    pub(super) const fn of(stream: UnixStream) -> Self {
+        Self { stream, read: Vec::new() }
+    }
+
     pub(super) async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }
@@ -257,6 +270,29 @@ impl RawClient {
     pub(super) async fn query(&mut self, text: &str) {
         let mut encoder = Encoder::new();
         encoder.frame(b'Q', |buf| buf.extend([text.as_bytes(), b"\0"].concat()));
+        self.send(encoder.bytes()).await;
+    }
+
+    /// The next message; `None` at the end of the connection.
+    pub(super) async fn message(&mut self) -> Option<(u8, Vec<u8>)> {
+        loop {
+            if let Some(frame) = decode_frame(&self.read, 1 << 20).unwrap() {
+                let message = (frame.kind, frame.body.to_vec());
+                let len = frame.len;
+                self.read.drain(..len);
+                return Some(message);
+            }
+            if self.stream.read_buf(&mut self.read).await.is_ok_and(|len| len > 0) {
+                continue;
+            }
+            return None;
+        }
+    }
+
+    /// Answers a request for authentication.
+    pub(super) async fn respond(&mut self, body: &[u8]) {
+        let mut encoder = Encoder::new();
+        encoder.frame(b'p', |buf| buf.extend_from_slice(body));
         self.send(encoder.bytes()).await;
     }
 
@@ -283,7 +319,7 @@ impl RawClient {
     }
 }
 
-fn show_message(kind: u8, body: &[u8]) -> String {
+pub(super) fn show_message(kind: u8, body: &[u8]) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let body_text = text(body);
     let mut fields = body_text.split_terminator('\0');
