@@ -9,4 +9,5 @@ pub mod listen;
 mod pump;
 pub mod session;
 pub mod stream;
+pub(crate) mod tls;
 mod unadmitted;

@@ -93,6 +93,8 @@ states! {
     IO_ERROR = "58030";
     /// undefined_file
     UNDEFINED_FILE = "58P01";
+    /// config_file_error
+    CONFIG_FILE_ERROR = "F0000";
     /// lock_file_exists
     LOCK_FILE_EXISTS = "F0001";
     /// internal_error

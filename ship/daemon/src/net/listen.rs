@@ -214,7 +214,7 @@ async fn accept_tcp(listener: tokio::net::TcpListener, services: Arc<Services>) 
                 if let Err(error) = set_options(&stream, &services.settings()) {
                     tracing::info!("could not set socket options: {error}");
                 }
-                spawn(Stream::Tcp(stream), &services).await;
+                spawn(Stream::tcp(stream), &services).await;
             }
             Err(error) => accept_failed(&error, &mut exhausted).await,
         }
@@ -227,7 +227,7 @@ async fn accept_unix(listener: tokio::net::UnixListener, services: Arc<Services>
         match listener.accept().await {
             Ok((stream, _)) => {
                 exhausted = false;
-                spawn(Stream::Unix(stream), &services).await;
+                spawn(Stream::unix(stream), &services).await;
             }
             Err(error) => accept_failed(&error, &mut exhausted).await,
         }
@@ -267,7 +267,7 @@ impl Strangers {
             tracing::info!(detail, "{}", report.message);
             (self.logged_at, self.count) = (Some(Instant::now()), 0);
         }
-        Connection::new(Stream::Tcp(stream), Vec::new()).refuse_at_once(&report);
+        Connection::new(Stream::tcp(stream), Vec::new()).refuse_at_once(&report);
     }
 }
 

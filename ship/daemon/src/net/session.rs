@@ -7,6 +7,7 @@
 //! PostgreSQL: `ProcessStartupPacket`, `canAcceptConnections`, `ClientAuthentication`,
 //! `InitPostgres`.
 
+mod encryption;
 mod greeting;
 
 use std::io;
@@ -17,7 +18,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use walhub_proto::command::truncate_name;
 use walhub_proto::sqlstate::SqlState;
@@ -26,8 +26,10 @@ use walhub_proto::wire::startup::{
     self, FirstPacket, OptionsViolation, ReplicationMode, StartupMessage, StartupViolation,
 };
 
+use self::encryption::{begin_direct_tls, decline_encryption, ssl_status};
 pub(crate) use self::greeting::canonical_name;
 use super::stream::{Connection, Stream};
+use super::tls::{Acceptor, TlsFacts};
 use super::unadmitted::{Silent, Unadmitted};
 use crate::backend::{self, BackendParams, Interrupt, Member, Sessions, SettingsView as _};
 use crate::limits::Connections;
@@ -60,6 +62,8 @@ pub struct Services {
     wal_senders: Arc<AtomicU32>,
     others: Arc<AtomicU32>,
     serve: Serve,
+    /// What connections over TLS are accepted with; `None` while `ssl` is off.
+    tls: watch::Receiver<Option<Arc<Acceptor>>>,
 }
 
 impl Services {
@@ -71,6 +75,7 @@ impl Services {
         terminate: watch::Receiver<bool>,
         connections: Connections,
         serve: Serve,
+        tls: watch::Receiver<Option<Arc<Acceptor>>>,
     ) -> Arc<Self> {
         let sessions = Arc::new(Sessions::default());
         sessions.memory().set_limit(settings.borrow().sql_memory_limit());
@@ -86,6 +91,7 @@ impl Services {
             wal_senders: Arc::default(),
             others: Arc::default(),
             serve,
+            tls,
         })
     }
 
@@ -178,7 +184,7 @@ pub(super) async fn serve_connection(stream: Stream, mut silent: Silent, service
     let mut connection = Connection::new(stream, Vec::new());
     let started = tokio::time::timeout(
         settings.authentication_timeout,
-        first_packet(&mut connection, &services.sessions),
+        first_packet(&mut connection, &services),
     );
     let started = tokio::select! {
         biased;
@@ -196,6 +202,9 @@ pub(super) async fn serve_connection(stream: Stream, mut silent: Silent, service
         Ok(admitted) => admitted,
         Err(report) => return finish(Some(connection), Ended::Fatal(report)).await,
     };
+    if let Some(status) = connection.tls.as_deref().map(ssl_status) {
+        session.member.interrupts.show_ssl(status);
+    }
     let user = session.client.user.clone();
     let database = session.database.clone();
     session.run(connection).await;
@@ -237,10 +246,7 @@ async fn finish(connection: Option<Connection>, ended: Ended) {
 }
 
 fn peer_address(stream: &Stream) -> Option<SocketAddr> {
-    match stream {
-        Stream::Tcp(stream) => stream.peer_addr().ok(),
-        Stream::Unix(_) => None,
-    }
+    stream.tcp_socket().and_then(|socket| socket.peer_addr().ok())
 }
 
 fn host_and_port(peer: Option<SocketAddr>) -> String {
@@ -258,11 +264,12 @@ fn session_time(began: Instant) -> String {
     format!("{hours}:{minutes:02}:{:02}.{:03}", seconds % 60, elapsed.subsec_millis())
 }
 
-/// Reads packets up to the one that asks for a session. PostgreSQL: `ProcessStartupPacket`.
+/// Reads packets up to the one that asks for a session. PostgreSQL: `ProcessSSLStartup`, `ProcessStartupPacket`.
 async fn first_packet(
     connection: &mut Connection,
-    sessions: &Sessions,
+    services: &Services,
 ) -> Result<StartupMessage, Ended> {
+    begin_direct_tls(connection, services).await?;
     let (mut ssl_done, mut gss_done) = (false, false);
     loop {
         let (packet, len) = match startup::decode(&connection.read) {
@@ -286,7 +293,8 @@ async fn first_packet(
         match packet {
             FirstPacket::SslRequest if !ssl_done => {
                 ssl_done = true;
-                decline_encryption(connection, "SSL request").await?;
+                // Who is encrypted is not encrypted twice.
+                gss_done |= encryption::answer_ssl_request(connection, services).await?;
             }
             FirstPacket::GssEncRequest if !gss_done => {
                 gss_done = true;
@@ -300,7 +308,7 @@ async fn first_packet(
             }
             // It is answered with nothing, whatever comes of it.
             FirstPacket::CancelRequest { process_id, secret } => {
-                sessions.cancel_request(process_id, secret);
+                services.sessions.cancel_request(process_id, secret);
                 return Err(Ended::Quietly);
             }
             FirstPacket::Startup(message) => return Ok(message),
@@ -310,18 +318,6 @@ async fn first_packet(
 
 fn refuse(violation: StartupViolation) -> Ended {
     Ended::Fatal(Report::fatal(violation.sqlstate(), violation.to_string()))
-}
-
-async fn decline_encryption(connection: &mut Connection, what: &str) -> Result<(), Ended> {
-    connection.stream.write_all(b"N").await?;
-    if connection.read.is_empty() {
-        return Ok(());
-    }
-    let message = format!("received unencrypted data after {what}");
-    Err(Ended::Fatal(Report::fatal(SqlState::PROTOCOL_VIOLATION, message).detail(
-        "This could be either a client-software bug or evidence of an attempted \
-         man-in-the-middle attack.",
-    )))
 }
 
 /// Decides whether the client may come in, and takes a connection slot for it.
@@ -483,7 +479,7 @@ pub(crate) fn terminated() -> Ended {
 impl ClientSession {
     /// Sends the start-up sequence and serves commands to the end.
     async fn run(self, mut connection: Connection) {
-        self.log_authorized();
+        self.log_authorized(connection.tls.as_deref());
         if self.message.needs_negotiation() {
             self.message.encode_negotiation(&mut connection.out);
         }
@@ -537,7 +533,7 @@ impl ClientSession {
     }
 
     /// PostgreSQL: `PerformAuthentication`.
-    fn log_authorized(&self) {
+    fn log_authorized(&self, tls: Option<&TlsFacts>) {
         if !self.services.settings().log_connections {
             return;
         }
@@ -552,6 +548,7 @@ impl ClientSession {
             line.push_str(" application_name=");
             line.push_str(application_name);
         }
+        line.push_str(&tls.map(TlsFacts::log_text).unwrap_or_default());
         tracing::info!("{line}");
     }
 }

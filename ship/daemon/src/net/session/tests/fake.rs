@@ -139,7 +139,7 @@ impl Hub<OwnedFd> for FakeHub {
         let StartStreaming { conn, unread, slot, start, timeline, .. } = *start;
         let (answer, answered) = oneshot::channel();
         let end = if let Some(report) = self.refusal.lock().unwrap().take() {
-            StreamEnd::Refused { conn, unread, report }
+            StreamEnd::Refused { conn, tls: None, unread, report }
         } else {
             // O_NONBLOCK is 04000 in the flags that the kernel shows.
             let info = std::fs::read_to_string(format!(
@@ -154,7 +154,7 @@ impl Hub<OwnedFd> for FakeHub {
                 slot.as_deref().unwrap_or("-"),
                 if nonblocking { "nonblocking" } else { "blocking" }
             ));
-            StreamEnd::Finished { conn, unread, next: self.next.lock().unwrap().take() }
+            StreamEnd::Finished { conn, tls: None, unread, next: self.next.lock().unwrap().take() }
         };
         answer.send(end).unwrap();
         answered
@@ -208,7 +208,10 @@ impl Harness {
         let (terminate, terminate_read) = watch::channel(false);
         let shared: Arc<dyn Hub<OwnedFd>> = Arc::<FakeHub>::clone(&hub);
         let connections = Connections::of(&settings_read.borrow(), None).unwrap();
-        let services = Services::new(shared, settings_read, terminate_read, connections, serve);
+        let services = {
+            let tls = watch::channel(None).1;
+            Services::new(shared, settings_read, terminate_read, connections, serve, tls)
+        };
         Self { hub, services, terminate, _settings: settings }
     }
 
@@ -216,7 +219,7 @@ impl Harness {
     pub(super) async fn open(&self) -> RawClient {
         let (ours, theirs) = UnixStream::pair().unwrap();
         tokio::task::spawn_local(serve_connection(
-            Stream::Unix(theirs),
+            Stream::unix(theirs),
             self.services.unadmitted.enter(None),
             Arc::clone(&self.services),
         ));
