@@ -45,7 +45,9 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use walhub_proto::syncrep::SynchronousCommit;
 
-pub use self::interrupts::{CancelKey, CopyProgress, Interrupt, Interrupts, Member, Sessions};
+pub use self::interrupts::{
+    CancelKey, CopyProgress, Interrupt, Interrupts, Member, Sessions, SslStatus,
+};
 pub use self::memory::Memory;
 pub(crate) use self::parameters::{check_startup, reported_at_startup};
 pub(crate) use self::session::Backend;

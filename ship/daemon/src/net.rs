@@ -11,5 +11,5 @@ pub mod listen;
 mod pump;
 pub mod session;
 pub mod stream;
-mod tls;
+pub(crate) mod tls;
 mod unadmitted;

@@ -32,9 +32,12 @@ use crate::datadir::{DataDir, Status};
 use crate::limits::{self, Connections};
 use crate::net::access::Access;
 use crate::net::authenticate::{Everybody, Guard};
+use crate::logging::report_as_log;
 use crate::net::connect::{ConnectOptions, Notices, connect, parse_conninfo};
 use crate::net::listen::Listener;
 use crate::net::session::Services;
+use crate::net::tls::{Acceptor, When};
+use crate::placement::spawn_blocking;
 use crate::settings::Settings;
 use crate::signals::{ServerRequest, ShutdownMode, Signals};
 use notify::Notify;
@@ -151,6 +154,8 @@ impl Ready {
         let mock_nonce = data_dir
             .mock_authentication_nonce()
             .context("could not read or write the nonce of authentication")?;
+        let acceptor = Acceptor::load(&settings, data_dir.path(), When::Start);
+        let acceptor = acceptor.map_err(limits::Insufficient)?.map(Arc::new);
         walhub_engine::uring::io_uring_check()?;
         // One that was left is not meant for this life. PostgreSQL: RemovePromoteSignalFiles.
         let _stale = data_dir.take_promote_file();
@@ -173,6 +178,8 @@ impl Ready {
             front,
             settings: settings_sender,
             settings_receiver,
+            acceptor: watch::Sender::new(acceptor),
+            acceptor_reload: None,
             reloader,
             is_primary,
             connections,
@@ -295,6 +302,9 @@ struct Server {
     front: Arc<Handle<OwnedFd>>,
     settings: watch::Sender<Arc<Settings>>,
     settings_receiver: watch::Receiver<Arc<Settings>>,
+    /// What connections over TLS are accepted with.
+    acceptor: watch::Sender<Option<Arc<Acceptor>>>,
+    acceptor_reload: Option<JoinHandle<()>>,
     reloader: Reloader,
     is_primary: bool,
     connections: Connections,
@@ -327,6 +337,7 @@ impl Server {
                 mock_nonce: self.mock_nonce,
             },
             serve,
+            self.acceptor.subscribe(),
         );
         let listening = tokio::task::spawn_local(listener.run(Arc::clone(&services)));
         if self.is_primary {
@@ -346,7 +357,7 @@ impl Server {
             tokio::select! {
                 request = requests.next() => match request {
                     ServerRequest::Reload => {
-                        self.reload();
+                        self.reload(data_dir);
                         services.settings_changed();
                     }
                     ServerRequest::Promote => self.look_for_promote_file(data_dir),
@@ -441,11 +452,36 @@ impl Server {
         }
     }
 
-    fn reload(&mut self) {
+    /// Reads certificates again, whether or not a setting has changed. A command that gives a passphrase may take a while.
+    ///
+    /// PostgreSQL: `secure_initialize` in `process_pm_reload_request`.
+    fn reload_tls(&mut self, data_dir: &DataDir) {
+        let (settings, directory) =
+            (Arc::clone(&self.settings.borrow()), data_dir.path().to_owned());
+        let acceptors = self.acceptor.clone();
+        let load = move || Acceptor::load(&settings, &directory, When::Reload);
+        let reload = async move {
+            match spawn_blocking(load).await {
+                Ok(Ok(acceptor)) => drop(acceptors.send_replace(acceptor.map(Arc::new))),
+                Ok(Err(report)) => {
+                    report_as_log(&report);
+                    tracing::info!("SSL configuration was not reloaded");
+                }
+                Err(_) => tracing::info!("SSL configuration was not reloaded"),
+            }
+        };
+        // The last one counts.
+        if let Some(earlier) = self.acceptor_reload.replace(tokio::task::spawn_local(reload)) {
+            earlier.abort();
+        }
+    }
+
+    fn reload(&mut self, data_dir: &DataDir) {
         if let Some(settings) = self.reloader.reload() {
             let settings = Arc::new(settings.clone());
             self.settings.send_replace(Arc::clone(&settings));
         }
+        self.reload_tls(data_dir);
         self.notices.forget();
         // Unchanged settings too: a reload is how the operator has the upstream tried again.
         self.front.reload(Arc::new(self.settings.borrow().hub.clone()));

@@ -23,7 +23,10 @@ pub use error::SettingError;
 pub use show::SettingRow;
 pub use source::{Change, Sources};
 pub use table::{DEFINITIONS, Settings};
-pub use words::{DedicatedWalCore, LogDestination, MessageLevel, WalSyncMethod, Words};
+pub use words::{
+    DedicatedWalCore, LogDestination, MessageLevel, SslMaxProtocolVersion, SslMinProtocolVersion,
+    WalSyncMethod, Words,
+};
 
 use error::FileLine;
 

@@ -27,6 +27,23 @@ pub struct CopyProgress {
     pub tuples_processed: u64,
 }
 
+/// A connection's TLS, as `pg_stat_ssl` shows it. PostgreSQL: `PgBackendSSLStatus`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SslStatus {
+    /// As `TLSv1.3`.
+    pub version: &'static str,
+    /// OpenSSL's name of the cipher.
+    pub cipher: &'static str,
+    /// Bits of its key.
+    pub bits: i32,
+    /// Subject of the client's certificate.
+    pub client_dn: Option<String>,
+    /// Its serial number, in decimal digits.
+    pub client_serial: Option<String>,
+    /// Its issuer.
+    pub issuer_dn: Option<String>,
+}
+
 /// What one session asks of another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Interrupt {
@@ -74,6 +91,8 @@ pub struct Interrupts {
     /// The whole server's end.
     server: watch::Receiver<bool>,
     copy: Mutex<Option<CopyProgress>>,
+    /// Its TLS, as `pg_stat_ssl` shows it.
+    tls: Mutex<Option<SslStatus>>,
     /// What a session in SQL does; `None` of others.
     activity: Mutex<Option<Activity>>,
     /// The memory that it holds.
@@ -133,6 +152,11 @@ impl Interrupts {
         *self.terminate.borrow() || *self.server.borrow()
     }
 
+    /// Shows the session as one over TLS.
+    pub(crate) fn show_ssl(&self, status: SslStatus) {
+        *locked(&self.tls) = Some(status);
+    }
+
     /// Shows the session as one that takes SQL.
     pub(super) fn show(&self, activity: Activity) {
         *locked(&self.activity) = Some(activity);
@@ -189,6 +213,7 @@ impl Sessions {
             terminate: watch::Sender::new(false),
             server,
             copy: Mutex::default(),
+            tls: Mutex::default(),
             activity: Mutex::default(),
             cancels: AtomicU64::new(0),
             account: Account::new(Arc::clone(&self.memory)),
@@ -244,6 +269,12 @@ impl Sessions {
     pub(super) fn activities(&self) -> Vec<Activity> {
         let members = locked(&self.members);
         members.values().filter_map(|member| locked(&member.activity).clone()).collect()
+    }
+
+    /// The TLS of every session that a client has, by pid.
+    pub(super) fn ssl(&self) -> Vec<(u32, Option<SslStatus>)> {
+        let members = locked(&self.members);
+        members.iter().map(|(pid, member)| (*pid, locked(&member.tls).clone())).collect()
     }
 
     /// Every COPY that runs, by the pid of its session.

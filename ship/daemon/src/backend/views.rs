@@ -16,6 +16,7 @@ mod sql_memory;
 mod stat_activity;
 mod stat_progress_copy;
 mod stat_replication;
+mod stat_ssl;
 mod stat_wal_receiver;
 mod sync_wait;
 
@@ -54,11 +55,12 @@ pub(super) fn rows_of(relation: &'static Relation) -> fn(&Context<'_>) -> Rows {
     }
 }
 
-static VIEWS: [&View; 12] = [
+static VIEWS: [&View; 13] = [
     &stat_replication::VIEW,
     &stat_wal_receiver::VIEW,
     &replication_slots::VIEW,
     &stat_activity::VIEW,
+    &stat_ssl::VIEW,
     &settings::VIEW,
     &database::VIEW,
     &stat_progress_copy::VIEW,

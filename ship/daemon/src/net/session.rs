@@ -8,6 +8,7 @@
 //! `InitPostgres`.
 
 mod admit;
+mod encryption;
 mod greeting;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
@@ -28,10 +28,11 @@ use walhub_proto::wire::startup::{
 };
 
 use self::admit::Places;
+use self::encryption::{begin_direct_tls, decline_encryption, ssl_status};
 pub(crate) use self::greeting::canonical_name;
 use super::authenticate::{self, Authenticated, Guard, NotAuthenticated, Refusal, authenticate};
 use super::stream::{Connection, Stream};
-use super::tls::TlsFacts;
+use super::tls::{Acceptor, TlsFacts};
 use super::unadmitted::{Origin, Silent, Unadmitted};
 use crate::backend::{BackendParams, Interrupt, Member, Sessions, SettingsView as _};
 use crate::limits::Connections;
@@ -72,6 +73,8 @@ pub struct Services {
     /// Sessions of each role, by OID.
     by_role: Arc<Mutex<BTreeMap<u32, u32>>>,
     serve: Serve,
+    /// What connections over TLS are accepted with; `None` while `ssl` is off.
+    tls: watch::Receiver<Option<Arc<Acceptor>>>,
 }
 
 impl Services {
@@ -84,6 +87,7 @@ impl Services {
         connections: Connections,
         guard: Guard,
         serve: Serve,
+        tls: watch::Receiver<Option<Arc<Acceptor>>>,
     ) -> Arc<Self> {
         let sessions = Arc::new(Sessions::default());
         sessions.memory().set_limit(settings.borrow().sql_memory_limit());
@@ -101,6 +105,7 @@ impl Services {
             others: Arc::default(),
             by_role: Arc::default(),
             serve,
+            tls,
         })
     }
 
@@ -217,6 +222,9 @@ pub(super) async fn serve_connection(stream: Stream, silent: Silent, services: A
         Ok(session) => session,
         Err(ended) => return finish(Some(connection), ended).await,
     };
+    if let Some(status) = connection.tls.as_deref().map(ssl_status) {
+        session.member.interrupts.show_ssl(status);
+    }
     let user = session.client.user.clone();
     let database = session.database.clone();
     session.run(connection).await;
@@ -237,7 +245,7 @@ async fn let_in(
     peer: Option<SocketAddr>,
 ) -> Result<ClientSession, Ended> {
     let until = tokio::time::Instant::now() + services.settings().authentication_timeout;
-    let packet = first_packet(connection, &services.sessions);
+    let packet = first_packet(connection, services);
     // PostgreSQL leaves without a word. PostgreSQL: `StartupPacketTimeoutHandler`.
     let packet = tokio::time::timeout_at(until, packet).await.map_err(|_| Ended::Quietly)??;
     silent.heard();
@@ -309,17 +317,15 @@ async fn finish(connection: Option<Connection>, ended: Ended) {
 }
 
 fn peer_address(stream: &Stream) -> Option<SocketAddr> {
-    match stream {
-        Stream::Tcp(stream) => stream.peer_addr().ok(),
-        Stream::Unix(_) => None,
-    }
+    stream.tcp_socket().and_then(|socket| socket.peer_addr().ok())
 }
 
 /// Who it is, as far as one can tell before anything is said.
 fn origin(stream: &Stream) -> Origin {
-    match stream {
-        Stream::Unix(stream) => Origin::User(stream.peer_cred().ok().map(|peer| peer.uid())),
-        other => peer_address(other).map_or(Origin::User(None), |it| Origin::of_address(it.ip())),
+    let user = || stream.unix_socket()?.peer_cred().ok().map(|peer| peer.uid());
+    match peer_address(stream) {
+        Some(address) => Origin::of_address(address.ip()),
+        None => Origin::User(user()),
     }
 }
 
@@ -339,8 +345,9 @@ fn session_time(began: Instant) -> String {
 }
 
 /// Reads packets up to the one that asks for a session, and leaves that as it came: decoded it may need many times its
-/// bytes. PostgreSQL: `ProcessStartupPacket`.
-async fn first_packet(connection: &mut Connection, sessions: &Sessions) -> Result<Vec<u8>, Ended> {
+/// bytes. PostgreSQL: `ProcessSSLStartup`, `ProcessStartupPacket`.
+async fn first_packet(connection: &mut Connection, services: &Services) -> Result<Vec<u8>, Ended> {
+    begin_direct_tls(connection, services).await?;
     let (mut ssl_done, mut gss_done) = (false, false);
     loop {
         let (packet, len) = match startup::decode(&connection.read) {
@@ -368,7 +375,8 @@ async fn first_packet(connection: &mut Connection, sessions: &Sessions) -> Resul
         match packet {
             FirstPacket::SslRequest if !ssl_done => {
                 ssl_done = true;
-                decline_encryption(connection, "SSL request").await?;
+                // Who is encrypted is not encrypted twice.
+                gss_done |= encryption::answer_ssl_request(connection, services).await?;
             }
             FirstPacket::GssEncRequest if !gss_done => {
                 gss_done = true;
@@ -382,7 +390,7 @@ async fn first_packet(connection: &mut Connection, sessions: &Sessions) -> Resul
             }
             // It is answered with nothing, whatever comes of it.
             FirstPacket::CancelRequest { process_id, key } => {
-                sessions.cancel_request(process_id, &key);
+                services.sessions.cancel_request(process_id, &key);
                 return Err(Ended::Quietly);
             }
             FirstPacket::Startup(_) => unreachable!("it is what was waited for"),
@@ -392,18 +400,6 @@ async fn first_packet(connection: &mut Connection, sessions: &Sessions) -> Resul
 
 fn refuse(violation: StartupViolation) -> Ended {
     Ended::Fatal(Report::fatal(violation.sqlstate(), violation.to_string()))
-}
-
-async fn decline_encryption(connection: &mut Connection, what: &str) -> Result<(), Ended> {
-    connection.stream.write_all(b"N").await?;
-    if connection.read.is_empty() {
-        return Ok(());
-    }
-    let message = format!("received unencrypted data after {what}");
-    Err(Ended::Fatal(Report::fatal(SqlState::PROTOCOL_VIOLATION, message).detail(
-        "This could be either a client-software bug or evidence of an attempted \
-         man-in-the-middle attack.",
-    )))
 }
 
 pub(super) fn too_many_clients() -> Report {
@@ -473,7 +469,7 @@ impl ClientSession {
     }
 
     /// PostgreSQL: `PerformAuthentication`.
-    fn log_authorized(&self) {
+    fn log_authorized(&self, tls: Option<&TlsFacts>) {
         if !self.services.settings().log_connections {
             return;
         }

@@ -1,21 +1,37 @@
-//! TLS with clients: a stand-in until it is there.
+//! TLS towards clients, and what TLS both ways has in common.
+//!
+//! `server` reads what connections are accepted with, `accept` does the handshake, `stream` is the connection
+//! afterwards. The connection itself is in `records`, which goes to a ship core with its socket.
+//!
+//! Not here: TLS towards the upstream (`connect::tls`).
+//!
+//! PostgreSQL: src/backend/libpq/be-secure-openssl.c.
 
-/// What TLS tells about a connection.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct TlsFacts {
-    pub(crate) client_dn: Option<String>,
-    pub(crate) client_cn: Option<String>,
-    pub(crate) client_serial: Option<String>,
-    /// `tls-server-end-point` (RFC 5929) of our certificate; empty where that has none.
-    pub(crate) server_end_point: Vec<u8>,
+pub(super) mod accept;
+pub(super) mod certificate;
+mod ciphers;
+mod facts;
+mod key_file;
+mod names;
+mod records;
+mod server;
+pub(super) mod stream;
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::server::ProducesTickets;
+
+pub(crate) use facts::TlsFacts;
+pub(super) use records::Records;
+pub(crate) use server::{Acceptor, When};
+
+/// Who computes.
+pub(super) fn provider() -> CryptoProvider {
+    rustls::crypto::ring::default_provider()
 }
 
-impl TlsFacts {
-    pub(crate) const fn has_client_certificate(&self) -> bool {
-        self.client_serial.is_some()
-    }
-
-    pub(crate) fn log_text(&self) -> String {
-        String::new()
-    }
+/// Who seals tickets with which sessions are resumed.
+fn ticketer() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
+    rustls::crypto::ring::Ticketer::new()
 }

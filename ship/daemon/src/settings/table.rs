@@ -21,7 +21,10 @@ use super::setting_type::{
     Kilobytes, Megabytes, Microseconds, Milliseconds, Reading, Seconds, SettingType, auto_or,
     boolean, int, optional, tcp_port, text, word,
 };
-use super::words::{DedicatedWalCore, LogDestination, MessageLevel, WalSyncMethod};
+use super::words::{
+    DedicatedWalCore, LogDestination, MessageLevel, SslMaxProtocolVersion, SslMinProtocolVersion,
+    WalSyncMethod,
+};
 use super::{Assigned, check};
 
 const INT_MAX: i64 = 2_147_483_647;
@@ -31,6 +34,7 @@ const BACKENDS_MAX: i64 = 0x3_FFFF;
 const AUTHENTICATION: &str = "Connections and Authentication / Authentication";
 const CONNECTION: &str = "Connections and Authentication / Connection Settings";
 const TCP: &str = "Connections and Authentication / TCP Settings";
+const SSL: &str = "Connections and Authentication / SSL";
 const SENDING: &str = "Replication / Sending Servers";
 const PRIMARY: &str = "Replication / Primary Server";
 const STANDBY: &str = "Replication / Standby Servers";
@@ -70,6 +74,38 @@ settings! {
     /// Sets how long a client that has failed to show who it is waits to hear it; in PostgreSQL
     /// auth_delay.milliseconds.
     auth_delay: Duration = int::<Milliseconds>(0, 0..=INT_MAX / 1000), Sighup, AUTHENTICATION;
+    /// Enables SSL connections.
+    ssl: bool = boolean(false), Sighup, SSL;
+    /// Location of the SSL certificate authority file.
+    ssl_ca_file: String = text("", check::anything), Sighup, SSL;
+    /// Location of the SSL server certificate file.
+    ssl_cert_file: String = text("server.crt", check::anything), Sighup, SSL;
+    /// Location of the SSL certificate revocation list file.
+    ssl_crl_file: String = text("", check::anything), Sighup, SSL;
+    /// Location of the SSL certificate revocation list directory.
+    ssl_crl_dir: String = text("", check::anything), Sighup, SSL;
+    /// Location of the SSL server private key file.
+    ssl_key_file: String = text("server.key", check::anything), Sighup, SSL;
+    /// Sets the list of allowed TLSv1.3 cipher suites; empty is all of them.
+    ssl_tls13_ciphers: String = text("", check::anything), Sighup, SSL;
+    /// Sets the list of allowed SSL ciphers, up to TLSv1.2.
+    ssl_ciphers: String = text("HIGH:MEDIUM:+3DES:!aNULL", check::anything), Sighup, SSL;
+    /// Give priority to server ciphersuite order.
+    ssl_prefer_server_ciphers: bool = boolean(true), Sighup, SSL;
+    /// Sets the group(s) to use for Diffie-Hellman key exchange; ssl_ecdh_curve is its older name.
+    ssl_groups: String = text("X25519:prime256v1", check::anything), Sighup, SSL;
+    /// Sets the minimum SSL/TLS protocol version to use.
+    ssl_min_protocol_version: SslMinProtocolVersion =
+        word(SslMinProtocolVersion::Tls12), Sighup, SSL;
+    /// Sets the maximum SSL/TLS protocol version to use.
+    ssl_max_protocol_version: SslMaxProtocolVersion =
+        word(SslMaxProtocolVersion::Any), Sighup, SSL;
+    /// Location of the SSL DH parameters file; walhub has no use for one.
+    ssl_dh_params_file: String = text("", check::anything), Sighup, SSL;
+    /// Command to obtain passphrases for SSL.
+    ssl_passphrase_command: String = text("", check::anything), Sighup, SSL;
+    /// Controls whether ssl_passphrase_command is called during server reload.
+    ssl_passphrase_command_supports_reload: bool = boolean(false), Sighup, SSL;
     /// Sets the number of data-plane cores; auto lets walhub choose (walhub only).
     cores: Option<u16> = auto_or::<u16>(0..=256), Postmaster, RESOURCES;
     /// Sets whether writing WAL has a thread of its own or shares that of the SQL sessions, which

@@ -3,20 +3,19 @@
 //! PostgreSQL: `auth_peer` (src/backend/libpq/auth.c).
 
 use nix::unistd::{Uid, User};
+use tokio::net::UnixStream;
 
 use super::{Attempt, NotAuthenticated};
-use crate::net::stream::Stream;
 use crate::placement::spawn_blocking;
+use crate::strerror::strerror;
 
 /// The name of that user.
 pub(super) async fn identify(attempt: &Attempt<'_>) -> Result<String, NotAuthenticated> {
-    let uid = match &attempt.connection.stream {
-        Stream::Unix(stream) => stream.peer_cred().map(|peer| peer.uid()),
-        _ => Err(std::io::ErrorKind::Unsupported.into()),
-    };
-    let name = match uid {
-        Ok(uid) => name_of(uid).await,
-        Err(error) => Err(format!("could not get peer credentials: {error}")),
+    let peer = attempt.connection.stream.unix_socket().map(UnixStream::peer_cred);
+    let name = match peer {
+        Some(Ok(peer)) => name_of(peer.uid()).await,
+        Some(Err(error)) => Err(format!("could not get peer credentials: {}", strerror(&error))),
+        None => Err("could not get peer credentials: Operation not supported".to_owned()),
     };
     name.map_err(|reason| {
         tracing::info!("{reason}");

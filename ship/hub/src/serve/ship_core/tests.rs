@@ -91,6 +91,7 @@ impl Bench {
         };
         let start = StartStreaming {
             conn,
+            tls: None,
             unread: Vec::new(),
             logical: false,
             slot: None,

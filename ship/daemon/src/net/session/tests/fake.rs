@@ -141,7 +141,7 @@ impl Hub<OwnedFd> for FakeHub {
         let StartStreaming { conn, unread, slot, start, timeline, .. } = *start;
         let (answer, answered) = oneshot::channel();
         let end = if let Some(report) = self.refusal.lock().unwrap().take() {
-            StreamEnd::Refused { conn, unread, report }
+            StreamEnd::Refused { conn, tls: None, unread, report }
         } else {
             // O_NONBLOCK is 04000 in the flags that the kernel shows.
             let info = std::fs::read_to_string(format!(
@@ -156,7 +156,7 @@ impl Hub<OwnedFd> for FakeHub {
                 slot.as_deref().unwrap_or("-"),
                 if nonblocking { "nonblocking" } else { "blocking" }
             ));
-            StreamEnd::Finished { conn, unread, next: self.next.lock().unwrap().take() }
+            StreamEnd::Finished { conn, tls: None, unread, next: self.next.lock().unwrap().take() }
         };
         answer.send(end).unwrap();
         answered
@@ -216,8 +216,10 @@ impl Harness {
         let (terminate, terminate_read) = watch::channel(false);
         let shared: Arc<dyn Hub<OwnedFd>> = Arc::<FakeHub>::clone(&hub);
         let connections = Connections::of(&settings_read.borrow(), None).unwrap();
-        let services =
-            Services::new(shared, settings_read, terminate_read, connections, guard, serve);
+        let services = {
+            let tls = watch::channel(None).1;
+            Services::new(shared, settings_read, terminate_read, connections, guard, serve, tls)
+        };
         Self { hub, services, terminate, _settings: settings }
     }
 
@@ -225,7 +227,7 @@ impl Harness {
     pub(super) async fn open(&self) -> RawClient {
         let (ours, theirs) = UnixStream::pair().unwrap();
         tokio::task::spawn_local(serve_connection(
-            Stream::Unix(theirs),
+            Stream::unix(theirs),
             self.services.unadmitted.enter(Origin::User(Some(0))),
             Arc::clone(&self.services),
         ));
