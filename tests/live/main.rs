@@ -12,6 +12,7 @@ mod drivers;
 mod embed;
 mod feedback;
 mod harness;
+mod hba;
 mod logical;
 mod malformed;
 mod many_standbys;

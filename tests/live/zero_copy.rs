@@ -24,7 +24,10 @@ fn bytes(hub: &Hub) -> (u64, u64) {
 
 /// Has a pg_receivewal on the other side of `veth` receive WAL, and gives [`bytes`] for it.
 fn shipped(setting: &str, veth: &Veth, scratch: &Scratch) -> (u64, u64) {
-    let hub = Hub::named(&format!("own_{setting}")).set("zerocopy_send", setting).start(scratch);
+    let rules = "host all all all trust\nhost replication all all trust\n";
+    let rules = scratch.file(&format!("hba_{setting}"), rules).display().to_string();
+    let hub = Hub::named(&format!("own_{setting}"));
+    let hub = hub.set("zerocopy_send", setting).set("hba_file", rules).start(scratch);
     assert_eq!(hub.psql("show zerocopy_send"), setting);
     let name = format!("far_{setting}");
     veth.enter_far();

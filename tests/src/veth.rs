@@ -1,6 +1,6 @@
 //! Two network namespaces joined by a pair of virtual Ethernet devices; only root can make them.
 //!
-//! Addresses on both sides are loopback ones, because a hub trusts no others, and go over the devices
+//! Addresses on both sides are loopback ones, which `zerocopy_send` takes for this machine's, and go over the devices
 //! all the same. The near side is where a hub runs, with the address that tests give it.
 
 use std::fs::{self, File};

@@ -217,7 +217,8 @@ impl ServeArgs {
         let file = self.config.clone().unwrap_or_else(|| data_dir.join(CONFIG_FILE));
         // A reload must find the file wherever the server has gone meanwhile.
         let file = std::path::absolute(&file).unwrap_or(file);
-        Sources { file: Some(file), file_required: self.config.is_some(), command_line }
+        let (file_required, data_dir) = (self.config.is_some(), Some(data_dir.to_owned()));
+        Sources { file: Some(file), file_required, command_line, data_dir }
     }
 }
 
@@ -229,8 +230,7 @@ fn init(args: &InitArgs) -> ExitCode {
         let message = "argument of --wal-segsize must be a power of two between 1 and 1024";
         Cli::command().error(ErrorKind::ValueValidation, message).exit()
     };
-    let sources =
-        Sources { file: None, file_required: false, command_line: args.assignments.clone() };
+    let sources = Sources { command_line: args.assignments.clone(), ..Sources::default() };
     let settings = match sources.load() {
         Ok(settings) => settings,
         Err(errors) => {

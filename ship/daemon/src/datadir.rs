@@ -44,7 +44,7 @@ pub const CONFIG_FILE: &str = "walhub.toml";
 /// Directories that walhub makes inside of it.
 const SUBDIRECTORIES: [&str; 3] = ["pg_wal", "pg_wal/archive_status", "slots"];
 /// What a user may put into a directory before walhub first starts in it.
-const USER_FILES: [&str; 3] = [CONFIG_FILE, "pg_hba.conf", "userlist.txt"];
+const USER_FILES: [&str; 4] = [CONFIG_FILE, "pg_hba.conf", "pg_ident.conf", "userlist.txt"];
 /// Permission bits of the group and of everyone else.
 const GROUP_AND_WORLD: u32 = 0o077;
 
@@ -126,6 +126,15 @@ impl DataDir {
     /// When its file can neither be read nor written.
     pub fn mock_authentication_nonce(&self) -> io::Result<[u8; MOCK_NONCE_LEN]> {
         mock_nonce::read_or_create(&self.path.join(mock_nonce::FILE))
+    }
+
+    /// Writes the file of that name, which appears whole or not at all.
+    ///
+    /// # Errors
+    /// A `FATAL`: the operating system refuses.
+    pub fn write_file(&self, name: &str, text: &str) -> Result<(), Box<Report>> {
+        write_whole(&self.path, name, text)
+            .map_err(|error| io_report("could not write file", &self.path.join(name), &error))
     }
 
     /// Removes the file that asks for a promotion; whether it was there.
@@ -221,7 +230,9 @@ fn claim(path: &Path) -> Result<(), Box<Report>> {
             return Err(Box::new(refuse_foreign(path, &name)));
         }
     }
-    write_marker(path, &marker).map_err(|error| io_report("could not write file", &marker, &error))
+    // Whole, or a crash here would leave a directory that nobody owns.
+    write_whole(path, MARKER, &format!("{LAYOUT_VERSION}\n"))
+        .map_err(|error| io_report("could not write file", &marker, &error))
 }
 
 fn refuse_foreign(path: &Path, entry: &str) -> Report {
@@ -242,15 +253,15 @@ fn refuse_foreign(path: &Path, entry: &str) -> Report {
         .hint("Give walhub an empty directory, or one that does not exist yet, with -D.")
 }
 
-/// The marker appears whole or not at all, or a crash here would leave a directory that nobody owns.
-fn write_marker(path: &Path, marker: &Path) -> io::Result<()> {
-    let temporary = path.join(format!("{MARKER}.tmp"));
+/// Writes a file that appears whole or not at all.
+fn write_whole(directory: &Path, name: &str, text: &str) -> io::Result<()> {
+    let temporary = directory.join(format!("{name}.tmp"));
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(format!("{LAYOUT_VERSION}\n").as_bytes())?;
+    file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&temporary, marker)?;
-    File::open(path)?.sync_all()
+    fs::rename(&temporary, directory.join(name))?;
+    File::open(directory)?.sync_all()
 }
 
 fn sync_directory(path: &Path) -> Result<(), Box<Report>> {

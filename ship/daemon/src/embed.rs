@@ -116,7 +116,11 @@ impl Log {
     /// # Errors
     /// When the directory is in use, damaged, or not a log's, or a setting is wrong.
     pub fn open(options: Options) -> anyhow::Result<Self> {
-        let sources = Sources { file: None, file_required: false, command_line: options.settings };
+        let sources = Sources {
+            command_line: options.settings,
+            data_dir: Some(options.data_dir.clone()),
+            ..Sources::default()
+        };
         let settings = sources.load().map_err(|errors| {
             let all: Vec<String> = errors.iter().map(|error| error.message.clone()).collect();
             anyhow::anyhow!(all.join("; "))

@@ -2,7 +2,7 @@
 //!
 //! Everything is logged through `tracing`. An `info!` is PostgreSQL's `LOG`, a `warn!` `WARNING`, an
 //! `error!` `ERROR`, a `debug!` `DEBUG1`, a `trace!` `DEBUG5`; a field `severity = "FATAL"` says
-//! otherwise, and the fields `sqlstate`, `detail` and `hint` are what PostgreSQL calls so. A span
+//! otherwise, and the fields `sqlstate`, `detail`, `hint` and `context` are what PostgreSQL calls so. A span
 //! whose fields are named as those of [`SessionFields`] tells whose session an event belongs to.
 //!
 //! [`layer`] takes events from `tracing`, [`prefix`] is `log_line_prefix`, [`line`] writes a message
@@ -89,6 +89,8 @@ pub struct Entry {
     pub detail: Option<String>,
     /// What to do.
     pub hint: Option<String>,
+    /// Where it happened.
+    pub context: Option<String>,
     /// Its SQLSTATE, where it has one.
     pub sqlstate: Option<String>,
     /// Whose session it belongs to.

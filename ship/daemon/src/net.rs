@@ -1,10 +1,11 @@
-//! Connections: from clients and standbys (`listen`, `session`), and to the upstream (`connect`).
+//! Connections: from clients and standbys (`listen`, `session`), who of them may come in (`access`), and to the upstream
+//! (`connect`).
 //!
 //! Not here: what a connection is for (`backend`, `replication`).
 //!
 //! PostgreSQL: src/backend/libpq, src/backend/postmaster, src/interfaces/libpq/fe-connect.c.
 
-pub(crate) mod access;
+pub mod access;
 pub(crate) mod authenticate;
 pub mod connect;
 pub mod listen;

@@ -5,6 +5,7 @@
 //! PostgreSQL: `PostmasterMain` (src/backend/postmaster/postmaster.c).
 
 mod cores;
+mod first_files;
 mod notify;
 mod reloader;
 mod serve;
@@ -15,6 +16,7 @@ mod verifier;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,16 +25,17 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use walhub_engine::files::OsFs;
+use walhub_proto::hba::Method;
 use walhub_proto::lsn::{Lsn, SystemIdentifier};
 use walhub_proto::page::WalVersion;
 use walhub_proto::password::MOCK_NONCE_LEN;
 use walhub_proto::segment::SegmentSize;
 
 use crate::datadir::{DataDir, Status};
-use crate::limits::{self, Connections};
+use crate::limits::{self, Connections, Insufficient};
+use crate::logging::report_as_log;
 use crate::net::access::Access;
 use crate::net::authenticate::{Everybody, Guard};
-use crate::logging::report_as_log;
 use crate::net::connect::{ConnectOptions, Notices, connect, parse_conninfo};
 use crate::net::listen::Listener;
 use crate::net::session::Services;
@@ -40,6 +43,7 @@ use crate::net::tls::{Acceptor, When};
 use crate::placement::spawn_blocking;
 use crate::settings::Settings;
 use crate::signals::{ServerRequest, ShutdownMode, Signals};
+use first_files::{write_first_files, write_ident_file};
 use notify::Notify;
 pub use reloader::Reloader;
 pub(crate) use serve::serve;
@@ -150,6 +154,7 @@ impl Ready {
             parse_conninfo(&settings.hub.primary_conninfo)
                 .map_err(|error| anyhow::anyhow!("invalid connection string syntax: {error}"))?;
         }
+        let access = load_access(&data_dir, &settings)?;
         let connections = limits::check_at_start(&settings)?;
         let mock_nonce = data_dir
             .mock_authentication_nonce()
@@ -184,6 +189,7 @@ impl Ready {
             is_primary,
             connections,
             mock_nonce,
+            access,
             title: None,
             notify: Notify::default(),
             attempt: None,
@@ -214,6 +220,22 @@ impl Ready {
             server.serve(listener, from_hub, &data_dir, Requests::of(owner)?).await
         })
     }
+}
+
+/// Reads who may come in. A data directory without files that say so gets those of a new one, which is how one of an
+/// earlier walhub was used.
+fn load_access(data_dir: &DataDir, settings: &Settings) -> anyhow::Result<Arc<Access>> {
+    let is_own = |file: &str| {
+        let directory = Path::new(file).parent().and_then(|it| std::fs::canonicalize(it).ok());
+        directory.is_some_and(|directory| directory == data_dir.path())
+    };
+    if is_own(&settings.hba_file) {
+        write_first_files(data_dir, Method::Trust, Method::Trust)
+            .map_err(|report| Insufficient(*report))?;
+    } else if is_own(&settings.ident_file) {
+        write_ident_file(data_dir).map_err(|report| Insufficient(*report))?;
+    }
+    Ok(Access::load(settings).map_err(|error| Insufficient(error.report()))?)
 }
 
 /// Reads what is there. Without an upstream, a new data directory becomes a primary's.
@@ -261,7 +283,10 @@ pub fn init(
             data_dir.path().display()
         );
     }
-    create_primary(data_dir, segment_size, version)
+    create_primary(data_dir, segment_size, version)?;
+    write_first_files(data_dir, Method::Trust, Method::Trust)
+        .map_err(|report| Insufficient(*report))?;
+    Ok(())
 }
 
 fn create_primary(
@@ -309,6 +334,7 @@ struct Server {
     is_primary: bool,
     connections: Connections,
     mock_nonce: [u8; MOCK_NONCE_LEN],
+    access: Arc<Access>,
     title: Option<Title>,
     notify: Notify,
     /// The attempt to reach the upstream that was begun last.
@@ -332,7 +358,7 @@ impl Server {
             terminated,
             self.connections,
             Guard {
-                access: Arc::new(Access::this_machine()),
+                access: Arc::clone(&self.access),
                 directory: Arc::new(Everybody),
                 mock_nonce: self.mock_nonce,
             },
@@ -482,6 +508,7 @@ impl Server {
             self.settings.send_replace(Arc::clone(&settings));
         }
         self.reload_tls(data_dir);
+        self.access.reload(&self.settings.borrow());
         self.notices.forget();
         // Unchanged settings too: a reload is how the operator has the upstream tried again.
         self.front.reload(Arc::new(self.settings.borrow().hub.clone()));

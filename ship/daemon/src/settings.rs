@@ -6,6 +6,7 @@
 //!
 //! PostgreSQL: src/backend/utils/misc/guc.c.
 
+mod auth_files;
 mod check;
 pub mod definition;
 pub mod error;
@@ -19,6 +20,7 @@ mod tests;
 pub mod value;
 mod words;
 
+pub use auth_files::AuthFiles;
 pub use error::SettingError;
 pub use show::SettingRow;
 pub use source::{Change, Sources};

@@ -6,6 +6,7 @@
 //!
 //! Checksums are not in the way: what checks one is given a function that says the same for everything.
 
+mod access;
 mod client;
 mod console;
 mod disk;
@@ -17,7 +18,7 @@ mod wal;
 pub type Target = fn(&[u8]);
 
 /// Every target, by name.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("command", client::command),
     ("conninfo", text::conninfo),
     ("console", console::console),
@@ -26,6 +27,7 @@ pub const TARGETS: [(&str, Target); 17] = [
     ("end_of_wal", wal::end_of_wal),
     ("error_response", upstream::error_response),
     ("frontend", client::frontend),
+    ("hba", access::hba),
     ("history", disk::history),
     ("passfile", text::passfile),
     ("pid_file", disk::pid_file),

@@ -9,6 +9,8 @@ mod columns;
 mod commit_latency;
 mod core_stats;
 mod database;
+mod hba_file_rules;
+mod ident_file_mappings;
 mod messages;
 mod replication_slots;
 mod settings;
@@ -55,7 +57,7 @@ pub(super) fn rows_of(relation: &'static Relation) -> fn(&Context<'_>) -> Rows {
     }
 }
 
-static VIEWS: [&View; 13] = [
+static VIEWS: [&View; 15] = [
     &stat_replication::VIEW,
     &stat_wal_receiver::VIEW,
     &replication_slots::VIEW,
@@ -69,4 +71,6 @@ static VIEWS: [&View; 13] = [
     &commit_latency::VIEW,
     &sql_memory::VIEW,
     &core_stats::VIEW,
+    &hba_file_rules::VIEW,
+    &ident_file_mappings::VIEW,
 ];

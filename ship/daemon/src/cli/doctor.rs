@@ -264,7 +264,7 @@ fn zero_copy(page_cache_is_visible: bool) -> Finding {
 /// The settings of the data directory; the defaults when there are none.
 fn settings(data_dir: &Path) -> (Settings, Option<Finding>) {
     let file = data_dir.join(CONFIG_FILE);
-    let sources = Sources { file: Some(file), file_required: false, command_line: Vec::new() };
+    let sources = Sources { file: Some(file), ..Sources::default() };
     match sources.load() {
         Ok(settings) => (settings, None),
         Err(errors) => {

@@ -131,6 +131,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
             message: all.message + &all.others,
             detail: all.detail,
             hint: all.hint,
+            context: all.context,
             sqlstate: all.sqlstate,
             session: all.session,
         });
@@ -146,6 +147,7 @@ struct Fields {
     sqlstate: Option<String>,
     detail: Option<String>,
     hint: Option<String>,
+    context: Option<String>,
     session: SessionFields,
 }
 
@@ -178,6 +180,7 @@ impl Fields {
             "sqlstate" => self.sqlstate = Some(value),
             "detail" => self.detail = Some(value),
             "hint" => self.hint = Some(value),
+            "context" => self.context = Some(value),
             "backend_type" => self.session.backend_type = value,
             "user" => self.session.user = value,
             "database" => self.session.database = value,

@@ -16,6 +16,7 @@ pub(super) fn text(config: &LogConfig, moment: &Moment, entry: &Entry) -> String
         (entry.level.as_str(), Some(&entry.message)),
         ("DETAIL", entry.detail.as_ref()),
         ("HINT", entry.hint.as_ref()),
+        ("CONTEXT", entry.context.as_ref()),
     ];
     for (label, part) in parts {
         let Some(part) = part else { continue };
@@ -64,6 +65,8 @@ struct JsonLine<'a> {
     detail: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<&'a str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     application_name: &'a str,
     backend_type: &'a str,
@@ -87,6 +90,7 @@ pub(super) fn json(config: &LogConfig, moment: &Moment, entry: &Entry) -> String
         message: &entry.message,
         detail: entry.detail.as_deref(),
         hint: entry.hint.as_deref(),
+        context: entry.context.as_deref(),
         application_name: &session.application_name,
         backend_type: backend_type(entry),
     };

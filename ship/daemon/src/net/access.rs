@@ -1,60 +1,152 @@
-//! The rules in force: a stand-in until files are read.
+//! Who may come in: the rules and maps in force.
 //!
-//! PostgreSQL: `load_hba` (src/backend/libpq/hba.c).
+//! They are read at start, where a fault ends the server, and at each reload, where a fault leaves the old ones. A
+//! connection asks for its [`Verdict`]; names of hosts are looked up meanwhile (`resolve`).
+//!
+//! Not here: the grammar and the search (`walhub_proto::hba`), what a method asks of a client, the first files of a data
+//! directory (`server::first_files`).
+//!
+//! PostgreSQL: `load_hba`, `load_ident`, `check_hba` (src/backend/libpq/hba.c), `ClientAuthentication`
+//! (src/backend/libpq/auth.c).
 
-use std::sync::{Arc, PoisonError, RwLock};
+mod interfaces;
+mod refusal;
+mod resolve;
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use walhub_proto::hba::{
-    Connection, Files, Maps, Membership, Rule, Rules, Search, Step, Unreadable,
+    Connection, HostName, Maps, Membership, Remark, Rule, Rules, Search, Step,
 };
+use walhub_proto::sqlstate::SqlState;
+use walhub_proto::wire::backend::Report;
 
-/// The rules in force.
-pub(crate) struct Access {
-    rules: RwLock<Arc<Rules>>,
-    maps: Arc<Maps>,
+pub(super) use self::refusal::{Denied, refusal};
+use crate::settings::{AuthFiles, Settings};
+
+/// The rules and maps in force.
+#[derive(Debug)]
+pub struct Access {
+    rules: ArcSwap<Rules>,
+    maps: ArcSwap<Maps>,
 }
 
-struct Text<'a>(&'a str);
+/// What the rules say of a connection.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    /// The first rule that is for it; without one it may not come in.
+    pub(super) rule: Option<Arc<Rule>>,
+    /// What was found out about the name of its host.
+    pub(super) host: HostName,
+}
 
-impl Files for Text<'_> {
-    fn read(&self, _: &str) -> Result<String, Unreadable> {
-        Ok(self.0.to_owned())
-    }
+/// A file that cannot be used; why is in the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct NotLoaded {
+    file: String,
+}
 
-    fn list(&self, _: &str) -> Result<Vec<String>, Unreadable> {
-        Ok(Vec::new())
+impl NotLoaded {
+    /// What ends a server that starts.
+    pub(crate) fn report(&self) -> Report {
+        Report::fatal(SqlState::CONFIG_FILE_ERROR, format!("could not load {}", self.file))
     }
 }
+
+impl std::fmt::Display for NotLoaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "could not load {}", self.file)
+    }
+}
+
+impl std::error::Error for NotLoaded {}
 
 impl Access {
-    /// The rules of these texts.
-    pub(crate) fn of_texts(hba: &str, ident: &str) -> Self {
-        let rules = Rules::load(&Text(hba), "/pg_hba.conf", true).0.expect("rules");
-        let maps = Maps::load(&Text(ident), "/pg_ident.conf").0.expect("maps");
-        Self { rules: RwLock::new(Arc::new(rules)), maps: Arc::new(maps) }
+    /// Reads both files. That there is no pg_ident.conf is no error: then no map has an entry.
+    ///
+    /// # Errors
+    /// When one of them has a fault; each fault is in the log.
+    pub(crate) fn load(settings: &Settings) -> Result<Arc<Self>, NotLoaded> {
+        let rules = load_rules(settings)?;
+        let is_there = std::path::Path::new(&settings.ident_file).exists();
+        let maps = match load_maps(settings) {
+            Err(error) if is_there => return Err(error),
+            loaded => loaded.unwrap_or_default(),
+        };
+        Ok(Arc::new(Self {
+            rules: ArcSwap::from_pointee(rules),
+            maps: ArcSwap::from_pointee(maps),
+        }))
     }
 
-    /// Whoever is on this machine.
-    pub(crate) fn this_machine() -> Self {
-        let hba = "local all,replication all trust\nhost all,replication all 127.0.0.0/8 trust\nhost all,replication all ::1/128 trust\n";
-        Self::of_texts(hba, "")
-    }
-
-    /// The rule that is for a connection, or what the log is to know when there is none.
-    pub(crate) async fn verdict(
-        &self,
-        connection: &Connection<'_>,
-        members: &dyn Membership,
-    ) -> Result<Arc<Rule>, Option<String>> {
-        let rules = Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner));
-        let mut search = Search::new(&rules, *connection, members, &[]);
-        match search.poll() {
-            Step::Decided(Some(rule)) => Ok(Arc::new(rule.clone())),
-            _ => Err(None),
+    /// Reads both files again; of one with a fault the old content stays in force.
+    pub(crate) fn reload(&self, settings: &Settings) {
+        match load_rules(settings) {
+            Ok(rules) => self.rules.store(Arc::new(rules)),
+            Err(NotLoaded { file }) => tracing::info!("{file} was not reloaded"),
+        }
+        match load_maps(settings) {
+            Ok(maps) => self.maps.store(Arc::new(maps)),
+            Err(NotLoaded { file }) => tracing::info!("{file} was not reloaded"),
         }
     }
 
-    pub(crate) fn maps(&self) -> Arc<Maps> {
-        Arc::clone(&self.maps)
+    /// The rule that is for the connection. It may take as long as looking up the name of its host does.
+    pub(super) async fn verdict(
+        &self,
+        connection: Connection<'_>,
+        members: &dyn Membership,
+    ) -> Verdict {
+        let rules = self.rules.load_full();
+        let interfaces =
+            if rules.need_interfaces() { interfaces::of_this_machine() } else { Vec::new() };
+        let mut search = Search::new(&rules, connection, members, &interfaces);
+        let rule = loop {
+            match search.poll() {
+                Step::Decided(rule) => break rule.cloned(),
+                Step::Reverse(address) => search.handle_names(resolve::name_of(address).await),
+                Step::Forward(name) => {
+                    let addresses = resolve::addresses_of(name).await;
+                    search.handle_addresses(addresses.as_deref().map_err(Clone::clone));
+                }
+            }
+        };
+        let host = search.host_name().clone();
+        Verdict { rule, host }
+    }
+
+    /// The maps in force.
+    pub(super) fn maps(&self) -> Arc<Maps> {
+        self.maps.load_full()
     }
 }
+
+/// Whether there are connections over TLS.
+fn has_tls(settings: &Settings) -> bool {
+    settings.show("ssl").is_some_and(|value| value == "on")
+}
+
+fn load_rules(settings: &Settings) -> Result<Rules, NotLoaded> {
+    let file = &settings.hba_file;
+    let (rules, remarks) = Rules::load(&AuthFiles, file, has_tls(settings));
+    remarks.iter().for_each(log);
+    rules.ok_or_else(|| NotLoaded { file: file.clone() })
+}
+
+fn load_maps(settings: &Settings) -> Result<Maps, NotLoaded> {
+    let file = &settings.ident_file;
+    let (maps, remarks) = Maps::load(&AuthFiles, file);
+    remarks.iter().for_each(log);
+    maps.ok_or_else(|| NotLoaded { file: file.clone() })
+}
+
+/// PostgreSQL: `ereport(LOG, ...)` of `parse_hba_line`.
+fn log(remark: &Remark) {
+    let Remark { sqlstate, message, hint, context } = remark;
+    let context = context.as_deref();
+    tracing::info!(sqlstate = sqlstate.0, hint, context, "{message}");
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -10,7 +10,7 @@
 //! | file | what it is for |
 //! |---|---|
 //! | `directory` | who there is |
-//! | `refusal` | what is said to whom |
+//! | `refused` | what is said to whom |
 //! | `response` | a client's answer, read |
 //! | `password`, `sasl`, `peer`, `certificate` | the methods |
 //!
@@ -23,7 +23,7 @@ mod certificate;
 mod directory;
 mod password;
 mod peer;
-mod refusal;
+mod refused;
 mod response;
 mod sasl;
 
@@ -38,8 +38,8 @@ use walhub_proto::roles::Role;
 use walhub_proto::wire::startup::ReplicationMode;
 
 pub(crate) use self::directory::{Directory, Everybody};
-pub(super) use self::refusal::Refusal;
-use super::access::Access;
+pub(super) use self::refused::Refusal;
+use super::access::{Access, refusal};
 use super::session::{Services, host_and_port};
 use super::stream::Connection;
 use super::unadmitted::Silent;
@@ -154,14 +154,11 @@ pub(super) async fn authenticate(
         database: &applicant.database,
         replication: applicant.mode == ReplicationMode::Physical,
     };
-    let rule = match guard.access.verdict(&asked, &*members).await {
-        Ok(rule) => rule,
-        Err(no_entry) => return Err(Refusal::no_entry(applicant, transport, no_entry).into()),
-    };
-    let rule = &*rule;
-    if rule.method == Method::Reject {
-        return Err(Refusal::rejected(applicant, transport).into());
+    let verdict = guard.access.verdict(asked, &*members).await;
+    if let Some(denied) = refusal(&asked, &verdict) {
+        return Err(Refusal::from(denied).into());
     }
+    let rule = verdict.rule.as_deref().expect("it would be a refusal");
     certificate::check_presence(rule, tls.as_deref())?;
     let mut attempt = Attempt { connection, services, applicant, silent, rule, role: None };
     let mut identity = match rule.method {
@@ -170,7 +167,7 @@ pub(super) async fn authenticate(
         Method::Password => Some(password::in_clear(&mut attempt).await?),
         Method::Md5 | Method::ScramSha256 => Some(password::by_challenge(&mut attempt).await?),
         Method::Peer => Some(peer::identify(&attempt).await?),
-        Method::Reject => unreachable!("it was refused"),
+        Method::Reject => unreachable!("it is a refusal"),
     };
     if let Some(name) = &identity {
         attempt.log_identity(name);
@@ -222,11 +219,6 @@ impl Attempt<'_> {
     fn failed(&self, detail: Option<String>) -> Refusal {
         Refusal::failed(self.rule, &self.applicant.user, detail)
     }
-}
-
-/// Where somebody comes from, as a message says it. PostgreSQL: `pg_getnameinfo_all`.
-fn host(peer: Option<SocketAddr>) -> String {
-    peer.map_or_else(|| "[local]".to_owned(), |peer| peer.ip().to_canonical().to_string())
 }
 
 /// The connection that was let in, with who it is; for the log.

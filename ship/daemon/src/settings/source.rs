@@ -14,6 +14,10 @@ use super::error::{FileLine, SettingError};
 use super::value::find;
 use super::{DEFINITIONS, Settings, ValueSource, foreign};
 
+/// The file that says who may come in, unless a setting names another.
+pub const HBA_FILE: &str = "pg_hba.conf";
+/// The file that maps names of the system to roles, unless a setting names another.
+pub const IDENT_FILE: &str = "pg_ident.conf";
 /// A name at most this many edits away is offered as a hint.
 const TYPING_ERRORS_MAX: usize = 3;
 
@@ -26,6 +30,8 @@ pub struct Sources {
     pub file_required: bool,
     /// Names and values of the command line; a later one wins.
     pub command_line: Vec<(String, String)>,
+    /// The data directory, in which files are that no setting puts elsewhere.
+    pub data_dir: Option<PathBuf>,
 }
 
 /// What a reload did to one setting.
@@ -124,6 +130,11 @@ impl Sources {
                 errors.push(error);
             }
         }
+        if let Some(data_dir) = &self.data_dir
+            && let Err(error) = settings.place_files(data_dir)
+        {
+            errors.push(error);
+        }
         if errors.is_empty() { Ok(settings) } else { Err(errors) }
     }
 
@@ -204,6 +215,24 @@ impl Settings {
     fn assign(&mut self, name: &str, value: &str, source: ValueSource) -> Result<(), SettingError> {
         let definition = find(name).ok_or_else(|| unrecognized(name))?;
         (definition.assign)(self, &Written { name: definition.name, value, source })
+    }
+
+    /// Makes the paths of files absolute. A relative one is relative to where the server was started.
+    ///
+    /// PostgreSQL: `SelectConfigFiles`.
+    fn place_files(&mut self, data_dir: &Path) -> Result<(), SettingError> {
+        let own = [
+            ("hba_file", HBA_FILE, self.hba_file.clone()),
+            ("ident_file", IDENT_FILE, self.ident_file.clone()),
+        ];
+        for (name, file, set) in own {
+            let path = if set.is_empty() { data_dir.join(file) } else { PathBuf::from(set) };
+            let path = std::path::absolute(&path).unwrap_or(path);
+            let definition = find(name).ok_or_else(|| unrecognized(name))?;
+            let source = (definition.assigned)(self).source.clone();
+            self.assign(name, &path.to_string_lossy(), source)?;
+        }
+        Ok(())
     }
 
     /// Reads the sources again. What may change at a reload has changed in the answer; what needs a

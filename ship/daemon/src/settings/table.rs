@@ -32,6 +32,7 @@ const INT_MAX: i64 = 2_147_483_647;
 const BACKENDS_MAX: i64 = 0x3_FFFF;
 
 const AUTHENTICATION: &str = "Connections and Authentication / Authentication";
+const FILES: &str = "File Locations";
 const CONNECTION: &str = "Connections and Authentication / Connection Settings";
 const TCP: &str = "Connections and Authentication / TCP Settings";
 const SSL: &str = "Connections and Authentication / SSL";
@@ -106,6 +107,10 @@ settings! {
     ssl_passphrase_command: String = text("", check::anything), Sighup, SSL;
     /// Controls whether ssl_passphrase_command is called during server reload.
     ssl_passphrase_command_supports_reload: bool = boolean(false), Sighup, SSL;
+    /// Sets the server's "hba" configuration file; empty is pg_hba.conf in the data directory.
+    hba_file: String = text("", check::anything), Postmaster, FILES;
+    /// Sets the server's "ident" configuration file; empty is pg_ident.conf in the data directory.
+    ident_file: String = text("", check::anything), Postmaster, FILES;
     /// Sets the number of data-plane cores; auto lets walhub choose (walhub only).
     cores: Option<u16> = auto_or::<u16>(0..=256), Postmaster, RESOURCES;
     /// Sets whether writing WAL has a thread of its own or shares that of the SQL sessions, which

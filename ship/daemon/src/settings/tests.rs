@@ -193,7 +193,7 @@ fn toml_file(text: &str) -> (tempfile::TempDir, Sources) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("walhub.toml");
     fs::write(&file, text).unwrap();
-    (dir, Sources { file: Some(file), file_required: true, command_line: Vec::new() })
+    (dir, Sources { file: Some(file), file_required: true, ..Sources::default() })
 }
 
 #[test]

@@ -10,6 +10,7 @@ use fake::{FakeHub, Harness, RawClient, startup_packet};
 use tokio::io::AsyncReadExt;
 use walhub_proto::lsn::{Lsn, TimelineId};
 
+use crate::net::access::Access;
 use crate::net::listen::Listener;
 
 const PHYSICAL: &[(&str, &str)] = &[("user", "u"), ("replication", "true")];
@@ -168,6 +169,37 @@ fn of_a_crowd_that_comes_at_once_the_newest_is_not_turned_away() {
         let mut newest = crowd.pop().unwrap();
         newest.send(&startup_packet(3 << 16, SQL)).await;
         assert_eq!(newest.answer().await.last().unwrap(), "Z I");
+    });
+}
+
+#[test]
+fn who_no_rule_is_for_is_told_so() {
+    run(async {
+        let rules =
+            "local all bob reject\nlocal replication all trust";
+        let harness = Harness::with_access(FakeHub::ready(), Access::of(rules));
+        for (parameters, answer) in [
+            (
+                SQL,
+                "E FATAL 28000 no pg_hba.conf entry for host \"[local]\", user \"u\", database \
+                 \"u\", no encryption",
+            ),
+            (
+                &[("user", "bob"), ("database", "d")],
+                "E FATAL 28000 pg_hba.conf rejects connection for host \"[local]\", user \"bob\", \
+                 database \"d\", no encryption",
+            ),
+            // A walsender of a database is one of its connections.
+            (
+                DATABASE,
+                "E FATAL 28000 no pg_hba.conf entry for host \"[local]\", user \"u\", database \
+                 \"u\", no encryption",
+            ),
+        ] {
+            assert_eq!(harness.connect(parameters).await.answer().await, [answer]);
+        }
+        let mut welcome = harness.connect(PHYSICAL).await;
+        assert_eq!(welcome.answer().await.last().unwrap(), "Z I");
     });
 }
 

@@ -91,8 +91,7 @@ fn roles() -> Roles {
 }
 
 fn guard(hba: &str, ident: &str, roles: Roles) -> Guard {
-    let access = Arc::new(Access::of_texts(hba, ident));
-    Guard { access, directory: Arc::new(roles), mock_nonce: [7; 32] }
+    Guard { access: Access::of_texts(hba, ident), directory: Arc::new(roles), mock_nonce: [7; 32] }
 }
 
 fn harness(hba: &str) -> Harness {
@@ -220,7 +219,7 @@ fn what_only_the_log_is_told_names_the_rule() {
     run(async move {
         let hub = FakeHub::ready();
         let guard =
-            Guard { access: Arc::new(rules), directory: Arc::new(roles()), mock_nonce: [7; 32] };
+            Guard { access: rules, directory: Arc::new(roles()), mock_nonce: [7; 32] };
         let harness = Harness::guarded(hub, guard, |_| ());
         for (user, reason) in [
             ("md5", "Password does not match for user \"md5\".\n"),
@@ -235,7 +234,7 @@ fn what_only_the_log_is_told_names_the_rule() {
             assert_eq!(report.message, refusal.report.message);
             assert_eq!(refusal.report.detail, None);
             let line =
-                "Connection matched file \"/pg_hba.conf\" line 2: \"local all all md5 # why\"";
+                "Connection matched file \"/hba\" line 2: \"local all all md5 # why\"";
             assert_eq!(report.detail.unwrap(), format!("{reason}{line}"));
             assert!(refusal.has_failed);
         }
@@ -273,7 +272,7 @@ async fn attempt(
 ) -> Result<(Authenticated, Option<Arc<Role>>), NotAuthenticated> {
     let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
     let mut client = RawClient::of(ours);
-    let mut connection = Connection::new(Stream::Unix(theirs), Vec::new());
+    let mut connection = Connection::new(Stream::unix(theirs), Vec::new());
     connection.tls = tls.map(Arc::new);
     let silent = harness.services.unadmitted.enter(Origin::User(None));
     let (user, password) = (applicant.user.clone(), password.to_owned());
@@ -348,6 +347,11 @@ fn the_kernel_says_who_a_peer_is() {
 
 fn certificate(common_name: Option<&str>) -> TlsFacts {
     TlsFacts {
+        version: "TLSv1.3",
+        cipher: "TLS_AES_256_GCM_SHA384",
+        bits: 256,
+        client_subject: None,
+        issuer_dn: None,
         client_dn: common_name.map(|name| format!("CN={name},O=walhub")),
         client_cn: common_name.map(str::to_owned),
         client_serial: common_name.map(|_| "1".to_owned()),

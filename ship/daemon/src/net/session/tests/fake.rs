@@ -189,6 +189,10 @@ impl Hub<OwnedFd> for FakeHub {
     }
 }
 
+fn guard(access: Arc<Access>) -> Guard {
+    Guard { access, directory: Arc::new(Everybody), mock_nonce: [7; 32] }
+}
+
 pub(super) struct Harness {
     pub(super) hub: Arc<FakeHub>,
     pub(super) services: Arc<Services>,
@@ -203,9 +207,11 @@ impl Harness {
     }
 
     pub(super) fn with_settings(hub: FakeHub, change: impl FnOnce(&mut Settings)) -> Self {
-        let access = Arc::new(Access::this_machine());
-        let guard = Guard { access, directory: Arc::new(Everybody), mock_nonce: [7; 32] };
-        Self::guarded(hub, guard, change)
+        Self::guarded(hub, guard(Access::trusting()), change)
+    }
+
+    pub(super) fn with_access(hub: FakeHub, access: Arc<Access>) -> Self {
+        Self::guarded(hub, guard(access), |_| ())
     }
 
     pub(super) fn guarded(hub: FakeHub, guard: Guard, change: impl FnOnce(&mut Settings)) -> Self {

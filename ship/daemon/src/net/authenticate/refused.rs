@@ -1,13 +1,14 @@
-//! What is said to whom when somebody is not let in.
+//! What is said to whom who has not shown who it is.
 //!
-//! PostgreSQL: `auth_failed`, `ClientAuthentication` (src/backend/libpq/auth.c).
+//! Not here: that no rule is for somebody, or one rejects it (`access`).
+//!
+//! PostgreSQL: `auth_failed` (src/backend/libpq/auth.c).
 
-use walhub_proto::hba::{Method, Rule, Transport};
+use walhub_proto::hba::{Method, Rule};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
-use walhub_proto::wire::startup::ReplicationMode;
 
-use super::{Applicant, host};
+use crate::net::access::Denied;
 
 /// What the client is told, and what the log is told besides.
 #[derive(Debug)]
@@ -23,6 +24,13 @@ pub(in crate::net) struct Refusal {
 impl From<Report> for Refusal {
     fn from(report: Report) -> Self {
         Self { report, log_detail: None, has_failed: false }
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        let Denied { report, log_detail } = denied;
+        Self { report, log_detail, has_failed: false }
     }
 }
 
@@ -55,47 +63,6 @@ impl Refusal {
         Self { report, log_detail: Some(log_detail), has_failed: true }
     }
 
-    /// A rule says that it may not. PostgreSQL: case `uaReject`.
-    pub(super) fn rejected(applicant: &Applicant, transport: Transport) -> Self {
-        let (host, user) = (host(applicant.peer), &applicant.user);
-        let encryption = encryption(transport);
-        let message = match applicant.mode {
-            ReplicationMode::Physical => format!(
-                "pg_hba.conf rejects replication connection for host \"{host}\", \
-                 user \"{user}\", {encryption}"
-            ),
-            ReplicationMode::Off | ReplicationMode::Database => format!(
-                "pg_hba.conf rejects connection for host \"{host}\", user \"{user}\", \
-                 database \"{}\", {encryption}",
-                applicant.database
-            ),
-        };
-        Report::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message).into()
-    }
-
-    /// No rule is for it; what is known of its host's name goes to the log. PostgreSQL: case `uaImplicitReject`.
-    pub(super) fn no_entry(
-        applicant: &Applicant,
-        transport: Transport,
-        log_detail: Option<String>,
-    ) -> Self {
-        let (host, user) = (host(applicant.peer), &applicant.user);
-        let encryption = encryption(transport);
-        let message = match applicant.mode {
-            ReplicationMode::Physical => format!(
-                "no pg_hba.conf entry for replication connection from host \"{host}\", \
-                 user \"{user}\", {encryption}"
-            ),
-            ReplicationMode::Off | ReplicationMode::Database => format!(
-                "no pg_hba.conf entry for host \"{host}\", user \"{user}\", \
-                 database \"{}\", {encryption}",
-                applicant.database
-            ),
-        };
-        let report = Report::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message);
-        Self { log_detail, ..report.into() }
-    }
-
     /// As it is logged.
     pub(in crate::net) fn for_log(&self) -> Report {
         let report = self.report.clone();
@@ -103,12 +70,5 @@ impl Refusal {
             Some(detail) => report.detail(detail.clone()),
             None => report,
         }
-    }
-}
-
-const fn encryption(transport: Transport) -> &'static str {
-    match transport {
-        Transport::Tls { .. } => "SSL encryption",
-        Transport::Local | Transport::Plain => "no encryption",
     }
 }
