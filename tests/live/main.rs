@@ -23,6 +23,7 @@ mod pg_receivewal;
 mod prepared;
 mod promote;
 mod restarts;
+mod roles;
 mod send_paths;
 mod slots;
 mod stalls;

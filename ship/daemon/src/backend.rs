@@ -26,7 +26,9 @@ mod offload;
 mod output;
 mod parameters;
 mod pending;
+mod privileges;
 mod promote;
+mod roles;
 mod session;
 mod slot_calls;
 mod statement;
@@ -34,6 +36,7 @@ mod statement;
 mod tests;
 mod transaction;
 mod turns;
+mod user_ids;
 mod views;
 mod wait_for;
 mod wire;
@@ -53,6 +56,7 @@ pub(crate) use self::parameters::{check_startup, reported_at_startup};
 pub(crate) use self::session::Backend;
 pub use self::session::serve;
 pub(crate) use self::slot_calls::check_plugin;
+use crate::roles::RoleStore;
 use crate::settings::{SettingRow, Settings};
 use walhub_hub::api::hub::{Client, Hub};
 
@@ -111,6 +115,12 @@ pub struct BackendParams<V = Settings> {
     pub hub: Arc<dyn Hub<OwnedFd>>,
     /// The server's settings now.
     pub settings: watch::Receiver<Arc<V>>,
+    /// The server's roles.
+    pub roles: Arc<RoleStore>,
+    /// OID of the role that has logged in.
+    pub authenticated: u32,
+    /// Who has logged in and how, unless that was not asked: `method:name`.
+    pub system_user: Option<String>,
 }
 
 /// How a session ended.

@@ -24,7 +24,7 @@ use crate::datadir::{CONFIG_FILE, DataDir};
 use crate::demo::{self, DemoArgs};
 use crate::limits::Insufficient;
 use crate::logging::{self, LogConfig};
-use crate::server::{self, Reloader, ServeConfig};
+use crate::server::{self, Reloader, ServeConfig, Unusable};
 use crate::settings::source::parse_assignment;
 use crate::settings::{SettingError, Settings, Sources, show};
 use crate::signals::ShutdownMode;
@@ -291,6 +291,9 @@ fn serve(args: ServeArgs) -> ExitCode {
 /// Says why the server does not start, or has ended.
 fn report_end(error: &anyhow::Error) {
     if let Some(Insufficient(report)) = error.downcast_ref() {
+        return logging::report(report);
+    }
+    if let Some(Unusable(report)) = error.downcast_ref() {
         return logging::report(report);
     }
     logging::report(&match error.downcast_ref() {

@@ -23,6 +23,7 @@ pub mod net;
 mod placement;
 mod random;
 mod replication;
+pub mod roles;
 pub mod server;
 pub mod settings;
 pub mod signals;

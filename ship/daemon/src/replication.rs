@@ -15,6 +15,7 @@ use std::io;
 use tokio::sync::oneshot;
 use walhub_proto::command::{self, Command, CommandError, CommandOption};
 use walhub_proto::lsn::{Lsn, TimelineId};
+use walhub_proto::roles::predefined::PG_READ_ALL_SETTINGS;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Column, ColumnType, Report, Severity};
 use walhub_proto::wire::frontend::{self, BadMessage, Frontend};
@@ -24,7 +25,7 @@ use walhub_proto::wire::startup::ReplicationMode;
 use crate::backend::Backend;
 use crate::net::session::{ClientSession, Ended, canonical_name, log_report};
 use crate::net::stream::{Connection, Detached, Stream};
-use crate::settings::Settings;
+use crate::settings::{SUPERUSER_ONLY, Settings};
 use walhub_hub::api::hub::{Positions, SlotRequest, StartStreaming, StreamEnd};
 use walhub_sql::value::binary::text_parameter;
 
@@ -309,6 +310,14 @@ impl WalSender<'_> {
     /// PostgreSQL: `GetPGVariable`.
     fn show(&self, connection: &mut Connection, name: &str) -> Result<(), Report> {
         let name = canonical_name(name);
+        let roles = self.session.services.roles.current();
+        let hidden = SUPERUSER_ONLY.iter().any(|hidden| hidden.eq_ignore_ascii_case(name));
+        if hidden && !roles.has_privs_of(self.session.authenticated, PG_READ_ALL_SETTINGS) {
+            let message = format!(
+                "must be superuser or have privileges of pg_read_all_settings to examine \"{name}\""
+            );
+            return Err(Report::error(SqlState::INSUFFICIENT_PRIVILEGE, message));
+        }
         let value = self
             .session
             .show_session(name)

@@ -30,17 +30,19 @@ use walhub_proto::lsn::{Lsn, SystemIdentifier};
 use walhub_proto::page::WalVersion;
 use walhub_proto::password::MOCK_NONCE_LEN;
 use walhub_proto::segment::SegmentSize;
+use walhub_proto::wire::backend::Report;
 
 use crate::datadir::{DataDir, Status};
 use crate::limits::{self, Connections, Insufficient};
 use crate::logging::report_as_log;
 use crate::net::access::Access;
-use crate::net::authenticate::{Everybody, Guard};
+use crate::net::authenticate::{Directory, Guard};
 use crate::net::connect::{ConnectOptions, Notices, connect, parse_conninfo};
 use crate::net::listen::Listener;
 use crate::net::session::Services;
 use crate::net::tls::{Acceptor, When};
 use crate::placement::spawn_blocking;
+use crate::roles::RoleStore;
 use crate::settings::Settings;
 use crate::signals::{ServerRequest, ShutdownMode, Signals};
 use first_files::{write_first_files, write_ident_file};
@@ -70,6 +72,18 @@ pub struct ServeConfig {
     /// Damaged WAL after this position is given up.
     pub accept_loss_after: Option<Lsn>,
 }
+
+/// Why the data directory cannot be served.
+#[derive(Debug)]
+pub(crate) struct Unusable(pub(crate) Box<Report>);
+
+impl std::fmt::Display for Unusable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Unusable {}
 
 /// How often the process title is brought up to date.
 const TITLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -160,8 +174,9 @@ impl Ready {
             .mock_authentication_nonce()
             .context("could not read or write the nonce of authentication")?;
         let acceptor = Acceptor::load(&settings, data_dir.path(), When::Start);
-        let acceptor = acceptor.map_err(limits::Insufficient)?.map(Arc::new);
+        let acceptor = acceptor.map_err(Insufficient)?.map(Arc::new);
         walhub_engine::uring::io_uring_check()?;
+        let roles = RoleStore::open(data_dir.path()).map_err(Unusable)?;
         // One that was left is not meant for this life. PostgreSQL: RemovePromoteSignalFiles.
         let _stale = data_dir.take_promote_file();
         let recovered = recover_or_create(&data_dir, &settings, accept_loss_after)?;
@@ -190,6 +205,7 @@ impl Ready {
             connections,
             mock_nonce,
             access,
+            roles,
             title: None,
             notify: Notify::default(),
             attempt: None,
@@ -335,6 +351,7 @@ struct Server {
     connections: Connections,
     mock_nonce: [u8; MOCK_NONCE_LEN],
     access: Arc<Access>,
+    roles: Arc<RoleStore>,
     title: Option<Title>,
     notify: Notify,
     /// The attempt to reach the upstream that was begun last.
@@ -355,11 +372,12 @@ impl Server {
         let services = Services::new(
             self.front.clone(),
             self.settings_receiver.clone(),
+            Arc::clone(&self.roles),
             terminated,
             self.connections,
             Guard {
                 access: Arc::clone(&self.access),
-                directory: Arc::new(Everybody),
+                directory: Arc::clone(&self.roles) as Arc<dyn Directory>,
                 mock_nonce: self.mock_nonce,
             },
             serve,

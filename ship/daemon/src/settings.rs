@@ -26,11 +26,22 @@ pub use show::SettingRow;
 pub use source::{Change, Sources};
 pub use table::{DEFINITIONS, Settings};
 pub use words::{
-    DedicatedWalCore, LogDestination, MessageLevel, SslMaxProtocolVersion, SslMinProtocolVersion,
-    WalSyncMethod, Words,
+    DedicatedWalCore, LogDestination, MessageLevel, PasswordEncryption, SslMaxProtocolVersion,
+    SslMinProtocolVersion, WalSyncMethod, Words,
 };
 
 use error::FileLine;
+
+/// Settings that only superusers and pg_read_all_settings see. PostgreSQL: `GUC_SUPERUSER_ONLY`.
+pub const SUPERUSER_ONLY: &[&str] = &[
+    "config_file",
+    "data_directory",
+    "hba_file",
+    "ident_file",
+    "primary_conninfo",
+    "ssl_passphrase_command",
+    "unix_socket_directories",
+];
 
 /// Where a value comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]

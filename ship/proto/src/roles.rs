@@ -20,6 +20,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::hba;
 use crate::time::Timestamp;
 
 /// The superuser that is there from the beginning. PostgreSQL: `BOOTSTRAP_SUPERUSERID`.
@@ -228,21 +229,6 @@ impl Roles {
         self.by_oid(oid).is_some_and(|role| role.superuser || role.create_role)
     }
 
-    /// Whether there is a role of that name.
-    #[must_use]
-    pub fn role_exists(&self, name: &str) -> bool {
-        self.get(name).is_some()
-    }
-
-    /// As `+role` of pg_hba.conf asks: superusers are members of nothing by themselves. PostgreSQL: `is_member`.
-    #[must_use]
-    pub fn is_member(&self, user: &str, role: &str) -> bool {
-        match (self.get(user), self.get(role)) {
-            (Some(user), Some(role)) => self.is_member_of_nosuper(user.oid, role.oid),
-            _ => false,
-        }
-    }
-
     /// What a role is a member of, itself first. PostgreSQL: `roles_is_member_of`.
     fn reached(&self, member: u32, recurse: Recurse) -> Vec<u32> {
         let mut reached = vec![member];
@@ -260,6 +246,19 @@ impl Roles {
             }
         }
         reached
+    }
+}
+
+impl hba::Membership for Roles {
+    fn role_exists(&self, role: &str) -> bool {
+        self.get(role).is_some()
+    }
+
+    fn is_member(&self, user: &str, role: &str) -> bool {
+        match (self.get(user), self.get(role)) {
+            (Some(user), Some(role)) => self.is_member_of_nosuper(user.oid, role.oid),
+            _ => false,
+        }
     }
 }
 

@@ -29,8 +29,6 @@ states! {
     INVALID_REGULAR_EXPRESSION = "2201B";
     /// invalid_parameter_value
     INVALID_PARAMETER_VALUE = "22023";
-    /// invalid_regular_expression
-    INVALID_REGULAR_EXPRESSION = "2201B";
     /// invalid_text_representation
     INVALID_TEXT_REPRESENTATION = "22P02";
     /// character_not_in_repertoire

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use sqlparser::ast::{self, BinaryOperator, UnaryOperator};
 use walhub_proto::sqlstate::SqlState;
 
-use crate::env::{Catalog, Relation};
+use crate::env::{Catalog, Function, Relation};
 use crate::failure::{
     AMBIGUOUS_COLUMN, AMBIGUOUS_FUNCTION, Failure, Result, STATEMENT_TOO_COMPLEX,
     UNDEFINED_PARAMETER, fail, hinted, unsupported,
@@ -79,6 +79,8 @@ pub struct Bound {
     pub parameters: Vec<Type>,
     /// The relations that it reads, each as often as it does.
     pub relations: Vec<&'static Relation>,
+    /// The functions of the server that it calls.
+    pub functions: Vec<&'static Function>,
 }
 
 /// Resolves a query. `sql` is its text, for errors; `declared` are the types of parameters that the client gave.
@@ -88,10 +90,13 @@ pub fn bind(
     declared: Vec<Type>,
     catalog: &dyn Catalog,
 ) -> Result<Bound> {
-    let (ctes, relations) = (BTreeMap::new(), Vec::new());
-    let mut binder = Binder { sql, params: declared, ctes, depth: 0, catalog, relations };
+    let (ctes, relations, functions) = (BTreeMap::new(), Vec::new(), Vec::new());
+    let outer = Vec::new();
+    let mut binder =
+        Binder { sql, params: declared, ctes, depth: 0, catalog, relations, functions, outer };
     let plan = binder.bind_query(query)?;
-    Ok(Bound { plan, parameters: binder.params, relations: binder.relations })
+    let Binder { params: parameters, relations, functions, .. } = binder;
+    Ok(Bound { plan, parameters, relations, functions })
 }
 
 /// Resolves one statement.
@@ -106,6 +111,17 @@ pub(crate) struct Binder<'a> {
     pub(crate) catalog: &'a dyn Catalog,
     /// The relations that the statement reads, each as often as it does.
     pub(crate) relations: Vec<&'static Relation>,
+    /// The functions of the server that it calls.
+    pub(crate) functions: Vec<&'static Function>,
+    /// What the queries around this one may name, the outermost first.
+    outer: Vec<OuterScope>,
+}
+
+/// What a query around another one may name.
+struct OuterScope {
+    columns: Vec<ScopeColumn>,
+    /// Whether the inner one does.
+    is_used: bool,
 }
 
 /// A name as SQL folds it.
@@ -173,12 +189,12 @@ impl Binder<'_> {
                 self.bind_case(scope, operand.as_deref(), conditions, else_result.as_deref())
             }
             E::Subquery(query) => {
-                let plan = self.bind_scalar_query(query)?;
+                let plan = self.bind_scalar_query(scope, query)?;
                 let ty = plan.columns().next().map_or(Type::Text, |(_, ty)| ty);
                 Ok(Expr::new(ty, Node::Scalar(plan)))
             }
             E::Exists { subquery, negated } => {
-                let plan = Arc::new(self.bind_query(subquery)?);
+                let plan = Arc::new(self.bind_inner_query(scope, subquery)?);
                 Ok(Expr::bool(Node::Exists { plan, negated: *negated }))
             }
             E::Function(function) => self.bind_function(scope, function),
@@ -221,7 +237,7 @@ impl Binder<'_> {
             }
             E::InSubquery { expr, subquery, negated } => {
                 let operand = self.bind(scope, expr)?;
-                let plan = self.bind_scalar_query(subquery)?;
+                let plan = self.bind_scalar_query(scope, subquery)?;
                 let ty = plan.columns().next().map_or(Type::Text, |(_, ty)| ty);
                 let operand = Box::new(self.coerce(operand, ty)?);
                 Ok(Expr::bool(Node::InQuery { operand, plan, negated: *negated }))
@@ -373,10 +389,14 @@ impl Binder<'_> {
             }
             return Ok(Expr::new(column.ty, Node::Column(index)));
         }
+        if let Some(found) = self.bind_outer_column(table, &name) {
+            return found.map_err(|failure| self.at(failure, ident));
+        }
         let failure = match table {
             // Words that are functions without parentheses.
             None if ident.quote_style.is_none()
-                && ["current_schema", "current_role", "current_catalog"].contains(&&*name) =>
+                && ["current_schema", "current_role", "current_catalog", "system_user"]
+                    .contains(&&*name) =>
             {
                 return self.call(&name, Vec::new());
             }
@@ -391,6 +411,29 @@ impl Binder<'_> {
             }
         };
         Err(self.at(failure, ident))
+    }
+
+    /// A column of the nearest query around this one that has it.
+    fn bind_outer_column(
+        &mut self,
+        table: Option<&ast::Ident>,
+        name: &str,
+    ) -> Option<Result<Expr>> {
+        let table = table.map(fold);
+        let is_it = |column: &ScopeColumn| {
+            column.name == name && (table.is_none() || column.table == table)
+        };
+        for (level, outer) in self.outer.iter_mut().enumerate().rev() {
+            let mut found = outer.columns.iter().enumerate().filter(|(_, column)| is_it(column));
+            let Some((index, column)) = found.next() else { continue };
+            if found.next().is_some() {
+                let message = format!("column reference \"{name}\" is ambiguous");
+                return Some(Err(fail(AMBIGUOUS_COLUMN, message)));
+            }
+            outer.is_used = true;
+            return Some(Ok(Expr::new(column.ty, Node::Outer { level, column: index })));
+        }
+        None
     }
 
     fn bind_is(&mut self, scope: &mut Scope, operand: &ast::Expr, truth: Truth) -> Result<Expr> {
@@ -471,6 +514,9 @@ impl Binder<'_> {
             let (left, right) = self.same_type(left, &op.to_string(), right)?;
             return Ok(Expr::bool(Node::Compare(comparison, left, right)));
         }
+        if let Some((fold_case, negated)) = regular_expression(op) {
+            return self.matches(left, right, Like { fold_case, negated });
+        }
         match op {
             BinaryOperator::And | BinaryOperator::Or => {
                 let word = op.to_string();
@@ -529,6 +575,24 @@ impl Binder<'_> {
             }
             other => Err(unsupported(format_args!("operator {other}"))),
         }
+    }
+
+    /// `~` and its like. PostgreSQL: `textregexeq`.
+    fn matches(&mut self, operand: Expr, pattern: Expr, like: Like) -> Result<Expr> {
+        let Like { fold_case, negated } = like;
+        let texts = operand.ty.implicit_cost(Type::Text).and(pattern.ty.implicit_cost(Type::Text));
+        if texts.is_none() {
+            let symbol = match (fold_case, negated) {
+                (false, false) => "~",
+                (false, true) => "!~",
+                (true, false) => "~*",
+                (true, true) => "!~*",
+            };
+            return Err(no_operator(symbol, &operand, &pattern));
+        }
+        let operand = Box::new(self.coerce(operand, Type::Text)?);
+        let pattern = Box::new(self.coerce(pattern, Type::Text)?);
+        Ok(Expr::bool(Node::Matches { operand, pattern, fold_case, negated }))
     }
 
     fn bind_like(
@@ -593,8 +657,20 @@ impl Binder<'_> {
         Ok(Expr::new(ty, Node::Case { operand, branches, otherwise }))
     }
 
-    fn bind_scalar_query(&mut self, query: &ast::Query) -> Result<Arc<Plan>> {
-        let plan = self.bind_query(query)?;
+    /// A query that is an expression over the rows of this one, whose columns it may name.
+    pub(crate) fn bind_inner_query(&mut self, scope: &Scope, query: &ast::Query) -> Result<Plan> {
+        self.outer.push(OuterScope { columns: scope.columns.clone(), is_used: false });
+        let plan = self.bind_query(query);
+        let uses_outer = self.outer.pop().is_some_and(|outer| outer.is_used);
+        Ok(Plan { uses_outer, ..plan? })
+    }
+
+    pub(crate) fn bind_scalar_query(
+        &mut self,
+        scope: &Scope,
+        query: &ast::Query,
+    ) -> Result<Arc<Plan>> {
+        let plan = self.bind_inner_query(scope, query)?;
         if plan.visible != 1 {
             return Err(fail(SqlState::SYNTAX_ERROR, "subquery must return only one column"));
         }
@@ -605,6 +681,26 @@ impl Binder<'_> {
     pub(crate) fn bind_constant(&mut self, expr: &ast::Expr, ty: Type) -> Result<Expr> {
         let bound = self.bind(&mut Scope::default(), expr)?;
         self.coerce(bound, ty)
+    }
+}
+
+/// Whether an operator matches a regular expression: without regard to case, and whether it denies.
+fn regular_expression(op: &BinaryOperator) -> Option<(bool, bool)> {
+    let custom = match op {
+        // OPERATOR(pg_catalog.~)
+        BinaryOperator::PGCustomBinaryOperator(parts) => match &**parts {
+            [symbol] => Some(&**symbol),
+            [schema, symbol] if schema == "pg_catalog" => Some(&**symbol),
+            _ => None,
+        },
+        _ => None,
+    };
+    match (op, custom) {
+        (BinaryOperator::PGRegexMatch, _) | (_, Some("~")) => Some((false, false)),
+        (BinaryOperator::PGRegexNotMatch, _) | (_, Some("!~")) => Some((false, true)),
+        (BinaryOperator::PGRegexIMatch, _) | (_, Some("~*")) => Some((true, false)),
+        (BinaryOperator::PGRegexNotIMatch, _) | (_, Some("!~*")) => Some((true, true)),
+        _ => None,
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Not here: what the language has of its own (`functions`).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,7 +15,7 @@ use jiff::tz::TimeZone;
 use walhub_proto::convert::to_u64;
 
 use crate::failure::{
-    PROGRAM_LIMIT_EXCEEDED, Result, STATEMENT_TOO_COMPLEX, canceled, fail, hinted,
+    PROGRAM_LIMIT_EXCEEDED, Result, STATEMENT_TOO_COMPLEX, canceled, fail, hinted, unsupported,
 };
 use crate::value::Value;
 use crate::value::row::Rows;
@@ -167,6 +167,8 @@ pub struct Env<'a> {
     pub arguments: &'a [Value],
     /// What is spent of the statement's limits.
     limits: Limits<'a>,
+    /// The rows of the queries around the one that runs, the outermost first.
+    outer: RefCell<Vec<Vec<Value>>>,
 }
 
 /// Steps and bytes of one statement so far.
@@ -228,7 +230,24 @@ impl<'a> Env<'a> {
         arguments: &'a [Value],
         pace: Pace<'a>,
     ) -> Self {
-        Self { host, zone, arguments, limits: Limits::new(pace) }
+        Self { host, zone, arguments, limits: Limits::new(pace), outer: RefCell::default() }
+    }
+
+    /// Evaluates a query that is an expression over `row`.
+    pub fn within<T>(&self, row: Vec<Value>, run: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.outer.borrow_mut().push(row);
+        let result = run();
+        self.outer.borrow_mut().pop();
+        result
+    }
+
+    /// A column of the row of a query around the one that runs.
+    pub fn outer(&self, level: usize, column: usize) -> Result<Value> {
+        let outer = self.outer.borrow();
+        let value = outer.get(level).and_then(|row| row.get(column));
+        let value = value.ok_or_else(|| unsupported("a column of an outer query here"))?;
+        self.work(value.heap_len())?;
+        Ok(value.clone())
     }
 
     /// Whether what came out is nothing but that it takes too long here.

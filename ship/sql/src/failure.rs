@@ -19,6 +19,7 @@ pub const DUPLICATE_COLUMN: SqlState = SqlState("42701");
 pub const BAD_COPY_FILE_FORMAT: SqlState = SqlState("22P04");
 pub const INVALID_DATETIME_FORMAT: SqlState = SqlState("22007");
 pub const DATETIME_FIELD_OVERFLOW: SqlState = SqlState("22008");
+pub const INVALID_REGULAR_EXPRESSION: SqlState = SqlState("2201B");
 pub const SUBSTRING_ERROR: SqlState = SqlState("22011");
 pub const DIVISION_BY_ZERO: SqlState = SqlState("22012");
 pub const INVALID_LIMIT: SqlState = SqlState("2201W");
@@ -43,7 +44,8 @@ const SUPPORTED: &str = "The console answers SELECT over pg_stat_replication, \
      pg_stat_wal_receiver, pg_replication_slots, pg_stat_activity, pg_settings and pg_database, \
      with WHERE, GROUP BY, ORDER BY, LIMIT, subqueries and aggregates; and SHOW, SET, RESET, \
      transaction commands, DISCARD and DEALLOCATE; and pg_logical_emit_message(), COPY \
-     walhub.messages FROM STDIN, WAIT FOR LSN and CHECKPOINT.";
+     walhub.messages FROM STDIN, WAIT FOR LSN and CHECKPOINT; and CREATE, ALTER, DROP, GRANT and \
+     REVOKE of roles.";
 
 /// An error with the severity `ERROR`.
 pub fn fail(sqlstate: SqlState, message: impl Into<String>) -> Failure {

@@ -303,12 +303,6 @@ pub(crate) static FUNCTIONS: &[Function] = &[
     function("current_schema", &[], Name, |_, _| Ok(Value::text_of("pg_catalog"))),
     function("pg_advisory_unlock_all", &[], Void, |_, _| Ok(T(String::new()))),
     function(
-        "pg_get_userbyid",
-        &[Oid],
-        Name,
-        eval!([I(oid)] => Ok(T(format!("unknown (OID={oid})")))),
-    ),
-    function(
         "pg_encoding_to_char",
         &[Int4],
         Name,

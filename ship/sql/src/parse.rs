@@ -6,6 +6,7 @@
 pub mod copy_options;
 mod escapes;
 pub(crate) mod location;
+pub mod roles;
 pub mod utility;
 pub mod wait_for;
 mod words;
@@ -261,6 +262,7 @@ fn unterminated(sql: &str, message: &str, location: Location) -> Failure {
         _ => "syntax error",
     };
     let rest = byte_offset(sql, location).and_then(|at| sql.get(at..)).unwrap_or_default();
+    let rest = if roles::without_passwords(sql).is_some() { "********" } else { rest };
     at(fail(SqlState::SYNTAX_ERROR, format!("{what} at or near \"{rest}\"")), sql, location)
 }
 

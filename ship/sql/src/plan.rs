@@ -33,6 +33,8 @@ pub struct Plan {
     pub limit: Option<Expr>,
     /// OFFSET: how many rows are left out first.
     pub offset: Option<Expr>,
+    /// Whether it names columns of the row of the query that it is an expression of.
+    pub uses_outer: bool,
 }
 
 /// Where the rows come from.
@@ -48,6 +50,21 @@ pub enum Source {
     Values(Vec<Vec<Expr>>),
     /// generate_series of these two or three numbers.
     Series(Vec<Expr>),
+    /// Each row of one with each of the other: the columns of the left come first.
+    Join(Box<Join>),
+}
+
+/// Two sources.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Join {
+    /// Whose columns come first.
+    pub left: Source,
+    /// Whose columns come after them.
+    pub right: Source,
+    /// ON: which pairs count; all of them without it.
+    pub on: Option<Expr>,
+    /// LEFT JOIN: a row of the left that has no match stays, with so many NULLs.
+    pub nulls: Option<usize>,
 }
 
 /// GROUP BY and the aggregates; the row after it is the keys, then the aggregates.
@@ -124,6 +141,13 @@ pub enum Node {
     Const(Value),
     /// A column of the row.
     Column(usize),
+    /// A column of the row of a query around this one.
+    Outer {
+        /// Which query: the outermost is 0.
+        level: usize,
+        /// Which of its columns.
+        column: usize,
+    },
     /// A parameter, counted from zero.
     Param(usize),
     /// An aggregate of the query; replaced by a column before anything is evaluated.
@@ -222,6 +246,19 @@ pub enum Node {
     Extreme(Ordering, Vec<Expr>),
     /// A query in parentheses: the one value of its one row, or NULL without a row.
     Scalar(Arc<Plan>),
+    /// ARRAY and a query in parentheses: the values of its one column.
+    Array(Arc<Plan>),
+    /// `~`, and what PostgreSQL has around it.
+    Matches {
+        /// The text.
+        operand: Box<Expr>,
+        /// The regular expression.
+        pattern: Box<Expr>,
+        /// `~*`: upper and lower case are the same.
+        fold_case: bool,
+        /// `!~`
+        negated: bool,
+    },
     /// \[NOT\] EXISTS.
     Exists {
         /// The query, of which one row is enough.
@@ -232,6 +269,17 @@ pub enum Node {
 }
 
 impl Expr {
+    /// Whether a query in it, outside of its operands, names columns of the row that it is evaluated over.
+    pub fn has_correlated_query(&self) -> bool {
+        match &self.node {
+            Node::Scalar(plan)
+            | Node::Array(plan)
+            | Node::Exists { plan, .. }
+            | Node::InQuery { plan, .. } => plan.uses_outer,
+            _ => false,
+        }
+    }
+
     /// An expression of that type.
     pub const fn new(ty: Type, node: Node) -> Self {
         Self { ty, node }
@@ -249,7 +297,9 @@ impl Expr {
             | Node::Column(_)
             | Node::Param(_)
             | Node::Aggregate(_)
+            | Node::Outer { .. }
             | Node::Scalar(_)
+            | Node::Array(_)
             | Node::Exists { .. } => Vec::new(),
             Node::Call(_, args) | Node::Coalesce(args) | Node::Extreme(_, args) => {
                 args.iter_mut().collect()
@@ -264,7 +314,9 @@ impl Expr {
             | Node::And(left, right)
             | Node::Or(left, right)
             | Node::NullIf(left, right) => vec![left, right],
-            Node::Like { operand, pattern, .. } => vec![operand, pattern],
+            Node::Like { operand, pattern, .. } | Node::Matches { operand, pattern, .. } => {
+                vec![operand, pattern]
+            }
             Node::Between { operand, low, high, .. } => vec![operand, low, high],
             Node::In { operand, list, .. } => {
                 std::iter::once(&mut **operand).chain(list.iter_mut()).collect()

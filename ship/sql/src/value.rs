@@ -46,7 +46,7 @@ pub enum Value {
     Timestamp(Timestamp),
     /// A value of interval.
     Interval(Interval),
-    /// A value of text[], with `None` for NULL.
+    /// A value of text[] or oid[], with `None` for NULL.
     Array(Vec<Option<String>>),
     /// It is not known yet. Whatever looks at a value asks for [`Value::known`] first.
     Pending(Pending),
@@ -255,7 +255,7 @@ impl Value {
                 Self::Text(address.to_string())
             }
             Type::Bytea => Self::Bytes(parse_bytea(text)?),
-            Type::TextArray | Type::Void => {
+            Type::TextArray | Type::OidArray | Type::Void => {
                 return Err(unsupported(format_args!("input of type {}", ty.sql_name())));
             }
         })

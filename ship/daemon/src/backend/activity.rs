@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use walhub_proto::time::Timestamp;
+use walhub_sql::parse::roles::without_passwords;
 
 use walhub_hub::api::hub::Client;
 
@@ -76,9 +77,14 @@ impl Activity {
     }
 }
 
-/// The query as it is kept.
-pub(super) fn clipped(query: &Arc<str>) -> Arc<str> {
-    if query.len() < QUERY_SIZE { Arc::clone(query) } else { Arc::from(beginning(query)) }
+/// The query as others may see it: its beginning, without passwords.
+pub(super) fn shown(query: &Arc<str>) -> Arc<str> {
+    let is_whole = query.len() < QUERY_SIZE;
+    match without_passwords(beginning(query)) {
+        Some(shown) => Arc::from(shown),
+        None if is_whole => Arc::clone(query),
+        None => Arc::from(beginning(query)),
+    }
 }
 
 /// As much of a query as is shown. PostgreSQL: `pg_mbcliplen`.
@@ -93,6 +99,14 @@ fn beginning(query: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let long = format!("create role a password '{}'", "x".repeat(QUERY_SIZE));
+        assert_eq!(&*shown(&Arc::from(long)), "create role a password '********'");
+        let plain: Arc<str> = Arc::from("select 1");
+        assert!(Arc::ptr_eq(&shown(&plain), &plain));
+    }
 
     #[test]
     fn a_query_is_cut_between_characters() {

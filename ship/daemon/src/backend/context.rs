@@ -4,6 +4,7 @@ use std::cell::{OnceCell, RefCell};
 use std::os::fd::OwnedFd;
 
 use walhub_hub::api::hub::{Client, Hub, Positions, Snapshot};
+use walhub_proto::roles::Roles;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
 
@@ -28,6 +29,7 @@ pub(super) struct Context<'a> {
     pub(super) database: &'a str,
     pub(super) parameters: &'a Parameters,
     pub(super) settings: &'a dyn SettingsView,
+    pub(super) roles: &'a Roles,
     pub(super) hub: &'a dyn Hub<OwnedFd>,
     /// When the transaction began.
     pub(super) transaction_start: Timestamp,
@@ -87,6 +89,7 @@ impl Context<'_> {
 
     /// The value of a server setting or session parameter, as SHOW prints it.
     pub(super) fn show(&self, name: &str) -> Result<String> {
+        self.rights().check_setting(name)?;
         self.show_opt(name).ok_or_else(|| unrecognized(name))
     }
 

@@ -21,9 +21,11 @@ use super::message_scan::Fetched;
 use super::offload::{Arguments, ResultRows};
 use super::parameters;
 use super::pending::{Answer, Lsns, Position, Waiting, WaitingRows};
+use super::privileges::Rights;
 use super::session::Backend;
 use super::statement::{self, MessageShape, Prepared, Statement};
 use super::transaction::{Done, End};
+use super::user_ids::UserSetting;
 use super::wire::Wire;
 use walhub_hub::api::append::WalRequest;
 use walhub_sql::env::{Env, Pace};
@@ -131,6 +133,7 @@ impl<V: SettingsView> Backend<V> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        self.rights(|rights| rights.check_query(&prepared.relations, &prepared.functions))?;
         let fetched = match prepared.message_scans {
             0 => None,
             _ => Some(self.fetch_messages(wire, prepared, plan, arguments).await?),
@@ -218,11 +221,13 @@ impl<V: SettingsView> Backend<V> {
         run: impl FnOnce(&Context<'_>) -> T,
     ) -> T {
         let settings = self.params.settings.borrow().clone();
+        let roles = self.params.roles.current();
         run(&Context {
             client: &self.params.client,
             database: &self.params.database,
             parameters: &self.parameters,
             settings: &*settings,
+            roles: &roles,
             hub: &*self.params.hub,
             transaction_start: self.transaction_start,
             statement_start: self.statement_start,
@@ -233,6 +238,12 @@ impl<V: SettingsView> Backend<V> {
             is_offloaded: false,
             memory: RefCell::new(self.account.reservation()),
         })
+    }
+
+    /// What the current user may do.
+    fn rights<T>(&self, ask: impl FnOnce(Rights<'_>) -> T) -> T {
+        let roles = self.params.roles.current();
+        ask(Rights { roles: &roles, user: self.parameters.users().current() })
     }
 
     /// What a statement runs in that takes but a moment.
@@ -261,6 +272,7 @@ impl<V: SettingsView> Backend<V> {
                 self.run_at_once(utility)?
             }
             Utility::Checkpoint => {
+                self.rights(|rights| rights.check_checkpoint())?;
                 self.wal(wire, WalRequest::Checkpoint).await?;
                 ("CHECKPOINT", None)
             }
@@ -272,6 +284,10 @@ impl<V: SettingsView> Backend<V> {
             Utility::Copy(copy) => {
                 let rows = self.copy_in(wire, copy).await?;
                 return Ok((Vec::new(), (Cow::Owned(format!("COPY {rows}")), None)));
+            }
+            Utility::Role(statement) => {
+                self.change_roles(wire, statement).await?;
+                (statement.tag(), None)
             }
             Utility::Show(name) => {
                 let show = |ctx: &Context<'_>| statement::show(ctx, name.as_deref());
@@ -345,6 +361,10 @@ impl<V: SettingsView> Backend<V> {
                 self.set_modes(modes, *session)?;
                 Ok(("SET", None))
             }
+            Utility::Reset(Some(name)) if UserSetting::of_name(name).is_some() => {
+                self.set(name, None, false)?;
+                Ok(("RESET", None))
+            }
             Utility::Reset(name) => {
                 if !self.parameters.reset(name.as_deref()) {
                     let name = name.as_deref().unwrap_or_default();
@@ -381,6 +401,7 @@ impl<V: SettingsView> Backend<V> {
             | Utility::Checkpoint
             | Utility::WaitFor(_)
             | Utility::Copy(_)
+            | Utility::Role(_)
             | Utility::Show(_) => unreachable!("run_utility runs what waits, and what has rows"),
         }
     }
@@ -389,6 +410,14 @@ impl<V: SettingsView> Backend<V> {
         if local && !self.transaction.is_open() {
             let message = "SET LOCAL can only be used in transaction blocks";
             return Ok(("SET", Some(block_warning(message))));
+        }
+        if let Some(which) = UserSetting::of_name(name) {
+            let users = self.parameters.users().set(which, value, &self.params.roles.current())?;
+            self.parameters.set_users(users);
+            if !local {
+                self.transaction.change_at_commit(|after| after.set_users(users));
+            }
+            return Ok(("SET", None));
         }
         let known = match value {
             Some(value) => self.parameters.assign(name, value)?,
@@ -460,6 +489,7 @@ impl<V: SettingsView> Backend<V> {
         self.unnamed_statement = None;
         self.unnamed_portal = None;
         self.parameters.reset(None);
+        self.parameters.set_users(self.parameters.users().reset());
         Ok(("DISCARD ALL", None))
     }
 }
@@ -468,7 +498,11 @@ impl<V: SettingsView> Backend<V> {
 const fn reports(utility: &Utility) -> bool {
     !matches!(
         utility,
-        Utility::Show(_) | Utility::Copy(_) | Utility::WaitFor(_) | Utility::Checkpoint
+        Utility::Show(_)
+            | Utility::Copy(_)
+            | Utility::WaitFor(_)
+            | Utility::Checkpoint
+            | Utility::Role(_)
     )
 }
 

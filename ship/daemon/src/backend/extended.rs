@@ -14,6 +14,7 @@ use walhub_proto::wire::backend::Column;
 use walhub_proto::wire::frontend::{Bind, Frontend, StatementOrPortal, decode_body, format_of};
 
 use super::SettingsView;
+use super::activity;
 use super::emit::{large_message_record, message_record};
 use super::memory::Reservation;
 use super::offload::{Arguments, ResultRows};
@@ -64,7 +65,7 @@ impl<V: SettingsView> Backend<V> {
         self.begin_statement();
         let name = binary::text_parameter(name)?;
         let sql: Arc<str> = binary::text_parameter(query)?.into();
-        self.show_running(&sql);
+        self.show_running(&activity::shown(&sql));
         let _room = statement::room_to_parse(&self.account, sql.len())?;
         let mut parsed = self.parse_text(&sql)?;
         if parsed.len() > 1 {
@@ -127,7 +128,7 @@ impl<V: SettingsView> Backend<V> {
         self.begin_statement();
         let portal = binary::text_parameter(bind.portal)?;
         let prepared = Arc::clone(self.statement(binary::text_parameter(bind.statement)?)?);
-        self.show_running(&prepared.sql);
+        self.show_running(&prepared.shown);
         check_counts(bind, &prepared)?;
         if self.transaction.is_failed() && !prepared.ends_transaction() {
             return Err(statement::aborted());
@@ -356,7 +357,7 @@ impl<V: SettingsView> Backend<V> {
         // Taken out while it runs: a statement may close portals.
         let Some(mut portal) = self.take_portal(name) else { return Ok(()) };
         let prepared = Arc::clone(&portal.prepared);
-        self.show_running(&prepared.sql);
+        self.show_running(&prepared.shown);
         if matches!(prepared.statement, Statement::Empty) {
             self.out.empty(b'I');
             self.put_portal(name, portal);

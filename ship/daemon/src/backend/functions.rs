@@ -22,6 +22,7 @@ macro_rules! call {
 
 mod messages;
 mod promotion;
+mod roles;
 mod session;
 mod slots;
 mod wal;
@@ -45,11 +46,12 @@ const fn function(
     HostFunction { function: Function::host(name, args, result), call }
 }
 
-static TABLES: [&[HostFunction]; 5] = [
+static TABLES: [&[HostFunction]; 6] = [
     wal::FUNCTIONS,
     messages::FUNCTIONS,
     slots::FUNCTIONS,
     promotion::FUNCTIONS,
+    roles::FUNCTIONS,
     session::FUNCTIONS,
 ];
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use subtle::ConstantTimeEq as _;
@@ -84,6 +84,8 @@ impl fmt::Debug for CancelKey {
 pub struct Interrupts {
     pid: u32,
     key: CancelKey,
+    /// OID of the role that has logged in; 0 until then.
+    user: AtomicU32,
     cancel: Notify,
     /// Cancel requests so far.
     cancels: AtomicU64,
@@ -104,6 +106,11 @@ impl Interrupts {
     #[must_use]
     pub const fn key(&self) -> &CancelKey {
         &self.key
+    }
+
+    /// Says who has logged in. PostgreSQL: `PGPROC.roleId`.
+    pub fn set_user(&self, oid: u32) {
+        self.user.store(oid, Ordering::Relaxed);
     }
 
     /// Waits for a cancel request. One that came before this call is forgotten, as one that finds
@@ -209,6 +216,7 @@ impl Sessions {
         let interrupts = Arc::new(Interrupts {
             pid,
             key: CancelKey::new(key_bytes),
+            user: AtomicU32::new(0),
             cancel: Notify::new(),
             terminate: watch::Sender::new(false),
             server,
@@ -234,6 +242,12 @@ impl Sessions {
     /// Whether there is a session of that pid.
     pub(super) fn has(&self, pid: u32) -> bool {
         locked(&self.members).contains_key(&pid)
+    }
+
+    /// OID of the role that the session of that pid has logged in as.
+    pub(super) fn user_of(&self, pid: u32) -> Option<u32> {
+        let user = self.member(pid).map(|member| member.user.load(Ordering::Relaxed));
+        user.filter(|user| *user != 0)
     }
 
     /// Cancels what a session waits for; `false` when there is none of that pid.

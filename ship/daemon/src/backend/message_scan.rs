@@ -100,7 +100,7 @@ fn reader(plan: &Plan) -> Option<&Plan> {
     match &plan.source {
         Source::Relation(relation) => is_messages(relation).then_some(plan),
         Source::Query(plan) => reader(plan),
-        Source::Nothing | Source::Series(_) | Source::Values(_) => None,
+        Source::Nothing | Source::Series(_) | Source::Values(_) | Source::Join(_) => None,
     }
 }
 

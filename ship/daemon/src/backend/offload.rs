@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
+use walhub_proto::roles::Roles;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::time::Timestamp;
 
@@ -77,6 +78,7 @@ pub(super) struct OwnedContext<V> {
     database: String,
     parameters: Parameters,
     settings: Arc<V>,
+    roles: Arc<Roles>,
     hub: Arc<dyn Hub<OwnedFd>>,
     sessions: Arc<Sessions>,
     account: Arc<Account>,
@@ -98,6 +100,7 @@ impl<V: SettingsView> OwnedContext<V> {
             database: &self.database,
             parameters: &self.parameters,
             settings: &*self.settings,
+            roles: &self.roles,
             hub: &*self.hub,
             transaction_start: self.transaction_start,
             statement_start: self.statement_start,
@@ -125,6 +128,7 @@ impl<V: SettingsView> Backend<V> {
             database: self.params.database.clone(),
             parameters: self.parameters.clone(),
             settings: self.params.settings.borrow().clone(),
+            roles: self.params.roles.current(),
             hub: Arc::clone(&self.params.hub),
             sessions: Arc::clone(&self.params.sessions),
             account: Arc::clone(&self.account),

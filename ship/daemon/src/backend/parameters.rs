@@ -7,6 +7,7 @@
 //! PostgreSQL: src/backend/utils/misc/guc.c, guc_tables.c.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use walhub_proto::sqlstate::SqlState;
@@ -14,6 +15,7 @@ use walhub_proto::syncrep::SynchronousCommit;
 use walhub_proto::wire::backend::{Report, Severity};
 
 use super::context::{Context, unrecognized};
+use super::user_ids::{UserIds, UserSetting};
 use super::{SettingRow, SettingsView};
 use walhub_sql::failure::{Failure, Result, fail, hinted, unsupported};
 use walhub_sql::value::parse_bool;
@@ -34,7 +36,6 @@ enum Kind {
     Milliseconds,
     Enum(&'static [&'static str]),
     Text,
-    /// Without a value of the session's, the server's setting counts.
     SynchronousCommit,
     Encoding,
     DateStyle,
@@ -47,14 +48,20 @@ struct Definition {
     kind: Kind,
     /// Whether a change is told with ParameterStatus. PostgreSQL: `GUC_REPORT`.
     report: bool,
+    /// Whether the server's setting counts, without a value of the session's.
+    of_server: bool,
 }
 
 const fn def(name: &'static str, default: &'static str, kind: Kind) -> Definition {
-    Definition { name, default, kind, report: false }
+    Definition { name, default, kind, report: false, of_server: false }
 }
 
 const fn reported(name: &'static str, default: &'static str, kind: Kind) -> Definition {
-    Definition { name, default, kind, report: true }
+    Definition { report: true, ..def(name, default, kind) }
+}
+
+const fn of_server(name: &'static str, default: &'static str, kind: Kind) -> Definition {
+    Definition { of_server: true, ..def(name, default, kind) }
 }
 
 const ISOLATION: &[&str] =
@@ -85,12 +92,14 @@ static DEFINITIONS: &[Definition] = &[
     def("lc_time", "C", Kind::Text),
     def("lock_timeout", "0", Kind::Milliseconds),
     def("max_parallel_workers_per_gather", "2", Kind::Int(0, 1024)),
+    of_server("password_encryption", "scram-sha-256", Kind::Enum(&["md5", "scram-sha-256"])),
     def("row_security", "on", Kind::Bool),
+    of_server("scram_iterations", "4096", Kind::Int(1, 1_000_000)),
     def("search_path", "\"$user\", public", Kind::Text),
     reported("standard_conforming_strings", "on", Kind::Only("on")),
     def("statement_timeout", "0", Kind::Milliseconds),
     def("synchronize_seqscans", "on", Kind::Bool),
-    def("synchronous_commit", "on", Kind::SynchronousCommit),
+    of_server("synchronous_commit", "on", Kind::SynchronousCommit),
     reported("TimeZone", "UTC", Kind::TimeZone),
     def("transaction_deferrable", "off", Kind::Bool),
     def("transaction_isolation", "read committed", Kind::Enum(ISOLATION)),
@@ -105,6 +114,10 @@ pub(super) struct Parameters {
     reset: BTreeMap<String, String>,
     values: BTreeMap<String, String>,
     zone: TimeZone,
+    /// `role` and `session_authorization`.
+    users: UserIds,
+    /// Who has logged in and how, unless that was not asked.
+    system_user: Option<Arc<str>>,
 }
 
 /// A parameter that changed and is reported: its name and its value now.
@@ -121,15 +134,35 @@ fn is_custom(name: &str) -> bool {
 impl Parameters {
     /// The parameters of a new session. What the startup packet asks for and cannot have is left
     /// at its default: by now the client has been told that it is connected.
-    pub(super) fn new(startup_options: &BTreeMap<String, String>) -> Self {
-        let mut parameters =
-            Self { reset: BTreeMap::new(), values: BTreeMap::new(), zone: TimeZone::UTC };
+    pub(super) fn new(startup_options: &BTreeMap<String, String>, users: UserIds) -> Self {
+        let (reset, values, zone) = (BTreeMap::new(), BTreeMap::new(), TimeZone::UTC);
+        let mut parameters = Self { reset, values, zone, users, system_user: None };
         for (name, value) in startup_options {
             // An unknown or refused one does not concern the session.
             let _ = parameters.assign(name, value);
         }
         parameters.reset = parameters.values.clone();
         parameters
+    }
+
+    /// Who the session acts as.
+    pub(super) const fn users(&self) -> UserIds {
+        self.users
+    }
+
+    /// Who has logged in and how, as `method:name`.
+    pub(super) fn system_user(&self) -> Option<&str> {
+        self.system_user.as_deref()
+    }
+
+    /// Says who has logged in and how.
+    pub(super) fn set_system_user(&mut self, system_user: Option<&str>) {
+        self.system_user = system_user.map(Arc::from);
+    }
+
+    /// Has it act as somebody else.
+    pub(super) const fn set_users(&mut self, users: UserIds) {
+        self.users = users;
     }
 
     /// The session's time zone.
@@ -237,6 +270,13 @@ pub(crate) fn check_startup(
     startup_options: &BTreeMap<String, String>,
 ) -> std::result::Result<(), Report> {
     for (name, value) in startup_options {
+        if UserSetting::of_name(name).is_some() {
+            // It would have to be refused, or to be in effect from the first statement on.
+            let message =
+                format!("parameter \"{name}\" in a startup packet is not supported by walhub");
+            let report = Report::fatal(SqlState::FEATURE_NOT_SUPPORTED, message);
+            return Err(report.hint("Use SET ROLE or SET SESSION AUTHORIZATION."));
+        }
         // Time zones have more names in PostgreSQL than here.
         let Some(definition) = definition(name).filter(|it| !matches!(it.kind, Kind::TimeZone))
         else {
@@ -254,7 +294,9 @@ pub(crate) fn check_startup(
 /// Those of the parameters that a client is told which are not at their defaults when a session
 /// with this startup packet begins.
 pub(crate) fn reported_at_startup(startup_options: &BTreeMap<String, String>) -> Reported {
-    Parameters::new(startup_options).reported_since(&Parameters::new(&BTreeMap::new()))
+    let nobody = UserIds::nobody();
+    let begun = Parameters::new(startup_options, nobody);
+    begun.reported_since(&Parameters::new(&BTreeMap::new(), nobody))
 }
 
 impl Definition {
@@ -401,20 +443,36 @@ fn facts(ctx: &Context<'_>) -> Vec<(&'static str, String)> {
         ("block_size", "8192".to_owned()),
         ("in_hot_standby", in_recovery.to_owned()),
         ("integer_datetimes", "on".to_owned()),
-        ("is_superuser", "off".to_owned()),
+        ("is_superuser", on_off(ctx.rights().is_superuser())),
         ("lc_collate", "C".to_owned()),
         ("lc_ctype", "C".to_owned()),
         ("max_identifier_length", "63".to_owned()),
         ("server_encoding", "UTF8".to_owned()),
         ("server_version", version.to_owned()),
         ("server_version_num", version_num.to_string()),
-        ("session_authorization", ctx.client.user.clone()),
+        ("role", role(ctx)),
+        ("session_authorization", session_authorization(ctx)),
         ("wal_block_size", "8192".to_owned()),
     ];
     if let Some(identity) = identity {
         facts.push(("wal_segment_size", identity.segment_size.to_string()));
     }
     facts
+}
+
+fn on_off(on: bool) -> String {
+    if on { "on" } else { "off" }.to_owned()
+}
+
+/// PostgreSQL: `show_role`.
+fn role(ctx: &Context<'_>) -> String {
+    let name = ctx.parameters.users.role().and_then(|oid| ctx.user_name(oid).ok());
+    name.unwrap_or_else(|| "none".to_owned())
+}
+
+/// PostgreSQL: `show_session_authorization`.
+fn session_authorization(ctx: &Context<'_>) -> String {
+    ctx.user_name(ctx.parameters.users.session()).unwrap_or_default()
 }
 
 /// PostgreSQL: `GetConfigOptionByName`.
@@ -427,9 +485,9 @@ pub(super) fn show(ctx: &Context<'_>, name: &str) -> Option<String> {
         let found = facts(ctx).into_iter().find(|(fact, _)| fact.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value)
     };
-    if name.eq_ignore_ascii_case("synchronous_commit") {
-        let set = ctx.parameters.session_value("synchronous_commit").map(str::to_owned);
-        let value = set.or_else(|| ctx.settings.show("synchronous_commit"));
+    if let Some(definition) = definition(name).filter(|definition| definition.of_server) {
+        let set = ctx.parameters.session_value(definition.name).map(str::to_owned);
+        let value = set.or_else(|| ctx.settings.show(definition.name));
         if value.is_some() {
             return value;
         }
@@ -509,9 +567,8 @@ pub(super) fn all(ctx: &Context<'_>) -> Vec<SettingRow> {
     for definition in DEFINITIONS {
         let value = show(ctx, definition.name);
         let key = definition.name.to_ascii_lowercase();
-        let server = matches!(definition.kind, Kind::SynchronousCommit)
-            .then(|| ctx.settings.show(definition.name))
-            .flatten();
+        let of_server = definition.of_server.then(|| ctx.settings.show(definition.name));
+        let server = of_server.flatten();
         let default = server.as_deref().unwrap_or(definition.default);
         let reset = ctx.parameters.reset.get(&key).map_or(default, String::as_str);
         let source = if ctx.parameters.values.contains_key(&key) { "session" } else { "default" };
@@ -550,7 +607,8 @@ pub(super) fn all(ctx: &Context<'_>) -> Vec<SettingRow> {
         };
         rows.insert(key, row);
     }
-    rows.into_values().collect()
+    let rights = ctx.rights();
+    rows.into_values().filter(|row| rights.sees_setting(&row.name)).collect()
 }
 
 /// The number that pg_settings shows for a time that SHOW prints with its unit.
@@ -573,7 +631,7 @@ mod tests {
 
     #[test]
     fn values_are_checked_and_shown_as_postgres_shows_them() {
-        let mut parameters = Parameters::new(&BTreeMap::new());
+        let mut parameters = Parameters::new(&BTreeMap::new(), UserIds::nobody());
         for (name, value, shown) in [
             ("statement_timeout", "90000", "90s"),
             ("STATEMENT_TIMEOUT", "2h", "2h"),
@@ -628,7 +686,7 @@ mod tests {
 
     #[test]
     fn a_transaction_has_the_modes_of_its_session() {
-        let mut parameters = Parameters::new(&BTreeMap::new());
+        let mut parameters = Parameters::new(&BTreeMap::new(), UserIds::nobody());
         assert_eq!(parameters.value("transaction_isolation"), Some("read committed"));
         parameters.assign("default_transaction_isolation", "serializable").unwrap();
         assert_eq!(parameters.value("Transaction_Isolation"), Some("serializable"));
@@ -641,7 +699,7 @@ mod tests {
     #[test]
     fn reset_goes_back_to_the_startup_packet() {
         let startup = BTreeMap::from([("application_name".to_owned(), "psql".to_owned())]);
-        let mut parameters = Parameters::new(&startup);
+        let mut parameters = Parameters::new(&startup, UserIds::nobody());
         let before = parameters.clone();
         parameters.assign("application_name", "other").unwrap();
         let told = [("application_name", "other".to_owned())];

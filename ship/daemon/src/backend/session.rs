@@ -27,6 +27,7 @@ use super::pending::Pending;
 use super::statement::{self, Prepared};
 use super::transaction::Transaction;
 use super::turns::Turn;
+use super::user_ids::UserIds;
 use super::wire::{Body, Wire};
 use super::{BackendParams, Served, SettingsView};
 use crate::clock;
@@ -145,8 +146,12 @@ impl<V: SettingsView> Backend<V> {
         let account = Arc::clone(params.member.interrupts.account());
         params.sessions.memory().set_limit(params.settings.borrow().sql_memory_limit());
         options.insert("application_name".to_owned(), params.client.application_name.clone());
+        let users = UserIds::of_login(params.authenticated, &params.roles.current());
+        params.member.interrupts.set_user(params.authenticated);
+        let mut parameters = Parameters::new(&options, users);
+        parameters.set_system_user(params.system_user.as_deref());
         Self {
-            parameters: Parameters::new(&options),
+            parameters,
             told_in_recovery: params.hub.in_recovery(),
             is_walsender: false,
             params,
@@ -470,12 +475,13 @@ impl<V: SettingsView> Backend<V> {
         }
     }
 
-    /// Shows what is being done. PostgreSQL: `pgstat_report_activity` with `STATE_RUNNING`.
+    /// Shows what is being done: of a query what [`activity::shown`] gives. PostgreSQL: `pgstat_report_activity` with
+    /// `STATE_RUNNING`.
     pub(super) fn show_running(&self, query: &Arc<str>) {
         let (xact_start, now) = (self.transaction_start, self.statement_start);
         self.params.member.interrupts.change_activity(|activity| {
             activity.state = BackendState::Active;
-            activity.query = activity::clipped(query);
+            activity.query = Arc::clone(query);
             activity.xact_start = Some(xact_start);
             activity.query_start = Some(now);
             activity.state_change = now;
@@ -484,6 +490,9 @@ impl<V: SettingsView> Backend<V> {
 
     /// Tells client and others of the settings that they see and that were others `before`.
     pub(super) fn tell_changes(&mut self, before: Option<&Parameters>) {
+        if let Some(before) = before {
+            self.tell_users(before.users());
+        }
         let reported = before.map(|before| self.parameters.reported_since(before));
         for (name, value) in reported.into_iter().flatten() {
             self.out.parameter_status(name, &value);
@@ -492,6 +501,19 @@ impl<V: SettingsView> Backend<V> {
                     activity.client.application_name = value;
                 });
             }
+        }
+    }
+
+    /// Tells the client as whom it acts, if that was somebody else before.
+    fn tell_users(&mut self, before: UserIds) {
+        let (users, roles) = (self.parameters.users(), self.params.roles.current());
+        let is_superuser = roles.is_superuser(users.current());
+        if is_superuser != roles.is_superuser(before.current()) {
+            self.out.parameter_status("is_superuser", if is_superuser { "on" } else { "off" });
+        }
+        if users.session() != before.session() {
+            let name = roles.by_oid(users.session()).map(|role| role.name.clone());
+            self.out.parameter_status("session_authorization", &name.unwrap_or_default());
         }
     }
 
@@ -567,7 +589,7 @@ impl<V: SettingsView> Backend<V> {
         self.unnamed_portal = None;
         match self.cached(text) {
             Some((sql, statements)) => {
-                self.show_running(&sql);
+                self.show_running(&activity::shown(&sql));
                 for prepared in &*statements {
                     self.pass_turn().await?;
                     self.simple_statement(wire, prepared).await?;
@@ -595,7 +617,7 @@ impl<V: SettingsView> Backend<V> {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let sql: Arc<str> = text.into();
-        self.show_running(&sql);
+        self.show_running(&activity::shown(&sql));
         let _room = statement::room_to_parse(&self.account, sql.len())?;
         let parsed = self.parse_text(&sql)?;
         if parsed.is_empty() {
@@ -616,7 +638,7 @@ impl<V: SettingsView> Backend<V> {
             }
             let prepared = Arc::new(prepared);
             self.simple_statement(wire, &prepared).await?;
-            if is_kept {
+            if is_kept && !prepared.is_about_roles() {
                 statements.push(prepared);
             }
         }

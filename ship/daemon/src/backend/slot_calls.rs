@@ -32,6 +32,7 @@ pub(super) enum SlotCall {
 
 /// Has it done once the statement has run.
 pub(super) fn call(ctx: &Context<'_>, call: SlotCall, temporary: bool) -> Result<Value> {
+    ctx.rights().check_slots()?;
     if temporary {
         return Err(unsupported("a temporary replication slot of an SQL session"));
     }

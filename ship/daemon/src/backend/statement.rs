@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use walhub_proto::sqlstate::SqlState;
 
+use super::activity;
 use super::context::{Context, Names};
 use super::emit::message_record;
 use super::memory::{Account, Reservation};
@@ -13,6 +14,7 @@ use super::parameters;
 use super::views::is_messages;
 use walhub_hub::api::append::NewRecord;
 use walhub_sql::bind::bind;
+use walhub_sql::env::{Function, Relation};
 use walhub_sql::failure::{Result, fail};
 use walhub_sql::parse::utility::Utility;
 use walhub_sql::parse::{self, Parsed, QUERY_LEN_MAX};
@@ -35,6 +37,8 @@ pub(super) enum Statement {
 pub(super) struct Prepared {
     pub(super) statement: Statement,
     pub(super) sql: Arc<str>,
+    /// The text as others may see it.
+    pub(super) shown: Arc<str>,
     /// Declared OID and type of each parameter.
     pub(super) parameters: Vec<(u32, Type)>,
     /// Names and types of the result's columns; `None` when there is no result.
@@ -43,6 +47,9 @@ pub(super) struct Prepared {
     pub(super) message: Option<MessageShape>,
     /// How often it reads `walhub.messages`.
     pub(super) message_scans: usize,
+    /// The relations that it reads, and the functions of the server that it calls.
+    pub(super) relations: Vec<&'static Relation>,
+    pub(super) functions: Vec<&'static Function>,
     /// What it takes, for as long as anybody has it.
     _memory: Reservation,
 }
@@ -138,12 +145,14 @@ pub(super) fn prepare(
         })?);
     }
     let (mut types, mut message_scans) = (types, 0);
+    let (mut relations, mut functions) = (Vec::new(), Vec::new());
     let statement = match parsed {
         None => Statement::Empty,
         Some(Parsed::Query(query)) => {
             let bound = bind(&query, sql, types, &Names)?;
             message_scans = bound.relations.iter().filter(|it| is_messages(it)).count();
             types = bound.parameters;
+            (relations, functions) = (bound.relations, bound.functions);
             Statement::Query(Arc::new(bound.plan))
         }
         Some(Parsed::Utility(utility)) => Statement::Utility(utility),
@@ -165,7 +174,10 @@ pub(super) fn prepare(
         columns,
         message,
         message_scans,
+        relations,
+        functions,
         statement,
+        shown: activity::shown(sql),
         sql: sql.clone(),
         _memory,
     })
@@ -189,6 +201,11 @@ fn columns(statement: &Statement) -> Option<Vec<(String, Type)>> {
 }
 
 impl Prepared {
+    /// Whether its text may hold a password.
+    pub(super) const fn is_about_roles(&self) -> bool {
+        matches!(self.statement, Statement::Utility(Utility::Role(_)))
+    }
+
     /// Whether it may run in a failed transaction. PostgreSQL: `IsTransactionExitStmt`.
     pub(super) const fn ends_transaction(&self) -> bool {
         matches!(

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::roles::{BOOTSTRAP_SUPERUSER, Roles};
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::reader::{Reader, decode_frame};
 
 use super::{BackendParams, Served, Sessions, SettingRow, SettingsView, serve};
+use crate::roles::RoleStore;
 use walhub_hub::api::hub::{
     Client, Hub, Identity, Positions, SlotRow, Snapshot, WalReceiverRow, WalSenderRow,
 };
@@ -23,6 +25,7 @@ mod memory;
 mod primary;
 mod promote;
 mod protocol;
+mod roles;
 mod sql;
 
 /// A hub that shows one snapshot and does nothing.
@@ -179,6 +182,9 @@ pub(super) fn params_of(
         startup_options: BTreeMap::new(),
         hub,
         settings: watch::channel(Arc::new(TwoSettings)).1,
+        roles: RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("monitor")),
+        authenticated: BOOTSTRAP_SUPERUSER,
+        system_user: None,
     }
 }
 

@@ -5,15 +5,20 @@
 //!
 //! PostgreSQL: src/backend/catalog/system_views.sql.
 
+mod auth_members;
+mod authid;
 mod columns;
 mod commit_latency;
 mod core_stats;
 mod database;
+mod group;
 mod hba_file_rules;
 mod ident_file_mappings;
 mod messages;
 mod replication_slots;
+mod roles;
 mod settings;
+mod shadow;
 mod sql_memory;
 mod stat_activity;
 mod stat_progress_copy;
@@ -21,6 +26,7 @@ mod stat_replication;
 mod stat_ssl;
 mod stat_wal_receiver;
 mod sync_wait;
+mod user;
 
 use walhub_sql::env::Relation;
 use walhub_sql::value::row::Rows;
@@ -57,7 +63,7 @@ pub(super) fn rows_of(relation: &'static Relation) -> fn(&Context<'_>) -> Rows {
     }
 }
 
-static VIEWS: [&View; 15] = [
+static VIEWS: [&View; 21] = [
     &stat_replication::VIEW,
     &stat_wal_receiver::VIEW,
     &replication_slots::VIEW,
@@ -73,4 +79,10 @@ static VIEWS: [&View; 15] = [
     &core_stats::VIEW,
     &hba_file_rules::VIEW,
     &ident_file_mappings::VIEW,
+    &authid::VIEW,
+    &roles::VIEW,
+    &shadow::VIEW,
+    &user::VIEW,
+    &auth_members::VIEW,
+    &group::VIEW,
 ];

@@ -37,7 +37,9 @@ use walhub_proto::password::{MOCK_NONCE_LEN, SCRAM_ITERATIONS_DEFAULT, ScramSecr
 use walhub_proto::roles::Role;
 use walhub_proto::wire::startup::ReplicationMode;
 
-pub(crate) use self::directory::{Directory, Everybody};
+pub(crate) use self::directory::Directory;
+#[cfg(test)]
+pub(crate) use self::directory::Everybody;
 pub(super) use self::refused::Refusal;
 use super::access::{Access, refusal};
 use super::session::{Services, host_and_port};
@@ -59,12 +61,10 @@ pub(crate) struct Guard {
 
 impl Guard {
     /// What a role answers with that has no secret of that kind.
-    fn mock(&self, user: &str) -> ScramSecret {
-        ScramSecret::mock(&self.mock_nonce, user, self.scram_iterations())
-    }
-
-    const fn scram_iterations(&self) -> NonZeroU32 {
-        SCRAM_ITERATIONS_DEFAULT
+    fn mock(&self, user: &str, iterations: u32) -> ScramSecret {
+        // As many iterations as secrets have that are made here now. PostgreSQL has the default.
+        let iterations = NonZeroU32::new(iterations).unwrap_or(SCRAM_ITERATIONS_DEFAULT);
+        ScramSecret::mock(&self.mock_nonce, user, iterations)
     }
 }
 
@@ -143,7 +143,7 @@ pub(super) async fn authenticate(
     let members = guard.directory.membership();
     let tls = connection.tls.clone();
     let transport = match (&tls, applicant.peer) {
-        (Some(tls), _) => Transport::Tls { client_certificate: tls.has_client_certificate() },
+        (Some(tls), _) => Transport::Tls { client_certificate: tls.client_serial.is_some() },
         (None, Some(_)) => Transport::Plain,
         (None, None) => Transport::Local,
     };
@@ -214,6 +214,12 @@ impl Attempt<'_> {
             tracing::info!("{refusal}");
             self.failed(None)
         })
+    }
+
+    /// What the role answers with when it has no secret of that kind.
+    fn mock(&self) -> ScramSecret {
+        let iterations = self.services.settings().scram_iterations;
+        self.services.guard.mock(&self.applicant.user, iterations)
     }
 
     fn failed(&self, detail: Option<String>) -> Refusal {

@@ -36,8 +36,10 @@ use super::tls::{Acceptor, TlsFacts};
 use super::unadmitted::{Origin, Silent, Unadmitted};
 use crate::backend::{BackendParams, Interrupt, Member, Sessions, SettingsView as _};
 use crate::limits::Connections;
+use crate::roles::RoleStore;
 use crate::settings::Settings;
 use walhub_hub::api::hub::{Client, Hub};
+use walhub_sql::parse::roles::without_passwords;
 
 /// The longest first packet, with its length word.
 const FIRST_PACKET_BYTES_MAX: usize = 4 + STARTUP_PACKET_BYTES_MAX;
@@ -58,6 +60,8 @@ pub struct Services {
     pub settings: watch::Receiver<Arc<Settings>>,
     /// Turns true when sessions in command mode must end; streaming ones are the hub's.
     pub terminate: watch::Receiver<bool>,
+    /// Who there is.
+    pub roles: Arc<RoleStore>,
     /// Who is connected, for cancel requests.
     pub sessions: Arc<Sessions>,
     next_pid: AtomicU32,
@@ -83,6 +87,7 @@ impl Services {
     pub(crate) fn new(
         hub: Arc<dyn Hub<OwnedFd>>,
         settings: watch::Receiver<Arc<Settings>>,
+        roles: Arc<RoleStore>,
         terminate: watch::Receiver<bool>,
         connections: Connections,
         guard: Guard,
@@ -94,6 +99,7 @@ impl Services {
         Arc::new(Self {
             hub,
             settings,
+            roles,
             terminate,
             sessions,
             next_pid: AtomicU32::new(1),
@@ -194,9 +200,11 @@ pub(crate) struct ClientSession {
     pub(crate) client: Client,
     pub(crate) mode: ReplicationMode,
     pub(crate) database: String,
+    /// OID of the role that has logged in.
+    pub(crate) authenticated: u32,
     /// Who it is, and how that was shown.
-    pub(crate) authenticated: Authenticated,
-    pub(crate) tls: Option<Arc<TlsFacts>>,
+    identity: Authenticated,
+    tls: Option<Arc<TlsFacts>>,
     member: Arc<Member>,
     message: StartupMessage,
     /// Free again when the session ends.
@@ -288,8 +296,10 @@ async fn refuse_entry(
     let _ = tokio::time::timeout(FAREWELL_TIMEOUT, said).await;
 }
 
-/// Logs what was said to a client, and what it had asked. How it looks is the log's affair.
+/// Logs what was said to a client, and what it had asked, without passwords. How it looks is the log's affair.
 pub(crate) fn log_report(report: &Report, statement: Option<&str>) {
+    let without = statement.and_then(without_passwords);
+    let statement = without.as_deref().or(statement);
     let (sqlstate, detail, hint) =
         (report.sqlstate.0, report.detail.as_deref(), report.hint.as_deref());
     match report.severity {
@@ -436,6 +446,9 @@ impl ClientSession {
             sessions: Arc::clone(&self.services.sessions),
             hub: Arc::clone(&self.services.hub),
             settings: self.services.settings.clone(),
+            roles: Arc::clone(&self.services.roles),
+            authenticated: self.authenticated,
+            system_user: self.identity.system_user(),
         }
     }
 
@@ -469,7 +482,7 @@ impl ClientSession {
     }
 
     /// PostgreSQL: `PerformAuthentication`.
-    fn log_authorized(&self, tls: Option<&TlsFacts>) {
+    fn log_authorized(&self) {
         if !self.services.settings().log_connections {
             return;
         }

@@ -22,8 +22,8 @@ use super::setting_type::{
     boolean, int, optional, tcp_port, text, word,
 };
 use super::words::{
-    DedicatedWalCore, LogDestination, MessageLevel, SslMaxProtocolVersion, SslMinProtocolVersion,
-    WalSyncMethod,
+    DedicatedWalCore, LogDestination, MessageLevel, PasswordEncryption, SslMaxProtocolVersion,
+    SslMinProtocolVersion, WalSyncMethod,
 };
 use super::{Assigned, check};
 
@@ -111,6 +111,11 @@ settings! {
     hba_file: String = text("", check::anything), Postmaster, FILES;
     /// Sets the server's "ident" configuration file; empty is pg_ident.conf in the data directory.
     ident_file: String = text("", check::anything), Postmaster, FILES;
+    /// Chooses the algorithm for encrypting passwords.
+    password_encryption: PasswordEncryption =
+        word(PasswordEncryption::ScramSha256), User, AUTHENTICATION;
+    /// Sets the iteration count for SCRAM secret generation; walhub's most is a million.
+    scram_iterations: u32 = int::<u32>(4096, 1..=1_000_000), User, AUTHENTICATION;
     /// Sets the number of data-plane cores; auto lets walhub choose (walhub only).
     cores: Option<u16> = auto_or::<u16>(0..=256), Postmaster, RESOURCES;
     /// Sets whether writing WAL has a thread of its own or shares that of the SQL sessions, which

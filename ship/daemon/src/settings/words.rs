@@ -55,6 +55,17 @@ pub enum DedicatedWalCore {
 
 words! { DedicatedWalCore { Auto = "auto", On = "on", Off = "off" } }
 
+/// What is kept of a password.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PasswordEncryption {
+    /// `md5` and a hash of password and role.
+    Md5,
+    /// What SCRAM-SHA-256 needs.
+    ScramSha256,
+}
+
+words! { PasswordEncryption { Md5 = "md5", ScramSha256 = "scram-sha-256" } }
+
 /// How WAL is forced to disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WalSyncMethod {

@@ -175,7 +175,7 @@ impl Change {
         if is_reserved(name) {
             return Err(RoleError::Reserved(String::from(name)));
         }
-        if self.roles.role_exists(name) {
+        if self.roles.get(name).is_some() {
             return Err(RoleError::Duplicate(String::from(name)));
         }
         if self.roles.by_oid.len() >= ROLES_MAX {
@@ -247,7 +247,7 @@ impl Change {
         if let Some(reserved) = [name, to].into_iter().find(|name| is_reserved(name)) {
             return Err(RoleError::Reserved(String::from(reserved)));
         }
-        if self.roles.role_exists(to) {
+        if self.roles.get(to).is_some() {
             return Err(RoleError::Duplicate(String::from(to)));
         }
         if role.superuser {

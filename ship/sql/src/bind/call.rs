@@ -9,7 +9,7 @@ use walhub_proto::sqlstate::SqlState;
 
 use crate::bind::select::direction;
 use crate::bind::{Binder, Scope, fold_name};
-use crate::env::Function;
+use crate::env::{Eval, Function};
 use crate::failure::{GROUPING_ERROR, INVALID_COLUMN_REFERENCE, Result, fail, hinted, unsupported};
 use crate::functions::{self, FUNCTIONS};
 use crate::plan::{Aggregate, AggregateCall, Expr, Node};
@@ -49,6 +49,9 @@ impl Binder<'_> {
 
     /// Casts the arguments to what the function takes.
     pub(crate) fn apply(&mut self, function: &'static Function, args: Vec<Expr>) -> Result<Expr> {
+        if matches!(function.eval, Eval::Host) {
+            self.functions.push(function);
+        }
         let last = function.args.last().copied().unwrap_or(Type::Text);
         let wanted = function.args.iter().copied().chain(std::iter::repeat(last));
         let args: Result<Vec<Expr>> =
@@ -115,6 +118,9 @@ impl Binder<'_> {
         }
         let (args, list) = match &call.args {
             ast::FunctionArguments::None => (Vec::new(), None),
+            ast::FunctionArguments::Subquery(query) if name == "array" => {
+                return self.bind_array_query(scope, query);
+            }
             ast::FunctionArguments::Subquery(_) => {
                 return Err(unsupported("a query as an argument"));
             }
@@ -154,6 +160,18 @@ impl Binder<'_> {
                 failure
             }
         })
+    }
+
+    /// ARRAY(SELECT ...), of values that are text. PostgreSQL: `ARRAY_SUBLINK`.
+    fn bind_array_query(&mut self, scope: &mut Scope, query: &ast::Query) -> Result<Expr> {
+        let plan = self.bind_scalar_query(scope, query)?;
+        let ty = plan.columns().next().map_or(Type::Text, |(_, ty)| ty);
+        let array = match ty {
+            _ if ty.is_string() => Type::TextArray,
+            Type::Oid => Type::OidArray,
+            _ => return Err(unsupported(format_args!("an array of {}", ty.sql_name()))),
+        };
+        Ok(Expr::new(array, Node::Array(plan)))
     }
 
     /// The arguments of a call in their places, also where it names some of them.

@@ -14,7 +14,7 @@ use crate::failure::{
     DUPLICATE_ALIAS, Failure, GROUPING_ERROR, INVALID_COLUMN_REFERENCE, Result,
     STATEMENT_TOO_COMPLEX, fail, hinted, unsupported,
 };
-use crate::plan::{Direction, Expr, Grouping, Node, Output, Plan, SortKey, Source};
+use crate::plan::{Direction, Expr, Grouping, Join, Node, Output, Plan, SortKey, Source};
 use crate::value::Value;
 use crate::value::types::Type;
 
@@ -118,6 +118,7 @@ impl Binder<'_> {
             order,
             limit: None,
             offset: None,
+            uses_outer: false,
         };
         if grouped {
             let after = plan.outputs.iter_mut().map(|output| &mut output.expr);
@@ -131,11 +132,47 @@ impl Binder<'_> {
     }
 
     fn bind_from(&mut self, from: &[ast::TableWithJoins]) -> Result<(Source, Vec<ScopeColumn>)> {
-        let table = match from {
-            [] => return Ok((Source::Nothing, Vec::new())),
-            [table] if table.joins.is_empty() => &table.relation,
-            _ => return Err(unsupported("a join")),
-        };
+        let mut bound = None;
+        for item in from {
+            let right = self.bind_joins(item)?;
+            bound = Some(match bound {
+                None => right,
+                Some(left) => joined(left, right, false)?,
+            });
+        }
+        Ok(bound.unwrap_or((Source::Nothing, Vec::new())))
+    }
+
+    /// A FROM item with its JOINs. PostgreSQL: `transformFromClauseItem`.
+    fn bind_joins(&mut self, item: &ast::TableWithJoins) -> Result<(Source, Vec<ScopeColumn>)> {
+        let mut bound = self.bind_table(&item.relation)?;
+        for join in &item.joins {
+            use ast::JoinOperator as J;
+            let (constraint, is_left) = match &join.join_operator {
+                J::Join(constraint) | J::Inner(constraint) => (Some(constraint), false),
+                J::Left(constraint) | J::LeftOuter(constraint) => (Some(constraint), true),
+                J::CrossJoin(ast::JoinConstraint::None) => (None, false),
+                _ => return Err(unsupported("this kind of join")),
+            };
+            let right = self.bind_table(&join.relation)?;
+            let (mut source, columns) = joined(bound, right, is_left)?;
+            let mut scope = Scope { columns, ..Scope::default() };
+            match constraint {
+                None => {}
+                Some(ast::JoinConstraint::On(condition)) => {
+                    let on = self.bind_condition(&mut scope, Some(condition), "JOIN/ON")?;
+                    if let Source::Join(join) = &mut source {
+                        join.on = on;
+                    }
+                }
+                Some(_) => return Err(unsupported("a join without ON")),
+            }
+            bound = (source, scope.columns);
+        }
+        Ok(bound)
+    }
+
+    fn bind_table(&mut self, table: &ast::TableFactor) -> Result<(Source, Vec<ScopeColumn>)> {
         let scope_columns = |table: &str, columns: Vec<(String, Type)>| {
             let column = |(name, ty)| ScopeColumn {
                 table: Some(table.to_owned()),
@@ -424,6 +461,24 @@ fn refuse_extensions(select: &ast::Select) -> Result<()> {
     if plain { Ok(()) } else { Err(unsupported("this clause of SELECT")) }
 }
 
+/// The columns of both sources, the left's first. Each has a name of its own.
+fn joined(
+    (left, mut columns): (Source, Vec<ScopeColumn>),
+    (right, others): (Source, Vec<ScopeColumn>),
+    keeps_left: bool,
+) -> Result<(Source, Vec<ScopeColumn>)> {
+    let twice = others.first().and_then(|other| other.table.as_ref());
+    if let Some(table) =
+        twice.filter(|name| columns.iter().any(|it| it.table.as_ref() == Some(*name)))
+    {
+        let message = format!("table name \"{table}\" specified more than once");
+        return Err(fail(DUPLICATE_ALIAS, message));
+    }
+    let nulls = keeps_left.then_some(others.len());
+    columns.extend(others);
+    Ok((Source::Join(Box::new(Join { left, right, on: None, nulls })), columns))
+}
+
 fn group_by_exprs(select: &ast::Select) -> Result<Option<Vec<&ast::Expr>>> {
     match &select.group_by {
         ast::GroupByExpr::All(_) => Err(unsupported("GROUP BY ALL")),
@@ -517,6 +572,9 @@ fn regroup(expr: &mut Expr, keys: &[Expr], columns: &[ScopeColumn]) -> Result<()
     if let Some(index) = keys.iter().position(|key| key == expr) {
         expr.node = Node::Column(index);
         return Ok(());
+    }
+    if expr.has_correlated_query() {
+        return Err(unsupported("a query that depends on a row, where rows are grouped"));
     }
     match expr.node {
         Node::Aggregate(index) => {

@@ -55,6 +55,7 @@ impl Binder<'_> {
             order: Vec::new(),
             limit: None,
             offset: None,
+            uses_outer: false,
         })
     }
 }

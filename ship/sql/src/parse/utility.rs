@@ -5,6 +5,8 @@
 
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
+use walhub_proto::roles::statement::RoleStatement;
+
 use crate::failure::Result;
 use crate::parse::copy_options::CopyFrom;
 use crate::parse::wait_for::WaitFor;
@@ -70,6 +72,8 @@ pub enum Utility {
     WaitFor(WaitFor),
     /// COPY FROM STDIN.
     Copy(CopyFrom),
+    /// About roles.
+    Role(RoleStatement),
 }
 
 /// A mode of a transaction: a parameter and its value.
@@ -136,8 +140,20 @@ impl Words<'_> {
             return Ok(Utility::SetModes { modes: self.modes()?, session: false });
         }
         let local = self.accept("local");
-        if !local {
-            self.accept("session");
+        let session = !local && self.accept("session");
+        if self.accept_all(&["session", "authorization"])
+            || (session && self.accept("authorization"))
+        {
+            let value = if self.accept("default") { None } else { Some(self.value()?) };
+            return Ok(Utility::Set { name: "session_authorization".to_owned(), value, local });
+        }
+        let start = self.next;
+        if self.accept("role") {
+            if self.peek() != Some(&Token::Eq) && !self.accept("to") {
+                let value = Some(self.value()?);
+                return Ok(Utility::Set { name: "role".to_owned(), value, local });
+            }
+            self.next = start;
         }
         if self.accept_all(&["time", "zone"]) {
             let value = if self.accept("local") || self.accept("default") {
@@ -191,6 +207,9 @@ impl Words<'_> {
 /// Reads a utility statement; `None` when the tokens are not one.
 pub(crate) fn parse(sql: &str, tokens: &[TokenWithSpan]) -> Result<Option<Utility>> {
     let mut words = Words { sql, tokens, next: 0 };
+    if let Some(statement) = words.role_statement()? {
+        return words.end(Utility::Role(statement));
+    }
     let utility = if words.accept("begin") {
         let _ = words.accept("work") || words.accept("transaction");
         Utility::Begin { start: false, modes: words.modes()? }

@@ -49,9 +49,10 @@ impl<'a> Words<'a> {
 
     /// Takes the next token if it is a string.
     pub(crate) fn string(&mut self) -> Option<String> {
-        let (Token::SingleQuotedString(text) | Token::EscapedStringLiteral(text)) = self.peek()?
-        else {
-            return None;
+        let text = match self.peek()? {
+            Token::SingleQuotedString(text) | Token::EscapedStringLiteral(text) => text,
+            Token::DollarQuotedString(text) => &text.value,
+            _ => return None,
         };
         self.next += 1;
         Some(text.clone())

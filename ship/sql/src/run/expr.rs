@@ -5,9 +5,13 @@
 //!
 //! PostgreSQL: `ExecInterpExpr` (src/backend/executor/execExprInterp.c).
 
+use std::cell::RefCell;
+
+use regex::{Regex, RegexBuilder};
+
 use crate::env::{Env, Eval, Function};
-use crate::failure::{CARDINALITY_VIOLATION, Result, fail};
-use crate::plan::{Expr, Node};
+use crate::failure::{CARDINALITY_VIOLATION, INVALID_REGULAR_EXPRESSION, Result, fail};
+use crate::plan::{Expr, Node, Plan};
 use crate::value::comparison::Comparison;
 use crate::value::row::Rows;
 use crate::value::types::Type;
@@ -20,6 +24,7 @@ impl Expr {
         Ok(match &self.node {
             Node::Const(value) => copied(Some(value), env)?,
             Node::Column(index) => copied(row.get(*index), env)?,
+            Node::Outer { level, column } => env.outer(*level, *column)?,
             Node::Param(index) => copied(env.arguments.get(*index), env)?,
             Node::Aggregate(_) => unreachable!("the planner replaces aggregates by columns"),
             Node::Call(function, args) => return eval_call(function, args, row, env),
@@ -72,7 +77,7 @@ impl Expr {
                 best
             }
             Node::Scalar(plan) => {
-                let (first, is_only) = plan.run_within(env, |rows| {
+                let (first, is_only) = run_inner(plan, row, env, |rows| {
                     let is_only = rows.len() <= 1;
                     (rows.into_iter().next(), is_only)
                 })?;
@@ -84,6 +89,12 @@ impl Expr {
                 }
                 first.and_then(|row| row.into_iter().next()).unwrap_or(Value::Null)
             }
+            Node::Array(plan) => {
+                let items = run_inner(plan, row, env, |rows| {
+                    rows.into_iter().map(item_of).collect::<Result<Vec<_>>>()
+                })??;
+                return env.charge(Value::Array(items));
+            }
             Node::Distinct { .. }
             | Node::And(..)
             | Node::Or(..)
@@ -94,6 +105,7 @@ impl Expr {
             | Node::InQuery { .. }
             | Node::Between { .. }
             | Node::Like { .. }
+            | Node::Matches { .. }
             | Node::Exists { .. } => return self.eval_predicate(row, env),
         })
     }
@@ -138,7 +150,7 @@ impl Expr {
                 let first = |row: Vec<Value>| row.into_iter().next().unwrap_or(Value::Null).known();
                 let is_member =
                     |rows: Rows| member(&operand, rows.into_iter().map(first), *negated);
-                plan.run_within(env, is_member)??
+                run_inner(plan, row, env, is_member)??
             }
             Node::Between { operand, low, high, negated } => {
                 let value = operand.known(row, env)?;
@@ -159,8 +171,16 @@ impl Expr {
                     _ => Value::Null,
                 }
             }
+            Node::Matches { operand, pattern, fold_case, negated } => {
+                match (operand.known(row, env)?, pattern.known(row, env)?) {
+                    (Value::Text(text), Value::Text(pattern)) => {
+                        Value::Bool(matches(&text, &pattern, *fold_case, env)? != *negated)
+                    }
+                    _ => Value::Null,
+                }
+            }
             Node::Exists { plan, negated } => {
-                Value::Bool(plan.run_within(env, |rows| rows.is_empty())? == *negated)
+                Value::Bool(run_inner(plan, row, env, |rows| rows.is_empty())? == *negated)
             }
             node => unreachable!("eval knows {node:?}"),
         })
@@ -175,6 +195,27 @@ impl Expr {
     pub(crate) fn known(&self, row: &[Value], env: &Env<'_>) -> Result<Value> {
         self.eval(row, env)?.known()
     }
+}
+
+/// Runs a query that is an expression over `row`.
+fn run_inner<T>(
+    plan: &Plan,
+    row: &[Value],
+    env: &Env<'_>,
+    look: impl FnOnce(Rows) -> T,
+) -> Result<T> {
+    let row = if plan.uses_outer { row.to_vec() } else { Vec::new() };
+    env.work(row.iter().map(Value::heap_len).sum())?;
+    env.within(row, || plan.run_within(env, look))
+}
+
+/// What an array has of a row.
+fn item_of(row: Vec<Value>) -> Result<Option<String>> {
+    Ok(match row.into_iter().next().unwrap_or(Value::Null).known()? {
+        Value::Text(text) => Some(text),
+        Value::Int(number) => Some(number.to_string()),
+        _ => None,
+    })
 }
 
 /// A value of its own. A large one takes its time.
@@ -289,6 +330,42 @@ fn member(
         Value::Null
     } else {
         Value::Bool(negated)
+    })
+}
+
+/// Steps that making a regular expression counts for.
+const REGEX_STEPS: usize = 1000;
+/// Bytes of memory that one may take.
+const REGEX_BYTES_MAX: usize = 1 << 20;
+
+/// A pattern, whether it has regard to case, and what was made of it.
+type LastRegex = Option<(String, bool, Regex)>;
+
+thread_local! {
+    /// The last one: a query asks the same of each row.
+    static LAST_REGEX: RefCell<LastRegex> = const { RefCell::new(None) };
+}
+
+/// `~`: PostgreSQL's advanced regular expressions, as far as they are also those of the crate, which has no
+/// references back. PostgreSQL: `textregexeq`, `RE_compile_and_cache` (src/backend/utils/adt/regexp.c).
+fn matches(text: &str, pattern: &str, fold_case: bool, env: &Env<'_>) -> Result<bool> {
+    env.work(text.len().saturating_mul(4))?;
+    LAST_REGEX.with_borrow_mut(|last| {
+        let is_it =
+            last.as_ref().is_some_and(|(known, folds, _)| known == pattern && *folds == fold_case);
+        if !is_it {
+            for _ in 0..REGEX_STEPS {
+                env.step()?;
+            }
+            let mut builder = RegexBuilder::new(pattern);
+            builder.case_insensitive(fold_case).size_limit(REGEX_BYTES_MAX);
+            let regex = builder.dot_matches_new_line(true).build().map_err(|error| {
+                let message = format!("invalid regular expression: {error}");
+                fail(INVALID_REGULAR_EXPRESSION, message)
+            })?;
+            *last = Some((pattern.to_owned(), fold_case, regex));
+        }
+        Ok(last.as_ref().is_some_and(|(_, _, regex)| regex.is_match(text)))
     })
 }
 

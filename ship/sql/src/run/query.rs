@@ -9,7 +9,7 @@ use walhub_proto::sqlstate::SqlState;
 
 use crate::env::{Env, Scan};
 use crate::failure::{INVALID_LIMIT, INVALID_OFFSET, Result, fail};
-use crate::plan::{Expr, Grouping, Plan, Source};
+use crate::plan::{Expr, Grouping, Join, Plan, Source};
 use crate::value::row::{Rows, compare_rows, cost, row_cost};
 use crate::value::{Value, not_known};
 
@@ -105,10 +105,38 @@ impl Source {
                 return Ok(scan);
             }
             Self::Query(plan) => plan.run(env)?,
+            Self::Join(join) => join.run(env)?,
             Self::Values(rows) => values(rows, env)?,
             Self::Series(args) => series(args, env)?,
         };
         Ok(Scan { rows, ..Scan::default() })
+    }
+}
+
+impl Join {
+    /// Each pair is looked at. PostgreSQL: `ExecNestLoop`.
+    fn run(&self, env: &Env<'_>) -> Result<Rows> {
+        let (left, right) = (self.left.scan(env)?.rows, self.right.scan(env)?.rows);
+        let mut rows = Rows::new();
+        for outer in &left {
+            let matches = rows.len();
+            for inner in &right {
+                env.step()?;
+                let row: Vec<Value> = outer.iter().chain(inner).cloned().collect();
+                env.work(cost(&row))?;
+                if self.on.as_ref().map_or(Ok(true), |on| on.holds(&row, env))? {
+                    env.hold(cost(&row))?;
+                    rows.push(row);
+                }
+            }
+            if let Some(nulls) = self.nulls.filter(|_| rows.len() == matches) {
+                let nulls = std::iter::repeat_n(Value::Null, nulls);
+                let row: Vec<Value> = outer.iter().cloned().chain(nulls).collect();
+                env.hold(cost(&row))?;
+                rows.push(row);
+            }
+        }
+        Ok(rows)
     }
 }
 

@@ -45,7 +45,7 @@ pub fn encode(value: &Value, ty: Type) -> Option<Vec<u8>> {
             buf.extend_from_slice(&value.days.to_be_bytes());
             buf.extend_from_slice(&value.months.to_be_bytes());
         }
-        Value::Array(items) => encode_array(items, &mut buf),
+        Value::Array(items) => encode_array(items, ty, &mut buf),
         Value::Pending(_) => unreachable!("encoded before it is known"),
     }
     Some(buf)
@@ -84,12 +84,13 @@ fn encode_digits(text: &str, buf: &mut Vec<u8>) {
     }
 }
 
-fn encode_array(items: &[Option<String>], buf: &mut Vec<u8>) {
+fn encode_array(items: &[Option<String>], ty: Type, buf: &mut Vec<u8>) {
     let mut int = |value: i32| buf.extend_from_slice(&value.to_be_bytes());
     let len = |len: usize| i32::try_from(len).expect("a value is below a gigabyte");
     int(i32::from(!items.is_empty()));
     int(i32::from(items.iter().any(Option::is_none)));
-    int(25);
+    let element = if ty == Type::OidArray { Type::Oid } else { Type::Text };
+    int(element.oid().cast_signed());
     if !items.is_empty() {
         int(len(items.len()));
         int(1);
@@ -97,6 +98,11 @@ fn encode_array(items: &[Option<String>], buf: &mut Vec<u8>) {
     for item in items {
         match item {
             None => buf.extend_from_slice(&(-1_i32).to_be_bytes()),
+            Some(oid) if element == Type::Oid => {
+                let oid: u32 = oid.parse().expect("a number was made text");
+                buf.extend_from_slice(&4_i32.to_be_bytes());
+                buf.extend_from_slice(&oid.to_be_bytes());
+            }
             Some(text) => {
                 buf.extend_from_slice(&len(text.len()).to_be_bytes());
                 buf.extend_from_slice(text.as_bytes());
@@ -140,7 +146,7 @@ pub fn decode(bytes: &[u8], oid: u32, ty: Type, number: usize) -> Result<Value> 
                 .map(Value::Numeric)
                 .ok_or_else(|| malformed(Malformed::Truncated));
         }
-        Type::Inet | Type::TextArray | Type::Void => {
+        Type::Inet | Type::TextArray | Type::OidArray | Type::Void => {
             return Err(unsupported(format_args!("a binary parameter of type {}", ty.sql_name())));
         }
     };

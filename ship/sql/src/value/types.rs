@@ -22,6 +22,7 @@ pub enum Type {
     Float8,
     Inet,
     TextArray,
+    OidArray,
     TimestampTz,
     Interval,
     Numeric,
@@ -44,7 +45,7 @@ const fn row(ty: Type, oid: u32, len: i16, name: &'static str, sql_name: &'stati
 }
 
 /// In the order of the enum: `pg_type.oid`, `typlen`, `typname`, `format_type`.
-const ROWS: [Row; 19] = [
+const ROWS: [Row; 20] = [
     row(Type::Bool, 16, 1, "bool", "boolean"),
     row(Type::Bytea, 17, -1, "bytea", "bytea"),
     row(Type::Char, 18, 1, "char", "\"char\""),
@@ -58,6 +59,7 @@ const ROWS: [Row; 19] = [
     row(Type::Float8, 701, 8, "float8", "double precision"),
     row(Type::Inet, 869, -1, "inet", "inet"),
     row(Type::TextArray, 1009, -1, "_text", "text[]"),
+    row(Type::OidArray, 1028, -1, "_oid", "oid[]"),
     row(Type::TimestampTz, 1184, 8, "timestamptz", "timestamp with time zone"),
     row(Type::Interval, 1186, 16, "interval", "interval"),
     row(Type::Numeric, 1700, -1, "numeric", "numeric"),

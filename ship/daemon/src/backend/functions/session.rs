@@ -2,19 +2,21 @@
 //!
 //! PostgreSQL: src/backend/utils/adt/misc.c, src/backend/storage/ipc/signalfuncs.c.
 
+use walhub_proto::roles::BOOTSTRAP_SUPERUSER;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
 
 use super::super::context::Context;
 use super::super::emit::Prompt;
+use super::super::privileges::Signal;
 use super::super::views::pid;
 use super::{HostFunction, function};
 use walhub_sql::failure::{Result, fail, hinted, unsupported};
 use walhub_sql::value::Value::{self, Int as I, Text as T};
 use walhub_sql::value::types::Type::{Bool, Inet, Int4, Int8, Name, Text, TimestampTz, Void};
 
-fn user(ctx: &Context<'_>) -> Value {
-    Value::text_of(&ctx.client.user)
+fn current_user(ctx: &Context<'_>) -> Result<Value> {
+    ctx.user_name(ctx.parameters.users().current()).map(T)
 }
 
 /// PostgreSQL: `pg_stat_reset_shared`.
@@ -34,16 +36,24 @@ fn version(ctx: &Context<'_>) -> Result<Value> {
 }
 
 /// PostgreSQL: `pg_signal_backend` (src/backend/storage/ipc/signalfuncs.c).
-fn signal(ctx: &Context<'_>, pid: i64, signal: fn(u32) -> Prompt) -> Value {
+fn signal(ctx: &Context<'_>, pid: i64, signal: Signal) -> Result<Value> {
     let found = u32::try_from(pid).ok().filter(|pid| ctx.sessions.has(*pid));
     match found {
-        Some(pid) => ctx.act(signal(pid)),
+        Some(pid) => {
+            // One that nobody has logged in to yet is as a superuser's.
+            let owner = ctx.sessions.user_of(pid).unwrap_or(BOOTSTRAP_SUPERUSER);
+            ctx.rights().check_signal(owner, signal)?;
+            ctx.act(match signal {
+                Signal::Cancel => Prompt::CancelBackend(pid),
+                Signal::Terminate => Prompt::TerminateBackend(pid),
+            });
+        }
         None => {
             let message = format!("PID {pid} is not a PostgreSQL backend process");
             ctx.emitter.notice(Report::new(Severity::Warning, SqlState::WARNING, message));
         }
     }
-    Value::Bool(found.is_some())
+    Ok(Value::Bool(found.is_some()))
 }
 
 /// In lower case.
@@ -61,13 +71,13 @@ pub(super) static FUNCTIONS: &[HostFunction] = &[
         "pg_cancel_backend",
         &[Int4],
         Bool,
-        call!(ctx, _, [I(pid)] => Ok(signal(ctx, *pid, Prompt::CancelBackend))),
+        call!(ctx, _, [I(pid)] => signal(ctx, *pid, Signal::Cancel)),
     ),
     function(
         "pg_terminate_backend",
         &[Int4],
         Bool,
-        call!(ctx, _, [I(pid)] => Ok(signal(ctx, *pid, Prompt::TerminateBackend))),
+        call!(ctx, _, [I(pid)] => signal(ctx, *pid, Signal::Terminate)),
     ),
     function(
         "pg_stat_reset_shared",
@@ -82,6 +92,7 @@ pub(super) static FUNCTIONS: &[HostFunction] = &[
         &[Text, Bool],
         Text,
         call!(ctx, _, [T(name), Value::Bool(missing_ok)] => {
+            ctx.rights().check_setting(name)?;
             match ctx.show_opt(name) {
                 None if *missing_ok => Ok(Value::Null),
                 _ => ctx.show(name).map(T),
@@ -90,10 +101,16 @@ pub(super) static FUNCTIONS: &[HostFunction] = &[
     ),
     function("current_database", &[], Name, |ctx, _, _| Ok(Value::text_of(ctx.database))),
     function("current_catalog", &[], Name, |ctx, _, _| Ok(Value::text_of(ctx.database))),
-    function("current_user", &[], Name, |ctx, _, _| Ok(user(ctx))),
-    function("current_role", &[], Name, |ctx, _, _| Ok(user(ctx))),
-    function("session_user", &[], Name, |ctx, _, _| Ok(user(ctx))),
-    function("user", &[], Name, |ctx, _, _| Ok(user(ctx))),
+    function("current_user", &[], Name, |ctx, _, _| current_user(ctx)),
+    function("current_role", &[], Name, |ctx, _, _| current_user(ctx)),
+    function("user", &[], Name, |ctx, _, _| current_user(ctx)),
+    function("session_user", &[], Name, |ctx, _, _| {
+        ctx.user_name(ctx.parameters.users().session()).map(T)
+    }),
+    // What the client has proved to be, of PostgreSQL 16; nothing where it was not asked.
+    function("system_user", &[], Text, |ctx, _, _| {
+        Ok(Value::or_null(ctx.parameters.system_user(), Value::text_of))
+    }),
     function("pg_backend_pid", &[], Int4, |ctx, _, _| Ok(pid(ctx.client.pid))),
     function("inet_client_addr", &[], Inet, |ctx, _, _| {
         let address = ctx.client.address.map(|address| address.ip().to_canonical().to_string());

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
+use walhub_proto::roles::{BOOTSTRAP_SUPERUSER, Roles};
 use walhub_proto::wire::reader::decode_frame;
 
 use super::primary::OwnHub;
 use super::protocol::{bind, execute, parse, sync};
 use super::{client, message, query, show_message};
 use crate::backend::{BackendParams, Sessions, SettingRow, SettingsView, serve};
+use crate::roles::RoleStore;
 use walhub_hub::api::hub::Hub;
 
 const LIMIT: usize = 4 << 20;
@@ -71,6 +73,9 @@ impl Server {
             startup_options: BTreeMap::new(),
             hub,
             settings: watch::channel(Arc::new(Limited)).1,
+            roles: RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("monitor")),
+            authenticated: BOOTSTRAP_SUPERUSER,
+            system_user: None,
         };
         let (near, far) = tokio::io::duplex(pipe_len);
         tokio::task::spawn_local(serve(far, Vec::new(), params));

@@ -27,7 +27,8 @@ pub(super) static VIEW: View = View {
     rows,
 };
 
-/// A row for all sessions together, whose `pid` is NULL, and one for each.
+/// A row for all sessions together, whose `pid` is NULL, and one for each. Of others' sessions only pg_read_all_stats
+/// sees more than that they are there.
 fn rows(ctx: &Context<'_>) -> Rows {
     let size = |bytes: usize| Value::Int(i64::try_from(bytes).unwrap_or(i64::MAX));
     let row = |pid: Value, usage: Usage, limit: Value| {
@@ -37,6 +38,12 @@ fn rows(ctx: &Context<'_>) -> Rows {
     let memory = ctx.sessions.memory();
     let all = row(Value::Null, memory.usage(), size(memory.limit()));
     let accounts = ctx.sessions.accounts().into_iter();
-    let each = accounts.map(|(process, account)| row(pid(process), account.usage(), Value::Null));
+    let each = accounts.map(|(process, account)| {
+        let mut values = row(pid(process), account.usage(), Value::Null);
+        if !ctx.rights().sees_session_of(ctx.sessions.user_of(process)) {
+            values[1..].fill(Value::Null);
+        }
+        values
+    });
     std::iter::once(all).chain(each).collect()
 }

@@ -10,7 +10,7 @@ use walhub_sql::value::row::Rows;
 use walhub_sql::value::types::Type;
 
 use super::View;
-use super::columns::{address, pid, text, time};
+use super::columns::{address, pid, text, time, uint};
 use crate::backend::activity::{Activity, BackendState};
 use crate::backend::context::Context;
 
@@ -52,18 +52,40 @@ pub(super) static VIEW: View = View {
 fn stat_activity(ctx: &Context<'_>) -> Rows {
     let snapshot = ctx.snapshot();
     let mut rows: Rows = Vec::new();
-    rows.extend(snapshot.wal_receiver.iter().map(|it| row(None, it.pid, "walreceiver")));
+    let receivers = snapshot.wal_receiver.iter();
+    rows.extend(receivers.map(|it| seen(ctx, None, row(None, it.pid, "walreceiver"))));
     rows.extend(snapshot.wal_senders.iter().map(|sender| {
         let mut values = row(Some(&sender.client), sender.client.pid, "walsender");
         values[BACKEND_XMIN] = Value::or_null(sender.backend_xmin, |xmin| Value::Int(xmin.into()));
-        values
+        seen(ctx, Some(&sender.client), values)
     }));
-    rows.extend(ctx.sessions.activities().iter().map(|activity| of_session(activity, snapshot)));
+    let activities = ctx.sessions.activities();
+    rows.extend(activities.iter().map(|it| seen(ctx, Some(&it.client), of_session(it, snapshot))));
     rows
+}
+
+/// The row as the current user sees it. PostgreSQL: `pg_stat_get_activity`.
+fn seen(ctx: &Context<'_>, client: Option<&Client>, mut values: Vec<Value>) -> Vec<Value> {
+    let owner = client.and_then(|client| ctx.owner_of(client));
+    values[USESYSID] = uint(owner);
+    if ctx.rights().sees_session_of(owner) {
+        return values;
+    }
+    for hidden in HIDDEN {
+        values[hidden] = Value::Null;
+    }
+    values[QUERY] = Value::text_of("<insufficient privilege>");
+    values
 }
 
 /// Places in a row of the view.
 const DATNAME: usize = 1;
+const LEADER_PID: usize = 3;
+const USESYSID: usize = 4;
+const CLIENT_ADDR: usize = 7;
+const CLIENT_HOSTNAME: usize = 8;
+const CLIENT_PORT: usize = 9;
+const BACKEND_START: usize = 10;
 const XACT_START: usize = 11;
 const QUERY_START: usize = 12;
 const STATE_CHANGE: usize = 13;
@@ -71,7 +93,26 @@ const WAIT_EVENT_TYPE: usize = 14;
 const WAIT_EVENT: usize = 15;
 const STATE: usize = 16;
 const BACKEND_XMIN: usize = 18;
+const QUERY_ID: usize = 19;
 const QUERY: usize = 20;
+const BACKEND_TYPE: usize = 21;
+
+/// What others than the user itself and pg_read_all_stats do not see.
+const HIDDEN: [usize; 13] = [
+    LEADER_PID,
+    CLIENT_ADDR,
+    CLIENT_HOSTNAME,
+    CLIENT_PORT,
+    BACKEND_START,
+    XACT_START,
+    QUERY_START,
+    STATE_CHANGE,
+    WAIT_EVENT_TYPE,
+    WAIT_EVENT,
+    STATE,
+    QUERY_ID,
+    BACKEND_TYPE,
+];
 
 fn row(client: Option<&Client>, process: u32, kind: &str) -> Vec<Value> {
     let (client_addr, client_port) = client.map_or((Value::Null, Value::Null), address);
@@ -146,6 +187,14 @@ mod tests {
             (STATE, "state"),
             (BACKEND_XMIN, "backend_xmin"),
             (QUERY, "query"),
+            (LEADER_PID, "leader_pid"),
+            (USESYSID, "usesysid"),
+            (CLIENT_ADDR, "client_addr"),
+            (CLIENT_HOSTNAME, "client_hostname"),
+            (CLIENT_PORT, "client_port"),
+            (BACKEND_START, "backend_start"),
+            (QUERY_ID, "query_id"),
+            (BACKEND_TYPE, "backend_type"),
         ];
         assert!(places.iter().all(|(place, name)| columns[*place].0 == *name));
         assert_eq!(row(None, 1, "walreceiver").len(), columns.len());

@@ -7,6 +7,7 @@ use walhub_sql::value::types::Type;
 
 use super::View;
 use super::columns::{pid, uint};
+use crate::backend::context::Context;
 use crate::backend::interrupts::CopyProgress;
 
 /// `pg_stat_progress_copy`, its columns and where its rows come from.
@@ -28,8 +29,18 @@ pub(super) static VIEW: View = View {
         ],
         later: &[],
     },
-    rows: |ctx| ctx.sessions.copies().into_iter().map(progress_copy).collect(),
+    rows: |ctx| ctx.sessions.copies().into_iter().map(|copy| seen(ctx, copy)).collect(),
 };
+
+/// The row as the current user sees it. PostgreSQL: `pg_stat_get_progress_info`.
+fn seen(ctx: &Context<'_>, copy: (u32, CopyProgress)) -> Vec<Value> {
+    let owner = ctx.sessions.user_of(copy.0);
+    let mut values = progress_copy(copy);
+    if !ctx.rights().sees_session_of(owner) {
+        values[3..].fill(Value::Null);
+    }
+    values
+}
 
 /// PostgreSQL: `pg_stat_progress_copy` over `pg_stat_get_progress_info`.
 fn progress_copy((process, progress): (u32, CopyProgress)) -> Vec<Value> {

@@ -8,6 +8,7 @@ use walhub_sql::value::types::Type;
 
 use super::View;
 use super::columns::{address, lsn, pid, time, uint};
+use crate::backend::context::Context;
 
 /// `pg_stat_replication`, its columns and where its rows come from.
 pub(super) static VIEW: View = View {
@@ -38,16 +39,34 @@ pub(super) static VIEW: View = View {
         ],
         later: &[],
     },
-    rows: |ctx| ctx.snapshot().wal_senders.iter().map(stat_replication).collect(),
+    rows: |ctx| ctx.snapshot().wal_senders.iter().map(|sender| seen(ctx, sender)).collect(),
 };
 
-/// PostgreSQL: `pg_stat_get_wal_senders`.
+/// Places in a row of the view.
+const USESYSID: usize = 1;
+const CLIENT_ADDR: usize = 4;
+const BACKEND_START: usize = 7;
+const STATE: usize = 9;
+
+/// The row as the current user sees it. PostgreSQL: `pg_stat_get_wal_senders`, `pg_stat_get_activity`.
+fn seen(ctx: &Context<'_>, sender: &WalSenderRow) -> Vec<Value> {
+    let mut values = stat_replication(sender);
+    let owner = ctx.owner_of(&sender.client);
+    values[USESYSID] = uint(owner);
+    if !ctx.rights().sees_session_of(owner) {
+        values[CLIENT_ADDR..=BACKEND_START].fill(Value::Null);
+    }
+    if !ctx.rights().reads_all_stats() {
+        values[STATE..].fill(Value::Null);
+    }
+    values
+}
+
 fn stat_replication(sender: &WalSenderRow) -> Vec<Value> {
     let (client_addr, client_port) = address(&sender.client);
     let lag = |us: Option<i64>| Value::or_null(us, |us| Value::Interval(Interval::from_micros(us)));
     vec![
         pid(sender.client.pid),
-        // walhub's users are in a file, and have no OID.
         Value::Null,
         Value::text_of(&sender.client.user),
         Value::text_of(&sender.client.application_name),
@@ -68,4 +87,22 @@ fn stat_replication(sender: &WalSenderRow) -> Vec<Value> {
         Value::text_of(sender.sync_state),
         time(sender.reply_time),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_places_are_those_of_the_views_columns() {
+        let columns = VIEW.relation.columns;
+        for (place, name) in [
+            (USESYSID, "usesysid"),
+            (CLIENT_ADDR, "client_addr"),
+            (BACKEND_START, "backend_start"),
+            (STATE, "state"),
+        ] {
+            assert_eq!(columns[place].0, name);
+        }
+    }
 }

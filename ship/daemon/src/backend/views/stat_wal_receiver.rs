@@ -7,6 +7,7 @@ use walhub_sql::value::types::Type;
 
 use super::View;
 use super::columns::{lsn, pid, text, time, timeline};
+use crate::backend::context::Context;
 
 /// `pg_stat_wal_receiver`, its columns and where its rows come from.
 pub(super) static VIEW: View = View {
@@ -32,8 +33,17 @@ pub(super) static VIEW: View = View {
         ],
         later: &[],
     },
-    rows: |ctx| ctx.snapshot().wal_receiver.iter().map(stat_wal_receiver).collect(),
+    rows: |ctx| ctx.snapshot().wal_receiver.iter().map(|it| seen(ctx, it)).collect(),
 };
+
+/// The row as the current user sees it: all of it, or that there is one.
+fn seen(ctx: &Context<'_>, receiver: &WalReceiverRow) -> Vec<Value> {
+    let mut values = stat_wal_receiver(receiver);
+    if !ctx.rights().reads_all_stats() {
+        values[1..].fill(Value::Null);
+    }
+    values
+}
 
 /// PostgreSQL: `pg_stat_get_wal_receiver`.
 fn stat_wal_receiver(receiver: &WalReceiverRow) -> Vec<Value> {

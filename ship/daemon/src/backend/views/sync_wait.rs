@@ -28,10 +28,14 @@ pub(super) static VIEW: View = View {
     rows: sync_wait,
 };
 
-/// Who waits for its commit, how long, and for whom.
+/// Who waits for its commit, how long, and for whom. Of others' sessions only pg_read_all_stats sees more than that they
+/// wait.
 fn sync_wait(ctx: &Context<'_>) -> Rows {
     let now = crate::clock::now();
     let row = |wait: &SyncWaitRow| {
+        if !ctx.rights().sees_session_of(ctx.sessions.user_of(wait.pid)) {
+            return vec![pid(wait.pid), Value::Null, Value::Null, Value::Null, Value::Null];
+        }
         let waiting = now.0.saturating_sub(wait.since.0).max(0);
         vec![
             pid(wait.pid),

@@ -11,7 +11,7 @@ use crate::net::tls::TlsFacts;
 
 /// Whether there is one, where the rule wants one.
 pub(super) fn check_presence(rule: &Rule, tls: Option<&TlsFacts>) -> Result<(), Refusal> {
-    if rule.client_certificate.is_none() || tls.is_some_and(TlsFacts::has_client_certificate) {
+    if rule.client_certificate.is_none() || tls.is_some_and(|tls| tls.client_serial.is_some()) {
         return Ok(());
     }
     let message = "connection requires a valid client certificate";

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use walhub_proto::hba::Membership;
 use walhub_proto::roles::Role;
 
+use crate::roles::RoleStore;
+
 /// A role, once it was found, or that there is none.
 pub(crate) type Looking<'a> = Pin<Box<dyn Future<Output = Option<Arc<Role>>> + 'a>>;
 
@@ -23,16 +25,30 @@ pub(crate) trait Directory: Send + Sync {
     fn has_privileges_of(&self, role: &Role, of: &str) -> bool;
 }
 
-/// Until roles are kept, every name is a superuser's.
+impl Directory for RoleStore {
+    fn role<'a>(&'a self, user: &'a str) -> Looking<'a> {
+        Box::pin(std::future::ready(self.current().get(user).cloned()))
+    }
+
+    fn membership(&self) -> Arc<dyn Membership> {
+        self.current()
+    }
+
+    fn has_privileges_of(&self, role: &Role, of: &str) -> bool {
+        let roles = self.current();
+        roles.get(of).is_some_and(|of| roles.has_privs_of(role.oid, of.oid))
+    }
+}
+
+/// Every name is a superuser's, for tests that are about something else.
+#[cfg(test)]
 #[derive(Debug)]
 pub(crate) struct Everybody;
 
-/// PostgreSQL: `BOOTSTRAP_SUPERUSERID`.
-const BOOTSTRAP_SUPERUSER: u32 = 10;
-
+#[cfg(test)]
 impl Directory for Everybody {
     fn role<'a>(&'a self, user: &'a str) -> Looking<'a> {
-        let role = Role::superuser(BOOTSTRAP_SUPERUSER, user.to_owned());
+        let role = Role::superuser(walhub_proto::roles::BOOTSTRAP_SUPERUSER, user.to_owned());
         Box::pin(std::future::ready(Some(Arc::new(role))))
     }
 
@@ -45,6 +61,7 @@ impl Directory for Everybody {
     }
 }
 
+#[cfg(test)]
 impl Membership for Everybody {
     fn role_exists(&self, _: &str) -> bool {
         true

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::response::{Expected, Response};
 use super::{Attempt, NotAuthenticated, Refusal, sasl};
 use crate::placement::spawn_blocking;
+use crate::settings::PasswordEncryption;
 use crate::{clock, random};
 
 /// Passwords that are compared with a secret of SCRAM at a time. Each takes a thread for milliseconds, the more the more
@@ -40,7 +41,7 @@ pub(super) async fn in_clear(attempt: &mut Attempt<'_>) -> Result<String, NotAut
     let role = attempt.role().await;
     let user = attempt.applicant.user.clone();
     let secret = secret_of(role.as_deref(), &user);
-    let mock = attempt.services.guard.mock(&user);
+    let mock = attempt.mock();
     match compare(user.clone(), secret, mock, password).await {
         Ok(()) => Ok(user),
         Err(detail) => Err(attempt.failed(Some(detail)).into()),
@@ -84,18 +85,33 @@ pub(super) async fn by_challenge(attempt: &mut Attempt<'_>) -> Result<String, No
     let role = attempt.role().await;
     let secret = secret_of(role.as_deref(), &attempt.applicant.user);
     // Of a role without a secret it is said what most would have: password_encryption's.
-    match secret {
-        Ok(Secret::Md5(secret)) if attempt.rule.method == Method::Md5 => {
-            let salt = random::bytes();
-            attempt.connection.out.authentication_md5_password(salt);
-            let response = ask(attempt).await?;
-            let user = &attempt.applicant.user;
-            if secret.verify_response(salt, &response) {
-                return Ok(user.clone());
-            }
-            Err(attempt.failed(does_not_match(user).err()).into())
+    let encryption = attempt.services.settings().password_encryption;
+    match (&secret, attempt.rule.method) {
+        (Ok(Secret::Md5(_)), Method::Md5) => by_digest(attempt, secret).await,
+        (Err(_), Method::Md5) if encryption == PasswordEncryption::Md5 => {
+            by_digest(attempt, secret).await
         }
-        secret => sasl::exchange(attempt, secret).await,
+        _ => sasl::exchange(attempt, secret).await,
+    }
+}
+
+/// Asks for a digest of secret and salt. PostgreSQL: `CheckMD5Auth`, `md5_crypt_verify`.
+async fn by_digest(
+    attempt: &mut Attempt<'_>,
+    secret: Result<Secret, String>,
+) -> Result<String, NotAuthenticated> {
+    let salt = random::bytes();
+    attempt.connection.out.authentication_md5_password(salt);
+    let response = ask(attempt).await?;
+    let user = &attempt.applicant.user;
+    let outcome = match secret {
+        Ok(Secret::Md5(secret)) if secret.verify_response(salt, &response) => Ok(()),
+        Ok(_) => does_not_match(user),
+        Err(detail) => Err(detail),
+    };
+    match outcome {
+        Ok(()) => Ok(user.clone()),
+        Err(detail) => Err(attempt.failed(Some(detail)).into()),
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) async fn exchange(
     secret: Result<Secret, String>,
 ) -> Result<String, NotAuthenticated> {
     let user = attempt.applicant.user.clone();
-    let mock = || Credential::Mock(attempt.services.guard.mock(&user));
+    let mock = || Credential::Mock(attempt.mock());
     let (credential, detail) = match secret {
         Ok(Secret::ScramSha256(secret)) => (Credential::Secret(secret), None),
         Ok(Secret::Md5(_) | Secret::Plain(_)) => {

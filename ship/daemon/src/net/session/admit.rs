@@ -182,12 +182,14 @@ pub(super) fn admit(
     };
     let terminate = services.terminate.clone();
     let member = services.sessions.enter(client.pid, message.cancel_key_bytes(), terminate);
+    member.interrupts.set_user(role.oid);
     Ok(ClientSession {
         services: Arc::clone(services),
         client,
         mode,
         database,
-        authenticated,
+        authenticated: role.oid,
+        identity: authenticated,
         tls,
         member: Arc::new(member),
         message,

@@ -17,7 +17,7 @@ impl Services {
 impl ClientSession {
     /// What follows AuthenticationOk, up to ReadyForQuery. PostgreSQL: `InitPostgres`.
     pub(super) fn encode_greeting(&self, out: &mut Encoder) {
-        let has_hot_standby = self.services.server_version_num() >= 140_000;
+        let version = self.services.server_version_num();
         let started_with = match self.mode {
             ReplicationMode::Off | ReplicationMode::Database => {
                 backend::reported_at_startup(&self.message.parameters)
@@ -25,12 +25,16 @@ impl ClientSession {
             ReplicationMode::Physical => Vec::new(),
         };
         for name in REPORTED {
-            let is_newer = matches!(name, "default_transaction_read_only" | "in_hot_standby");
             // Kept clean of what is not ASCII, unlike the packet's.
             let is_name = name == "application_name";
             let asked = started_with.iter().find(|(asked, _)| *asked == name && !is_name);
             let value = asked.map(|(_, value)| value.clone()).or_else(|| self.show_session(name));
-            if let Some(value) = value.filter(|_| has_hot_standby || !is_newer) {
+            let is_known = match name {
+                "default_transaction_read_only" | "in_hot_standby" => version >= 140_000,
+                "scram_iterations" => version >= 160_000,
+                _ => true,
+            };
+            if let Some(value) = value.filter(|_| is_known) {
                 out.parameter_status(name, &value);
             }
         }
@@ -44,6 +48,10 @@ impl ClientSession {
         Some(match name {
             "application_name" => self.client.application_name.clone(),
             "session_authorization" => self.client.user.clone(),
+            "is_superuser" => {
+                on_off(self.services.roles.current().is_superuser(self.authenticated))
+            }
+            "scram_iterations" => self.services.settings().scram_iterations.to_string(),
             "server_version" => identity.map_or_else(fallback_version, |id| id.server_version),
             "server_version_num" => self.services.server_version_num().to_string(),
             "wal_segment_size" => identity?.segment_size.to_string(),
@@ -71,7 +79,7 @@ fn on_off(on: bool) -> String {
 }
 
 /// Settings that a server reports without being asked, in PostgreSQL's order: `GUC_REPORT`.
-const REPORTED: [&str; 13] = [
+const REPORTED: [&str; 14] = [
     "application_name",
     "client_encoding",
     "DateStyle",
@@ -80,6 +88,7 @@ const REPORTED: [&str; 13] = [
     "integer_datetimes",
     "IntervalStyle",
     "is_superuser",
+    "scram_iterations",
     "server_encoding",
     "server_version",
     "session_authorization",
@@ -88,7 +97,7 @@ const REPORTED: [&str; 13] = [
 ];
 
 /// Settings that have one value here.
-const FIXED: [(&str, &str); 13] = [
+const FIXED: [(&str, &str); 12] = [
     ("block_size", "8192"),
     ("client_encoding", "UTF8"),
     ("data_directory_mode", "0700"),
@@ -96,7 +105,6 @@ const FIXED: [(&str, &str); 13] = [
     ("default_transaction_read_only", "off"),
     ("integer_datetimes", "on"),
     ("IntervalStyle", "postgres"),
-    ("is_superuser", "on"),
     ("server_encoding", "UTF8"),
     ("standard_conforming_strings", "on"),
     ("TimeZone", "UTC"),

@@ -7,7 +7,7 @@ mod live;
 use std::time::Duration;
 
 use fake::{FakeHub, Harness, RawClient, startup_packet};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use walhub_proto::lsn::{Lsn, TimelineId};
 
 use crate::net::access::Access;
@@ -175,8 +175,7 @@ fn of_a_crowd_that_comes_at_once_the_newest_is_not_turned_away() {
 #[test]
 fn who_no_rule_is_for_is_told_so() {
     run(async {
-        let rules =
-            "local all bob reject\nlocal replication all trust";
+        let rules = "local all bob reject\nlocal replication all trust";
         let harness = Harness::with_access(FakeHub::ready(), Access::of(rules));
         for (parameters, answer) in [
             (

@@ -218,8 +218,7 @@ fn what_only_the_log_is_told_names_the_rule() {
     let rules = Access::of_texts("# first\nlocal all all md5 # why", "");
     run(async move {
         let hub = FakeHub::ready();
-        let guard =
-            Guard { access: rules, directory: Arc::new(roles()), mock_nonce: [7; 32] };
+        let guard = Guard { access: rules, directory: Arc::new(roles()), mock_nonce: [7; 32] };
         let harness = Harness::guarded(hub, guard, |_| ());
         for (user, reason) in [
             ("md5", "Password does not match for user \"md5\".\n"),
@@ -233,8 +232,7 @@ fn what_only_the_log_is_told_names_the_rule() {
             let report = refusal.for_log();
             assert_eq!(report.message, refusal.report.message);
             assert_eq!(refusal.report.detail, None);
-            let line =
-                "Connection matched file \"/hba\" line 2: \"local all all md5 # why\"";
+            let line = "Connection matched file \"/hba\" line 2: \"local all all md5 # why\"";
             assert_eq!(report.detail.unwrap(), format!("{reason}{line}"));
             assert!(refusal.has_failed);
         }

@@ -10,6 +10,7 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::roles::Roles;
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::syncrep::WaitLevel;
 use walhub_proto::wire::backend::Encoder;
@@ -19,6 +20,7 @@ use super::*;
 use crate::limits::Connections;
 use crate::net::access::Access;
 use crate::net::authenticate::Everybody;
+use crate::roles::RoleStore;
 use crate::server::serve;
 use walhub_hub::api::append::Waited;
 use walhub_hub::api::hub::{
@@ -222,9 +224,10 @@ impl Harness {
         let (terminate, terminate_read) = watch::channel(false);
         let shared: Arc<dyn Hub<OwnedFd>> = Arc::<FakeHub>::clone(&hub);
         let connections = Connections::of(&settings_read.borrow(), None).unwrap();
+        let roles = RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("postgres"));
         let services = {
-            let tls = watch::channel(None).1;
-            Services::new(shared, settings_read, terminate_read, connections, guard, serve, tls)
+            let (tls, terminate) = (watch::channel(None).1, terminate_read);
+            Services::new(shared, settings_read, roles, terminate, connections, guard, serve, tls)
         };
         Self { hub, services, terminate, _settings: settings }
     }
