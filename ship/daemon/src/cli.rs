@@ -6,6 +6,7 @@
 
 mod ctl;
 mod doctor;
+mod init;
 mod tune;
 mod verify;
 
@@ -16,7 +17,6 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use walhub_proto::lsn::Lsn;
-use walhub_proto::segment::SegmentSize;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 
@@ -24,7 +24,7 @@ use crate::datadir::{CONFIG_FILE, DataDir};
 use crate::demo::{self, DemoArgs};
 use crate::limits::Insufficient;
 use crate::logging::{self, LogConfig};
-use crate::server::{self, Reloader, ServeConfig, Unusable};
+use crate::server::{self, Reloader, ServeConfig};
 use crate::settings::source::parse_assignment;
 use crate::settings::{SettingError, Settings, Sources, show};
 use crate::signals::ShutdownMode;
@@ -44,7 +44,7 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Make a data directory for WAL of walhub's own.
-    Init(InitArgs),
+    Init(init::InitArgs),
     /// Receive WAL from a primary, or write WAL of its own, and serve it to standbys.
     Serve(ServeArgs),
     /// Tell whether a server runs in a data directory.
@@ -73,18 +73,6 @@ struct DataDirArgs {
     /// Data directory [env: WALHUB_DATA].
     #[arg(short = 'D', long = "data-dir", value_name = "DIR")]
     data_dir: Option<PathBuf>,
-}
-
-#[derive(Args, Debug)]
-struct InitArgs {
-    #[command(flatten)]
-    data_dir: DataDirArgs,
-    /// Size of WAL segments, in megabytes: a power of two between 1 and 1024.
-    #[arg(long, value_name = "MB", default_value_t = 16)]
-    wal_segsize: u32,
-    /// Set a setting; only wal_page_magic matters here.
-    #[arg(short = 'c', value_name = "NAME=VALUE", value_parser = parse_assignment)]
-    assignments: Vec<(String, String)>,
 }
 
 /// "walhub settings" lists every setting that -c and the configuration file may set.
@@ -141,7 +129,7 @@ struct PromoteArgs {
 #[must_use]
 pub fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Init(args) => init(&args),
+        Command::Init(args) => init::run(&args),
         Command::Serve(args) => serve(args),
         Command::Status(args) => ctl::status(&args.path(), &mut io::stdout()),
         Command::Stop(args) => {
@@ -222,38 +210,6 @@ impl ServeArgs {
     }
 }
 
-/// PostgreSQL: initdb.
-fn init(args: &InitArgs) -> ExitCode {
-    let path = args.data_dir.path();
-    logging::init(LogConfig::from(&Settings::default()));
-    let Some(size) = SegmentSize::new(u64::from(args.wal_segsize) << 20) else {
-        let message = "argument of --wal-segsize must be a power of two between 1 and 1024";
-        Cli::command().error(ErrorKind::ValueValidation, message).exit()
-    };
-    let sources = Sources { command_line: args.assignments.clone(), ..Sources::default() };
-    let settings = match sources.load() {
-        Ok(settings) => settings,
-        Err(errors) => {
-            log_setting_errors(&sources, &errors);
-            return ExitCode::FAILURE;
-        }
-    };
-    let data_dir = match DataDir::open_or_create(&path) {
-        Ok(data_dir) => data_dir,
-        Err(report) => {
-            logging::report(&report);
-            return ExitCode::FAILURE;
-        }
-    };
-    server::init(&data_dir, size, settings.wal_page_magic).map_or_else(
-        |error| {
-            report_end(&error);
-            ExitCode::FAILURE
-        },
-        |()| ExitCode::SUCCESS,
-    )
-}
-
 fn serve(args: ServeArgs) -> ExitCode {
     let path = args.data_dir.path();
     logging::init(LogConfig::from(&Settings::default()));
@@ -291,9 +247,6 @@ fn serve(args: ServeArgs) -> ExitCode {
 /// Says why the server does not start, or has ended.
 fn report_end(error: &anyhow::Error) {
     if let Some(Insufficient(report)) = error.downcast_ref() {
-        return logging::report(report);
-    }
-    if let Some(Unusable(report)) = error.downcast_ref() {
         return logging::report(report);
     }
     logging::report(&match error.downcast_ref() {

@@ -73,18 +73,6 @@ pub struct ServeConfig {
     pub accept_loss_after: Option<Lsn>,
 }
 
-/// Why the data directory cannot be served.
-#[derive(Debug)]
-pub(crate) struct Unusable(pub(crate) Box<Report>);
-
-impl std::fmt::Display for Unusable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.message)
-    }
-}
-
-impl std::error::Error for Unusable {}
-
 /// How often the process title is brought up to date.
 const TITLE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a smart shutdown looks whether the SQL sessions have ended.
@@ -176,7 +164,7 @@ impl Ready {
         let acceptor = Acceptor::load(&settings, data_dir.path(), When::Start);
         let acceptor = acceptor.map_err(Insufficient)?.map(Arc::new);
         walhub_engine::uring::io_uring_check()?;
-        let roles = RoleStore::open(data_dir.path()).map_err(Unusable)?;
+        let roles = RoleStore::open(data_dir.path()).map_err(|report| Insufficient(*report))?;
         // One that was left is not meant for this life. PostgreSQL: RemovePromoteSignalFiles.
         let _stale = data_dir.take_promote_file();
         let recovered = recover_or_create(&data_dir, &settings, accept_loss_after)?;
@@ -284,7 +272,17 @@ fn recover_or_create(
     Ok(recover(&OsFs, data_dir.path())?)
 }
 
-/// Makes a new data directory a primary's, when there is no WAL in it.
+/// The methods of the lines that a first pg_hba.conf has.
+#[derive(Clone, Copy, Debug)]
+pub struct FirstRules {
+    /// For Unix sockets.
+    pub local: Method,
+    /// For the loopback addresses.
+    pub host: Method,
+}
+
+/// Makes a new data directory a primary's, when there is no WAL in it, with its roles and the files that say who may
+/// come in.
 ///
 /// # Errors
 /// When there is, or the operating system refuses.
@@ -292,6 +290,8 @@ pub fn init(
     data_dir: &DataDir,
     segment_size: SegmentSize,
     version: WalVersion,
+    rules: FirstRules,
+    create_roles: impl FnOnce() -> Result<(), Box<Report>>,
 ) -> anyhow::Result<()> {
     if recover(&OsFs, data_dir.path())?.wal.is_some() {
         anyhow::bail!(
@@ -299,10 +299,11 @@ pub fn init(
             data_dir.path().display()
         );
     }
-    create_primary(data_dir, segment_size, version)?;
-    write_first_files(data_dir, Method::Trust, Method::Trust)
+    // The control file comes last: whatever ends this in between, nobody comes in who was not meant to.
+    create_roles()
+        .and_then(|()| write_first_files(data_dir, rules.local, rules.host))
         .map_err(|report| Insufficient(*report))?;
-    Ok(())
+    create_primary(data_dir, segment_size, version)
 }
 
 fn create_primary(

@@ -249,6 +249,7 @@ impl Roles {
     }
 }
 
+/// As `+role` of pg_hba.conf asks: superusers are members of nothing by themselves.
 impl hba::Membership for Roles {
     fn role_exists(&self, role: &str) -> bool {
         self.get(role).is_some()

@@ -11,6 +11,7 @@ use super::file::{RolesFileError, decode_roles, encode_roles};
 use super::predefined::{PG_MONITOR, PG_READ_ALL_SETTINGS, PG_READ_ALL_STATS, PG_SIGNAL_BACKEND};
 use super::statement::{Password, RoleOptions, RoleSpec, RoleStatement, Spelling};
 use super::{BOOTSTRAP_SUPERUSER, Roles};
+use crate::hba::Membership as _;
 use crate::time::Timestamp;
 
 const ROOT: Actor = Actor { current: BOOTSTRAP_SUPERUSER, session: BOOTSTRAP_SUPERUSER };
