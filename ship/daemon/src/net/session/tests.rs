@@ -2,11 +2,12 @@ use super::*;
 
 mod fake;
 mod live;
+mod tls;
 
 use std::time::Duration;
 
 use fake::{FakeHub, Harness, RawClient, startup_packet};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use walhub_proto::lsn::{Lsn, TimelineId};
 
 use crate::net::listen::Listener;

@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Mutex;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::oneshot;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
@@ -17,6 +17,7 @@ use walhub_proto::wire::reader::decode_frame;
 
 use super::*;
 use crate::limits::Connections;
+use crate::net::tls::Acceptor;
 use crate::server::serve;
 use walhub_hub::api::append::Waited;
 use walhub_hub::api::hub::{
@@ -136,10 +137,10 @@ impl Hub<OwnedFd> for FakeHub {
     }
 
     fn start(&self, start: Box<StartStreaming<OwnedFd>>) -> oneshot::Receiver<StreamEnd<OwnedFd>> {
-        let StartStreaming { conn, unread, slot, start, timeline, .. } = *start;
+        let StartStreaming { conn, tls, unread, slot, start, timeline, .. } = *start;
         let (answer, answered) = oneshot::channel();
         let end = if let Some(report) = self.refusal.lock().unwrap().take() {
-            StreamEnd::Refused { conn, tls: None, unread, report }
+            StreamEnd::Refused { conn, tls, unread, report }
         } else {
             // O_NONBLOCK is 04000 in the flags that the kernel shows.
             let info = std::fs::read_to_string(format!(
@@ -154,7 +155,7 @@ impl Hub<OwnedFd> for FakeHub {
                 slot.as_deref().unwrap_or("-"),
                 if nonblocking { "nonblocking" } else { "blocking" }
             ));
-            StreamEnd::Finished { conn, tls: None, unread, next: self.next.lock().unwrap().take() }
+            StreamEnd::Finished { conn, tls, unread, next: self.next.lock().unwrap().take() }
         };
         answer.send(end).unwrap();
         answered
@@ -203,16 +204,38 @@ impl Harness {
     pub(super) fn with_settings(hub: FakeHub, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::default();
         change(&mut settings);
+        Self::with(hub, settings, None)
+    }
+
+    /// One that speaks TLS.
+    pub(super) fn with_tls(hub: FakeHub, acceptor: Acceptor) -> Self {
+        Self::with(hub, Settings::default(), Some(Arc::new(acceptor)))
+    }
+
+    fn with(hub: FakeHub, settings: Settings, acceptor: Option<Arc<Acceptor>>) -> Self {
         let hub = Arc::new(hub);
         let (settings, settings_read) = watch::channel(Arc::new(settings));
         let (terminate, terminate_read) = watch::channel(false);
         let shared: Arc<dyn Hub<OwnedFd>> = Arc::<FakeHub>::clone(&hub);
         let connections = Connections::of(&settings_read.borrow(), None).unwrap();
         let services = {
-            let tls = watch::channel(None).1;
+            let tls = watch::channel(acceptor).1;
             Services::new(shared, settings_read, terminate_read, connections, serve, tls)
         };
         Self { hub, services, terminate, _settings: settings }
+    }
+
+    /// A connection over TCP that has said nothing.
+    pub(super) async fn open_tcp(&self) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let theirs = listener.accept().await.unwrap().0;
+        tokio::task::spawn_local(serve_connection(
+            Stream::tcp(theirs),
+            self.services.unadmitted.enter(None),
+            Arc::clone(&self.services),
+        ));
+        ours
     }
 
     /// A connection that has said nothing.
@@ -240,8 +263,8 @@ pub(super) fn startup_packet(version: u32, parameters: &[(&str, &str)]) -> Vec<u
     packet
 }
 
-pub(super) struct RawClient {
-    pub(super) stream: UnixStream,
+pub(super) struct RawClient<S = UnixStream> {
+    pub(super) stream: S,
     read: Vec<u8>,
 }
 
@@ -251,6 +274,12 @@ impl RawClient {
         let stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
         stream.set_nonblocking(true).unwrap();
         Self { stream: UnixStream::from_std(stream).unwrap(), read: Vec::new() }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
+    pub(super) const fn new(stream: S) -> Self {
+        Self { stream, read: Vec::new() }
     }
 
     pub(super) async fn send(&mut self, bytes: &[u8]) {
