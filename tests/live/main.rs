@@ -31,6 +31,7 @@ mod stop;
 mod synchronous;
 mod syncrep;
 mod timeline;
+mod tls;
 mod upstream;
 mod wire;
 mod wrong_upstream;

@@ -35,3 +35,6 @@ pub(super) fn provider() -> CryptoProvider {
 fn ticketer() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
     rustls::crypto::ring::Ticketer::new()
 }
+
+#[cfg(test)]
+pub(super) use server::tests as test_files;

@@ -16,7 +16,7 @@ use super::statement::{RoleOptions, RoleSpec, RoleStatement, Spelling};
 use super::{
     BOOTSTRAP_SUPERUSER, FIRST_NORMAL_OID, MEMBERSHIPS_MAX, Membership, ROLES_MAX, Role, Roles,
 };
-use crate::hba::Membership as _;
+
 use crate::sqlstate::SqlState;
 use crate::time::Timestamp;
 use crate::wire::backend::{Report, Severity};

@@ -5,19 +5,6 @@ use walhub_proto::hba::{Files, Method, Transport, Unreadable};
 use super::*;
 use crate::net::authenticate::Everybody;
 
-/// Everybody who is named exists, and is a member of itself alone.
-struct NoRoles;
-
-impl Membership for NoRoles {
-    fn role_exists(&self, _: &str) -> bool {
-        true
-    }
-
-    fn is_member(&self, user: &str, role: &str) -> bool {
-        user == role
-    }
-}
-
 /// One file of each kind.
 struct Texts(BTreeMap<&'static str, String>);
 
@@ -59,11 +46,8 @@ impl Access {
 
 fn settings(directory: &std::path::Path, hba: &str, ident: Option<&str>) -> Settings {
     let path = |name: &str| directory.join(name).display().to_string();
-    let settings = Settings {
-        hba_file: path("pg_hba.conf"),
-        ident_file: path("pg_ident.conf"),
-        ..Settings::default()
-    };
+    let mut settings = Settings::default();
+    (settings.hba_file, settings.ident_file) = (path("pg_hba.conf"), path("pg_ident.conf"));
     std::fs::write(&settings.hba_file, hba).unwrap();
     match ident {
         Some(text) => std::fs::write(&settings.ident_file, text).unwrap(),

@@ -3,6 +3,7 @@ use super::*;
 mod authentication;
 mod fake;
 mod live;
+mod tls;
 
 use std::time::Duration;
 

@@ -281,4 +281,4 @@ fn pem_file<T: PemObject>(file: &Path) -> Result<Vec<T>, String> {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(in crate::net) mod tests;

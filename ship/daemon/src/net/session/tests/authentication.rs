@@ -269,7 +269,7 @@ async fn attempt(
     password: &str,
 ) -> Result<(Authenticated, Option<Arc<Role>>), NotAuthenticated> {
     let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
-    let mut client = RawClient::of(ours);
+    let mut client = RawClient::new(ours);
     let mut connection = Connection::new(Stream::unix(theirs), Vec::new());
     connection.tls = tls.map(Arc::new);
     let silent = harness.services.unadmitted.enter(Origin::User(None));

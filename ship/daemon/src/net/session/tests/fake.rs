@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Mutex;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::oneshot;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
@@ -20,6 +20,7 @@ use super::*;
 use crate::limits::Connections;
 use crate::net::access::Access;
 use crate::net::authenticate::Everybody;
+use crate::net::tls::Acceptor;
 use crate::roles::RoleStore;
 use crate::server::serve;
 use walhub_hub::api::append::Waited;
@@ -140,10 +141,10 @@ impl Hub<OwnedFd> for FakeHub {
     }
 
     fn start(&self, start: Box<StartStreaming<OwnedFd>>) -> oneshot::Receiver<StreamEnd<OwnedFd>> {
-        let StartStreaming { conn, unread, slot, start, timeline, .. } = *start;
+        let StartStreaming { conn, tls, unread, slot, start, timeline, .. } = *start;
         let (answer, answered) = oneshot::channel();
         let end = if let Some(report) = self.refusal.lock().unwrap().take() {
-            StreamEnd::Refused { conn, tls: None, unread, report }
+            StreamEnd::Refused { conn, tls, unread, report }
         } else {
             // O_NONBLOCK is 04000 in the flags that the kernel shows.
             let info = std::fs::read_to_string(format!(
@@ -158,7 +159,7 @@ impl Hub<OwnedFd> for FakeHub {
                 slot.as_deref().unwrap_or("-"),
                 if nonblocking { "nonblocking" } else { "blocking" }
             ));
-            StreamEnd::Finished { conn, tls: None, unread, next: self.next.lock().unwrap().take() }
+            StreamEnd::Finished { conn, tls, unread, next: self.next.lock().unwrap().take() }
         };
         answer.send(end).unwrap();
         answered
@@ -219,6 +220,20 @@ impl Harness {
     pub(super) fn guarded(hub: FakeHub, guard: Guard, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::default();
         change(&mut settings);
+        Self::with(hub, guard, settings, None)
+    }
+
+    /// One that speaks TLS.
+    pub(super) fn with_tls(hub: FakeHub, acceptor: Acceptor) -> Self {
+        Self::with(hub, guard(Access::trusting()), Settings::default(), Some(Arc::new(acceptor)))
+    }
+
+    fn with(
+        hub: FakeHub,
+        guard: Guard,
+        settings: Settings,
+        acceptor: Option<Arc<Acceptor>>,
+    ) -> Self {
         let hub = Arc::new(hub);
         let (settings, settings_read) = watch::channel(Arc::new(settings));
         let (terminate, terminate_read) = watch::channel(false);
@@ -226,10 +241,23 @@ impl Harness {
         let connections = Connections::of(&settings_read.borrow(), None).unwrap();
         let roles = RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("postgres"));
         let services = {
-            let (tls, terminate) = (watch::channel(None).1, terminate_read);
+            let (tls, terminate) = (watch::channel(acceptor).1, terminate_read);
             Services::new(shared, settings_read, roles, terminate, connections, guard, serve, tls)
         };
         Self { hub, services, terminate, _settings: settings }
+    }
+
+    /// A connection over TCP that has said nothing.
+    pub(super) async fn open_tcp(&self) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let theirs = listener.accept().await.unwrap().0;
+        tokio::task::spawn_local(serve_connection(
+            Stream::tcp(theirs),
+            self.services.unadmitted.enter(Origin::User(None)),
+            Arc::clone(&self.services),
+        ));
+        ours
     }
 
     /// A connection that has said nothing.
@@ -257,8 +285,8 @@ pub(super) fn startup_packet(version: u32, parameters: &[(&str, &str)]) -> Vec<u
     packet
 }
 
-pub(super) struct RawClient {
-    pub(super) stream: UnixStream,
+pub(super) struct RawClient<S = UnixStream> {
+    pub(super) stream: S,
     read: Vec<u8>,
 }
 
@@ -269,8 +297,10 @@ impl RawClient {
         stream.set_nonblocking(true).unwrap();
         Self { stream: UnixStream::from_std(stream).unwrap(), read: Vec::new() }
     }
+}
 
-    pub(super) const fn of(stream: UnixStream) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
+    pub(super) const fn new(stream: S) -> Self {
         Self { stream, read: Vec::new() }
     }
 

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 
 /// An authority, and a certificate for `walhub.example` that it has signed, as files of a data directory.
-pub(in crate::net::tls) struct Files(TempDir);
+pub(in crate::net) struct Files(TempDir);
 
 fn openssl(directory: &Path, arguments: &str) {
     let output = Command::new("openssl")
@@ -26,7 +26,7 @@ fn private(file: &Path) {
 const EC: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -sha256";
 
 impl Files {
-    pub(in crate::net::tls) fn new() -> Self {
+    pub(in crate::net) fn new() -> Self {
         let files = Self(tempfile::tempdir().unwrap());
         let at = files.directory();
         fs::write(at.join("ext"), "subjectAltName = DNS:walhub.example\n").unwrap();
@@ -48,17 +48,19 @@ impl Files {
         files
     }
 
-    pub(in crate::net::tls) fn directory(&self) -> &Path {
+    pub(in crate::net) fn directory(&self) -> &Path {
         self.0.path()
     }
 
-    pub(in crate::net::tls) fn root(&self) -> CertificateDer<'static> {
+    pub(in crate::net) fn root(&self) -> CertificateDer<'static> {
         pem_file(&self.directory().join("root.crt")).unwrap().remove(0)
     }
 }
 
-pub(in crate::net::tls) fn settings() -> Settings {
-    Settings { ssl: true, ..Settings::default() }
+pub(in crate::net) fn settings() -> Settings {
+    let mut settings = Settings::default();
+    settings.ssl = true;
+    settings
 }
 
 fn load(files: &Files, change: impl FnOnce(&mut Settings)) -> Result<Acceptor, Report> {
