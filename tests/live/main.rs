@@ -1,5 +1,6 @@
 //! The live suite: the walhub binary between real PostgreSQL servers and tools.
 
+mod authentication;
 mod cascade;
 mod clients;
 mod command_line;
