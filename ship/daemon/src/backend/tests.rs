@@ -182,9 +182,14 @@ pub(super) fn params_of(
         startup_options: BTreeMap::new(),
         hub,
         settings: watch::channel(Arc::new(TwoSettings)).1,
-        roles: RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("monitor")),
+        roles: monitor_alone(),
         authenticated: BOOTSTRAP_SUPERUSER,
     }
+}
+
+/// The roles of a server whose superuser is `monitor`.
+pub(super) fn monitor_alone() -> Arc<RoleStore> {
+    RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("monitor"))
 }
 
 /// A frontend message.
