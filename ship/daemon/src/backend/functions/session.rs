@@ -69,6 +69,10 @@ pub(super) static FUNCTIONS: &[HostFunction] = &[
         Bool,
         call!(ctx, _, [I(pid)] => Ok(signal(ctx, *pid, Prompt::TerminateBackend))),
     ),
+    function("pg_reload_conf", &[], Bool, |ctx, _, _| {
+        ctx.act(Prompt::Reload);
+        Ok(Value::Bool(true))
+    }),
     function(
         "pg_stat_reset_shared",
         &[Text],
