@@ -160,8 +160,16 @@ pub(crate) enum Ended {
     Quietly,
     /// The client is told why.
     Fatal(Report),
+    /// The client is told why it is not let in, and the log more than that.
+    Denied(Denied),
     /// The socket failed.
     Io(io::Error),
+}
+
+impl From<Report> for Ended {
+    fn from(report: Report) -> Self {
+        Self::Fatal(report)
+    }
 }
 
 impl From<io::Error> for Ended {
@@ -191,29 +199,24 @@ pub(super) async fn serve_connection(stream: Stream, mut silent: Silent, service
         tracing::info!("connection received: {}", host_and_port(peer));
     }
     let mut connection = Connection::new(stream, Vec::new());
-    let started = tokio::time::timeout(
-        settings.authentication_timeout,
-        first_packet(&mut connection, &services.sessions),
-    );
+    let started = async {
+        let message = first_packet(&mut connection, &services.sessions).await?;
+        admit(&services, message, connection.stream.kind(), peer).await
+    };
+    let started = tokio::time::timeout(settings.authentication_timeout, started);
+    // Names of hosts are looked up meanwhile: who waits for that can make room too.
     let started = tokio::select! {
         biased;
         started = started => started,
         () = silent.told_to_go() => return connection.refuse_at_once(&too_many_clients()),
     };
     drop(silent);
-    let message = match started {
-        Ok(Ok(message)) => message,
+    let (session, _slot) = match started {
+        Ok(Ok(admitted)) => admitted,
         Ok(Err(ended)) => return finish(Some(connection), ended).await,
         // PostgreSQL leaves without a word. PostgreSQL: `StartupPacketTimeoutHandler`.
         Err(_) => return,
     };
-    let admitted = admit(&services, message, connection.stream.kind(), peer);
-    let (session, _slot) =
-        match tokio::time::timeout(settings.authentication_timeout, admitted).await {
-            Ok(Ok(admitted)) => admitted,
-            Ok(Err(denied)) => return deny(connection, denied).await,
-            Err(_) => return deny(connection, authentication_timeout().into()).await,
-        };
     let user = session.client.user.clone();
     let database = session.database.clone();
     session.run(connection).await;
@@ -252,21 +255,14 @@ async fn finish(connection: Option<Connection>, ended: Ended) {
                 connection.farewell(&report).await;
             }
         }
+        Ended::Denied(denied) => {
+            log_report(&denied.logged(), None);
+            if let Some(mut connection) = connection {
+                connection.farewell(&denied.report).await;
+            }
+        }
         Ended::Io(error) => tracing::info!("could not exchange data with client: {error}"),
     }
-}
-
-/// Says why to who is not let in, and more than that to the log.
-async fn deny(mut connection: Connection, denied: Denied) {
-    let Denied { report, log_detail } = denied;
-    let logged = Report { detail: log_detail.or_else(|| report.detail.clone()), ..report.clone() };
-    log_report(&logged, None);
-    connection.farewell(&report).await;
-}
-
-/// PostgreSQL: `ProcessInterrupts`.
-fn authentication_timeout() -> Report {
-    Report::fatal(SqlState::QUERY_CANCELED, "canceling authentication due to timeout")
 }
 
 fn peer_address(stream: &Stream) -> Option<SocketAddr> {
@@ -363,7 +359,7 @@ async fn admit(
     mut message: StartupMessage,
     came_by: StreamKind,
     peer: Option<SocketAddr>,
-) -> Result<(ClientSession, ConnectionSlot), Denied> {
+) -> Result<(ClientSession, ConnectionSlot), Ended> {
     let mode = replication_mode(&message)?;
     // Names have a length, here as everywhere. PostgreSQL: `ProcessStartupPacket`.
     let name = |name: &str| message.parameter(name).map(|name| truncate_name(name.to_owned()));
@@ -392,7 +388,6 @@ async fn admit(
             .detail("walhub has not yet received WAL from its upstream.")
             .into());
     }
-    let slot = take_connection_slot(services, mode, peer)?;
     let connection = hba::Connection {
         transport: match came_by {
             StreamKind::Tcp => Transport::Plain,
@@ -404,6 +399,7 @@ async fn admit(
         replication: mode == ReplicationMode::Physical,
     };
     check_access(services, &connection).await?;
+    let slot = take_connection_slot(services, mode, peer)?;
     message.apply_options().map_err(|violation| {
         let report = Report::fatal(violation.sqlstate(), violation.to_string());
         match violation {
@@ -444,12 +440,12 @@ fn check_walsender(roles: &Roles, user: u32, mode: ReplicationMode) -> Result<()
 }
 
 /// PostgreSQL: `hba_getauthmethod`, `ClientAuthentication`.
-async fn check_access(services: &Services, connection: &hba::Connection<'_>) -> Result<(), Denied> {
+async fn check_access(services: &Services, connection: &hba::Connection<'_>) -> Result<(), Ended> {
     let verdict = services.access.verdict(*connection, &*services.roles.current()).await;
     if let Some(denied) = refusal(connection, &verdict) {
-        return Err(denied);
+        return Err(Ended::Denied(denied));
     }
-    verdict.rule.iter().try_for_each(|rule| check_method(rule)).map_err(Denied::from)
+    Ok(verdict.rule.iter().try_for_each(|rule| check_method(rule))?)
 }
 
 fn replication_mode(message: &StartupMessage) -> Result<ReplicationMode, Report> {

@@ -51,11 +51,9 @@ impl Access {
 
 fn settings(directory: &std::path::Path, hba: &str, ident: Option<&str>) -> Settings {
     let path = |name: &str| directory.join(name).display().to_string();
-    let settings = Settings {
-        hba_file: path("pg_hba.conf"),
-        ident_file: path("pg_ident.conf"),
-        ..Settings::default()
-    };
+    let mut settings = Settings::default();
+    settings.hba_file = path("pg_hba.conf");
+    settings.ident_file = path("pg_ident.conf");
     std::fs::write(&settings.hba_file, hba).unwrap();
     match ident {
         Some(text) => std::fs::write(&settings.ident_file, text).unwrap(),
