@@ -32,6 +32,7 @@ use walhub_proto::password::MOCK_NONCE_LEN;
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::wire::backend::Report;
 
+use crate::backend::Sessions;
 use crate::datadir::{DataDir, Status};
 use crate::limits::{self, Connections, Insufficient};
 use crate::logging::report_as_log;
@@ -124,6 +125,14 @@ impl Requests {
                 requests.recv().await.unwrap_or(ServerRequest::Shutdown(ShutdownMode::Fast))
             }
         }
+    }
+}
+
+/// What the owner asks for, or a session by `pg_reload_conf()`.
+async fn next_request(requests: &mut Requests, sessions: &Sessions) -> ServerRequest {
+    tokio::select! {
+        () = sessions.reload_wanted() => ServerRequest::Reload,
+        request = requests.next() => request,
     }
 }
 
@@ -400,7 +409,7 @@ impl Server {
         let mut draining = false;
         loop {
             tokio::select! {
-                request = requests.next() => match request {
+                request = next_request(&mut requests, &services.sessions) => match request {
                     ServerRequest::Reload => {
                         self.reload(data_dir);
                         services.settings_changed();

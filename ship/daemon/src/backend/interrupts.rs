@@ -188,6 +188,7 @@ pub struct Sessions {
     members: Mutex<BTreeMap<u32, Arc<Interrupts>>>,
     memory: Arc<Memory>,
     turns: Turns,
+    reload: Notify,
 }
 
 /// A session's place among the others; it leaves on drop.
@@ -260,6 +261,16 @@ impl Sessions {
     pub(super) fn terminate(&self, pid: u32) -> bool {
         let member = self.member(pid);
         member.map(|member| member.terminate.send_replace(true)).is_some()
+    }
+
+    /// Has the server read its files again.
+    pub(super) fn ask_for_reload(&self) {
+        self.reload.notify_one();
+    }
+
+    /// Waits until a session wants the server to read its files again.
+    pub async fn reload_wanted(&self) {
+        self.reload.notified().await;
     }
 
     /// What they hold of `sql_memory_limit`.

@@ -182,10 +182,15 @@ pub(super) fn params_of(
         startup_options: BTreeMap::new(),
         hub,
         settings: watch::channel(Arc::new(TwoSettings)).1,
-        roles: RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("monitor")),
+        roles: monitor_alone(),
         authenticated: BOOTSTRAP_SUPERUSER,
         system_user: None,
     }
+}
+
+/// The roles of a server whose superuser is `monitor`.
+pub(super) fn monitor_alone() -> Arc<RoleStore> {
+    RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("monitor"))
 }
 
 /// A frontend message.

@@ -22,7 +22,7 @@ use walhub_proto::hba::{
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 
-pub(super) use self::refusal::{Denied, refusal};
+pub(crate) use self::refusal::{Denied, refusal};
 use crate::settings::{AuthFiles, Settings};
 
 /// The rules and maps in force.
@@ -34,11 +34,11 @@ pub struct Access {
 
 /// What the rules say of a connection.
 #[derive(Debug)]
-pub(super) struct Verdict {
+pub(crate) struct Verdict {
     /// The first rule that is for it; without one it may not come in.
-    pub(super) rule: Option<Arc<Rule>>,
+    pub(crate) rule: Option<Arc<Rule>>,
     /// What was found out about the name of its host.
-    pub(super) host: HostName,
+    pub(crate) host: HostName,
 }
 
 /// A file that cannot be used; why is in the log.
@@ -93,7 +93,7 @@ impl Access {
     }
 
     /// The rule that is for the connection. It may take as long as looking up the name of its host does.
-    pub(super) async fn verdict(
+    pub(crate) async fn verdict(
         &self,
         connection: Connection<'_>,
         members: &dyn Membership,

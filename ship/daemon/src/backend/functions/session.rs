@@ -79,6 +79,10 @@ pub(super) static FUNCTIONS: &[HostFunction] = &[
         Bool,
         call!(ctx, _, [I(pid)] => signal(ctx, *pid, Signal::Terminate)),
     ),
+    function("pg_reload_conf", &[], Bool, |ctx, _, _| {
+        ctx.act(Prompt::Reload);
+        Ok(Value::Bool(true))
+    }),
     function(
         "pg_stat_reset_shared",
         &[Text],

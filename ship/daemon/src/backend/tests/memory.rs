@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
-use walhub_proto::roles::{BOOTSTRAP_SUPERUSER, Roles};
+use walhub_proto::roles::BOOTSTRAP_SUPERUSER;
 use walhub_proto::wire::reader::decode_frame;
 
 use super::primary::OwnHub;
 use super::protocol::{bind, execute, parse, sync};
-use super::{client, message, query, show_message};
+use super::{client, message, monitor_alone, query, show_message};
 use crate::backend::{BackendParams, Sessions, SettingRow, SettingsView, serve};
 use crate::roles::RoleStore;
 use walhub_hub::api::hub::Hub;
@@ -73,7 +73,7 @@ impl Server {
             startup_options: BTreeMap::new(),
             hub,
             settings: watch::channel(Arc::new(Limited)).1,
-            roles: RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("monitor")),
+            roles: monitor_alone(),
             authenticated: BOOTSTRAP_SUPERUSER,
             system_user: None,
         };

@@ -30,7 +30,7 @@ impl From<Report> for Refusal {
 impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {
         let Denied { report, log_detail } = denied;
-        Self { report, log_detail, has_failed: false }
+        Self { report: *report, log_detail, has_failed: false }
     }
 }
 
