@@ -228,7 +228,8 @@ fn standbys_stream_over_tls_from_memory_and_from_segments() {
     relay.primary.psql("create table t as select generate_series(1, 20000) n");
     relay.primary.write_wal(8);
     standby.wait_sql("select count(*) from t", "20000");
-    let ssl = "select count(*) from pg_stat_ssl join pg_stat_replication using (pid) where ssl";
+    let ssl = "select count(*) from pg_stat_ssl \
+               where ssl and pid in (select pid from pg_stat_replication)";
     assert_eq!(relay.hub.psql(ssl), "2");
     let paths = "select sum(tls_bytes) > 8000000, sum(sendfile_bytes), sum(zerocopy_bytes) \
                  from walhub.core_stats";
@@ -246,7 +247,6 @@ fn a_session_in_sql_moves_much_both_ways() {
     let hub = with_tls(Hub::named("hub"), &issued.certificate, &issued.key).start(&scratch);
     let conninfo = format!("{} sslmode=require", hub.endpoint().database());
     let large = "x".repeat(100_000);
-    let query = format!("select length('{large}'), '{large}'");
-    let answer = run_psql_ok(&conninfo, &["-c", &query]);
-    assert_eq!(answer.len(), "100000|".len() + large.len());
+    let answer = run_psql_ok(&conninfo, &["-c", &format!("select '{large}'")]);
+    assert_eq!(answer.len(), large.len());
 }

@@ -62,9 +62,10 @@ impl Authority {
         fs::create_dir_all(&directory).expect("a directory");
         let config = "[ca]\ndefault_ca = here\n[here]\ndatabase = index\nnew_certs_dir = .\n\
                       certificate = authority.crt\nprivate_key = authority.key\ndefault_md = sha256\n\
-                      default_crl_days = 2\npolicy = any\nunique_subject = no\nrand_serial = yes\n\
-                      preserve = yes\n[any]\norganizationName = optional\ncommonName = supplied\n";
-        for (file, text) in [("config", config), ("index", "")] {
+                      default_crl_days = 2\ncrlnumber = number\n\
+                      crl_extensions = list\npolicy = any\nunique_subject = no\nrand_serial = yes\n\
+                      preserve = yes\n[list]\nauthorityKeyIdentifier = keyid\n[any]\norganizationName = optional\ncommonName = supplied\n";
+        for (file, text) in [("config", config), ("index", ""), ("number", "01\n")] {
             fs::write(directory.join(file), text).expect("a file");
         }
         let root = directory.join("authority.crt");

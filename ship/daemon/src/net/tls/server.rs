@@ -263,6 +263,7 @@ fn revocation_lists(
     Ok(lists)
 }
 
+/// The lists of a file. OpenSSL takes those of version 1, too.
 fn revocation_list(file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Report> {
     let unreadable = |reason: String| {
         wrong(format!(
@@ -271,7 +272,17 @@ fn revocation_list(file: &Path) -> Result<Vec<CertificateRevocationListDer<'stat
         ))
     };
     let lists: Vec<_> = pem_file(file).map_err(unreadable)?;
-    if lists.is_empty() { Err(unreadable("no list found".to_owned())) } else { Ok(lists) }
+    if lists.is_empty() {
+        return Err(unreadable("no list found".to_owned()));
+    }
+    for list in &lists {
+        webpki::OwnedCertRevocationList::from_der(list).map_err(|error| {
+            unreadable(format!("{error:?}")).hint(
+                "It must be of version 2, with a number: openssl's crl_extensions and crlnumber.",
+            )
+        })?;
+    }
+    Ok(lists)
 }
 
 /// Every PEM section of one kind in a file.
