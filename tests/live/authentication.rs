@@ -1,6 +1,7 @@
 //! Every method of authentication, with real clients: who knows the password gets in, who does not hears why in
 //! PostgreSQL's words, and the log alone says more.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -63,7 +64,8 @@ fn asking(scratch: &Scratch, change: impl FnOnce(HubBuilder) -> HubBuilder) -> (
     hub.start();
     for statement in ROLES.lines() {
         if !statement.starts_with("set") {
-            let encryption = if statement.contains("md5_md5") || statement.contains("password_md5") {
+            let encryption = if statement.contains("md5_md5") || statement.contains("password_md5")
+            {
                 "md5"
             } else {
                 "scram-sha-256"
@@ -77,7 +79,8 @@ fn asking(scratch: &Scratch, change: impl FnOnce(HubBuilder) -> HubBuilder) -> (
 
 fn conninfo(hub: &Hub, user: &str, password: &str) -> String {
     let endpoint = hub.endpoint();
-    let password = if password.is_empty() { String::new() } else { format!("password='{password}'") };
+    let password =
+        if password.is_empty() { String::new() } else { format!("password='{password}'") };
     format!("host={} port={} dbname=postgres user={user} {password}", endpoint.host, endpoint.port)
 }
 
@@ -119,11 +122,15 @@ fn who_knows_the_password_gets_in_and_nobody_else_by_each_method() {
         assert_refused(&none, "fe_sendauth: no password supplied");
     }
     let file = hub.data().join("pg_hba.conf");
-    let line = format!("Connection matched file \"{}\" line 5: \"host all,replication", file.display());
+    let line =
+        format!("Connection matched file \"{}\" line 5: \"host all,replication", file.display());
     hub.log().wait_for(hub.log().beginning(), &line);
     hub.log().wait_for(
         hub.log().beginning(),
-        &format!("connection authenticated: identity=\"scram\" method=scram-sha-256 ({}:5)", file.display()),
+        &format!(
+            "connection authenticated: identity=\"scram\" method=scram-sha-256 ({}:5)",
+            file.display()
+        ),
     );
     // No password is in the log.
     assert_eq!(hub.log().count(hub.log().beginning(), "pencil"), 0);
@@ -175,7 +182,15 @@ fn a_password_file_is_enough_for_psql_and_for_pg_receivewal() {
             let output = run_psql(&conninfo, &["-w", "-c", "select 1"]);
             assert_eq!(output.status.success(), is_right, "{}", said(&output));
             let mut receive = quick_command(program("pg_receivewal"));
-            receive.args(["-w", "--create-slot", "--if-not-exists", "--slot", user, "-d", &conninfo]);
+            receive.args([
+                "-w",
+                "--create-slot",
+                "--if-not-exists",
+                "--slot",
+                user,
+                "-d",
+                &conninfo,
+            ]);
             let output = run(&mut receive);
             assert_eq!(output.status.success(), is_right, "{}", said(&output));
             if !is_right {
@@ -191,10 +206,15 @@ fn another_hub_streams_with_a_password() {
     let scratch = Scratch::new();
     let (hub, _) = asking(&scratch, |hub| hub);
     let upstream = |password| {
-        format!("{} application_name=relay", conninfo(&hub, "scram", password).replace("dbname=postgres", ""))
+        format!(
+            "{} application_name=relay",
+            conninfo(&hub, "scram", password).replace("dbname=postgres", "")
+        )
     };
     let mut relay = Hub::named("relay").upstream(upstream("wrong")).start(&scratch);
-    relay.log().wait_for(relay.log().beginning(), "password authentication failed for user \"scram\"");
+    relay
+        .log()
+        .wait_for(relay.log().beginning(), "password authentication failed for user \"scram\"");
     relay.stop(walhub_tests::postgres::StopMode::Fast);
     relay.set_upstream(upstream("pencil"));
     relay.start();
@@ -202,6 +222,11 @@ fn another_hub_streams_with_a_password() {
     hub.wait_streaming("relay");
     let user = "select usename from pg_stat_replication where application_name = 'relay'";
     assert_eq!(hub.psql(user), "scram");
+}
+
+fn reload(hub: &Hub) {
+    let output = walhub([OsStr::new("reload"), OsStr::new("-D"), hub.data().as_os_str()]);
+    assert!(output.status.success(), "{}", said(&output));
 }
 
 /// psql over the unix socket, as PostgreSQL's user of the operating system, if it is not told otherwise.
@@ -241,15 +266,12 @@ fn a_peer_is_who_the_kernel_says_and_whom_the_map_makes_of_it() {
 fn a_reload_changes_the_method_and_no_session() {
     let scratch = Scratch::new();
     let (hub, _) = asking(&scratch, |hub| hub);
-    let stream = format!("user=scram password=pencil host={}", hub.endpoint().host);
-    let _ = stream;
     let receive = ReceiveWal::start(&hub, "standby", &["--synchronous"], &scratch);
     hub.wait_streaming("standby");
     assert!(who(&hub, "trusted", "").status.success());
     let file = hub.data().join("pg_hba.conf");
     fs::write(&file, HBA.replace("all trust", "all scram-sha-256")).expect("a file");
-    let output = walhub(["reload".as_ref(), "-D".as_ref(), hub.data().as_os_str()]);
-    assert!(output.status.success(), "{}", said(&output));
+    reload(&hub);
     let until = Instant::now() + Duration::from_secs(10);
     while who(&hub, "trusted", "").status.success() && Instant::now() < until {
         thread::sleep(Duration::from_millis(20));
@@ -263,19 +285,20 @@ fn a_reload_changes_the_method_and_no_session() {
 fn a_secret_of_postgresql_is_as_good_as_its_password() {
     let scratch = Scratch::new();
     let (hub, _) = asking(&scratch, |hub| hub);
-    // Made by PostgreSQL 15 with the password "pencil", 5,000 iterations and a salt of its own length among them.
     let secret = run_psql_ok(
         &hub.endpoint().database(),
-        &["-c", "set scram_iterations = 5000; create role other login password 'pencil'",
-          "-c", "select rolpassword from pg_authid where rolname = 'other'"],
+        &[
+            "-c",
+            "set scram_iterations = 5000; create role other login password 'pencil'",
+            "-c",
+            "select rolpassword from pg_authid where rolname = 'other'",
+        ],
     );
     assert!(secret.starts_with("SCRAM-SHA-256$"), "{secret}");
     hub.psql(&format!("create role copy login password '{secret}'"));
     let file = hub.data().join("pg_hba.conf");
     fs::write(&file, format!("{HBA}host all copy all scram-sha-256\n")).expect("a file");
-    let output = walhub(["reload".as_ref(), "-D".as_ref(), hub.data().as_os_str()]);
-    assert!(output.status.success(), "{}", said(&output));
-    hub.log().wait_for(hub.log().beginning(), "received SIGHUP");
+    reload(&hub);
     let until = Instant::now() + Duration::from_secs(10);
     while !who(&hub, "copy", "pencil").status.success() && Instant::now() < until {
         thread::sleep(Duration::from_millis(20));

@@ -209,7 +209,7 @@ mod tests {
         let of = |settings: &Settings, nofile| Connections::of(settings, nofile).unwrap();
         let plenty = of(&settings(100, 10), None);
         assert_eq!((plenty.unadmitted_max, plenty.open_max, plenty.sessions_max), (110, 220, 100));
-        for nofile in 124..2000 {
+        for nofile in 125..2000 {
             let got = of(&settings(1000, 10), Some(nofile));
             // Whatever they all do, this is left for the WAL, and for the segments of the standbys.
             let open = u64::from(got.open_max);

@@ -224,7 +224,8 @@ fn the_last_connections_are_superusers_and_then_those_of_members() {
     let (_member, answer) = connect("member");
     assert!(answer.ends_with('I'), "{answer}");
     let (_second, answer) = connect("member");
-    let wanted = "Mremaining connection slots are reserved for non-replication superuser connections\0";
+    let wanted =
+        "Mremaining connection slots are reserved for non-replication superuser connections\0";
     assert!(answer.contains(wanted), "{answer}");
     assert_eq!(hub.psql("show superuser_reserved_connections"), "1");
 }

@@ -379,7 +379,9 @@ async fn first_packet(connection: &mut Connection, services: &Services) -> Resul
         };
         if let FirstPacket::Startup(_) = packet {
             let rest = connection.read.split_off(len);
-            return Ok(std::mem::replace(&mut connection.read, rest));
+            let mut packet = std::mem::replace(&mut connection.read, rest);
+            packet.shrink_to_fit();
+            return Ok(packet);
         }
         connection.consume(len);
         match packet {

@@ -17,14 +17,6 @@ pub(crate) struct Denied {
     pub(crate) log_detail: Option<String>,
 }
 
-impl Denied {
-    /// What the log says.
-    pub(crate) fn logged(&self) -> Report {
-        let detail = self.log_detail.clone().or_else(|| self.report.detail.clone());
-        Report { detail, ..(*self.report).clone() }
-    }
-}
-
 /// The error for a connection that no rule is for, or that a rule rejects.
 pub(crate) fn refusal(connection: &Connection<'_>, verdict: &Verdict) -> Option<Denied> {
     let is_rejected = match &verdict.rule {

@@ -122,7 +122,8 @@ async fn ask(attempt: &mut Attempt<'_>) -> Result<Zeroizing<Vec<u8>>, NotAuthent
     };
     let refused = |sqlstate, message| Refusal::from(Report::fatal(sqlstate, message));
     // A string, and nothing after it.
-    if message.iter().position(|&byte| byte == 0) != message.len().checked_sub(1) {
+    let end = message.iter().position(|&byte| byte == 0);
+    if end.is_none_or(|end| end + 1 != message.len()) {
         let text = "invalid password packet size";
         return Err(refused(SqlState::PROTOCOL_VIOLATION, text).into());
     }

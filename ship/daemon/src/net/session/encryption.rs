@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 
-use super::{Ended, Services};
+use super::{Ended, FIRST_PACKET_BYTES_MAX, Services};
 use crate::backend::SslStatus;
 use crate::net::stream::Connection;
 use crate::net::tls::accept::NoTls;
@@ -28,7 +28,7 @@ pub(super) async fn begin_direct_tls(
     connection: &mut Connection,
     services: &Services,
 ) -> Result<(), Ended> {
-    if connection.read.is_empty() && !connection.fill().await? {
+    if connection.read.is_empty() && !connection.fill_within(FIRST_PACKET_BYTES_MAX).await? {
         return Err(Ended::Quietly);
     }
     if connection.read.first() != Some(&TLS_HANDSHAKE) {
