@@ -139,6 +139,23 @@ impl Buffer {
         self.len += bytes.len();
     }
 
+    /// Appends what `write` has put at the beginning of the free room, whose length it gives. What is in the room
+    /// before that means nothing.
+    ///
+    /// # Errors
+    /// That of `write`; nothing is appended then.
+    ///
+    /// # Panics
+    /// If the length is more than the room.
+    pub fn append_with<E>(
+        &mut self,
+        write: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<(), E> {
+        let len = self.len + write(self.spare())?;
+        self.set_len(len);
+        Ok(())
+    }
+
     /// Appends zeros until there are `len` bytes.
     ///
     /// # Panics
@@ -273,6 +290,20 @@ mod tests {
         buffer.truncate(1);
         buffer.truncate(4);
         assert_eq!(&*buffer, b"X");
+    }
+
+    #[test]
+    fn what_is_written_into_the_room_is_appended() {
+        let mut buffer = Buffer::with_capacity(8);
+        buffer.fill(b"ab");
+        let write = |room: &mut [u8]| {
+            assert_eq!(room.len(), 6);
+            room[..3].copy_from_slice(b"cde");
+            Ok::<_, ()>(3)
+        };
+        buffer.append_with(write).unwrap();
+        assert_eq!(buffer.append_with(|_| Err(7)), Err(7));
+        assert_eq!(&*buffer, b"abcde");
     }
 
     #[test]

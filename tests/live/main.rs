@@ -1,5 +1,6 @@
 //! The live suite: the walhub binary between real PostgreSQL servers and tools.
 
+mod authentication;
 mod cascade;
 mod clients;
 mod command_line;
@@ -32,6 +33,7 @@ mod stop;
 mod synchronous;
 mod syncrep;
 mod timeline;
+mod tls;
 mod upstream;
 mod wire;
 mod wrong_upstream;

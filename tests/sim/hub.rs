@@ -501,14 +501,14 @@ impl HubMachine {
             },
             Phase::Streaming(answer) => match answer.try_recv() {
                 Err(oneshot::error::TryRecvError::Empty) => {}
-                Ok(StreamEnd::Finished { conn, unread, next }) => {
+                Ok(StreamEnd::Finished { conn, unread, next, .. }) => {
                     assert_eq!(conn.into_end(), end, "another connection came back");
                     downstream.talk.input.extend(unread);
                     downstream.talk.answer(|out| answers::stream_ended(out, next));
                     downstream.phase = Phase::Talking;
                     world.at(world.now, Event::Wake(Actor::Control(self.number), Some(end)));
                 }
-                Ok(StreamEnd::Refused { conn, unread, report }) => {
+                Ok(StreamEnd::Refused { conn, unread, report, .. }) => {
                     assert_eq!(conn.into_end(), end, "another connection came back");
                     downstream.talk.input.extend(unread);
                     refuse(downstream, world, self.number, end, &report);
@@ -608,6 +608,7 @@ impl HubMachine {
             Command::StartReplication { slot, start, timeline } => {
                 let start = Box::new(StartStreaming {
                     conn: SimConn::new(end, &world.net.dropped),
+                    tls: None,
                     unread: std::mem::take(&mut talk.input),
                     logical: false,
                     slot,

@@ -161,7 +161,7 @@ impl Hub {
     #[track_caller]
     pub fn init_with(&self, segment_mb: u32, wal_page_magic: &str) {
         let mut init = quick_command(binary());
-        init.args(["init", "--wal-segsize", &segment_mb.to_string()]);
+        init.args(["init", "-U", "postgres", "--wal-segsize", &segment_mb.to_string()]);
         init.args(["-c", &format!("wal_page_magic={wal_page_magic}")]);
         run_ok(init.arg("-D").arg(&self.serve.data));
     }

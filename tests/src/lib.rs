@@ -1,5 +1,6 @@
 //! Shared parts of the test suites: real servers, load on them, and comparing what they hold.
 
+pub mod authority;
 pub mod client;
 pub mod compare;
 pub mod fake_upstream;

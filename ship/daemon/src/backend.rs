@@ -48,7 +48,9 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use walhub_proto::syncrep::SynchronousCommit;
 
-pub use self::interrupts::{CopyProgress, Interrupt, Interrupts, Member, Sessions};
+pub use self::interrupts::{
+    CancelKey, CopyProgress, Interrupt, Interrupts, Member, Sessions, SslStatus,
+};
 pub use self::memory::Memory;
 pub(crate) use self::parameters::{check_startup, reported_at_startup};
 pub(crate) use self::session::Backend;
@@ -117,6 +119,8 @@ pub struct BackendParams<V = Settings> {
     pub roles: Arc<RoleStore>,
     /// OID of the role that has logged in.
     pub authenticated: u32,
+    /// Who has logged in and how, unless that was not asked: `method:name`.
+    pub system_user: Option<String>,
 }
 
 /// How a session ended.

@@ -10,6 +10,7 @@
 //! (src/backend/utils/init/miscinit.c), src/include/utils/pidfile.h.
 
 mod lock;
+mod mock_nonce;
 mod pidfile;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use walhub_proto::password::MOCK_NONCE_LEN;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 
@@ -115,6 +117,15 @@ impl DataDir {
     #[must_use]
     pub fn slots(&self) -> PathBuf {
         self.path.join("slots")
+    }
+
+    /// What salts of roles are made of that have no secret, made at the first start. PostgreSQL:
+    /// `GetMockAuthenticationNonce`.
+    ///
+    /// # Errors
+    /// When its file can neither be read nor written.
+    pub fn mock_authentication_nonce(&self) -> io::Result<[u8; MOCK_NONCE_LEN]> {
+        mock_nonce::read_or_create(&self.path.join(mock_nonce::FILE))
     }
 
     /// Writes the file of that name, which appears whole or not at all.

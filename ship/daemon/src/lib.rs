@@ -21,6 +21,7 @@ mod limits;
 pub mod logging;
 pub mod net;
 mod placement;
+mod random;
 mod replication;
 pub mod roles;
 pub mod server;

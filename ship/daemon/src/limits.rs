@@ -113,7 +113,7 @@ pub(crate) fn files_of_standbys(settings: &Settings) -> u64 {
 
 /// SQL sessions that only an operator may have.
 fn operators(settings: &Settings) -> u64 {
-    u64::from(settings.reserved_connections())
+    u64::from(settings.connections_kept())
 }
 
 /// Raises what may be raised, and looks whether the rest is enough.
@@ -138,7 +138,7 @@ pub(crate) fn check_at_start(settings: &Settings) -> anyhow::Result<Connections>
 }
 
 fn check_settings(settings: &Settings) -> Result<(), Insufficient> {
-    let (senders, reserved) = (settings.hub.max_wal_senders, settings.reserved_connections());
+    let (senders, reserved) = (settings.hub.max_wal_senders, settings.connections_kept());
     if senders > WAL_SENDERS_MAX {
         return Err(insufficient(
             "max_wal_senders is larger than what a core can serve",
@@ -150,8 +150,14 @@ fn check_settings(settings: &Settings) -> Result<(), Insufficient> {
     }
     // PostgreSQL: PostmasterMain.
     if reserved > 0 && reserved >= settings.max_connections {
+        let of_superusers = settings.superuser_reserved_connections;
+        let others = match settings.reserved_connections {
+            0 => String::new(),
+            others => format!(" plus reserved_connections ({others})"),
+        };
         let message = format!(
-            "superuser_reserved_connections ({reserved}) must be less than max_connections ({})",
+            "superuser_reserved_connections ({of_superusers}){others} must be less than \
+             max_connections ({})",
             settings.max_connections
         );
         let report = Report::fatal(SqlState::INVALID_PARAMETER_VALUE, message);
@@ -203,7 +209,7 @@ mod tests {
         let of = |settings: &Settings, nofile| Connections::of(settings, nofile).unwrap();
         let plenty = of(&settings(100, 10), None);
         assert_eq!((plenty.unadmitted_max, plenty.open_max, plenty.sessions_max), (110, 220, 100));
-        for nofile in 124..2000 {
+        for nofile in 125..2000 {
             let got = of(&settings(1000, 10), Some(nofile));
             // Whatever they all do, this is left for the WAL, and for the segments of the standbys.
             let open = u64::from(got.open_max);
@@ -239,13 +245,19 @@ mod tests {
         let Insufficient(report) = check_settings(&settings(100, WAL_SENDERS_MAX + 1)).unwrap_err();
         let hint = report.hint.unwrap();
         assert!(hint.contains(&WAL_SENDERS_MAX.to_string()), "{hint}");
+        assert!(check_settings(&settings(4, 10)).is_ok());
         let mut few = settings(3, 10);
-        assert!(check_settings(&few).is_ok());
-        few.unix_socket_directories = vec!["/tmp".into()];
         let Insufficient(report) = check_settings(&few).unwrap_err();
         assert_eq!(
             report.message,
             "superuser_reserved_connections (3) must be less than max_connections (3)"
+        );
+        (few.superuser_reserved_connections, few.reserved_connections) = (1, 2);
+        let Insufficient(report) = check_settings(&few).unwrap_err();
+        assert_eq!(
+            report.message,
+            "superuser_reserved_connections (1) plus reserved_connections (2) must be less than \
+             max_connections (3)"
         );
         assert!(check_file_size(SegmentSize::MIN, Some(SegmentSize::MIN.bytes())).is_ok());
         assert!(check_file_size(SegmentSize::MIN, Some(SegmentSize::MIN.bytes() - 1)).is_err());

@@ -6,10 +6,12 @@
 //! PostgreSQL: src/backend/libpq, src/backend/postmaster, src/interfaces/libpq/fe-connect.c.
 
 pub mod access;
+pub(crate) mod authenticate;
 pub mod connect;
 pub mod learner;
 pub mod listen;
 mod pump;
 pub mod session;
 pub mod stream;
+pub(crate) mod tls;
 mod unadmitted;

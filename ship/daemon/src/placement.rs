@@ -18,8 +18,8 @@ struct Workers {
 
 static WORKERS: OnceLock<Workers> = OnceLock::new();
 
-/// More than long statements and reads may use at a time: resolving an upstream's name waits for none of them.
-const WORKERS_COUNT: usize = 6;
+/// More than long statements, reads and passwords may use at a time: resolving an upstream's name waits for none of them.
+const WORKERS_COUNT: usize = 7;
 /// Of each. Expressions are evaluated there, which nest.
 const WORKER_STACK_BYTES: usize = 8 << 20;
 

@@ -24,7 +24,7 @@ use walhub_proto::wire::startup::ReplicationMode;
 
 use crate::backend::Backend;
 use crate::net::session::{ClientSession, Ended, canonical_name, log_report};
-use crate::net::stream::{Connection, Stream};
+use crate::net::stream::{Connection, Detached, Stream};
 use crate::settings::{SUPERUSER_ONLY, Settings};
 use walhub_hub::api::hub::{Positions, SlotRequest, StartStreaming, StreamEnd};
 use walhub_sql::value::binary::text_parameter;
@@ -447,24 +447,25 @@ impl WalSender<'_> {
         let Some(Connection { stream, read, .. }) = connection.take() else {
             return Err(Ended::Quietly);
         };
-        let kind = stream.kind();
-        let conn = stream.into_fd()?;
+        let Detached { fd: conn, kind, tls, unread } = stream.detach()?;
+        let unread = [read, unread].concat();
         let client = self.session.client.clone();
         let streaming = Box::new(StartStreaming {
             conn,
-            unread: read,
+            tls,
+            unread,
             slot,
             logical: false,
             start,
             timeline,
             client,
         });
-        let back = |conn, unread| -> io::Result<_> {
-            Ok(Connection::new(Stream::from_fd(conn, kind)?, unread))
+        let back = |conn, tls, unread| -> io::Result<_> {
+            Ok(Connection::new(Stream::attach(conn, kind, tls)?, unread))
         };
         match self.session.services.hub.start(streaming).await {
-            Ok(StreamEnd::Finished { conn, unread, next }) => {
-                let connection = connection.insert(back(conn, unread)?);
+            Ok(StreamEnd::Finished { conn, tls, unread, next }) => {
+                let connection = connection.insert(back(conn, tls, unread)?);
                 if let Some((next_tli, startpos)) = next {
                     connection.out.row_description(&[
                         Column::text("next_tli", ColumnType::INT8),
@@ -478,8 +479,8 @@ impl WalSender<'_> {
                 connection.out.command_complete("START_STREAMING");
                 Ok(Ok(()))
             }
-            Ok(StreamEnd::Refused { conn, unread, report }) => {
-                *connection = Some(back(conn, unread)?);
+            Ok(StreamEnd::Refused { conn, tls, unread, report }) => {
+                *connection = Some(back(conn, tls, unread)?);
                 if report.severity == Severity::Fatal {
                     return Err(Ended::Fatal(report));
                 }

@@ -17,10 +17,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::OwnedMutexGuard;
+use walhub_proto::roles::Roles;
 use walhub_proto::roles::change::{Actor, Settled};
 use walhub_proto::roles::file::{ROLES_FILE_BYTES_MAX, decode_roles, encode_roles};
 use walhub_proto::roles::statement::RoleStatement;
-use walhub_proto::roles::{BOOTSTRAP_SUPERUSER, Roles};
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 
@@ -146,15 +146,6 @@ pub fn create(data_dir: &Path, superuser: &str, secret: Option<String>) -> Resul
         let report = failed.report();
         Box::new(Report::fatal(report.sqlstate, report.message))
     })
-}
-
-/// Who a user is that the startup packet names.
-///
-/// Transitional: as long as nobody is asked for a password, a user without a role is whoever is on this machine, and
-/// may do everything. To be removed with the login that refuses them.
-#[must_use]
-pub fn trusted_user(roles: &Roles, user: &str) -> u32 {
-    roles.get(user).map_or(BOOTSTRAP_SUPERUSER, |role| role.oid)
 }
 
 fn crc32c(seed: u32, bytes: &[u8]) -> u32 {

@@ -28,15 +28,21 @@ use walhub_engine::files::OsFs;
 use walhub_proto::hba::Method;
 use walhub_proto::lsn::{Lsn, SystemIdentifier};
 use walhub_proto::page::WalVersion;
+use walhub_proto::password::MOCK_NONCE_LEN;
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::wire::backend::Report;
 
+use crate::backend::Sessions;
 use crate::datadir::{DataDir, Status};
 use crate::limits::{self, Connections, Insufficient};
+use crate::logging::report_as_log;
 use crate::net::access::Access;
+use crate::net::authenticate::{Directory, Guard};
 use crate::net::connect::{ConnectOptions, Notices, connect, parse_conninfo};
 use crate::net::listen::Listener;
 use crate::net::session::Services;
+use crate::net::tls::{Acceptor, When};
+use crate::placement::spawn_blocking;
 use crate::roles::RoleStore;
 use crate::settings::Settings;
 use crate::signals::{ServerRequest, ShutdownMode, Signals};
@@ -122,6 +128,14 @@ impl Requests {
     }
 }
 
+/// What the owner asks for, or a session by `pg_reload_conf()`.
+async fn next_request(requests: &mut Requests, sessions: &Sessions) -> ServerRequest {
+    tokio::select! {
+        () = sessions.reload_wanted() => ServerRequest::Reload,
+        request = requests.next() => request,
+    }
+}
+
 /// A server that listens, and serves once it is run.
 pub(crate) struct Ready {
     server: Server,
@@ -153,6 +167,11 @@ impl Ready {
         }
         let access = load_access(&data_dir, &settings)?;
         let connections = limits::check_at_start(&settings)?;
+        let mock_nonce = data_dir
+            .mock_authentication_nonce()
+            .context("could not read or write the nonce of authentication")?;
+        let acceptor = Acceptor::load(&settings, data_dir.path(), When::Start);
+        let acceptor = acceptor.map_err(Insufficient)?.map(Arc::new);
         walhub_engine::uring::io_uring_check()?;
         let roles = RoleStore::open(data_dir.path()).map_err(|report| Insufficient(*report))?;
         // One that was left is not meant for this life. PostgreSQL: RemovePromoteSignalFiles.
@@ -176,11 +195,14 @@ impl Ready {
             front,
             settings: settings_sender,
             settings_receiver,
+            acceptor: watch::Sender::new(acceptor),
+            acceptor_reload: None,
             reloader,
             is_primary,
             connections,
-            roles,
+            mock_nonce,
             access,
+            roles,
             title: None,
             notify: Notify::default(),
             attempt: None,
@@ -331,11 +353,15 @@ struct Server {
     front: Arc<Handle<OwnedFd>>,
     settings: watch::Sender<Arc<Settings>>,
     settings_receiver: watch::Receiver<Arc<Settings>>,
+    /// What connections over TLS are accepted with.
+    acceptor: watch::Sender<Option<Arc<Acceptor>>>,
+    acceptor_reload: Option<JoinHandle<()>>,
     reloader: Reloader,
     is_primary: bool,
     connections: Connections,
-    roles: Arc<RoleStore>,
+    mock_nonce: [u8; MOCK_NONCE_LEN],
     access: Arc<Access>,
+    roles: Arc<RoleStore>,
     title: Option<Title>,
     notify: Notify,
     /// The attempt to reach the upstream that was begun last.
@@ -359,8 +385,13 @@ impl Server {
             Arc::clone(&self.roles),
             terminated,
             self.connections,
-            Arc::clone(&self.access),
+            Guard {
+                access: Arc::clone(&self.access),
+                directory: Arc::clone(&self.roles) as Arc<dyn Directory>,
+                mock_nonce: self.mock_nonce,
+            },
             serve,
+            self.acceptor.subscribe(),
         );
         let listening = tokio::task::spawn_local(listener.run(Arc::clone(&services)));
         if self.is_primary {
@@ -378,9 +409,9 @@ impl Server {
         let mut draining = false;
         loop {
             tokio::select! {
-                request = requests.next() => match request {
+                request = next_request(&mut requests, &services.sessions) => match request {
                     ServerRequest::Reload => {
-                        self.reload();
+                        self.reload(data_dir);
                         services.settings_changed();
                     }
                     ServerRequest::Promote => self.look_for_promote_file(data_dir),
@@ -475,11 +506,36 @@ impl Server {
         }
     }
 
-    fn reload(&mut self) {
+    /// Reads certificates again, whether or not a setting has changed. A command that gives a passphrase may take a while.
+    ///
+    /// PostgreSQL: `secure_initialize` in `process_pm_reload_request`.
+    fn reload_tls(&mut self, data_dir: &DataDir) {
+        let (settings, directory) =
+            (Arc::clone(&self.settings.borrow()), data_dir.path().to_owned());
+        let acceptors = self.acceptor.clone();
+        let load = move || Acceptor::load(&settings, &directory, When::Reload);
+        let reload = async move {
+            match spawn_blocking(load).await {
+                Ok(Ok(acceptor)) => drop(acceptors.send_replace(acceptor.map(Arc::new))),
+                Ok(Err(report)) => {
+                    report_as_log(&report);
+                    tracing::info!("SSL configuration was not reloaded");
+                }
+                Err(_) => tracing::info!("SSL configuration was not reloaded"),
+            }
+        };
+        // The last one counts.
+        if let Some(earlier) = self.acceptor_reload.replace(tokio::task::spawn_local(reload)) {
+            earlier.abort();
+        }
+    }
+
+    fn reload(&mut self, data_dir: &DataDir) {
         if let Some(settings) = self.reloader.reload() {
             let settings = Arc::new(settings.clone());
             self.settings.send_replace(Arc::clone(&settings));
         }
+        self.reload_tls(data_dir);
         self.access.reload(&self.settings.borrow());
         self.notices.forget();
         // Unchanged settings too: a reload is how the operator has the upstream tried again.

@@ -26,7 +26,8 @@ pub use show::SettingRow;
 pub use source::{Change, Sources};
 pub use table::{DEFINITIONS, Settings};
 pub use words::{
-    DedicatedWalCore, LogDestination, MessageLevel, PasswordEncryption, WalSyncMethod, Words,
+    DedicatedWalCore, LogDestination, MessageLevel, PasswordEncryption, SslMaxProtocolVersion,
+    SslMinProtocolVersion, WalSyncMethod, Words,
 };
 
 use error::FileLine;
@@ -77,13 +78,9 @@ impl Assigned {
 }
 
 impl Settings {
-    /// Connections that are kept for an operator, who comes by a Unix socket: none where there is no such socket.
+    /// Connections that are kept for roles that may use them: the operator's among them.
     #[must_use]
-    pub fn reserved_connections(&self) -> u32 {
-        if self.unix_socket_directories.is_empty() {
-            0
-        } else {
-            self.superuser_reserved_connections
-        }
+    pub fn connections_kept(&self) -> u32 {
+        self.superuser_reserved_connections.saturating_add(self.reserved_connections)
     }
 }

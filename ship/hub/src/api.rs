@@ -6,3 +6,4 @@ pub mod report;
 pub mod rows;
 pub mod settings;
 pub mod stream;
+pub mod tls;

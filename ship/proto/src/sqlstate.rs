@@ -25,10 +25,10 @@ states! {
     FEATURE_NOT_SUPPORTED = "0A000";
     /// numeric_value_out_of_range
     NUMERIC_VALUE_OUT_OF_RANGE = "22003";
-    /// invalid_parameter_value
-    INVALID_PARAMETER_VALUE = "22023";
     /// invalid_regular_expression
     INVALID_REGULAR_EXPRESSION = "2201B";
+    /// invalid_parameter_value
+    INVALID_PARAMETER_VALUE = "22023";
     /// invalid_text_representation
     INVALID_TEXT_REPRESENTATION = "22P02";
     /// character_not_in_repertoire

@@ -1,8 +1,14 @@
 //! What clients and standbys send.
 
+use std::num::NonZeroU32;
+
 use walhub_proto::command;
 use walhub_proto::lsn::Lsn;
+use walhub_proto::password::ScramSecret;
 use walhub_proto::pgoutput::PgoutputOptions;
+use walhub_proto::scram::{
+    Credential, Exchange, InitialResponse, RAW_NONCE_LEN, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, Step,
+};
 use walhub_proto::time::{Instant, Now, Timestamp};
 use walhub_proto::walsender::{Transmit, WalSender, WalSenderConfig};
 use walhub_proto::wire::{frontend, startup};
@@ -22,6 +28,36 @@ pub(crate) fn frontend(bytes: &[u8]) {
         assert_eq!(frontend::decode(&rest[..len]), Ok(Some((message, len))));
         assert_eq!(frontend::decode(&rest[..len - 1]), Ok(None));
         rest = &rest[len..];
+    }
+}
+
+/// What a client says to be let in: nobody is who does not know the password.
+///
+/// The first byte says whether there is TLS and channel binding; then come messages, each in a line.
+pub(crate) fn sasl(bytes: &[u8]) {
+    let _ = InitialResponse::decode(bytes).map_err(|rule| rule.to_string());
+    let Some((&flags, rest)) = bytes.split_first() else { return };
+    let end_point = (flags & 1 != 0).then_some(&b"a certificate's hash"[..]);
+    let mechanism = if flags & 2 == 0 { SCRAM_SHA_256 } else { SCRAM_SHA_256_PLUS };
+    let secret = ScramSecret::build(b"pencil", b"salt", NonZeroU32::MIN);
+    let credential =
+        if flags & 4 == 0 { Credential::Secret(secret) } else { Credential::Mock(secret) };
+    let Ok(mut exchange) =
+        Exchange::new(mechanism.as_bytes(), end_point, credential, &[0; RAW_NONCE_LEN])
+    else {
+        return;
+    };
+    for (number, message) in rest.split(|&byte| byte == b'\n').enumerate() {
+        match exchange.handle(Some(message).filter(|_| number > 0 || flags & 8 == 0)) {
+            Ok(Step::Continue(reply)) => assert!(reply.len() <= message.len() + 100),
+            Ok(Step::Success(_)) => panic!("nobody knows the password"),
+            Ok(Step::Failure) => return,
+            Err(violation) => {
+                let report = violation.report();
+                assert!(!report.message.is_empty());
+                return;
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{oneshot, watch};
 use walhub::backend::{BackendParams, Sessions, serve};
+use walhub::roles::RoleStore;
 use walhub::settings::Settings;
 use walhub_hub::api::append::{Append, AppendAnswer, Appended, Waited, WalRequest};
 use walhub_hub::api::hub::{
@@ -19,6 +20,7 @@ use walhub_hub::publish::latency::LatencyRow;
 use walhub_hub::store::wal_reader::WalReader;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::roles::{BOOTSTRAP_SUPERUSER, Roles};
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::syncrep::WaitLevel;
 use walhub_proto::time::Timestamp;
@@ -169,10 +171,13 @@ pub(crate) fn console(bytes: &[u8]) {
             },
             database: "postgres".to_owned(),
             startup_options: BTreeMap::new(),
-            member: Arc::new(sessions.enter(1, stopping.1)),
+            member: Arc::new(sessions.enter(1, 4, stopping.1)),
             sessions: Arc::clone(&sessions),
             hub: Arc::new(Primary(AtomicU64::new(0x0200_0000))),
             settings: watch::channel(Arc::new(Settings::default())).1,
+            roles: RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("postgres")),
+            authenticated: BOOTSTRAP_SUPERUSER,
+            system_user: None,
         };
         let (near, far) = tokio::io::duplex(1 << 16);
         let (mut read, mut write) = tokio::io::split(near);

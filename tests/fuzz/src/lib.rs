@@ -18,7 +18,7 @@ mod wal;
 pub type Target = fn(&[u8]);
 
 /// Every target, by name.
-pub const TARGETS: [(&str, Target); 18] = [
+pub const TARGETS: [(&str, Target); 20] = [
     ("command", client::command),
     ("conninfo", text::conninfo),
     ("console", console::console),
@@ -32,6 +32,8 @@ pub const TARGETS: [(&str, Target); 18] = [
     ("passfile", text::passfile),
     ("pid_file", disk::pid_file),
     ("records", wal::records),
+    ("sasl", client::sasl),
+    ("secret", text::secret),
     ("settings", text::settings),
     ("slot_file", disk::slot_file),
     ("standby_names", text::standby_names),

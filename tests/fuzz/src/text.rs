@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use walhub::settings::Sources;
 use walhub_proto::conninfo::{ConnInfo, Environment, find_password};
+use walhub_proto::password::Secret;
 use walhub_proto::syncrep::SyncRepConfig;
 
 /// A connection string or URI, with a service file around it.
@@ -77,4 +78,20 @@ pub(crate) fn settings(bytes: &[u8]) {
             }
         }
     });
+}
+
+/// What is kept of a password: what is a secret can be written as the same one.
+pub(crate) fn secret(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let written = match Secret::parse(text) {
+        Secret::Md5(secret) => secret.text(),
+        Secret::ScramSha256(secret) => secret.text(),
+        Secret::Plain(_) => return,
+    };
+    let again = match Secret::parse(&written) {
+        Secret::Md5(secret) => secret.text(),
+        Secret::ScramSha256(secret) => secret.text(),
+        Secret::Plain(_) => panic!("a secret was written as a password"),
+    };
+    assert_eq!(*again, *written);
 }

@@ -64,5 +64,5 @@ macro_rules! each {
 
 each!(
     command conninfo console control_file decoder end_of_wal error_response frontend hba history passfile
-    pid_file records settings slot_file standby_names walreceiver walsender
+    pid_file records sasl secret settings slot_file standby_names walreceiver walsender
 );

@@ -205,24 +205,91 @@ fn twelve_hundred_silent_connections_take_no_descriptor_from_wal_standbys_or_an_
 }
 
 #[test]
-fn connections_that_are_reserved_are_had_by_unix_socket() {
+fn the_last_connections_are_superusers_and_then_those_of_members() {
     let scratch = Scratch::new();
-    let sockets = scratch.path("sockets");
-    fs::create_dir(&sockets).expect("a directory");
-    let hub =
-        Hub::named("own").set("max_connections", "3").set("superuser_reserved_connections", "1");
-    let hub = hub.set("unix_socket_directories", sockets.display().to_string()).start(&scratch);
-    let _taken = [Client::connect(&hub), Client::connect(&hub)];
-    let mut third = Client::silent(&hub);
-    third.send(&startup::encode(&[("user", "postgres"), ("database", "postgres")]));
-    let answer = third.answer();
-    let wanted = "C53300\0Mremaining connection slots are reserved for non-replication superuser connections\0";
+    let hub = Hub::named("own").set("max_connections", "4").set("reserved_connections", "1");
+    let hub = hub.set("superuser_reserved_connections", "1").start(&scratch);
+    hub.psql("create role plain login");
+    hub.psql("create role member login in role pg_use_reserved_connections");
+    let connect = |user: &str| {
+        let mut client = Client::silent(&hub);
+        client.send(&startup::encode(&[("user", user), ("database", "postgres")]));
+        let answer = client.answer();
+        (client, answer)
+    };
+    let _taken = [connect("plain"), connect("plain")];
+    let (_third, answer) = connect("plain");
+    assert!(answer.contains("C53300\0Mremaining connection slots are reserved for "), "{answer}");
+    assert!(answer.contains("\"pg_use_reserved_connections\" role"), "{answer}");
+    let (_member, answer) = connect("member");
+    assert!(answer.ends_with('I'), "{answer}");
+    let (_second, answer) = connect("member");
+    let wanted =
+        "Mremaining connection slots are reserved for non-replication superuser connections\0";
     assert!(answer.contains(wanted), "{answer}");
-    let mut psql = Command::new(walhub_tests::postgres::program("psql"));
-    let port = hub.endpoint().port;
-    let database = format!("host={} port={port} user=postgres", sockets.display());
-    psql.args(["-XAtc", "show superuser_reserved_connections", "-d", &database]);
-    assert_eq!(run_ok(&mut psql).trim(), "1");
+    assert_eq!(hub.psql("show superuser_reserved_connections"), "1");
+}
+
+/// A client from another address, which has begun to log in and says no more.
+fn half_logged_in(hub: &Hub) -> Option<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).ok()?;
+    let from = std::net::SocketAddrV4::new(std::net::Ipv4Addr::new(127, 77, 77, 77), 0);
+    socket.bind(&from.into()).ok()?;
+    let endpoint = hub.endpoint();
+    socket.connect(&std::net::SocketAddrV4::new(endpoint.host, endpoint.port).into()).ok()?;
+    let mut stream = TcpStream::from(socket);
+    let message = b"SCRAM-SHA-256\0\0\0\0\x09n,,n=,r=x";
+    let length = u32::try_from(message.len() + 4).ok()?.to_be_bytes();
+    let startup = startup::encode(&[("user", "guarded"), ("database", "postgres")]);
+    stream.write_all(&[&startup, &b"p"[..], &length, message].concat()).ok()?;
+    Some(stream)
+}
+
+#[test]
+fn a_flood_of_half_made_logins_keeps_neither_a_standby_nor_an_operator_out() {
+    let scratch = Scratch::new();
+    let mut hub = Hub::named("own").limited("nofile=1024:1024").build(&scratch);
+    hub.init(1);
+    let rules = "host all postgres all trust\nhost all,replication all all scram-sha-256\n";
+    fs::write(hub.data().join("pg_hba.conf"), rules).expect("a file");
+    hub.start();
+    hub.psql("create role guarded login replication password 'pencil'");
+    let endpoint = hub.endpoint();
+    let begun = peak_memory_mb(&hub);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let mut count = 0;
+            let mut open = std::collections::VecDeque::new();
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                open.extend(half_logged_in(&hub));
+                count += 1;
+                if open.len() > 300 {
+                    open.pop_front();
+                }
+            }
+            count
+        });
+        let database = format!(
+            "host={} port={} dbname=postgres user=guarded password=pencil",
+            endpoint.host, endpoint.port
+        );
+        for _ in 0..10 {
+            let mut psql = Command::new(walhub_tests::postgres::program("psql"));
+            assert_eq!(run_ok(psql.args(["-XAtc", "select 1", "-d", &database])).trim(), "1");
+        }
+        let mut slot = Command::new(walhub_tests::postgres::program("pg_receivewal"));
+        run_ok(slot.args(["--create-slot", "--slot", "s", "-w", "-d", &database]));
+        assert_eq!(hub.psql("select count(*) from pg_replication_slots"), "1");
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        let count: u32 = flood.join().expect("the flood");
+        assert!(count > 300, "{count} were no flood");
+    });
+    // What each of them may hold, and nothing that grows with their number.
+    let peak = peak_memory_mb(&hub);
+    assert!(peak < begun + 30, "{begun} MB, then {peak} MB");
+    let open = fs::read_dir(format!("/proc/{}/fd", hub.pid())).expect("a process").count();
+    assert!(open < 500, "{open} descriptors");
 }
 
 #[test]

@@ -166,7 +166,7 @@ pub fn start_up(connection: &mut Connection, version: WalVersion) -> io::Result<
     ] {
         hello.parameter_status(name, value);
     }
-    hello.backend_key_data(1, 1).ready_for_query(b'I');
+    hello.backend_key_data(1, &[0; 4]).ready_for_query(b'I');
     connection.send(hello.bytes())
 }
 

@@ -76,6 +76,7 @@ impl Context<'_> {
             Prompt::CancelBackend(pid) => drop(self.sessions.cancel(pid)),
             Prompt::TerminateBackend(pid) => drop(self.sessions.terminate(pid)),
             Prompt::ResetCommitLatency => self.hub.reset_commit_latency(),
+            Prompt::Reload => self.sessions.ask_for_reload(),
         }
     }
 

@@ -95,6 +95,7 @@ pub(super) enum Prompt {
     CancelBackend(u32),
     TerminateBackend(u32),
     ResetCommitLatency,
+    Reload,
 }
 
 /// Where the functions of a statement leave what is to be done.

@@ -3,16 +3,18 @@
 //! PostgreSQL: `processCancelRequest` (src/backend/postmaster/postmaster.c), `ProcessInterrupts`.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
+use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ring::rand::{SecureRandom, SystemRandom};
+use subtle::ConstantTimeEq as _;
 use tokio::sync::{Notify, watch};
+use walhub_proto::wire::startup::CANCEL_KEY_BYTES;
 
 use super::activity::Activity;
 use super::memory::{Account, Memory};
 use super::turns::Turns;
+use crate::random;
 
 /// How far the COPY of a session has come, as `pg_stat_progress_copy` shows it.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -25,6 +27,23 @@ pub struct CopyProgress {
     pub tuples_processed: u64,
 }
 
+/// A connection's TLS, as `pg_stat_ssl` shows it. PostgreSQL: `PgBackendSSLStatus`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SslStatus {
+    /// As `TLSv1.3`.
+    pub version: &'static str,
+    /// OpenSSL's name of the cipher.
+    pub cipher: &'static str,
+    /// Bits of its key.
+    pub bits: i32,
+    /// Subject of the client's certificate.
+    pub client_dn: Option<String>,
+    /// Its serial number, in decimal digits.
+    pub client_serial: Option<String>,
+    /// Its issuer.
+    pub issuer_dn: Option<String>,
+}
+
 /// What one session asks of another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Interrupt {
@@ -34,11 +53,37 @@ pub enum Interrupt {
     Terminate,
 }
 
+/// What a client must show to have its session's statement cancelled: nobody may guess it.
+///
+/// PostgreSQL: `MyCancelKey`.
+#[derive(Clone)]
+pub struct CancelKey(Box<[u8]>);
+
+impl CancelKey {
+    /// A new one of so many bytes, of which there are up to 32.
+    fn new(len: usize) -> Self {
+        let random: [u8; CANCEL_KEY_BYTES] = random::bytes();
+        Self(random.into_iter().take(len).collect())
+    }
+
+    /// As BackendKeyData tells it.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for CancelKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CancelKey(..)")
+    }
+}
+
 /// What others may do to a session.
 #[derive(Debug)]
 pub struct Interrupts {
     pid: u32,
-    secret: u32,
+    key: CancelKey,
     /// OID of the role that has logged in; 0 until then.
     user: AtomicU32,
     cancel: Notify,
@@ -48,6 +93,8 @@ pub struct Interrupts {
     /// The whole server's end.
     server: watch::Receiver<bool>,
     copy: Mutex<Option<CopyProgress>>,
+    /// Its TLS, as `pg_stat_ssl` shows it.
+    tls: Mutex<Option<SslStatus>>,
     /// What a session in SQL does; `None` of others.
     activity: Mutex<Option<Activity>>,
     /// The memory that it holds.
@@ -57,8 +104,8 @@ pub struct Interrupts {
 impl Interrupts {
     /// What BackendKeyData tells the client.
     #[must_use]
-    pub const fn secret(&self) -> u32 {
-        self.secret
+    pub const fn key(&self) -> &CancelKey {
+        &self.key
     }
 
     /// Says who has logged in. PostgreSQL: `PGPROC.roleId`.
@@ -112,6 +159,11 @@ impl Interrupts {
         *self.terminate.borrow() || *self.server.borrow()
     }
 
+    /// Shows the session as one over TLS.
+    pub(crate) fn show_ssl(&self, status: SslStatus) {
+        *locked(&self.tls) = Some(status);
+    }
+
     /// Shows the session as one that takes SQL.
     pub(super) fn show(&self, activity: Activity) {
         *locked(&self.activity) = Some(activity);
@@ -136,6 +188,7 @@ pub struct Sessions {
     members: Mutex<BTreeMap<u32, Arc<Interrupts>>>,
     memory: Arc<Memory>,
     turns: Turns,
+    reload: Notify,
 }
 
 /// A session's place among the others; it leaves on drop.
@@ -153,17 +206,23 @@ impl Drop for Member {
 }
 
 impl Sessions {
-    /// Takes a session in. `server` turns true when every session must end.
+    /// Takes a session in, whose cancel key has so many bytes. `server` turns true when every session must end.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, pid: u32, server: watch::Receiver<bool>) -> Member {
+    pub fn enter(
+        self: &Arc<Self>,
+        pid: u32,
+        key_bytes: usize,
+        server: watch::Receiver<bool>,
+    ) -> Member {
         let interrupts = Arc::new(Interrupts {
             pid,
-            secret: secret(),
+            key: CancelKey::new(key_bytes),
             user: AtomicU32::new(0),
             cancel: Notify::new(),
             terminate: watch::Sender::new(false),
             server,
             copy: Mutex::default(),
+            tls: Mutex::default(),
             activity: Mutex::default(),
             cancels: AtomicU64::new(0),
             account: Account::new(Arc::clone(&self.memory)),
@@ -173,9 +232,9 @@ impl Sessions {
     }
 
     /// A cancel request from a connection of its own. PostgreSQL: `processCancelRequest`.
-    pub fn cancel_request(&self, pid: u32, secret: Option<u32>) {
+    pub fn cancel_request(&self, pid: u32, key: &[u8]) {
         match self.member(pid) {
-            Some(member) if secret == Some(member.secret) => member.cancel(),
+            Some(member) if bool::from(member.key.bytes().ct_eq(key)) => member.cancel(),
             Some(_) => tracing::info!("wrong key in cancel request for process {pid}"),
             None => tracing::info!("PID {pid} in cancel request did not match any process"),
         }
@@ -204,6 +263,16 @@ impl Sessions {
         member.map(|member| member.terminate.send_replace(true)).is_some()
     }
 
+    /// Has the server read its files again.
+    pub(super) fn ask_for_reload(&self) {
+        self.reload.notify_one();
+    }
+
+    /// Waits until a session wants the server to read its files again.
+    pub async fn reload_wanted(&self) {
+        self.reload.notified().await;
+    }
+
     /// What they hold of `sql_memory_limit`.
     #[must_use]
     pub fn memory(&self) -> &Memory {
@@ -227,6 +296,12 @@ impl Sessions {
         members.values().filter_map(|member| locked(&member.activity).clone()).collect()
     }
 
+    /// The TLS of every session that a client has, by pid.
+    pub(super) fn ssl(&self) -> Vec<(u32, Option<SslStatus>)> {
+        let members = locked(&self.members);
+        members.iter().map(|(pid, member)| (*pid, locked(&member.tls).clone())).collect()
+    }
+
     /// Every COPY that runs, by the pid of its session.
     pub(super) fn copies(&self) -> Vec<(u32, CopyProgress)> {
         let members = locked(&self.members);
@@ -246,20 +321,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Nobody may guess it: it is all that a cancel request needs. PostgreSQL: `RandomCancelKey`.
-fn secret() -> u32 {
-    let mut bytes = [0; 4];
-    match SystemRandom::new().fill(&mut bytes) {
-        Ok(()) => u32::from_be_bytes(bytes),
-        Err(_) => {
-            let [a, b, c, d, ..] = RandomState::new().hash_one(0).to_be_bytes();
-            u32::from_be_bytes([a, b, c, d])
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use walhub_proto::wire::startup::SHORT_CANCEL_KEY_BYTES;
+
     use super::*;
 
     #[test]
@@ -267,19 +332,29 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let sessions = Arc::new(Sessions::default());
-            let member = sessions.enter(7, watch::Sender::new(false).subscribe());
-            let secret = member.interrupts.secret();
+            let enter = |pid, key_bytes| {
+                sessions.enter(pid, key_bytes, watch::Sender::new(false).subscribe())
+            };
+            let member = enter(7, SHORT_CANCEL_KEY_BYTES);
+            let other = enter(9, CANCEL_KEY_BYTES);
+            let key = member.interrupts.key().bytes().to_vec();
+            let others_key = other.interrupts.key().bytes();
+            assert_eq!((key.len(), others_key.len()), (4, 32));
             let interrupts = Arc::clone(&member.interrupts);
             let mut canceled = std::pin::pin!(interrupts.canceled());
             let mut is_canceled = async || {
                 tokio::select! { biased; () = &mut canceled => true, () = std::future::ready(()) => false }
             };
             assert!(!is_canceled().await);
-            sessions.cancel_request(7, Some(secret ^ 1));
-            sessions.cancel_request(7, None);
-            sessions.cancel_request(8, Some(secret));
+            let wrong = [&key[..3], &[key[3] ^ 1]].concat();
+            let longer = [&key[..], &[0; 28]].concat();
+            for key in [&wrong[..], &longer, &key[..3], &[], others_key] {
+                sessions.cancel_request(7, key);
+            }
+            sessions.cancel_request(8, &key);
+            sessions.cancel_request(9, &key);
             assert!(!is_canceled().await);
-            sessions.cancel_request(7, Some(secret));
+            sessions.cancel_request(7, &key);
             assert!(is_canceled().await);
             assert!(!sessions.terminate(8) && !member.interrupts.is_terminated());
             assert!(sessions.terminate(7) && member.interrupts.is_terminated());

@@ -7,6 +7,7 @@
 //! PostgreSQL: src/backend/utils/misc/guc.c, guc_tables.c.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use walhub_proto::sqlstate::SqlState;
@@ -115,6 +116,8 @@ pub(super) struct Parameters {
     zone: TimeZone,
     /// `role` and `session_authorization`.
     users: UserIds,
+    /// Who has logged in and how, unless that was not asked.
+    system_user: Option<Arc<str>>,
 }
 
 /// A parameter that changed and is reported: its name and its value now.
@@ -133,7 +136,7 @@ impl Parameters {
     /// at its default: by now the client has been told that it is connected.
     pub(super) fn new(startup_options: &BTreeMap<String, String>, users: UserIds) -> Self {
         let (reset, values, zone) = (BTreeMap::new(), BTreeMap::new(), TimeZone::UTC);
-        let mut parameters = Self { reset, values, zone, users };
+        let mut parameters = Self { reset, values, zone, users, system_user: None };
         for (name, value) in startup_options {
             // An unknown or refused one does not concern the session.
             let _ = parameters.assign(name, value);
@@ -145,6 +148,16 @@ impl Parameters {
     /// Who the session acts as.
     pub(super) const fn users(&self) -> UserIds {
         self.users
+    }
+
+    /// Who has logged in and how, as `method:name`.
+    pub(super) fn system_user(&self) -> Option<&str> {
+        self.system_user.as_deref()
+    }
+
+    /// Says who has logged in and how.
+    pub(super) fn set_system_user(&mut self, system_user: Option<&str>) {
+        self.system_user = system_user.map(Arc::from);
     }
 
     /// Has it act as somebody else.

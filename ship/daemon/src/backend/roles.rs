@@ -77,7 +77,7 @@ impl<V: SettingsView> Backend<V> {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let given = statement.options().and_then(|options| options.password.as_ref());
-        let Some(Some(Password(password))) = given else { return Ok(None) };
+        let Some(Some(password)) = given else { return Ok(None) };
         let role = self.altered(statement);
         let (encryption, password) = (self.encryption(), password.clone());
         let mut salt = [0; password::SCRAM_SALT_LEN];
@@ -88,9 +88,10 @@ impl<V: SettingsView> Backend<V> {
         let secret = self
             .offload(wire, turns, Stop::default(), move || {
                 // The secret of an empty password is as bad as the password.
+                let Password(password) = &password;
                 let is_empty =
-                    password.is_empty() || password::Secret::parse(&password).verify(&role, b"");
-                (!is_empty).then(|| password::encrypt(encryption, &role, &password, &salt))
+                    password.is_empty() || password::Secret::parse(password).verify(&role, b"");
+                (!is_empty).then(|| password::encrypt(encryption, &role, password, &salt))
             })
             .await?;
         if secret.is_none() {

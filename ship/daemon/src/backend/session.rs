@@ -148,8 +148,10 @@ impl<V: SettingsView> Backend<V> {
         options.insert("application_name".to_owned(), params.client.application_name.clone());
         let users = UserIds::of_login(params.authenticated, &params.roles.current());
         params.member.interrupts.set_user(params.authenticated);
+        let mut parameters = Parameters::new(&options, users);
+        parameters.set_system_user(params.system_user.as_deref());
         Self {
-            parameters: Parameters::new(&options, users),
+            parameters,
             told_in_recovery: params.hub.in_recovery(),
             is_walsender: false,
             params,

@@ -175,16 +175,22 @@ pub(super) fn params_of(
     // A session whose server is gone would end: the channel stays open for the test's time.
     let keep: &'static watch::Sender<bool> = Box::leak(Box::new(terminate.clone()));
     BackendParams {
-        member: Arc::new(sessions.enter(99, keep.subscribe())),
+        member: Arc::new(sessions.enter(99, 4, keep.subscribe())),
         sessions,
         client: client("test", 99),
         database: "postgres".to_owned(),
         startup_options: BTreeMap::new(),
         hub,
         settings: watch::channel(Arc::new(TwoSettings)).1,
-        roles: RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("monitor")),
+        roles: monitor_alone(),
         authenticated: BOOTSTRAP_SUPERUSER,
+        system_user: None,
     }
+}
+
+/// The roles of a server whose superuser is `monitor`.
+pub(super) fn monitor_alone() -> Arc<RoleStore> {
+    RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("monitor"))
 }
 
 /// A frontend message.

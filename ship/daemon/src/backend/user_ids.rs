@@ -77,7 +77,8 @@ impl UserIds {
             (UserSetting::SessionAuthorization, Some(name)) => {
                 let oid = find(roles, name)?;
                 if oid != self.authenticated && !self.has_logged_in_as_superuser {
-                    let message = "permission denied to set session authorization";
+                    let message =
+                        format!("permission denied to set session authorization \"{name}\"");
                     return Err(fail(SqlState::INSUFFICIENT_PRIVILEGE, message));
                 }
                 Ok(Self { session: oid, role: None, ..self })
@@ -154,7 +155,7 @@ mod tests {
         assert_eq!(as_b.set(Role, Some("none"), &roles).unwrap(), a);
         assert_eq!(refused(a, Role, "c"), ("42501", "permission denied to set role \"c\"".into()));
         assert_eq!(refused(a, Role, "x"), ("22023", "role \"x\" does not exist".into()));
-        let denied = ("42501", "permission denied to set session authorization".to_owned());
+        let denied = ("42501", "permission denied to set session authorization \"b\"".to_owned());
         assert_eq!(refused(a, SessionAuthorization, "b"), denied);
         assert_eq!(a.set(SessionAuthorization, Some("a"), &roles).unwrap(), a);
 

@@ -23,6 +23,7 @@ mod sql_memory;
 mod stat_activity;
 mod stat_progress_copy;
 mod stat_replication;
+mod stat_ssl;
 mod stat_wal_receiver;
 mod sync_wait;
 mod user;
@@ -62,11 +63,12 @@ pub(super) fn rows_of(relation: &'static Relation) -> fn(&Context<'_>) -> Rows {
     }
 }
 
-static VIEWS: [&View; 20] = [
+static VIEWS: [&View; 21] = [
     &stat_replication::VIEW,
     &stat_wal_receiver::VIEW,
     &replication_slots::VIEW,
     &stat_activity::VIEW,
+    &stat_ssl::VIEW,
     &settings::VIEW,
     &database::VIEW,
     &stat_progress_copy::VIEW,
@@ -75,12 +77,12 @@ static VIEWS: [&View; 20] = [
     &commit_latency::VIEW,
     &sql_memory::VIEW,
     &core_stats::VIEW,
+    &hba_file_rules::VIEW,
+    &ident_file_mappings::VIEW,
     &authid::VIEW,
     &roles::VIEW,
     &shadow::VIEW,
     &user::VIEW,
     &auth_members::VIEW,
     &group::VIEW,
-    &hba_file_rules::VIEW,
-    &ident_file_mappings::VIEW,
 ];

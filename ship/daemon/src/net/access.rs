@@ -17,12 +17,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use walhub_proto::hba::{
-    Connection, HostName, Maps, Membership, Method, Remark, Rule, Rules, Search, Step,
+    Connection, HostName, Maps, Membership, Remark, Rule, Rules, Search, Step,
 };
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 
-pub(super) use self::refusal::{Denied, refusal};
+pub(crate) use self::refusal::{Denied, refusal};
 use crate::settings::{AuthFiles, Settings};
 
 /// The rules and maps in force.
@@ -34,11 +34,11 @@ pub struct Access {
 
 /// What the rules say of a connection.
 #[derive(Debug)]
-pub(super) struct Verdict {
+pub(crate) struct Verdict {
     /// The first rule that is for it; without one it may not come in.
-    pub(super) rule: Option<Arc<Rule>>,
+    pub(crate) rule: Option<Arc<Rule>>,
     /// What was found out about the name of its host.
-    pub(super) host: HostName,
+    pub(crate) host: HostName,
 }
 
 /// A file that cannot be used; why is in the log.
@@ -93,7 +93,7 @@ impl Access {
     }
 
     /// The rule that is for the connection. It may take as long as looking up the name of its host does.
-    pub(super) async fn verdict(
+    pub(crate) async fn verdict(
         &self,
         connection: Connection<'_>,
         members: &dyn Membership,
@@ -117,7 +117,6 @@ impl Access {
     }
 
     /// The maps in force.
-    #[allow(dead_code, reason = "the methods peer and cert ask for them")]
     pub(super) fn maps(&self) -> Arc<Maps> {
         self.maps.load_full()
     }
@@ -147,18 +146,6 @@ fn log(remark: &Remark) {
     let Remark { sqlstate, message, hint, context } = remark;
     let context = context.as_deref();
     tracing::info!(sqlstate = sqlstate.0, hint, context, "{message}");
-}
-
-/// Lets in whom `rule` lets in as it is; the other methods are not there yet.
-pub(super) fn check_method(rule: &Rule) -> Result<(), Report> {
-    match rule.method {
-        Method::Trust => Ok(()),
-        method => {
-            let message =
-                format!("authentication method \"{}\" is not supported yet", method.as_str());
-            Err(Report::fatal(SqlState::FEATURE_NOT_SUPPORTED, message))
-        }
-    }
 }
 
 #[cfg(test)]

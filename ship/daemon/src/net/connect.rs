@@ -10,7 +10,6 @@
 //! (src/backend/replication/libpqwalreceiver/libpqwalreceiver.c).
 
 mod auth;
-mod certificate;
 mod environment;
 mod error;
 mod notices;

@@ -207,7 +207,7 @@ async fn accept_tcp(listener: tokio::net::TcpListener, services: Arc<Services>) 
                 if let Err(error) = set_options(&stream, &services.settings()) {
                     tracing::info!("could not set socket options: {error}");
                 }
-                spawn(Stream::Tcp(stream), &services).await;
+                spawn(Stream::tcp(stream), &services).await;
             }
             Err(error) => accept_failed(&error, &mut exhausted).await,
         }
@@ -220,7 +220,7 @@ async fn accept_unix(listener: tokio::net::UnixListener, services: Arc<Services>
         match listener.accept().await {
             Ok((stream, _)) => {
                 exhausted = false;
-                spawn(Stream::Unix(stream), &services).await;
+                spawn(Stream::unix(stream), &services).await;
             }
             Err(error) => accept_failed(&error, &mut exhausted).await,
         }

@@ -7,37 +7,43 @@
 //! PostgreSQL: `ProcessStartupPacket`, `canAcceptConnections`, `ClientAuthentication`,
 //! `InitPostgres`.
 
+mod admit;
+mod encryption;
 mod greeting;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
-use walhub_proto::command::truncate_name;
-use walhub_proto::hba::{self, Transport};
-use walhub_proto::roles::Roles;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::{Report, Severity};
 use walhub_proto::wire::startup::{
-    self, FirstPacket, OptionsViolation, ReplicationMode, StartupMessage, StartupViolation,
+    self, FirstPacket, ReplicationMode, STARTUP_PACKET_BYTES_MAX, StartupMessage, StartupViolation,
 };
 
+use self::admit::Places;
+use self::encryption::{begin_direct_tls, decline_encryption, ssl_status};
 pub(crate) use self::greeting::canonical_name;
-use super::access::{Access, Denied, check_method, refusal};
-use super::stream::{Connection, Stream, StreamKind};
-use super::unadmitted::{Silent, Unadmitted};
-use crate::backend::{self, BackendParams, Interrupt, Member, Sessions, SettingsView as _};
+use super::authenticate::{self, Authenticated, Guard, NotAuthenticated, Refusal, authenticate};
+use super::stream::{Connection, Stream};
+use super::tls::{Acceptor, TlsFacts};
+use super::unadmitted::{Origin, Silent, Unadmitted};
+use crate::backend::{BackendParams, Interrupt, Member, Sessions, SettingsView as _};
 use crate::limits::Connections;
-use crate::roles::{RoleStore, trusted_user};
+use crate::roles::RoleStore;
 use crate::settings::Settings;
 use walhub_hub::api::hub::{Client, Hub};
 use walhub_sql::parse::roles::without_passwords;
+
+/// The longest first packet, with its length word.
+const FIRST_PACKET_BYTES_MAX: usize = 4 + STARTUP_PACKET_BYTES_MAX;
+const _: () = assert!(FIRST_PACKET_BYTES_MAX + 2048 < authenticate::BYTES_MAX);
 
 /// How long the process waits for the last words of streams that have ended.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -58,17 +64,21 @@ pub struct Services {
     pub roles: Arc<RoleStore>,
     /// Who is connected, for cancel requests.
     pub sessions: Arc<Sessions>,
-    /// Who may come in.
-    access: Arc<Access>,
     next_pid: AtomicU32,
     /// Connections accepted and not yet closed, whatever they are.
     pub(super) open: Arc<AtomicU32>,
     /// How many there may be.
     pub(super) connections: Connections,
     unadmitted: Arc<Unadmitted>,
+    /// Who may come in.
+    pub(super) guard: Guard,
     wal_senders: Arc<AtomicU32>,
     others: Arc<AtomicU32>,
+    /// Sessions of each role, by OID.
+    by_role: Arc<Mutex<BTreeMap<u32, u32>>>,
     serve: Serve,
+    /// What connections over TLS are accepted with; `None` while `ssl` is off.
+    tls: watch::Receiver<Option<Arc<Acceptor>>>,
 }
 
 impl Services {
@@ -80,8 +90,9 @@ impl Services {
         roles: Arc<RoleStore>,
         terminate: watch::Receiver<bool>,
         connections: Connections,
-        access: Arc<Access>,
+        guard: Guard,
         serve: Serve,
+        tls: watch::Receiver<Option<Arc<Acceptor>>>,
     ) -> Arc<Self> {
         let sessions = Arc::new(Sessions::default());
         sessions.memory().set_limit(settings.borrow().sql_memory_limit());
@@ -91,21 +102,23 @@ impl Services {
             roles,
             terminate,
             sessions,
-            access,
             next_pid: AtomicU32::new(1),
             open: Arc::default(),
             connections,
             unadmitted: Unadmitted::new(connections.unadmitted_max),
+            guard,
             wal_senders: Arc::default(),
             others: Arc::default(),
+            by_role: Arc::default(),
             serve,
+            tls,
         })
     }
 
     /// Makes room for one more connection, and waits until there is room; `None` when those who were let in take it all.
     /// Hold the slot for as long as the connection is open.
     pub(super) async fn take_in(&self, stream: &Stream) -> Option<(Silent, ConnectionSlot)> {
-        let silent = self.unadmitted.enter(peer_address(stream).map(|peer| peer.ip()));
+        let silent = self.unadmitted.enter(origin(stream));
         self.unadmitted.room_is_made().await;
         let slot = ConnectionSlot::take(&self.open, self.connections.open_max)?;
         Some((silent, slot))
@@ -115,6 +128,11 @@ impl Services {
     #[must_use]
     pub fn sql_sessions(&self) -> u32 {
         self.others.load(Ordering::Acquire)
+    }
+
+    /// How many of them there may be.
+    fn sessions_max(&self) -> u32 {
+        self.settings().max_connections.min(self.connections.sessions_max)
     }
 
     /// Gives the walsenders whose streams go through this thread a moment to pass their last word
@@ -164,6 +182,12 @@ pub(crate) enum Ended {
     Io(io::Error),
 }
 
+impl From<Report> for Ended {
+    fn from(report: Report) -> Self {
+        Self::Fatal(report)
+    }
+}
+
 impl From<io::Error> for Ended {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
@@ -178,12 +202,17 @@ pub(crate) struct ClientSession {
     pub(crate) database: String,
     /// OID of the role that has logged in.
     pub(crate) authenticated: u32,
+    /// Who it is, and how that was shown.
+    identity: Authenticated,
+    tls: Option<Arc<TlsFacts>>,
     member: Arc<Member>,
     message: StartupMessage,
+    /// Free again when the session ends.
+    _places: Places,
 }
 
 /// Serves one accepted connection to its end.
-pub(super) async fn serve_connection(stream: Stream, mut silent: Silent, services: Arc<Services>) {
+pub(super) async fn serve_connection(stream: Stream, silent: Silent, services: Arc<Services>) {
     let began = Instant::now();
     let peer = peer_address(&stream);
     let settings = services.settings();
@@ -191,29 +220,19 @@ pub(super) async fn serve_connection(stream: Stream, mut silent: Silent, service
         tracing::info!("connection received: {}", host_and_port(peer));
     }
     let mut connection = Connection::new(stream, Vec::new());
-    let started = tokio::time::timeout(
-        settings.authentication_timeout,
-        first_packet(&mut connection, &services.sessions),
-    );
-    let started = tokio::select! {
+    let admitted = tokio::select! {
         biased;
-        started = started => started,
+        admitted = let_in(&mut connection, &silent, &services, peer) => admitted,
         () = silent.told_to_go() => return connection.refuse_at_once(&too_many_clients()),
     };
     drop(silent);
-    let message = match started {
-        Ok(Ok(message)) => message,
-        Ok(Err(ended)) => return finish(Some(connection), ended).await,
-        // PostgreSQL leaves without a word. PostgreSQL: `StartupPacketTimeoutHandler`.
-        Err(_) => return,
+    let session = match admitted {
+        Ok(session) => session,
+        Err(ended) => return finish(Some(connection), ended).await,
     };
-    let admitted = admit(&services, message, connection.stream.kind(), peer);
-    let (session, _slot) =
-        match tokio::time::timeout(settings.authentication_timeout, admitted).await {
-            Ok(Ok(admitted)) => admitted,
-            Ok(Err(denied)) => return deny(connection, denied).await,
-            Err(_) => return deny(connection, authentication_timeout().into()).await,
-        };
+    if let Some(status) = connection.tls.as_deref().map(ssl_status) {
+        session.member.interrupts.show_ssl(status);
+    }
     let user = session.client.user.clone();
     let database = session.database.clone();
     session.run(connection).await;
@@ -224,6 +243,57 @@ pub(super) async fn serve_connection(stream: Stream, mut silent: Silent, service
             host_and_port(peer)
         );
     }
+}
+
+/// From the first byte to AuthenticationOk, within `authentication_timeout`.
+async fn let_in(
+    connection: &mut Connection,
+    silent: &Silent,
+    services: &Arc<Services>,
+    peer: Option<SocketAddr>,
+) -> Result<ClientSession, Ended> {
+    let until = tokio::time::Instant::now() + services.settings().authentication_timeout;
+    let packet = first_packet(connection, services);
+    // PostgreSQL leaves without a word. PostgreSQL: `StartupPacketTimeoutHandler`.
+    let packet = tokio::time::timeout_at(until, packet).await.map_err(|_| Ended::Quietly)??;
+    silent.heard();
+    let applicant = admit::applicant(&packet, peer, &mut connection.out)?;
+    admit::check_openness(services, applicant.mode)?;
+    let authenticated = authenticate(connection, services, &applicant, silent);
+    let refusal = match tokio::time::timeout_at(until, authenticated).await {
+        Ok(Ok((authenticated, role))) => {
+            // Who is not let in after this has at least shown who it is.
+            connection.out.authentication_ok();
+            let tls = connection.tls.clone();
+            return Ok(admit::admit(services, applicant, &packet, (authenticated, role), tls)?);
+        }
+        Ok(Err(NotAuthenticated::Left)) => return Err(Ended::Quietly),
+        Ok(Err(NotAuthenticated::Io(error))) => return Err(Ended::Io(error)),
+        Ok(Err(NotAuthenticated::Refused(refusal))) => refusal,
+        Err(_) => {
+            authenticate::log_timeout(&applicant);
+            return Err(Ended::Quietly);
+        }
+    };
+    refuse_entry(connection, silent, services, &refusal).await;
+    Err(Ended::Quietly)
+}
+
+/// Logs why, and tells the client that it is not let in, the later the more it is to be held up.
+async fn refuse_entry(
+    connection: &mut Connection,
+    silent: &Silent,
+    services: &Services,
+    refusal: &Refusal,
+) {
+    log_report(&refusal.for_log(), None);
+    if refusal.has_failed {
+        silent.failed();
+        tokio::time::sleep(services.settings().auth_delay).await;
+    }
+    let said = connection.farewell(&refusal.report);
+    // Who does not take it does not want to hear it.
+    let _ = tokio::time::timeout(FAREWELL_TIMEOUT, said).await;
 }
 
 /// Logs what was said to a client, and what it had asked, without passwords. How it looks is the log's affair.
@@ -256,27 +326,20 @@ async fn finish(connection: Option<Connection>, ended: Ended) {
     }
 }
 
-/// Says why to who is not let in, and more than that to the log.
-async fn deny(mut connection: Connection, denied: Denied) {
-    let Denied { report, log_detail } = denied;
-    let logged = Report { detail: log_detail.or_else(|| report.detail.clone()), ..report.clone() };
-    log_report(&logged, None);
-    connection.farewell(&report).await;
-}
-
-/// PostgreSQL: `ProcessInterrupts`.
-fn authentication_timeout() -> Report {
-    Report::fatal(SqlState::QUERY_CANCELED, "canceling authentication due to timeout")
-}
-
 fn peer_address(stream: &Stream) -> Option<SocketAddr> {
-    match stream {
-        Stream::Tcp(stream) => stream.peer_addr().ok(),
-        Stream::Unix(_) => None,
+    stream.tcp_socket().and_then(|socket| socket.peer_addr().ok())
+}
+
+/// Who it is, as far as one can tell before anything is said.
+fn origin(stream: &Stream) -> Origin {
+    let user = || stream.unix_socket()?.peer_cred().ok().map(|peer| peer.uid());
+    match peer_address(stream) {
+        Some(address) => Origin::of_address(address.ip()),
+        None => Origin::User(user()),
     }
 }
 
-fn host_and_port(peer: Option<SocketAddr>) -> String {
+pub(super) fn host_and_port(peer: Option<SocketAddr>) -> String {
     peer.map_or_else(
         || "host=[local]".into(),
         |peer| format!("host={} port={}", peer.ip().to_canonical(), peer.port()),
@@ -291,17 +354,16 @@ fn session_time(began: Instant) -> String {
     format!("{hours}:{minutes:02}:{:02}.{:03}", seconds % 60, elapsed.subsec_millis())
 }
 
-/// Reads packets up to the one that asks for a session. PostgreSQL: `ProcessStartupPacket`.
-async fn first_packet(
-    connection: &mut Connection,
-    sessions: &Sessions,
-) -> Result<StartupMessage, Ended> {
+/// Reads packets up to the one that asks for a session, and leaves that as it came: decoded it may need many times its
+/// bytes. PostgreSQL: `ProcessSSLStartup`, `ProcessStartupPacket`.
+async fn first_packet(connection: &mut Connection, services: &Services) -> Result<Vec<u8>, Ended> {
+    begin_direct_tls(connection, services).await?;
     let (mut ssl_done, mut gss_done) = (false, false);
     loop {
         let (packet, len) = match startup::decode(&connection.read) {
             Ok(Some(decoded)) => decoded,
             Ok(None) => {
-                if !connection.fill().await? {
+                if !connection.fill_within(FIRST_PACKET_BYTES_MAX).await? {
                     if !connection.read.is_empty() {
                         tracing::info!("incomplete startup packet");
                     }
@@ -315,11 +377,18 @@ async fn first_packet(
             }
             Err(violation) => return Err(refuse(violation)),
         };
+        if let FirstPacket::Startup(_) = packet {
+            let rest = connection.read.split_off(len);
+            let mut packet = std::mem::replace(&mut connection.read, rest);
+            packet.shrink_to_fit();
+            return Ok(packet);
+        }
         connection.consume(len);
         match packet {
             FirstPacket::SslRequest if !ssl_done => {
                 ssl_done = true;
-                decline_encryption(connection, "SSL request").await?;
+                // Who is encrypted is not encrypted twice.
+                gss_done |= encryption::answer_ssl_request(connection, services).await?;
             }
             FirstPacket::GssEncRequest if !gss_done => {
                 gss_done = true;
@@ -332,168 +401,17 @@ async fn first_packet(
                 return Err(refuse(StartupViolation::Version { major: 1234, minor: 5680 }));
             }
             // It is answered with nothing, whatever comes of it.
-            FirstPacket::CancelRequest { process_id, secret } => {
-                sessions.cancel_request(process_id, secret);
+            FirstPacket::CancelRequest { process_id, key } => {
+                services.sessions.cancel_request(process_id, &key);
                 return Err(Ended::Quietly);
             }
-            FirstPacket::Startup(message) => return Ok(message),
+            FirstPacket::Startup(_) => unreachable!("it is what was waited for"),
         }
     }
 }
 
 fn refuse(violation: StartupViolation) -> Ended {
     Ended::Fatal(Report::fatal(violation.sqlstate(), violation.to_string()))
-}
-
-async fn decline_encryption(connection: &mut Connection, what: &str) -> Result<(), Ended> {
-    connection.stream.write_all(b"N").await?;
-    if connection.read.is_empty() {
-        return Ok(());
-    }
-    let message = format!("received unencrypted data after {what}");
-    Err(Ended::Fatal(Report::fatal(SqlState::PROTOCOL_VIOLATION, message).detail(
-        "This could be either a client-software bug or evidence of an attempted \
-         man-in-the-middle attack.",
-    )))
-}
-
-/// Decides whether the client may come in, and takes a connection slot for it.
-async fn admit(
-    services: &Arc<Services>,
-    mut message: StartupMessage,
-    came_by: StreamKind,
-    peer: Option<SocketAddr>,
-) -> Result<(ClientSession, ConnectionSlot), Denied> {
-    let mode = replication_mode(&message)?;
-    // Names have a length, here as everywhere. PostgreSQL: `ProcessStartupPacket`.
-    let name = |name: &str| message.parameter(name).map(|name| truncate_name(name.to_owned()));
-    let Some(user) = name("user") else {
-        return Err(Report::fatal(
-            SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-            "no PostgreSQL user name specified in startup packet",
-        )
-        .into());
-    };
-    let is_walsender = mode != ReplicationMode::Off;
-    // A physical walsender is connected to no database. PostgreSQL: `ProcessStartupPacket`.
-    let database = match mode {
-        ReplicationMode::Physical => String::new(),
-        ReplicationMode::Off | ReplicationMode::Database => {
-            name("database").unwrap_or_else(|| user.clone())
-        }
-    };
-    if services.hub.is_stopping() {
-        let message = "the database system is shutting down";
-        return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message).into());
-    }
-    if is_walsender && services.hub.identity().is_none() {
-        let message = "the database system is starting up";
-        return Err(Report::fatal(SqlState::CANNOT_CONNECT_NOW, message)
-            .detail("walhub has not yet received WAL from its upstream.")
-            .into());
-    }
-    let slot = take_connection_slot(services, mode, peer)?;
-    let connection = hba::Connection {
-        transport: match came_by {
-            StreamKind::Tcp => Transport::Plain,
-            StreamKind::Unix => Transport::Local,
-        },
-        address: peer.map(|peer| peer.ip()),
-        user: &user,
-        database: &database,
-        replication: mode == ReplicationMode::Physical,
-    };
-    check_access(services, &connection).await?;
-    message.apply_options().map_err(|violation| {
-        let report = Report::fatal(violation.sqlstate(), violation.to_string());
-        match violation {
-            OptionsViolation::Argument(_) => {
-                report.hint("walhub takes settings here, as in \"-c name=value\".")
-            }
-            OptionsViolation::NoValue(_) => report,
-        }
-    })?;
-    backend::check_startup(&message.parameters)?;
-    let roles = services.roles.current();
-    let authenticated = trusted_user(&roles, &user);
-    check_walsender(&roles, authenticated, mode)?;
-    let client = Client {
-        pid: services.next_pid.fetch_add(1, Ordering::Relaxed),
-        application_name: startup::clean_ascii(
-            message.parameter("application_name").unwrap_or_default(),
-        ),
-        user,
-        address: peer,
-        backend_start: crate::clock::now(),
-    };
-    let member = services.sessions.enter(client.pid, services.terminate.clone());
-    member.interrupts.set_user(authenticated);
-    let (services, member) = (Arc::clone(services), Arc::new(member));
-    let session =
-        ClientSession { services, client, mode, database, authenticated, member, message };
-    Ok((session, slot))
-}
-
-/// PostgreSQL: `InitPostgres`.
-fn check_walsender(roles: &Roles, user: u32, mode: ReplicationMode) -> Result<(), Report> {
-    if mode == ReplicationMode::Off || roles.may_replicate(user) {
-        return Ok(());
-    }
-    let message = "must be superuser or replication role to start walsender";
-    Err(Report::fatal(SqlState::INSUFFICIENT_PRIVILEGE, message))
-}
-
-/// PostgreSQL: `hba_getauthmethod`, `ClientAuthentication`.
-async fn check_access(services: &Services, connection: &hba::Connection<'_>) -> Result<(), Denied> {
-    let verdict = services.access.verdict(*connection, &*services.roles.current()).await;
-    if let Some(denied) = refusal(connection, &verdict) {
-        return Err(denied);
-    }
-    verdict.rule.iter().try_for_each(|rule| check_method(rule)).map_err(Denied::from)
-}
-
-fn replication_mode(message: &StartupMessage) -> Result<ReplicationMode, Report> {
-    let Some(value) = message.parameters.get("replication") else {
-        return Ok(ReplicationMode::Off);
-    };
-    ReplicationMode::parse(value).ok_or_else(|| {
-        Report::fatal(
-            SqlState::INVALID_PARAMETER_VALUE,
-            format!("invalid value for parameter \"replication\": \"{value}\""),
-        )
-        .hint("Valid values are: \"false\", 0, \"true\", 1, \"database\".")
-    })
-}
-
-/// PostgreSQL: `InitProcess`, which keeps the slots of walsenders apart from the others.
-fn take_connection_slot(
-    services: &Services,
-    mode: ReplicationMode,
-    peer: Option<SocketAddr>,
-) -> Result<ConnectionSlot, Report> {
-    let settings = services.settings();
-    if mode != ReplicationMode::Off {
-        let max = settings.hub.max_wal_senders;
-        return ConnectionSlot::take(&services.wal_senders, max).ok_or_else(|| {
-            let message = format!(
-                "number of requested standby connections exceeds max_wal_senders (currently {max})"
-            );
-            Report::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
-        });
-    }
-    let max = settings.max_connections.min(services.connections.sessions_max);
-    // Who comes by Unix socket may be the operator.
-    let reserved = peer.map_or(0, |_| settings.reserved_connections());
-    ConnectionSlot::take(&services.others, max.saturating_sub(reserved)).ok_or_else(|| {
-        if peer.is_none() || services.others.load(Ordering::Acquire) >= max {
-            return too_many_clients();
-        }
-        // PostgreSQL: InitPostgres.
-        let message =
-            "remaining connection slots are reserved for non-replication superuser connections";
-        Report::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
-            .detail("walhub's superusers come by Unix socket.")
-    })
 }
 
 pub(super) fn too_many_clients() -> Report {
@@ -513,9 +431,6 @@ impl ClientSession {
     /// Sends the start-up sequence and serves commands to the end.
     async fn run(self, mut connection: Connection) {
         self.log_authorized();
-        if self.message.needs_negotiation() {
-            self.message.encode_negotiation(&mut connection.out);
-        }
         self.encode_greeting(&mut connection.out);
         if let Err(error) = connection.flush().await {
             return finish(None, Ended::Io(error)).await;
@@ -535,6 +450,7 @@ impl ClientSession {
             settings: self.services.settings.clone(),
             roles: Arc::clone(&self.services.roles),
             authenticated: self.authenticated,
+            system_user: self.identity.system_user(),
         }
     }
 
@@ -582,6 +498,9 @@ impl ClientSession {
         if !application_name.is_empty() {
             line.push_str(" application_name=");
             line.push_str(application_name);
+        }
+        if let Some(tls) = &self.tls {
+            line.push_str(&tls.log_text());
         }
         tracing::info!("{line}");
     }

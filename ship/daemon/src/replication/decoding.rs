@@ -197,7 +197,7 @@ impl Decoding {
 
     /// Streams to the end. The connection is in command mode again when there is no error.
     pub(super) async fn run(mut self, client: Connection) -> (Connection, Result<(), Ended>) {
-        let Connection { stream, read, mut out } = client;
+        let Connection { stream, read, mut out, .. } = client;
         out.copy_both_response();
         self.out.bytes = out.take();
         self.input = read;

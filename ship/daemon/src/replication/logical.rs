@@ -112,6 +112,7 @@ impl WalSender<'_> {
         ours.set_nonblocking(true)?;
         let answer = self.session.services.hub.start(Box::new(StartStreaming {
             conn: theirs.into(),
+            tls: None,
             unread: Vec::new(),
             slot: Some(slot.to_owned()),
             logical: true,

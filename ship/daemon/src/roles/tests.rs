@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use walhub_proto::roles::statement::RoleOptions;
 
+use walhub_proto::roles::BOOTSTRAP_SUPERUSER;
+
 use super::*;
 
 const ROOT: Actor = Actor { current: BOOTSTRAP_SUPERUSER, session: BOOTSTRAP_SUPERUSER };

@@ -22,7 +22,8 @@ use super::setting_type::{
     boolean, int, optional, tcp_port, text, word,
 };
 use super::words::{
-    DedicatedWalCore, LogDestination, MessageLevel, PasswordEncryption, WalSyncMethod,
+    DedicatedWalCore, LogDestination, MessageLevel, PasswordEncryption, SslMaxProtocolVersion,
+    SslMinProtocolVersion, WalSyncMethod,
 };
 use super::{Assigned, check};
 
@@ -34,6 +35,7 @@ const AUTHENTICATION: &str = "Connections and Authentication / Authentication";
 const FILES: &str = "File Locations";
 const CONNECTION: &str = "Connections and Authentication / Connection Settings";
 const TCP: &str = "Connections and Authentication / TCP Settings";
+const SSL: &str = "Connections and Authentication / SSL";
 const SENDING: &str = "Replication / Sending Servers";
 const PRIMARY: &str = "Replication / Primary Server";
 const STANDBY: &str = "Replication / Standby Servers";
@@ -53,8 +55,10 @@ settings! {
     port: u16 = tcp_port(5432), Postmaster, CONNECTION;
     /// Sets the maximum number of concurrent connections.
     max_connections: u32 = int::<u32>(100, 1..=BACKENDS_MAX), Postmaster, CONNECTION;
-    /// Sets the number of connection slots reserved for superusers: here, for Unix sockets, where
-    /// there are any.
+    /// Sets the number of connection slots reserved for roles with privileges of
+    /// pg_use_reserved_connections.
+    reserved_connections: u32 = int::<u32>(0, 0..=BACKENDS_MAX), Postmaster, CONNECTION;
+    /// Sets the number of connection slots reserved for superusers.
     superuser_reserved_connections: u32 = int::<u32>(3, 0..=BACKENDS_MAX), Postmaster, CONNECTION;
     /// Sets the directories where Unix-domain sockets will be created; walhub's default is none.
     unix_socket_directories: Vec<PathBuf> = text("", check::directories), Postmaster, CONNECTION;
@@ -68,6 +72,41 @@ settings! {
     tcp_user_timeout: Option<Duration> = optional::<Milliseconds>(None, 0..=INT_MAX), Sighup, TCP;
     /// Sets the maximum allowed time to complete client authentication.
     authentication_timeout: Duration = int::<Seconds>(60, 1..=600), Sighup, AUTHENTICATION;
+    /// Sets how long a client that has failed to show who it is waits to hear it; in PostgreSQL
+    /// auth_delay.milliseconds.
+    auth_delay: Duration = int::<Milliseconds>(0, 0..=INT_MAX / 1000), Sighup, AUTHENTICATION;
+    /// Enables SSL connections.
+    ssl: bool = boolean(false), Sighup, SSL;
+    /// Location of the SSL certificate authority file.
+    ssl_ca_file: String = text("", check::anything), Sighup, SSL;
+    /// Location of the SSL server certificate file.
+    ssl_cert_file: String = text("server.crt", check::anything), Sighup, SSL;
+    /// Location of the SSL certificate revocation list file.
+    ssl_crl_file: String = text("", check::anything), Sighup, SSL;
+    /// Location of the SSL certificate revocation list directory.
+    ssl_crl_dir: String = text("", check::anything), Sighup, SSL;
+    /// Location of the SSL server private key file.
+    ssl_key_file: String = text("server.key", check::anything), Sighup, SSL;
+    /// Sets the list of allowed TLSv1.3 cipher suites; empty is all of them.
+    ssl_tls13_ciphers: String = text("", check::anything), Sighup, SSL;
+    /// Sets the list of allowed SSL ciphers, up to TLSv1.2.
+    ssl_ciphers: String = text("HIGH:MEDIUM:+3DES:!aNULL", check::anything), Sighup, SSL;
+    /// Give priority to server ciphersuite order.
+    ssl_prefer_server_ciphers: bool = boolean(true), Sighup, SSL;
+    /// Sets the group(s) to use for Diffie-Hellman key exchange; ssl_ecdh_curve is its older name.
+    ssl_groups: String = text("X25519:prime256v1", check::anything), Sighup, SSL;
+    /// Sets the minimum SSL/TLS protocol version to use.
+    ssl_min_protocol_version: SslMinProtocolVersion =
+        word(SslMinProtocolVersion::Tls12), Sighup, SSL;
+    /// Sets the maximum SSL/TLS protocol version to use.
+    ssl_max_protocol_version: SslMaxProtocolVersion =
+        word(SslMaxProtocolVersion::Any), Sighup, SSL;
+    /// Location of the SSL DH parameters file; walhub has no use for one.
+    ssl_dh_params_file: String = text("", check::anything), Sighup, SSL;
+    /// Command to obtain passphrases for SSL.
+    ssl_passphrase_command: String = text("", check::anything), Sighup, SSL;
+    /// Controls whether ssl_passphrase_command is called during server reload.
+    ssl_passphrase_command_supports_reload: bool = boolean(false), Sighup, SSL;
     /// Sets the server's "hba" configuration file; empty is pg_hba.conf in the data directory.
     hba_file: String = text("", check::anything), Postmaster, FILES;
     /// Sets the server's "ident" configuration file; empty is pg_ident.conf in the data directory.

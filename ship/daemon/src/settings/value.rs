@@ -48,9 +48,14 @@ impl Unit {
     }
 }
 
+/// Settings that have had another name, under that name. PostgreSQL: `map_old_guc_names`.
+const OLD_NAMES: [(&str, &str); 1] = [("ssl_ecdh_curve", "ssl_groups")];
+
 /// The definition of `name`, in any case.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Definition> {
+    let renamed = OLD_NAMES.iter().find(|(old, _)| old.eq_ignore_ascii_case(name));
+    let name = renamed.map_or(name, |(_, new)| new);
     DEFINITIONS.iter().find(|definition| definition.name.eq_ignore_ascii_case(name))
 }
 

@@ -156,6 +156,48 @@ impl MessageLevel {
     }
 }
 
+/// The oldest TLS that is spoken with clients.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[allow(missing_docs, reason = "each is the version of that name")]
+pub enum SslMinProtocolVersion {
+    Tls10,
+    Tls11,
+    Tls12,
+    Tls13,
+}
+
+// PostgreSQL: ssl_protocol_versions_info.
+words! {
+    SslMinProtocolVersion {
+        Tls10 = "TLSv1",
+        Tls11 = "TLSv1.1",
+        Tls12 = "TLSv1.2",
+        Tls13 = "TLSv1.3"
+    }
+}
+
+/// The newest TLS that is spoken with clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "each is the version of that name")]
+pub enum SslMaxProtocolVersion {
+    /// The newest there is.
+    Any,
+    Tls10,
+    Tls11,
+    Tls12,
+    Tls13,
+}
+
+words! {
+    SslMaxProtocolVersion {
+        Any = "",
+        Tls10 = "TLSv1",
+        Tls11 = "TLSv1.1",
+        Tls12 = "TLSv1.2",
+        Tls13 = "TLSv1.3"
+    }
+}
+
 words! { CatchupPath { Auto = "auto", Read = "read" } }
 words! { ZerocopySend { Auto = "auto", On = "on", Off = "off" } }
 words! { Forward { Received = "received", Flushed = "flushed" } }

@@ -169,6 +169,8 @@ pub struct CoreStatsRow {
     pub sendfile_bytes: u64,
     /// Bytes sent that were read from segments.
     pub read_bytes: u64,
+    /// Bytes of these that were encrypted, in the records that carried them.
+    pub tls_bytes: u64,
     /// Standbys taken over from another core.
     pub moved_in: u64,
 }

@@ -7,11 +7,15 @@ use walhub_proto::slot::LogicalSlot;
 use walhub_proto::time::Timestamp;
 use walhub_proto::wire::backend::Report;
 
+use crate::api::tls::TlsRecords;
+
 /// A downstream connection that asked for WAL, and everything needed to serve it.
 #[derive(Debug)]
 pub struct StartStreaming<C> {
     /// The socket. CopyBothResponse has not been sent yet.
     pub conn: C,
+    /// What encrypts on the socket. It comes back with it.
+    pub tls: Option<Box<dyn TlsRecords>>,
     /// Bytes that were read from the socket after the command.
     pub unread: Vec<u8>,
     /// Slot to stream from.
@@ -50,6 +54,8 @@ pub enum StreamEnd<C> {
     Finished {
         /// The socket, for what comes next on it.
         conn: C,
+        /// What encrypts on it.
+        tls: Option<Box<dyn TlsRecords>>,
         /// Bytes that were read from the socket after the client's CopyDone.
         unread: Vec<u8>,
         /// The next timeline and where it begins, when the end of the timeline was reached.
@@ -59,6 +65,8 @@ pub enum StreamEnd<C> {
     Refused {
         /// The socket, for telling the standby why.
         conn: C,
+        /// What encrypts on it.
+        tls: Option<Box<dyn TlsRecords>>,
         /// Bytes that were read from the socket after the command.
         unread: Vec<u8>,
         /// What the standby is told.

@@ -354,7 +354,8 @@ impl<C: Send + 'static> Hub<C> for Handle<C> {
     fn start(&self, start: Box<StartStreaming<C>>) -> oneshot::Receiver<StreamEnd<C>> {
         let (reply, answer) = oneshot::channel();
         let refuse = |start: Box<StartStreaming<C>>, reply: oneshot::Sender<_>, report| {
-            drop(reply.send(StreamEnd::Refused { conn: start.conn, unread: start.unread, report }));
+            let StartStreaming { conn, tls, unread, .. } = *start;
+            drop(reply.send(StreamEnd::Refused { conn, tls, unread, report }));
         };
         let Some(standby) = self.standbys.claim() else {
             let text = format!(

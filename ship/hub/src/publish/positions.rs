@@ -292,6 +292,8 @@ pub struct ShipCounts {
     pub sendfile_bytes: AtomicU64,
     /// Bytes by [`SendPath::Read`].
     pub read_bytes: AtomicU64,
+    /// Bytes of records, by whichever path what is in them came.
+    pub tls_bytes: AtomicU64,
     /// Sessions taken over from another core.
     pub moved_in: AtomicU64,
 }
@@ -317,6 +319,7 @@ impl ShipStats {
             zerocopy_bytes: count(&self.counts.zerocopy_bytes),
             sendfile_bytes: count(&self.counts.sendfile_bytes),
             read_bytes: count(&self.counts.read_bytes),
+            tls_bytes: count(&self.counts.tls_bytes),
             moved_in: count(&self.counts.moved_in),
         }
     }

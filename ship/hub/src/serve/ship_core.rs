@@ -27,7 +27,7 @@ use walhub_proto::walsender::{WalSender, WalSenderConfig};
 use walhub_proto::wire::backend::Report;
 
 use crate::api::settings::{CatchupPath, HubSettings};
-use crate::api::stream::StreamEnd;
+use crate::api::stream::{StartStreaming, StreamEnd};
 use crate::mail::{NewWalsender, ToShip, ToWal};
 use crate::publish::in_transit::Reservation;
 use crate::publish::positions::{Shared, ShipStats, StandbyTable};
@@ -35,7 +35,7 @@ use crate::serve::moves::ShipPeers;
 use crate::serve::pace::Pace;
 use crate::serve::placement::{Destination, Placement, Serves};
 use crate::serve::walsender::{
-    Context, Moved, REPLY_BUFFER_LEN, Walsender, WalsenderOp, WalsenderStart,
+    Context, Moved, REPLY_BUFFER_LEN, SEALED_BUFFER_LEN, Walsender, WalsenderOp, WalsenderStart,
 };
 use crate::store::tail::TailView;
 use crate::store::timelines::Timelines;
@@ -50,6 +50,8 @@ const BERTH_RETRY: Duration = Duration::from_millis(1);
 const REPLY_BUFFERS_MAX: usize = 1024;
 /// Idle read buffers kept per core.
 const READ_BUFFERS_MAX: usize = 64;
+/// Idle buffers for records kept per core.
+const SEALED_BUFFERS_MAX: usize = 16;
 
 /// What a ship core is made of.
 #[derive(Debug)]
@@ -98,6 +100,7 @@ pub struct ShipCore<C: Send> {
     drained: bool,
     reads: BufferPool,
     replies: BufferPool,
+    sealed: BufferPool,
 }
 
 impl<C: Send + 'static> ShipCore<C> {
@@ -123,6 +126,7 @@ impl<C: Send + 'static> ShipCore<C> {
             drained: false,
             reads: BufferPool::new(read_len, READ_BUFFERS_MAX),
             replies: BufferPool::new(REPLY_BUFFER_LEN, REPLY_BUFFERS_MAX),
+            sealed: BufferPool::new(SEALED_BUFFER_LEN, SEALED_BUFFERS_MAX),
         }
     }
 
@@ -254,7 +258,8 @@ impl<C: Send + 'static> ShipCore<C> {
         let Some(timelines) = self.timelines.clone() else {
             let report =
                 Report::fatal(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up");
-            let end = StreamEnd::Refused { conn: start.conn, unread: start.unread, report };
+            let StartStreaming { conn, tls, unread, .. } = *start;
+            let end = StreamEnd::Refused { conn, tls, unread, report };
             return self.mail_end(standby, reply, end);
         };
         let config = self.sender_config();
@@ -283,6 +288,7 @@ impl<C: Send + 'static> ShipCore<C> {
             timeline: start.timeline,
             socket,
             zero_copy: io.zero_copy(socket),
+            tls: start.tls,
             logical: start.logical,
             sender,
             unread: start.unread,
@@ -422,6 +428,7 @@ impl<C: Send + 'static> ShipCore<C> {
             wal_dir: &self.config.wal_dir,
             reads: &self.reads,
             replies: &self.replies,
+            sealed: &self.sealed,
             placement,
             sendfile: self.config.direct && self.config.settings.catchup_path != CatchupPath::Read,
             zerocopy_send: self.config.settings.zerocopy_send,

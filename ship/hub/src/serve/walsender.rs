@@ -3,6 +3,7 @@
 //! Not here: what to send when (`walhub_proto::walsender`), which sessions there are (`ship_core`).
 
 mod leave;
+mod tls;
 mod zero_copy;
 
 pub use leave::Moved;
@@ -12,7 +13,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use tokio::sync::oneshot;
 use walhub_engine::buffer::{Buffer, BufferPool};
 use walhub_engine::io::{Done, FileId, Gather, Head, Io, Op, OpenMode, SocketId, Token, ZeroCopy};
@@ -27,12 +28,15 @@ use walhub_proto::wire::backend::{Encoder, Report};
 
 use crate::api::settings::ZerocopySend;
 use crate::api::stream::{Client, StreamEnd};
+use crate::api::tls::TlsRecords;
 use crate::publish::positions::{LAG_UNKNOWN, SendPath, Shared, ShipStats, Standby};
 use crate::serve::placement::{Destination, Placement};
 use crate::store::tail::TailView;
 use crate::store::timelines::Timelines;
 use crate::store::wal_reader::removed;
 use crate::store::writer::drop_front;
+pub use tls::SEALED_BUFFER_LEN;
+use tls::{Open, Tls};
 pub use zero_copy::ZEROCOPY_UNACKED_BYTES_MAX;
 use zero_copy::ZeroCopySends;
 
@@ -117,6 +121,8 @@ pub struct Context<'a, I: Io> {
     pub reads: &'a BufferPool,
     /// Memory for replies.
     pub replies: &'a BufferPool,
+    /// Memory for records.
+    pub sealed: &'a BufferPool,
     /// The core's place among the others; `None` when its sessions stay whatever comes.
     pub placement: Option<Placement>,
     /// Whether segments may be sent without a copy.
@@ -131,7 +137,10 @@ pub struct Context<'a, I: Io> {
 struct Sending {
     head: Head,
     body: Gather,
+    /// Of head and body, what is not sent; over TLS, what is not encrypted.
     rest: usize,
+    /// The records that are on their way.
+    sealed: Bytes,
     /// Whether the machine waits to hear that it was sent.
     of_machine: bool,
     wal: Option<LsnRange>,
@@ -141,7 +150,8 @@ struct Sending {
 impl Sending {
     fn new(head: Head, body: Gather, wal: Option<LsnRange>) -> Self {
         let rest = head.as_slice().len() + body.iter().map(Bytes::len).sum::<usize>();
-        Self { head, body, rest, of_machine: true, wal, path: SendPath::Tail }
+        let sealed = Bytes::new();
+        Self { head, body, rest, sealed, of_machine: true, wal, path: SendPath::Tail }
     }
 
     fn by(self, path: SendPath) -> Self {
@@ -217,6 +227,7 @@ pub struct Walsender<C> {
     file_busy: bool,
     file: Option<(SegNo, FileId)>,
     zero_copy: ZeroCopySends,
+    tls: Option<Tls>,
     /// What is at the other end decodes, and has no WAL.
     logical: bool,
     reached_end_of_timeline: bool,
@@ -243,6 +254,8 @@ pub struct WalsenderStart<C> {
     pub socket: SocketId,
     /// What can be sent to it without a copy.
     pub zero_copy: ZeroCopy,
+    /// What encrypts on it.
+    pub tls: Option<Box<dyn TlsRecords>>,
     /// Whether it decodes the WAL.
     pub logical: bool,
     /// The machine.
@@ -257,6 +270,11 @@ impl<C> Walsender<C> {
     pub fn new(start: WalsenderStart<C>) -> Self {
         let mut encoder = Encoder::new();
         encoder.copy_both_response();
+        // What is encrypted is sent from the memory where that was done.
+        let zero_copy = match start.tls {
+            Some(_) => ZeroCopy::Unsupported,
+            None => start.zero_copy,
+        };
         Self {
             number: start.number,
             standby: start.standby,
@@ -278,7 +296,8 @@ impl<C> Walsender<C> {
             receive_cancelled: false,
             file_busy: false,
             file: None,
-            zero_copy: ZeroCopySends::new(start.zero_copy),
+            zero_copy: ZeroCopySends::new(zero_copy),
+            tls: start.tls.map(Tls::new),
             logical: start.logical,
             reached_end_of_timeline: false,
             heard_until: None,
@@ -345,7 +364,8 @@ impl<C> Walsender<C> {
                     .then(|| timelines.history.switchpoint(self.timeline))
                     .flatten()
                     .map(|(switchpoint, next)| (next, switchpoint));
-                StreamEnd::Finished { conn: io.release(self.socket), unread: self.unread, next }
+                let (conn, tls) = (io.release(self.socket), self.tls.map(Tls::into_records));
+                StreamEnd::Finished { conn, tls, unread: self.unread, next }
             }
             Phase::Streaming | Phase::LastWords | Phase::Closing => {
                 if self.is_released() {
@@ -454,7 +474,7 @@ impl<C> Walsender<C> {
         if self.sending.is_some() || self.reading.is_some() {
             return;
         }
-        if !self.queued.is_empty() {
+        if !self.queued.is_empty() || self.tls.as_ref().is_some_and(Tls::has_words) {
             let body = Gather::from_iter([Bytes::from(std::mem::take(&mut self.queued))]);
             return self.send(context, Sending::new(Head::new(&[]), body, None).not_of_machine());
         }
@@ -467,6 +487,10 @@ impl<C> Walsender<C> {
             None => {
                 if self.sender.is_drained() {
                     self.phase = Phase::LastWords;
+                    if self.tls.is_some() {
+                        // It has a last word of its own.
+                        return self.wait_until_heard(context);
+                    }
                     self.close(context.io);
                 }
             }
@@ -483,7 +507,8 @@ impl<C> Walsender<C> {
                     let path = if zero_copy { SendPath::ZeroCopy } else { SendPath::Tail };
                     self.send(context, Sending::new(header, body, Some(range)).by(path));
                 } else {
-                    let (next, sendfile) = (range.start, context.sendfile);
+                    let sendfile = context.sendfile && self.tls.is_none();
+                    let next = range.start;
                     self.reading = Some(Reading {
                         header,
                         range,
@@ -502,14 +527,31 @@ impl<C> Walsender<C> {
     /// Closes when the standby has, or after a moment: a socket that is closed while there is something to
     /// read takes back what was sent last. PostgreSQL's walsender does not close at all after an error.
     fn wait_until_heard<I: Io>(&mut self, context: &mut Context<'_, I>) {
+        if self.tls.as_mut().is_some_and(Tls::close) {
+            return self.transmit(context);
+        }
         let now = context.now.instant;
         if *self.heard_until.get_or_insert(now + LAST_WORDS_LINGER) <= now {
             self.close(context.io);
         }
     }
 
-    fn send<I: Io>(&mut self, context: &mut Context<'_, I>, sending: Sending) {
-        let (socket, head, body) = (self.socket, sending.head, sending.body.clone());
+    fn send<I: Io>(&mut self, context: &mut Context<'_, I>, mut sending: Sending) {
+        let (socket, mut head, mut body) = (self.socket, sending.head, Gather::new());
+        match &mut self.tls {
+            None => body.clone_from(&sending.body),
+            Some(tls) => {
+                if let Err(error) = tls.seal(&mut sending, context.sealed) {
+                    tracing::info!(
+                        "could not encrypt for standby \"{}\": {error}",
+                        self.client.application_name
+                    );
+                    return self.close(context.io);
+                }
+                head = Head::new(&[]);
+                body.push(sending.sealed.clone());
+            }
+        }
         let op = match sending.path {
             SendPath::ZeroCopy => Op::SendZeroCopy { socket, head, body },
             SendPath::Tail | SendPath::SendFile | SendPath::Read => Op::Send { socket, head, body },
@@ -560,6 +602,13 @@ impl<C> Walsender<C> {
             self.zero_copy.handle_sent(sending.wal.map_or(Lsn::MAX, |wal| wal.start));
             sending.path = SendPath::Tail;
         }
+        if self.tls.is_some() {
+            ShipStats::add(&context.stats.counts().tls_bytes, to_u64(count));
+            sending.sealed.advance(count.min(sending.sealed.len()));
+            if (sending.rest > 0 || !sending.sealed.is_empty()) && self.phase != Phase::Closing {
+                return self.send(context, sending);
+            }
+        }
         sending.rest -= count.min(sending.rest);
         if sending.rest > 0 && self.phase != Phase::Closing {
             let head_len = sending.head.as_slice().len();
@@ -594,7 +643,7 @@ impl<C> Walsender<C> {
     fn handle_received<I: Io>(&mut self, context: &mut Context<'_, I>, result: io::Result<Done>) {
         self.receiving = false;
         let cancelled = std::mem::take(&mut self.receive_cancelled);
-        let buf = match result {
+        let mut buf = match result {
             Ok(Done::Received(buf)) => buf,
             // What is wrong with the connection the next receive finds, too.
             Err(_) if cancelled => return,
@@ -606,9 +655,22 @@ impl<C> Walsender<C> {
         if self.phase == Phase::LastWords {
             return;
         }
-        self.unread.extend_from_slice(&buf);
+        let Some(tls) = &mut self.tls else {
+            self.unread.extend_from_slice(&buf);
+            drop(buf);
+            return self.take_replies(context);
+        };
+        let opened = tls.open(&mut buf, &mut self.unread);
         drop(buf);
+        if let Err(error) = &opened {
+            let name = &self.client.application_name;
+            tracing::info!("SSL error on connection to standby \"{name}\": {error}");
+        }
+        // What came before counts.
         self.take_replies(context);
+        if !matches!(opened, Ok(Open::More)) {
+            self.close(context.io);
+        }
     }
 
     /// Feeds what was received to the machine.

@@ -15,7 +15,7 @@ use walhub_proto::walreceiver::WalReceiverState;
 use walhub_proto::wire::backend::Report;
 
 use crate::api::rows::SlotRow;
-use crate::api::stream::{SlotRequest, StreamEnd};
+use crate::api::stream::{SlotRequest, StartStreaming, StreamEnd};
 use crate::mail::{NewWalsender, SlotReply, ToShip};
 use crate::policy::admit::{Admission, Admitted};
 use crate::policy::attached::Attached;
@@ -44,11 +44,11 @@ impl<C: Send + 'static, W: Waker> WalCore<C, W> {
             Err(report) => Some(Err(report)),
         };
         if let Some(answer) = refused {
-            let (conn, unread) = (start.conn, start.unread);
+            let StartStreaming { conn, tls, unread, .. } = *start;
             self.config.standbys.free(standby);
             let end = match answer {
-                Ok(next) => StreamEnd::Finished { conn, unread, next: Some(next) },
-                Err(report) => StreamEnd::Refused { conn, unread, report },
+                Ok(next) => StreamEnd::Finished { conn, tls, unread, next: Some(next) },
+                Err(report) => StreamEnd::Refused { conn, tls, unread, report },
             };
             return drop(reply.send(end));
         }

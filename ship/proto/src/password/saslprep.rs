@@ -54,5 +54,7 @@ fn is_prohibited(c: char) -> bool {
 fn has_one_direction(text: impl Iterator<Item = char> + Clone) -> bool {
     let from_right = tables::bidi_r_or_al;
     let mut ends = [text.clone().next(), text.clone().last()].into_iter().flatten();
-    !text.clone().any(from_right) || (!text.clone().any(tables::bidi_l) && ends.all(from_right))
+    let has_left = text.clone().any(tables::bidi_l);
+    let has_right = { text }.any(from_right);
+    !has_right || (!has_left && ends.all(from_right))
 }

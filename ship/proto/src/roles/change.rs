@@ -15,7 +15,6 @@ use super::learnt::Keeper;
 use super::predefined::{PG_DATABASE_OWNER, is_predefined, is_reserved};
 use super::statement::{RoleOptions, RoleSpec, RoleStatement, Spelling};
 use super::{BOOTSTRAP_SUPERUSER, MEMBERSHIPS_MAX, Membership, ROLES_MAX, Role, Roles};
-use crate::hba::Membership as _;
 use crate::sqlstate::SqlState;
 use crate::time::Timestamp;
 use crate::wire::backend::{Report, Severity};
@@ -240,7 +239,7 @@ impl Change {
         if let Some(reserved) = [name, to].into_iter().find(|name| is_reserved(name)) {
             return Err(RoleError::Reserved(String::from(reserved)));
         }
-        if self.roles.role_exists(to) {
+        if self.roles.get(to).is_some() {
             return Err(RoleError::Duplicate(String::from(to)));
         }
         if role.superuser {

@@ -8,6 +8,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use zeroize::Zeroize as _;
+
 /// A role, as a statement names it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RoleSpec {
@@ -24,6 +26,13 @@ pub enum RoleSpec {
 /// A password that a statement gives: in clear, or a secret that was made of it already.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(pub String);
+
+/// Nothing of it stays in memory.
+impl Drop for Password {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 /// It is not shown.
 impl fmt::Debug for Password {

@@ -208,6 +208,44 @@ impl Encoder {
         self.frame(b'R', |buf| buf.extend_from_slice(&0_u32.to_be_bytes()))
     }
 
+    /// AuthenticationCleartextPassword.
+    pub fn authentication_cleartext_password(&mut self) -> &mut Self {
+        self.frame(b'R', |buf| buf.extend_from_slice(&3_u32.to_be_bytes()))
+    }
+
+    /// AuthenticationMD5Password.
+    pub fn authentication_md5_password(&mut self, salt: [u8; 4]) -> &mut Self {
+        self.frame(b'R', |buf| {
+            buf.extend_from_slice(&5_u32.to_be_bytes());
+            buf.extend_from_slice(&salt);
+        })
+    }
+
+    /// AuthenticationSASL.
+    pub fn authentication_sasl(&mut self, mechanisms: &[&str]) -> &mut Self {
+        self.frame(b'R', |buf| {
+            buf.extend_from_slice(&10_u32.to_be_bytes());
+            mechanisms.iter().for_each(|mechanism| put_cstr(buf, mechanism));
+            buf.push(0);
+        })
+    }
+
+    /// AuthenticationSASLContinue.
+    pub fn authentication_sasl_continue(&mut self, data: &[u8]) -> &mut Self {
+        self.frame(b'R', |buf| {
+            buf.extend_from_slice(&11_u32.to_be_bytes());
+            buf.extend_from_slice(data);
+        })
+    }
+
+    /// AuthenticationSASLFinal.
+    pub fn authentication_sasl_final(&mut self, data: &[u8]) -> &mut Self {
+        self.frame(b'R', |buf| {
+            buf.extend_from_slice(&12_u32.to_be_bytes());
+            buf.extend_from_slice(data);
+        })
+    }
+
     /// ParameterStatus.
     pub fn parameter_status(&mut self, name: &str, value: &str) -> &mut Self {
         self.frame(b'S', |buf| {
@@ -216,11 +254,11 @@ impl Encoder {
         })
     }
 
-    /// BackendKeyData.
-    pub fn backend_key_data(&mut self, process_id: u32, secret: u32) -> &mut Self {
+    /// BackendKeyData: a key of four bytes before protocol 3.2, and of up to 256 from then on.
+    pub fn backend_key_data(&mut self, process_id: u32, key: &[u8]) -> &mut Self {
         self.frame(b'K', |buf| {
             buf.extend_from_slice(&process_id.to_be_bytes());
-            buf.extend_from_slice(&secret.to_be_bytes());
+            buf.extend_from_slice(key);
         })
     }
 

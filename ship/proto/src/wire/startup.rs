@@ -21,16 +21,26 @@ use crate::wire::reader::Reader;
 /// Bytes after the length word that a packet may have. PostgreSQL: `MAX_STARTUP_PACKET_LENGTH`.
 pub const STARTUP_PACKET_BYTES_MAX: usize = 10_000;
 
-/// The only protocol version spoken here, as it is sent: 3.0.
+/// The protocol version that is asked for here, as it is sent: 3.0.
 pub const PROTOCOL_VERSION: u32 = 3 << 16;
+
+/// Minor part of the newest version that is answered: 3.2, which is 3.0 with longer cancel keys.
+/// PostgreSQL: `PG_PROTOCOL_LATEST`.
+pub const PROTOCOL_MINOR_MAX: u16 = 2;
+
+/// Bytes of the cancel keys that are given out from protocol 3.2 on. PostgreSQL: `MAX_CANCEL_KEY_LENGTH`.
+pub const CANCEL_KEY_BYTES: usize = 32;
+
+/// Bytes of the cancel keys of protocol 3.0.
+pub const SHORT_CANCEL_KEY_BYTES: usize = 4;
 
 const LENGTH_WORD_LEN: usize = 4;
 const CODE_LEN: usize = 4;
 const CANCEL_REQUEST_CODE: u32 = special_code(5678);
 const SSL_REQUEST_CODE: u32 = special_code(5679);
 const GSSENC_REQUEST_CODE: u32 = special_code(5680);
-/// Protocol 3.2 lets a cancel key have up to 256 bytes; protocol 3.0 has four.
-const CANCEL_KEY_LEN: core::ops::RangeInclusive<usize> = 4..=256;
+/// Protocol 3.2 lets a cancel key have up to 256 bytes.
+const CANCEL_KEY_LEN: core::ops::RangeInclusive<usize> = SHORT_CANCEL_KEY_BYTES..=256;
 
 const fn special_code(minor: u32) -> u32 {
     1234 << 16 | minor
@@ -47,8 +57,8 @@ pub enum FirstPacket {
     CancelRequest {
         /// Whose query.
         process_id: u32,
-        /// What BackendKeyData told that client; `None` for a key that walhub gives nobody.
-        secret: Option<u32>,
+        /// What BackendKeyData told that client.
+        key: Vec<u8>,
     },
     /// StartupMessage.
     Startup(StartupMessage),
@@ -94,13 +104,20 @@ impl StartupMessage {
     /// Whether the client must be told which version and options it really gets.
     #[must_use]
     pub fn needs_negotiation(&self) -> bool {
-        self.minor > 0 || !self.protocol_options.is_empty()
+        self.minor > PROTOCOL_MINOR_MAX || !self.protocol_options.is_empty()
+    }
+
+    /// Bytes of the cancel key that the client takes. PostgreSQL: `BackendKeyData` in `PostgresMain`.
+    #[must_use]
+    pub const fn cancel_key_bytes(&self) -> usize {
+        if self.minor >= 2 { CANCEL_KEY_BYTES } else { SHORT_CANCEL_KEY_BYTES }
     }
 
     /// Appends NegotiateProtocolVersion. PostgreSQL: `SendNegotiateProtocolVersion`.
     pub fn encode_negotiation(&self, encoder: &mut Encoder) {
         encoder.frame(b'v', |buf| {
-            buf.extend_from_slice(&PROTOCOL_VERSION.to_be_bytes());
+            let version = PROTOCOL_VERSION | u32::from(self.minor.min(PROTOCOL_MINOR_MAX));
+            buf.extend_from_slice(&version.to_be_bytes());
             let count = u32::try_from(self.protocol_options.len()).unwrap_or(u32::MAX);
             buf.extend_from_slice(&count.to_be_bytes());
             for option in &self.protocol_options {
@@ -190,7 +207,8 @@ impl fmt::Display for StartupViolation {
             Self::Length { .. } => f.write_str("invalid length of startup packet"),
             Self::Version { major, minor } => write!(
                 f,
-                "unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.0"
+                "unsupported frontend protocol {major}.{minor}: server supports 3.0 to \
+                 3.{PROTOCOL_MINOR_MAX}"
             ),
             Self::Layout => {
                 f.write_str("invalid startup packet layout: expected terminator as last byte")
@@ -236,8 +254,7 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(FirstPacket, usize)>, StartupViola
         GSSENC_REQUEST_CODE => FirstPacket::GssEncRequest,
         CANCEL_REQUEST_CODE => match body.u32() {
             Ok(process_id) if CANCEL_KEY_LEN.contains(&body.rest().len()) => {
-                let secret = <[u8; 4]>::try_from(body.rest()).ok().map(u32::from_be_bytes);
-                FirstPacket::CancelRequest { process_id, secret }
+                FirstPacket::CancelRequest { process_id, key: body.rest().to_vec() }
             }
             Ok(_) | Err(_) => return Err(StartupViolation::Length { got: length }),
         },
@@ -403,11 +420,13 @@ mod tests {
         assert_eq!(first(&packet(&[0x04, 0xd2, 0x16, 0x2f])), FirstPacket::SslRequest);
         assert_eq!(first(&packet(&[0x04, 0xd2, 0x16, 0x30])), FirstPacket::GssEncRequest);
         let cancel = [0x04, 0xd2, 0x16, 0x2e, 0, 0, 0, 7, 1, 2, 3, 4];
-        let secret = Some(0x0102_0304);
-        assert_eq!(first(&packet(&cancel)), FirstPacket::CancelRequest { process_id: 7, secret });
-        let longer = [&cancel[..], b"5"].concat();
-        let secret = None;
-        assert_eq!(first(&packet(&longer)), FirstPacket::CancelRequest { process_id: 7, secret });
+        let key = vec![1, 2, 3, 4];
+        assert_eq!(first(&packet(&cancel)), FirstPacket::CancelRequest { process_id: 7, key });
+        let longer = [&cancel[..], &[5; CANCEL_KEY_BYTES - 4]].concat();
+        let FirstPacket::CancelRequest { key, .. } = first(&packet(&longer)) else {
+            panic!("no cancel request");
+        };
+        assert_eq!((key.len(), &key[..5]), (CANCEL_KEY_BYTES, &[1, 2, 3, 4, 5][..]));
         assert_eq!(
             decode(&packet(&cancel[..11])),
             Err(StartupViolation::Length { got: 15 }),
@@ -439,7 +458,26 @@ mod tests {
         assert!(message.needs_negotiation());
         let mut encoder = Encoder::new();
         message.encode_negotiation(&mut encoder);
-        assert_eq!(encoder.bytes(), b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0");
+        assert_eq!(encoder.bytes(), b"v\0\0\0\x13\0\x03\0\x02\0\0\0\x01_pq_.x\0");
+    }
+
+    #[test]
+    fn a_version_up_to_the_newest_is_as_good_as_it_is() {
+        let message = |minor| StartupMessage { minor, ..StartupMessage::default() };
+        for (minor, negotiated, key_bytes) in [
+            (0, None, SHORT_CANCEL_KEY_BYTES),
+            (1, None, SHORT_CANCEL_KEY_BYTES),
+            (2, None, CANCEL_KEY_BYTES),
+            (3, Some(b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0"), CANCEL_KEY_BYTES),
+            (9999, Some(b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0"), CANCEL_KEY_BYTES),
+        ] {
+            let message = message(minor);
+            assert_eq!(message.needs_negotiation(), negotiated.is_some(), "{minor}");
+            let mut encoder = Encoder::new();
+            message.encode_negotiation(&mut encoder);
+            assert!(negotiated.is_none_or(|bytes| encoder.bytes() == bytes), "{minor}");
+            assert_eq!(message.cancel_key_bytes(), key_bytes);
+        }
     }
 
     #[test]
@@ -496,7 +534,7 @@ mod tests {
         assert_eq!(version, StartupViolation::Version { major: 2, minor: 0 });
         assert_eq!(
             version.to_string(),
-            "unsupported frontend protocol 2.0: server supports 3.0 to 3.0"
+            "unsupported frontend protocol 2.0: server supports 3.0 to 3.2"
         );
     }
 

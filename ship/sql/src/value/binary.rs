@@ -34,6 +34,8 @@ pub fn encode(value: &Value, ty: Type) -> Option<Vec<u8>> {
         Value::Float(value) => buf.extend_from_slice(&value.to_be_bytes()),
         Value::Numeric(value) => value.encode(&mut buf),
         Value::Text(text) if ty == Type::Inet => encode_inet(text, &mut buf),
+        // A whole number with more digits than a `Numeric` has: a certificate's serial number.
+        Value::Text(text) if ty == Type::Numeric => encode_digits(text, &mut buf),
         Value::Text(text) => buf.extend_from_slice(text.as_bytes()),
         Value::Bytes(bytes) => buf.extend_from_slice(bytes),
         Value::Lsn(value) => buf.extend_from_slice(&value.0.to_be_bytes()),
@@ -60,6 +62,25 @@ fn encode_inet(text: &str, buf: &mut Vec<u8>) {
             buf.extend_from_slice(&address.octets());
         }
         Err(_) => unreachable!("an inet was parsed when it was made: {text}"),
+    }
+}
+
+/// PostgreSQL: `numeric_send`.
+fn encode_digits(text: &str, buf: &mut Vec<u8>) {
+    let digits = text.trim_start_matches('-').as_bytes();
+    let mut groups: Vec<u16> = digits
+        .rchunks(4)
+        .rev()
+        .map(|group| group.iter().fold(0, |sum, digit| sum * 10 + u16::from(digit & 0xf)))
+        .collect();
+    let weight = groups.len().saturating_sub(1);
+    while groups.last() == Some(&0) {
+        groups.pop();
+    }
+    let count = |count: usize| u16::try_from(count).expect("a number has few digits");
+    let sign = if text.starts_with('-') { 0x4000 } else { 0 };
+    for word in [count(groups.len()), count(weight), sign, 0].into_iter().chain(groups) {
+        buf.extend_from_slice(&word.to_be_bytes());
     }
 }
 
@@ -162,6 +183,18 @@ pub fn text_parameter(bytes: &[u8]) -> Result<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn digits_are_those_of_a_numeric() {
+        for number in [123_450_000, -7, 10_000, 99_999_999] {
+            let numeric = encode(&Value::Numeric(Numeric::new(number, 0)), Type::Numeric);
+            assert_eq!(
+                encode(&Value::Text(number.to_string()), Type::Numeric),
+                numeric,
+                "{number}"
+            );
+        }
+    }
 
     #[test]
     fn what_is_sent_is_what_is_received() {

@@ -344,6 +344,13 @@ pub fn parse_timestamp(text: &str, zone: &TimeZone) -> Result<Timestamp> {
     if trimmed.len() > TEXT_LEN_MAX {
         return Err(invalid());
     }
+    // PostgreSQL: `DT_NOEND`, `DT_NOBEGIN`.
+    if trimmed.eq_ignore_ascii_case("infinity") {
+        return Ok(Timestamp(i64::MAX));
+    }
+    if trimmed.eq_ignore_ascii_case("-infinity") {
+        return Ok(Timestamp(i64::MIN));
+    }
     let instant = match trimmed.parse::<jiff::Timestamp>() {
         Ok(instant) => instant,
         Err(_) => trimmed

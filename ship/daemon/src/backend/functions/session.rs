@@ -79,6 +79,10 @@ pub(super) static FUNCTIONS: &[HostFunction] = &[
         Bool,
         call!(ctx, _, [I(pid)] => signal(ctx, *pid, Signal::Terminate)),
     ),
+    function("pg_reload_conf", &[], Bool, |ctx, _, _| {
+        ctx.act(Prompt::Reload);
+        Ok(Value::Bool(true))
+    }),
     function(
         "pg_stat_reset_shared",
         &[Text],
@@ -108,7 +112,9 @@ pub(super) static FUNCTIONS: &[HostFunction] = &[
         ctx.user_name(ctx.parameters.users().session()).map(T)
     }),
     // What the client has proved to be, of PostgreSQL 16; nothing where it was not asked.
-    function("system_user", &[], Text, |_, _, _| Ok(Value::Null)),
+    function("system_user", &[], Text, |ctx, _, _| {
+        Ok(Value::or_null(ctx.parameters.system_user(), Value::text_of))
+    }),
     function("pg_backend_pid", &[], Int4, |ctx, _, _| Ok(pid(ctx.client.pid))),
     function("inet_client_addr", &[], Inet, |ctx, _, _| {
         let address = ctx.client.address.map(|address| address.ip().to_canonical().to_string());

@@ -436,7 +436,7 @@ struct Live {
     near: DuplexStream,
     read: Vec<u8>,
     sessions: Arc<Sessions>,
-    secret: u32,
+    key: Vec<u8>,
     terminate: watch::Sender<bool>,
     session: JoinHandle<Served>,
 }
@@ -446,10 +446,11 @@ impl Live {
         let (near, far) = tokio::io::duplex(1 << 16);
         let terminate = watch::Sender::new(false);
         let params = params_of(Arc::<OwnHub>::clone(hub), &terminate);
-        let (sessions, secret) = (Arc::clone(&params.sessions), params.member.interrupts.secret());
+        let sessions = Arc::clone(&params.sessions);
+        let key = params.member.interrupts.key().bytes().to_vec();
         let session = async { serve(far, Vec::new(), params).await.unwrap() };
         let session = tokio::task::spawn_local(session);
-        Self { near, read: Vec::new(), sessions, secret, terminate, session }
+        Self { near, read: Vec::new(), sessions, key, terminate, session }
     }
 
     async fn send(&mut self, bytes: &[u8]) {
@@ -502,11 +503,11 @@ fn a_cancel_request_ends_the_wait_and_the_commit_stands() {
         let mut client = Live::new(&hub);
         client.send(&[query(ONE), query("select 5")].concat()).await;
         until(&hub).await;
-        client.sessions.cancel_request(99, Some(client.secret.wrapping_add(1)));
-        client.sessions.cancel_request(98, Some(client.secret));
+        client.sessions.cancel_request(99, &client.key[1..]);
+        client.sessions.cancel_request(98, &client.key);
         tokio::task::yield_now().await;
         assert!(hub.is_waiting());
-        client.sessions.cancel_request(99, Some(client.secret));
+        client.sessions.cancel_request(99, &client.key);
         assert_eq!(
             client.answer().await,
             [CANCELED, "T pg_logical_emit_message:3220", "0/1010", "C SELECT 1", "Z I"]
@@ -515,7 +516,7 @@ fn a_cancel_request_ends_the_wait_and_the_commit_stands() {
         assert_eq!(client.answer().await, ["T ?column?:23", "5", "C SELECT 1", "Z I"]);
         client.send(&query(&format!("begin; {ONE}; commit"))).await;
         until(&hub).await;
-        client.sessions.cancel_request(99, Some(client.secret));
+        client.sessions.cancel_request(99, &client.key);
         let answer = client.answer().await;
         assert_eq!(answer[4..], [CANCELED, "C COMMIT", "Z I"]);
         // Without standbys to wait for, there is nothing to cancel.

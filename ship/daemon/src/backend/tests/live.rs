@@ -151,7 +151,7 @@ async fn accept(mut stream: TcpStream) {
     ] {
         encoder.parameter_status(name, value);
     }
-    encoder.backend_key_data(99, 0).ready_for_query(b'I');
+    encoder.backend_key_data(99, &[0; 4]).ready_for_query(b'I');
     stream.write_all(&encoder.take()).await.unwrap();
     let _ = serve(stream, Vec::new(), params(snapshot(true))).await;
 }

@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
-use walhub_proto::roles::{BOOTSTRAP_SUPERUSER, Roles};
+use walhub_proto::roles::BOOTSTRAP_SUPERUSER;
 use walhub_proto::wire::reader::decode_frame;
 
 use super::primary::OwnHub;
 use super::protocol::{bind, execute, parse, sync};
-use super::{client, message, query, show_message};
+use super::{client, message, monitor_alone, query, show_message};
 use crate::backend::{BackendParams, Sessions, SettingRow, SettingsView, serve};
-use crate::roles::RoleStore;
 use walhub_hub::api::hub::Hub;
 
 const LIMIT: usize = 4 << 20;
@@ -66,15 +65,16 @@ impl Server {
     fn connect_by(&self, pid: u32, pipe_len: usize) -> Client {
         let hub: Arc<dyn Hub<OwnedFd>> = Arc::<OwnHub>::clone(&self.hub);
         let params = BackendParams {
-            member: Arc::new(self.sessions.enter(pid, self.terminate.subscribe())),
+            member: Arc::new(self.sessions.enter(pid, 4, self.terminate.subscribe())),
             sessions: Arc::clone(&self.sessions),
             client: client("test", pid),
             database: "postgres".to_owned(),
             startup_options: BTreeMap::new(),
             hub,
             settings: watch::channel(Arc::new(Limited)).1,
-            roles: RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("monitor")),
+            roles: monitor_alone(),
             authenticated: BOOTSTRAP_SUPERUSER,
+            system_user: None,
         };
         let (near, far) = tokio::io::duplex(pipe_len);
         tokio::task::spawn_local(serve(far, Vec::new(), params));
@@ -254,7 +254,7 @@ fn a_statement_that_takes_long_hears_cancel_requests_and_its_timeout() {
 #[test]
 fn a_statement_signals_once_however_often_it_is_begun() {
     run(async |server| {
-        let signaled = server.sessions.enter(7, server.terminate.subscribe());
+        let signaled = server.sessions.enter(7, 4, server.terminate.subscribe());
         let mut client = server.connect(1);
         // Short, and so long that it is begun here and again on another thread.
         for (number, rows) in [(1, 10), (2, 8_000)] {

@@ -204,7 +204,10 @@ fn who_may_not_is_told_so_in_postgresql_s_words() {
             "must be superuser to alter superuser roles or change superuser attribute",
         ),
         ("set role root", "permission denied to set role \"root\""),
-        ("set session authorization root", "permission denied to set session authorization"),
+        (
+            "set session authorization root",
+            "permission denied to set session authorization \"root\"",
+        ),
     ] {
         let said = answers(&store, "plain", &[sql]);
         assert_eq!(said.last().unwrap(), &format!("ERROR 42501 {message}"), "{sql}");

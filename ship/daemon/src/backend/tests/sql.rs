@@ -341,8 +341,16 @@ fn errors_are_those_of_postgres() {
         ("create table t (x int)", "ERROR 0A000 command CREATE is not supported by walhub"),
         ("select 1 union select 2", "ERROR 0A000 UNION is not supported by walhub"),
         (
-            "select * from pg_settings a join pg_settings b on true",
-            "ERROR 0A000 a join is not supported by walhub",
+            "select * from pg_settings a full join pg_settings b on true",
+            "ERROR 0A000 this kind of join is not supported by walhub",
+        ),
+        (
+            "select * from pg_settings a join pg_settings b using (name)",
+            "ERROR 0A000 a join without ON is not supported by walhub",
+        ),
+        (
+            "select * from pg_settings, pg_settings",
+            "ERROR 42712 table name \"pg_settings\" specified more than once",
         ),
         ("select $1", "ERROR 42P02 there is no parameter $1"),
         ("values (1), (2, 3)", "ERROR 42601 VALUES lists must all be the same length"),

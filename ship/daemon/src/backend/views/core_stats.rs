@@ -22,6 +22,7 @@ pub(super) static VIEW: View = View {
             ("zerocopy_bytes", Type::Int8),
             ("sendfile_bytes", Type::Int8),
             ("read_bytes", Type::Int8),
+            ("tls_bytes", Type::Int8),
             ("moved_in", Type::Int8),
         ],
         later: &[],
@@ -34,5 +35,5 @@ fn core_stats(row: CoreStatsRow) -> Vec<Value> {
     let numbers = [row.core, row.sessions, row.rounds, row.rounds_put_off, row.sends];
     let bytes = [row.tail_bytes, row.zerocopy_bytes, row.sendfile_bytes, row.read_bytes];
     let value = |number| Value::Int(i64::try_from(number).unwrap_or(i64::MAX));
-    numbers.into_iter().chain(bytes).chain([row.moved_in]).map(value).collect()
+    numbers.into_iter().chain(bytes).chain([row.tls_bytes, row.moved_in]).map(value).collect()
 }

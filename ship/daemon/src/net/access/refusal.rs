@@ -10,21 +10,15 @@ use super::Verdict;
 
 /// A client that is not let in.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(in crate::net) struct Denied {
+pub(crate) struct Denied {
     /// What it hears.
-    pub(in crate::net) report: Report,
+    pub(crate) report: Box<Report>,
     /// What the log says besides. PostgreSQL: `errdetail_log`.
-    pub(in crate::net) log_detail: Option<String>,
-}
-
-impl From<Report> for Denied {
-    fn from(report: Report) -> Self {
-        Self { report, log_detail: None }
-    }
+    pub(crate) log_detail: Option<String>,
 }
 
 /// The error for a connection that no rule is for, or that a rule rejects.
-pub(in crate::net) fn refusal(connection: &Connection<'_>, verdict: &Verdict) -> Option<Denied> {
+pub(crate) fn refusal(connection: &Connection<'_>, verdict: &Verdict) -> Option<Denied> {
     let is_rejected = match &verdict.rule {
         Some(rule) if rule.method == Method::Reject => true,
         Some(_) => return None,
@@ -49,7 +43,7 @@ pub(in crate::net) fn refusal(connection: &Connection<'_>, verdict: &Verdict) ->
         (false, true) => format!("no pg_hba.conf entry for replication connection from {who}"),
         (false, false) => format!("no pg_hba.conf entry for {who}"),
     };
-    let report = Report::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message);
+    let report = Report::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message).into();
     let is_known = !is_rejected && verdict.host != HostName::NotAsked;
     let log_detail = is_known.then(|| verdict.host.to_string());
     Some(Denied { report, log_detail })

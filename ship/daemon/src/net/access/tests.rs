@@ -1,21 +1,9 @@
 use std::collections::BTreeMap;
 
-use walhub_proto::hba::{Files, Transport, Unreadable};
+use walhub_proto::hba::{Files, Method, Transport, Unreadable};
 
 use super::*;
-
-/// Everybody who is named exists, and is a member of itself alone.
-struct NoRoles;
-
-impl Membership for NoRoles {
-    fn role_exists(&self, _: &str) -> bool {
-        true
-    }
-
-    fn is_member(&self, user: &str, role: &str) -> bool {
-        user == role
-    }
-}
+use crate::net::authenticate::Everybody;
 
 /// One file of each kind.
 struct Texts(BTreeMap<&'static str, String>);
@@ -34,10 +22,17 @@ impl Files for Texts {
 impl Access {
     /// One with the rules of that text.
     pub(in crate::net) fn of(hba: &str) -> Arc<Self> {
-        let texts = Texts(BTreeMap::from([("/hba", hba.to_owned())]));
+        Self::of_texts(hba, "")
+    }
+
+    /// One with the rules and the maps of these texts.
+    pub(in crate::net) fn of_texts(hba: &str, ident: &str) -> Arc<Self> {
+        let texts = [("/hba", hba), ("/ident", ident)];
+        let texts = Texts(texts.map(|(path, text)| (path, text.to_owned())).into());
         let (rules, remarks) = Rules::load(&texts, "/hba", true);
         let rules = rules.unwrap_or_else(|| panic!("{remarks:?}"));
-        Arc::new(Self { rules: ArcSwap::from_pointee(rules), maps: ArcSwap::default() })
+        let maps = Maps::load(&texts, "/ident").0.expect("maps");
+        Arc::new(Self { rules: ArcSwap::from_pointee(rules), maps: ArcSwap::from_pointee(maps) })
     }
 
     /// One that trusts everybody.
@@ -52,8 +47,7 @@ impl Access {
 fn settings(directory: &std::path::Path, hba: &str, ident: Option<&str>) -> Settings {
     let path = |name: &str| directory.join(name).display().to_string();
     let mut settings = Settings::default();
-    settings.hba_file = path("pg_hba.conf");
-    settings.ident_file = path("pg_ident.conf");
+    (settings.hba_file, settings.ident_file) = (path("pg_hba.conf"), path("pg_ident.conf"));
     std::fs::write(&settings.hba_file, hba).unwrap();
     match ident {
         Some(text) => std::fs::write(&settings.ident_file, text).unwrap(),
@@ -80,7 +74,7 @@ fn a_fault_keeps_a_server_from_starting_and_leaves_the_old_rules_at_a_reload() {
     let other = settings(directory.path(), "local all all reject", Some("m a b"));
     access.reload(&other);
     assert_eq!(methods(&access), [Method::Reject]);
-    assert!(access.maps().check(Some("m"), "a", "b", &NoRoles).is_ok());
+    assert!(access.maps().check(Some("m"), "a", "b", &Everybody).is_ok());
     std::fs::remove_file(&other.hba_file).unwrap();
     let error = Access::load(&other).unwrap_err();
     assert_eq!(error.report().message, format!("could not load {}", other.hba_file));
@@ -119,17 +113,17 @@ fn who_is_not_let_in_hears_what_postgresql_says() {
             "no pg_hba.conf entry for host \"[local]\", user \"bob\", database \"d\", no encryption",
         ),
     ] {
-        let verdict = runtime.block_on(access.verdict(connection, &NoRoles));
+        let verdict = runtime.block_on(access.verdict(connection, &Everybody));
         let denied = refusal(&connection, &verdict).unwrap();
         assert_eq!(denied.report.message, message);
         assert_eq!((denied.report.sqlstate.0, denied.log_detail), ("28000", None));
     }
     let welcome = connection(Some("::1"), "u", "d", Transport::Plain);
-    let verdict = runtime.block_on(access.verdict(welcome, &NoRoles));
+    let verdict = runtime.block_on(access.verdict(welcome, &Everybody));
     assert_eq!(refusal(&welcome, &verdict), None);
     let rejected = Access::of("host replication all all reject");
     let standby = connection(Some("10.0.0.1"), "u", "", Transport::Plain);
-    let verdict = runtime.block_on(rejected.verdict(standby, &NoRoles));
+    let verdict = runtime.block_on(rejected.verdict(standby, &Everybody));
     assert_eq!(
         refusal(&standby, &verdict).unwrap().report.message,
         "pg_hba.conf rejects replication connection for host \"10.0.0.1\", user \"u\", no encryption"
@@ -147,7 +141,7 @@ fn what_is_known_of_the_host_is_for_the_log_alone() {
         database: "d",
         replication: false,
     };
-    let verdict = runtime.block_on(access.verdict(connection, &NoRoles));
+    let verdict = runtime.block_on(access.verdict(connection, &Everybody));
     let denied = refusal(&connection, &verdict).unwrap();
     assert!(denied.log_detail.is_some_and(|text| text.starts_with("C")), "{verdict:?}");
     assert_eq!(denied.report.detail, None);

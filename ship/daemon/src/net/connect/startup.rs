@@ -346,7 +346,7 @@ mod tests {
         let mut encoder = Encoder::new();
         encoder.authentication_ok();
         encoder.parameter_status("server_version", version);
-        encoder.backend_key_data(1, 2).ready_for_query(b'I');
+        encoder.backend_key_data(1, &[0; 4]).ready_for_query(b'I');
         more(&mut encoder);
         encoder.take()
     }

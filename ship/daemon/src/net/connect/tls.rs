@@ -20,9 +20,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use walhub_proto::conninfo::{SslCertMode, SslMode, SslNegotiation, SslOptions, TlsVersion};
 
-use super::certificate::Certificate;
 use super::error::Cause;
 use super::verify::{Chain, NameMismatch, Verifier};
+use crate::net::tls::certificate::Certificate;
 use crate::strerror::strerror;
 
 /// How the messages of a connection travel.

@@ -14,7 +14,7 @@ use rustls::{
     CertificateError, DigitallySignedStruct, Error, OtherError, PeerMisbehaved, SignatureScheme,
 };
 
-use super::certificate::Certificate;
+use crate::net::tls::certificate::Certificate;
 
 /// Verifies as much as libpq would.
 #[derive(Debug)]

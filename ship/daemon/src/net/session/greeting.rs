@@ -5,14 +5,19 @@
 use walhub_proto::wire::backend::Encoder;
 use walhub_proto::wire::startup::ReplicationMode;
 
-use super::ClientSession;
+use super::{ClientSession, Services};
 use crate::backend;
 
+impl Services {
+    pub(super) fn server_version_num(&self) -> u32 {
+        self.hub.identity().map_or(FALLBACK_VERSION_NUM, |id| id.server_version_num)
+    }
+}
+
 impl ClientSession {
-    /// AuthenticationOk to ReadyForQuery. PostgreSQL: `InitPostgres`.
+    /// What follows AuthenticationOk, up to ReadyForQuery. PostgreSQL: `InitPostgres`.
     pub(super) fn encode_greeting(&self, out: &mut Encoder) {
-        out.authentication_ok();
-        let version = self.server_version_num();
+        let version = self.services.server_version_num();
         let started_with = match self.mode {
             ReplicationMode::Off | ReplicationMode::Database => {
                 backend::reported_at_startup(&self.message.parameters)
@@ -33,12 +38,8 @@ impl ClientSession {
                 out.parameter_status(name, &value);
             }
         }
-        out.backend_key_data(self.client.pid, self.member.interrupts.secret());
+        out.backend_key_data(self.client.pid, self.member.interrupts.key().bytes());
         out.ready_for_query(b'I');
-    }
-
-    fn server_version_num(&self) -> u32 {
-        self.services.hub.identity().map_or(FALLBACK_VERSION_NUM, |id| id.server_version_num)
     }
 
     /// Value of a setting that belongs to the session or the server rather than to walhub.
@@ -52,7 +53,7 @@ impl ClientSession {
             }
             "scram_iterations" => self.services.settings().scram_iterations.to_string(),
             "server_version" => identity.map_or_else(fallback_version, |id| id.server_version),
-            "server_version_num" => self.server_version_num().to_string(),
+            "server_version_num" => self.services.server_version_num().to_string(),
             "wal_segment_size" => identity?.segment_size.to_string(),
             // What is in WAL of its own can be decoded.
             "wal_level" if !self.services.hub.in_recovery() => "logical".into(),

@@ -1,14 +1,17 @@
 use super::*;
 
+mod authentication;
 mod fake;
 mod live;
+mod tls;
 
 use std::time::Duration;
 
 use fake::{FakeHub, Harness, RawClient, startup_packet};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use walhub_proto::lsn::{Lsn, TimelineId};
 
+use crate::net::access::Access;
 use crate::net::listen::Listener;
 
 const PHYSICAL: &[(&str, &str)] = &[("user", "u"), ("replication", "true")];
@@ -173,8 +176,7 @@ fn of_a_crowd_that_comes_at_once_the_newest_is_not_turned_away() {
 #[test]
 fn who_no_rule_is_for_is_told_so() {
     run(async {
-        let rules =
-            "local all bob reject\nlocal replication carol md5\nlocal replication all trust";
+        let rules = "local all bob reject\nlocal replication all trust";
         let harness = Harness::with_access(FakeHub::ready(), Access::of(rules));
         for (parameters, answer) in [
             (
@@ -192,10 +194,6 @@ fn who_no_rule_is_for_is_told_so() {
                 DATABASE,
                 "E FATAL 28000 no pg_hba.conf entry for host \"[local]\", user \"u\", database \
                  \"u\", no encryption",
-            ),
-            (
-                &[("user", "carol"), ("replication", "true")],
-                "E FATAL 0A000 authentication method \"md5\" is not supported yet",
             ),
         ] {
             assert_eq!(harness.connect(parameters).await.answer().await, [answer]);
@@ -239,16 +237,20 @@ fn a_newer_protocol_is_negotiated_down_and_another_refused() {
         let harness = Harness::new(FakeHub::ready());
         let mut client = harness.open().await;
         let parameters = [("user", "u"), ("replication", "1"), ("_pq_.x", "1")];
-        client.send(&startup_packet(3 << 16 | 2, &parameters)).await;
+        client.send(&startup_packet(3 << 16 | 3, &parameters)).await;
         let answer = client.answer().await;
-        assert_eq!(answer[0], "v 00030000000000015f70715f2e7800");
+        assert_eq!(answer[0], "v 00030002000000015f70715f2e7800");
         assert_eq!(answer.last().unwrap(), "Z I");
+        // Nothing need be said of a version that is spoken.
+        let mut client = harness.open().await;
+        client.send(&startup_packet(3 << 16 | 2, PHYSICAL)).await;
+        assert_eq!(client.answer().await[0], "R 0000");
 
         let mut client = harness.open().await;
         client.send(&startup_packet(2 << 16, &parameters)).await;
         assert_eq!(
             client.answer().await,
-            ["E FATAL 0A000 unsupported frontend protocol 2.0: server supports 3.0 to 3.0"]
+            ["E FATAL 0A000 unsupported frontend protocol 2.0: server supports 3.0 to 3.2"]
         );
     });
 }
@@ -504,37 +506,56 @@ fn sessions_in_command_mode_are_terminated() {
 
 #[test]
 fn a_cancel_request_with_the_right_key_ends_a_wait() {
-    run(async {
-        let harness = Harness::new(FakeHub::ready());
-        let mut client = harness.connect(SQL).await;
-        let greeting = client.answer().await;
-        let key = greeting.iter().find_map(|line| line.strip_prefix("K ")).unwrap();
-        let key = u64::from_str_radix(key, 16).unwrap();
-        client.query("wait for lsn 'FF/0' with (mode 'standby_flush')").await;
-        while harness.hub.readers.lock().unwrap().is_empty() {
-            tokio::task::yield_now().await;
+    for (version, key_bytes) in [(3 << 16, 4), (3 << 16 | 2, 32)] {
+        run(cancel_with_keys(version, key_bytes));
+    }
+}
+
+async fn cancel_with_keys(version: u32, key_bytes: usize) {
+    let harness = Harness::new(FakeHub::ready());
+    let mut client = harness.open().await;
+    client.send(&startup_packet(version, SQL)).await;
+    let greeting = client.answer().await;
+    let key = greeting.iter().find_map(|line| line.strip_prefix("K ")).unwrap();
+    let key: Vec<u8> = (0..key.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&key[at..at + 2], 16).unwrap())
+        .collect();
+    assert_eq!(key.len(), 4 + key_bytes);
+    client.query("wait for lsn 'FF/0' with (mode 'standby_flush')").await;
+    while harness.hub.readers.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let changed = |at: usize| {
+        let mut key = key.clone();
+        key[at] ^= 1;
+        key
+    };
+    let shorter = key[..8].to_vec();
+    for (key, ends) in [
+        (changed(key.len() - 1), false),
+        (changed(3), false),
+        (changed(4), false),
+        ([&key[..], &[0]].concat(), false),
+        (shorter, key_bytes == 4),
+        (key.clone(), true),
+    ] {
+        let length = u32::try_from(8 + key.len()).unwrap().to_be_bytes();
+        let request = [&length[..], &[0x04, 0xd2, 0x16, 0x2e], &key].concat();
+        let mut other = harness.open().await;
+        other.send(&request).await;
+        assert_eq!(other.answer().await, [""; 0]);
+        if ends {
+            let canceled = ["E ERROR 57014 canceling statement due to user request", "Z I"];
+            assert_eq!(client.answer().await, canceled);
+            break;
         }
-        for (key, ends) in [(key ^ 1, false), (key ^ 1 << 32, false), (key, true)] {
-            let request = [&[0, 0, 0, 16, 0x04, 0xd2, 0x16, 0x2e], &key.to_be_bytes()[..]].concat();
-            let mut other = harness.open().await;
-            other.send(&request).await;
-            assert_eq!(other.answer().await, [""; 0]);
-            if ends {
-                assert_eq!(
-                    client.answer().await,
-                    ["E ERROR 57014 canceling statement due to user request", "Z I"]
-                );
-            } else {
-                let open =
-                    harness.hub.readers.lock().unwrap().iter().all(|reader| !reader.is_closed());
-                assert!(open);
-            }
-        }
-        client.query("select pg_cancel_backend(1000000)").await;
-        assert_eq!(client.answer().await[2], "D f");
-        client.query("wait for lsn '0/1'").await;
-        assert_eq!(client.answer().await, ["T status:25", "D success", "C WAIT", "Z I"]);
-    });
+        assert!(harness.hub.readers.lock().unwrap().iter().all(|reader| !reader.is_closed()));
+    }
+    client.query("select pg_cancel_backend(1000000)").await;
+    assert_eq!(client.answer().await[2], "D f");
+    client.query("wait for lsn '0/1'").await;
+    assert_eq!(client.answer().await, ["T status:25", "D success", "C WAIT", "Z I"]);
 }
 
 #[test]

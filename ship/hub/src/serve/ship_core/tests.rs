@@ -21,6 +21,7 @@ use walhub_proto::wire::copy::{COPY_DONE_MESSAGE, HotStandbyFeedback, StandbySta
 
 use super::*;
 use crate::api::stream::{Client, StartStreaming};
+use crate::api::tls::TlsRecords;
 use crate::core_loop::now;
 use crate::serve::moves::{ShipAddress, connect_ships};
 use crate::store::tail::{SLAB_LEN, Tail};
@@ -82,6 +83,10 @@ impl Bench {
     }
 
     fn start_on(&self, conn: OwnedFd, start: Lsn) {
+        self.start_with(conn, None, start);
+    }
+
+    fn start_with(&self, conn: OwnedFd, tls: Option<Box<dyn TlsRecords>>, start: Lsn) {
         let client = Client {
             pid: 1,
             user: "u".into(),
@@ -91,6 +96,7 @@ impl Bench {
         };
         let start = StartStreaming {
             conn,
+            tls,
             unread: Vec::new(),
             logical: false,
             slot: None,
@@ -540,4 +546,5 @@ fn a_core_that_stops_serves_the_session_in_its_mail_to_its_end() {
     assert_eq!(pair.moved_in(), [0, 1]);
 }
 
+mod tls;
 mod zero_copy;

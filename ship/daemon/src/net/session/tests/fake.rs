@@ -5,11 +5,12 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Mutex;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::oneshot;
 use walhub_proto::history::TimelineHistory;
 use walhub_proto::lsn::{Lsn, SystemIdentifier, TimelineId};
+use walhub_proto::roles::Roles;
 use walhub_proto::segment::SegmentSize;
 use walhub_proto::syncrep::WaitLevel;
 use walhub_proto::wire::backend::Encoder;
@@ -17,6 +18,10 @@ use walhub_proto::wire::reader::decode_frame;
 
 use super::*;
 use crate::limits::Connections;
+use crate::net::access::Access;
+use crate::net::authenticate::Everybody;
+use crate::net::tls::Acceptor;
+use crate::roles::RoleStore;
 use crate::server::serve;
 use walhub_hub::api::append::Waited;
 use walhub_hub::api::hub::{
@@ -136,10 +141,10 @@ impl Hub<OwnedFd> for FakeHub {
     }
 
     fn start(&self, start: Box<StartStreaming<OwnedFd>>) -> oneshot::Receiver<StreamEnd<OwnedFd>> {
-        let StartStreaming { conn, unread, slot, start, timeline, .. } = *start;
+        let StartStreaming { conn, tls, unread, slot, start, timeline, .. } = *start;
         let (answer, answered) = oneshot::channel();
         let end = if let Some(report) = self.refusal.lock().unwrap().take() {
-            StreamEnd::Refused { conn, unread, report }
+            StreamEnd::Refused { conn, tls, unread, report }
         } else {
             // O_NONBLOCK is 04000 in the flags that the kernel shows.
             let info = std::fs::read_to_string(format!(
@@ -154,7 +159,7 @@ impl Hub<OwnedFd> for FakeHub {
                 slot.as_deref().unwrap_or("-"),
                 if nonblocking { "nonblocking" } else { "blocking" }
             ));
-            StreamEnd::Finished { conn, unread, next: self.next.lock().unwrap().take() }
+            StreamEnd::Finished { conn, tls, unread, next: self.next.lock().unwrap().take() }
         };
         answer.send(end).unwrap();
         answered
@@ -187,6 +192,10 @@ impl Hub<OwnedFd> for FakeHub {
     }
 }
 
+fn guard(access: Arc<Access>) -> Guard {
+    Guard { access, directory: Arc::new(Everybody), mock_nonce: [7; 32] }
+}
+
 pub(super) struct Harness {
     pub(super) hub: Arc<FakeHub>,
     pub(super) services: Arc<Services>,
@@ -201,33 +210,62 @@ impl Harness {
     }
 
     pub(super) fn with_settings(hub: FakeHub, change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = Settings::default();
-        change(&mut settings);
-        Self::with(hub, settings, Access::trusting())
+        Self::guarded(hub, guard(Access::trusting()), change)
     }
 
     pub(super) fn with_access(hub: FakeHub, access: Arc<Access>) -> Self {
-        Self::with(hub, Settings::default(), access)
+        Self::guarded(hub, guard(access), |_| ())
     }
 
-    fn with(hub: FakeHub, settings: Settings, access: Arc<Access>) -> Self {
+    pub(super) fn guarded(hub: FakeHub, guard: Guard, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        Self::with(hub, guard, settings, None)
+    }
+
+    /// One that speaks TLS.
+    pub(super) fn with_tls(hub: FakeHub, acceptor: Acceptor) -> Self {
+        Self::with(hub, guard(Access::trusting()), Settings::default(), Some(Arc::new(acceptor)))
+    }
+
+    fn with(
+        hub: FakeHub,
+        guard: Guard,
+        settings: Settings,
+        acceptor: Option<Arc<Acceptor>>,
+    ) -> Self {
         let hub = Arc::new(hub);
         let (settings, settings_read) = watch::channel(Arc::new(settings));
         let (terminate, terminate_read) = watch::channel(false);
         let shared: Arc<dyn Hub<OwnedFd>> = Arc::<FakeHub>::clone(&hub);
         let connections = Connections::of(&settings_read.borrow(), None).unwrap();
         let roles = RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("postgres"));
-        let services =
-            Services::new(shared, settings_read, roles, terminate_read, connections, access, serve);
+        let services = {
+            let (tls, terminate) = (watch::channel(acceptor).1, terminate_read);
+            Services::new(shared, settings_read, roles, terminate, connections, guard, serve, tls)
+        };
         Self { hub, services, terminate, _settings: settings }
+    }
+
+    /// A connection over TCP that has said nothing.
+    pub(super) async fn open_tcp(&self) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let theirs = listener.accept().await.unwrap().0;
+        tokio::task::spawn_local(serve_connection(
+            Stream::tcp(theirs),
+            self.services.unadmitted.enter(Origin::User(None)),
+            Arc::clone(&self.services),
+        ));
+        ours
     }
 
     /// A connection that has said nothing.
     pub(super) async fn open(&self) -> RawClient {
         let (ours, theirs) = UnixStream::pair().unwrap();
         tokio::task::spawn_local(serve_connection(
-            Stream::Unix(theirs),
-            self.services.unadmitted.enter(None),
+            Stream::unix(theirs),
+            self.services.unadmitted.enter(Origin::User(Some(0))),
             Arc::clone(&self.services),
         ));
         RawClient { stream: ours, read: Vec::new() }
@@ -247,8 +285,8 @@ pub(super) fn startup_packet(version: u32, parameters: &[(&str, &str)]) -> Vec<u
     packet
 }
 
-pub(super) struct RawClient {
-    pub(super) stream: UnixStream,
+pub(super) struct RawClient<S = UnixStream> {
+    pub(super) stream: S,
     read: Vec<u8>,
 }
 
@@ -259,6 +297,12 @@ impl RawClient {
         stream.set_nonblocking(true).unwrap();
         Self { stream: UnixStream::from_std(stream).unwrap(), read: Vec::new() }
     }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
+    pub(super) const fn new(stream: S) -> Self {
+        Self { stream, read: Vec::new() }
+    }
 
     pub(super) async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
@@ -267,6 +311,29 @@ impl RawClient {
     pub(super) async fn query(&mut self, text: &str) {
         let mut encoder = Encoder::new();
         encoder.frame(b'Q', |buf| buf.extend([text.as_bytes(), b"\0"].concat()));
+        self.send(encoder.bytes()).await;
+    }
+
+    /// The next message; `None` at the end of the connection.
+    pub(super) async fn message(&mut self) -> Option<(u8, Vec<u8>)> {
+        loop {
+            if let Some(frame) = decode_frame(&self.read, 1 << 20).unwrap() {
+                let message = (frame.kind, frame.body.to_vec());
+                let len = frame.len;
+                self.read.drain(..len);
+                return Some(message);
+            }
+            if self.stream.read_buf(&mut self.read).await.is_ok_and(|len| len > 0) {
+                continue;
+            }
+            return None;
+        }
+    }
+
+    /// Answers a request for authentication.
+    pub(super) async fn respond(&mut self, body: &[u8]) {
+        let mut encoder = Encoder::new();
+        encoder.frame(b'p', |buf| buf.extend_from_slice(body));
         self.send(encoder.bytes()).await;
     }
 
@@ -293,7 +360,7 @@ impl RawClient {
     }
 }
 
-fn show_message(kind: u8, body: &[u8]) -> String {
+pub(super) fn show_message(kind: u8, body: &[u8]) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let body_text = text(body);
     let mut fields = body_text.split_terminator('\0');

@@ -1,4 +1,4 @@
-//! What libpq looks at in a server's certificate and webpki does not tell.
+//! What libpq and PostgreSQL look at in a certificate and webpki does not tell.
 //!
 //! libpq (OpenSSL) accepts certificates that webpki does not: version 1, as the recipe in
 //! PostgreSQL's manual makes them; a self-signed one that is its own authority; a host name in the
@@ -8,9 +8,9 @@ use std::net::IpAddr;
 
 use ring::digest;
 
-const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
-const OID: u8 = 0x06;
+pub(super) const SEQUENCE: u8 = 0x30;
+pub(super) const SET: u8 = 0x31;
+pub(super) const OID: u8 = 0x06;
 const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;
 const BOOLEAN: u8 = 0x01;
@@ -32,39 +32,41 @@ const NIST_HASHES: &[u8] = &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2];
 
 /// A parsed certificate. Nothing in it has been verified.
 #[derive(Debug)]
-pub(super) struct Certificate<'a> {
+pub(in crate::net) struct Certificate<'a> {
     /// What the signature is over.
-    pub(super) to_be_signed: &'a [u8],
+    pub(in crate::net) to_be_signed: &'a [u8],
     /// Contents of the AlgorithmIdentifier of the signature.
-    pub(super) signature_algorithm: &'a [u8],
+    pub(in crate::net) signature_algorithm: &'a [u8],
     /// The issuer's signature.
-    pub(super) signature: &'a [u8],
+    pub(in crate::net) signature: &'a [u8],
+    /// The number that the issuer gave it, in two's complement.
+    pub(in crate::net) serial: &'a [u8],
     /// Issuer's name.
-    pub(super) issuer: &'a [u8],
+    pub(in crate::net) issuer: &'a [u8],
     /// Subject's name.
-    pub(super) subject: &'a [u8],
+    pub(in crate::net) subject: &'a [u8],
     /// First and last valid second since 1970.
-    pub(super) validity: (i64, i64),
+    pub(in crate::net) validity: (i64, i64),
     /// The whole SubjectPublicKeyInfo.
-    pub(super) public_key_info: &'a [u8],
+    pub(in crate::net) public_key_info: &'a [u8],
     /// Contents of its AlgorithmIdentifier.
-    pub(super) key_algorithm: &'a [u8],
+    pub(in crate::net) key_algorithm: &'a [u8],
     /// The subject's public key.
-    pub(super) key: &'a [u8],
+    pub(in crate::net) key: &'a [u8],
     dns_names: Vec<String>,
     addresses: Vec<IpAddr>,
 }
 
 /// One value of a DER sequence.
 #[derive(Clone, Copy)]
-struct Der<'a> {
-    tag: u8,
-    value: &'a [u8],
+pub(super) struct Der<'a> {
+    pub(super) tag: u8,
+    pub(super) value: &'a [u8],
     whole: &'a [u8],
 }
 
 /// Splits the first value off.
-fn split<'a>(rest: &mut &'a [u8]) -> Option<Der<'a>> {
+pub(super) fn split<'a>(rest: &mut &'a [u8]) -> Option<Der<'a>> {
     let bytes = *rest;
     let (&tag, after) = bytes.split_first()?;
     let (&first, after) = after.split_first()?;
@@ -81,11 +83,11 @@ fn split<'a>(rest: &mut &'a [u8]) -> Option<Der<'a>> {
     Some(Der { tag, value, whole: bytes.get(..bytes.len() - after.len())? })
 }
 
-fn expect<'a>(rest: &mut &'a [u8], tag: u8) -> Option<Der<'a>> {
+pub(super) fn expect<'a>(rest: &mut &'a [u8], tag: u8) -> Option<Der<'a>> {
     split(rest).filter(|der| der.tag == tag)
 }
 
-fn values(mut rest: &[u8]) -> impl Iterator<Item = Der<'_>> {
+pub(super) fn values(mut rest: &[u8]) -> impl Iterator<Item = Der<'_>> {
     std::iter::from_fn(move || split(&mut rest))
 }
 
@@ -95,16 +97,18 @@ fn bits(value: &[u8]) -> Option<&[u8]> {
 
 impl<'a> Certificate<'a> {
     /// Parses a DER certificate of any version.
-    pub(super) fn parse(mut der: &'a [u8]) -> Option<Self> {
+    pub(in crate::net) fn parse(mut der: &'a [u8]) -> Option<Self> {
         let mut outer = expect(&mut der, SEQUENCE)?.value;
         let to_be_signed = expect(&mut outer, SEQUENCE)?;
         let signature_algorithm = expect(&mut outer, SEQUENCE)?.value;
         let signature = bits(expect(&mut outer, BIT_STRING)?.value)?;
         let mut fields = to_be_signed.value;
         // The version, when it is not 1, stands before the serial number.
-        if split(&mut fields)?.tag == VERSION {
-            split(&mut fields)?;
+        let mut serial = split(&mut fields)?;
+        if serial.tag == VERSION {
+            serial = split(&mut fields)?;
         }
+        let serial = serial.value;
         expect(&mut fields, SEQUENCE)?;
         let issuer = expect(&mut fields, SEQUENCE)?.whole;
         let mut validity = expect(&mut fields, SEQUENCE)?.value;
@@ -119,6 +123,7 @@ impl<'a> Certificate<'a> {
             to_be_signed: to_be_signed.whole,
             signature_algorithm,
             signature,
+            serial,
             issuer,
             subject,
             validity,
@@ -175,7 +180,7 @@ impl<'a> Certificate<'a> {
     /// Whether the certificate is for `host`; the names that it is for, when it is not.
     ///
     /// PostgreSQL: `pgtls_verify_peer_name_matches_certificate_guts` (fe-secure-openssl.c).
-    pub(super) fn check_host(&self, host: &str) -> Result<(), Vec<String>> {
+    pub(in crate::net) fn check_host(&self, host: &str) -> Result<(), Vec<String>> {
         let address: Option<IpAddr> = host.parse().ok();
         if address.is_some_and(|address| self.addresses.contains(&address))
             || self.dns_names.iter().any(|name| matches_host(name, host))
@@ -196,7 +201,7 @@ impl<'a> Certificate<'a> {
     /// The `tls-server-end-point` channel binding (RFC 5929) of the certificate `der`.
     ///
     /// PostgreSQL: `pgtls_get_peer_certificate_hash`.
-    pub(super) fn end_point(&self, der: &[u8]) -> Option<Vec<u8>> {
+    pub(in crate::net) fn end_point(&self, der: &[u8]) -> Option<Vec<u8>> {
         let mut algorithm = self.signature_algorithm;
         let oid = expect(&mut algorithm, OID)?.value;
         let hash = match (oid.strip_prefix(PKCS1), oid.strip_prefix(ECDSA)) {

@@ -1,0 +1,40 @@
+//! TLS towards clients, and what TLS both ways has in common.
+//!
+//! `server` reads what connections are accepted with, `accept` does the handshake, `stream` is the connection
+//! afterwards. The connection itself is in `records`, which goes to a ship core with its socket.
+//!
+//! Not here: TLS towards the upstream (`connect::tls`).
+//!
+//! PostgreSQL: src/backend/libpq/be-secure-openssl.c.
+
+pub(super) mod accept;
+pub(super) mod certificate;
+mod ciphers;
+mod facts;
+mod key_file;
+mod names;
+mod records;
+mod server;
+pub(super) mod stream;
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::server::ProducesTickets;
+
+pub(crate) use facts::TlsFacts;
+pub(super) use records::Records;
+pub(crate) use server::{Acceptor, When};
+
+/// Who computes.
+pub(super) fn provider() -> CryptoProvider {
+    rustls::crypto::ring::default_provider()
+}
+
+/// Who seals tickets with which sessions are resumed.
+fn ticketer() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
+    rustls::crypto::ring::Ticketer::new()
+}
+
+#[cfg(test)]
+pub(super) use server::tests as test_files;
