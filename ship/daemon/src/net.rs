@@ -6,7 +6,6 @@
 
 pub mod connect;
 pub mod listen;
-mod pump;
 pub mod session;
 pub mod stream;
 pub(crate) mod tls;
