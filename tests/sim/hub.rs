@@ -389,6 +389,7 @@ impl HubMachine {
         let Some(life) = &self.life else { return };
         life.front.answer_connect(match conn {
             Ok(conn) => ConnectAnswer::Connected(Upstream {
+                tls: None,
                 conn,
                 unread: Vec::new(),
                 server_version: "15.18".to_owned(),

@@ -10,7 +10,6 @@ pub(crate) mod authenticate;
 pub mod connect;
 pub mod learner;
 pub mod listen;
-mod pump;
 pub mod session;
 pub mod stream;
 pub(crate) mod tls;

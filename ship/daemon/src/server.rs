@@ -591,6 +591,7 @@ async fn try_connect(
     });
     Ok(Upstream {
         conn: conn.fd,
+        tls: conn.tls,
         unread: conn.unread,
         server_version: conn.server_version,
         server_version_num: conn.server_version_num,

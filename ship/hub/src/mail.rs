@@ -9,6 +9,7 @@ use walhub_proto::wire::backend::Report;
 use crate::api::rows::SlotRow;
 use crate::api::settings::HubSettings;
 use crate::api::stream::{SlotRequest, StartStreaming, StreamEnd};
+use crate::api::tls::TlsRecords;
 use crate::serve::walsender::Moved;
 use crate::store::tail::TailSlab;
 use crate::store::timelines::Timelines;
@@ -33,6 +34,8 @@ pub enum StopMode {
 pub struct Upstream<C> {
     /// The socket.
     pub conn: C,
+    /// What encrypts on it.
+    pub tls: Option<Box<dyn TlsRecords>>,
     /// Bytes that were read after ReadyForQuery.
     pub unread: Vec<u8>,
     /// `server_version`.

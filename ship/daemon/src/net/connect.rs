@@ -1,7 +1,7 @@
 //! Connects to the upstream as libpq does: hosts, TLS, authentication.
 //!
-//! For replication the result is a plain descriptor for the data plane's ring: the socket itself, or one end of a
-//! socketpair whose other end a task of the control plane encrypts. For SQL it is a [`SqlSession`].
+//! For replication the result is a descriptor for the data plane's ring, with what encrypts on it. For SQL it is a
+//! [`SqlSession`].
 //!
 //! Not as libpq: GSSAPI encryption and authentication are absent; an encrypted private key cannot
 //! be used; TLS begins at 1.2.
@@ -17,6 +17,7 @@ pub mod roles;
 mod socket;
 mod sql_session;
 mod startup;
+mod stream;
 mod tls;
 mod verify;
 mod version;
@@ -31,7 +32,7 @@ use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::client::TlsStream;
+use walhub_hub::api::tls::TlsRecords;
 use walhub_proto::conninfo::{
     Address, ConnInfo, HostSpec, SslMode, SslNegotiation, TargetSessionAttrs,
 };
@@ -42,6 +43,7 @@ pub use error::{Cause, ConnectError, Failure, TriedServer};
 pub use notices::Notices;
 pub use sql_session::{Row, SqlSession};
 use startup::{ConnectRequest, Purpose, UpstreamSession};
+use stream::TlsStream;
 use tls::Channel;
 pub use version::parse_server_version;
 
@@ -71,8 +73,10 @@ impl Default for ConnectOptions {
 /// A replication session that is ready for its first command.
 #[derive(Debug)]
 pub struct UpstreamConn {
-    /// Plain bytes of the session, in blocking mode as a ring wants it.
+    /// The socket, in blocking mode as a ring wants it.
     pub fd: OwnedFd,
+    /// What encrypts on it.
+    pub tls: Option<Box<dyn TlsRecords>>,
     /// Bytes that were read after ReadyForQuery.
     pub unread: Vec<u8>,
     /// `server_version`, as `15.18 (Debian 15.18-0+deb12u1)`.
@@ -401,7 +405,7 @@ async fn negotiate(stream: &mut TcpStream, conninfo: &ConnInfo) -> Result<bool, 
 enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream>),
 }
 
 /// A session that is ready for its first command, and the server that it is with.
@@ -419,34 +423,42 @@ impl Connected {
 
     fn into_upstream(self) -> io::Result<UpstreamConn> {
         let Self { stream, session, host, port } = self;
-        let encrypted = matches!(stream, Stream::Tls(_));
+        let mut unread = session.unread;
+        let (fd, tls) = detach(stream, &mut unread)?;
         Ok(UpstreamConn {
-            fd: into_fd(stream, &format!("\"{host}\", port {port}"))?,
-            unread: session.unread,
+            fd,
+            encrypted: tls.is_some(),
+            tls,
+            unread,
             server_version: session.server_version,
             server_version_num: session.server_version_num,
             parameters: session.parameters,
             host,
             port,
-            encrypted,
         })
     }
 }
 
-/// The descriptor, in blocking mode: on any other a ring's receive would return at once instead of
-/// waiting.
-fn into_fd(stream: Stream, upstream: &str) -> io::Result<OwnedFd> {
-    match stream {
-        Stream::Tcp(stream) => {
-            let stream = stream.into_std()?;
-            stream.set_nonblocking(false)?;
-            Ok(stream.into())
-        }
+/// The descriptor, in blocking mode: on any other a ring's receive would return at once instead of waiting. What was
+/// decrypted and not taken is unread.
+fn detach(
+    stream: Stream,
+    unread: &mut Vec<u8>,
+) -> io::Result<(OwnedFd, Option<Box<dyn TlsRecords>>)> {
+    let (stream, tls): (_, Option<Box<dyn TlsRecords>>) = match stream {
         Stream::Unix(stream) => {
             let stream = stream.into_std()?;
             stream.set_nonblocking(false)?;
-            Ok(stream.into())
+            return Ok((stream.into(), None));
         }
-        Stream::Tls(stream) => super::pump::start(*stream, upstream.to_string()),
-    }
+        Stream::Tcp(stream) => (stream, None),
+        Stream::Tls(stream) => {
+            let (stream, records, plain) = stream.into_parts();
+            unread.extend(plain);
+            (stream, Some(Box::new(records)))
+        }
+    };
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    Ok((stream.into(), tls))
 }

@@ -28,12 +28,12 @@ pub(crate) use server::{Acceptor, When};
 
 /// Who computes.
 pub(super) fn provider() -> CryptoProvider {
-    rustls::crypto::ring::default_provider()
+    rustls::crypto::aws_lc_rs::default_provider()
 }
 
 /// Who seals tickets with which sessions are resumed.
 fn ticketer() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
-    rustls::crypto::ring::Ticketer::new()
+    rustls::crypto::aws_lc_rs::Ticketer::new()
 }
 
 #[cfg(test)]

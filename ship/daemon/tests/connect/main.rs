@@ -4,7 +4,8 @@ mod cluster;
 
 use std::fs::{self, File};
 use std::future::Future;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
@@ -15,6 +16,7 @@ use walhub::net::connect::{
     ConnectError, ConnectOptions, Failure, Row, UpstreamConn, connect, connect_sql,
 };
 use walhub::settings::Settings;
+use walhub_hub::api::tls::{TlsRecords, sealed_len_max};
 use walhub_proto::conninfo::{ConnInfo, Environment};
 
 /// Nothing of the machine's own environment or home gets into a test.
@@ -33,8 +35,62 @@ fn run<T>(future: impl Future<Output = T>) -> T {
     LocalSet::new().block_on(&runtime.expect("a runtime"), future)
 }
 
-/// Sends a replication command on the plain descriptor, and reads the whole answer.
-fn command(file: &mut File, text: &str) -> Vec<u8> {
+/// A connection as the data plane has it: a descriptor, and what encrypts on it.
+struct Wire {
+    file: File,
+    tls: Option<Box<dyn TlsRecords>>,
+    plain: Vec<u8>,
+}
+
+impl Wire {
+    fn new(fd: OwnedFd, tls: Option<Box<dyn TlsRecords>>) -> Self {
+        Self { file: File::from(fd), tls, plain: Vec::new() }
+    }
+
+    /// Says what the connection has to say for itself, and nothing more.
+    fn close(&mut self) {
+        self.tls.as_mut().expect("TLS").close();
+        self.flush().unwrap();
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let Some(tls) = &mut self.tls else { return self.file.read(buf) };
+        while self.plain.is_empty() && !tls.is_closed_by_peer() {
+            let mut piece = [0; 1 << 14];
+            let count = self.file.read(&mut piece)?;
+            if count == 0 {
+                return Ok(0);
+            }
+            tls.open(&mut piece[..count], &mut self.plain)?;
+        }
+        let count = self.plain.len().min(buf.len());
+        buf[..count].copy_from_slice(&self.plain[..count]);
+        self.plain.drain(..count);
+        Ok(count)
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(tls) = &mut self.tls else { return self.file.write(bytes) };
+        let mut room = vec![0; sealed_len_max(bytes.len(), 1)];
+        let len = tls.seal(&[bytes], &mut room)?;
+        self.file.write_all(&room[..len])?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let Some(tls) = self.tls.as_mut().filter(|tls| tls.has_words()) else { return Ok(()) };
+        let mut room = vec![0; sealed_len_max(0, 0)];
+        let len = tls.seal(&[], &mut room)?;
+        self.file.write_all(&room[..len])
+    }
+}
+
+/// Sends a replication command, and reads the whole answer.
+fn command(file: &mut Wire, text: &str) -> Vec<u8> {
     let length = u32::try_from(text.len() + 5).expect("short");
     let mut message = vec![b'Q'];
     message.extend_from_slice(&length.to_be_bytes());
@@ -52,7 +108,7 @@ fn command(file: &mut File, text: &str) -> Vec<u8> {
     }
 }
 
-fn receive(file: &mut File) -> (u8, Vec<u8>) {
+fn receive(file: &mut Wire) -> (u8, Vec<u8>) {
     let mut header = [0; 5];
     file.read_exact(&mut header).expect("a header");
     let [kind, length @ ..] = header;
@@ -69,9 +125,10 @@ async fn try_connect(text: &str) -> Result<UpstreamConn, ConnectError> {
 /// Connects and runs IDENTIFY_SYSTEM: the session must be a replication session, and usable.
 fn identified(text: &str) -> Result<UpstreamConn, String> {
     run(async {
-        let conn = try_connect(text).await.map_err(|error| error.to_string())?;
+        let mut conn = try_connect(text).await.map_err(|error| error.to_string())?;
         assert_eq!(conn.unread, b"", "{text}");
-        let mut file = File::from(conn.fd.try_clone().expect("a descriptor"));
+        let fd = conn.fd.try_clone().expect("a descriptor");
+        let mut file = Wire::new(fd, conn.tls.take());
         let answer = tokio::task::spawn_blocking(move || command(&mut file, "IDENTIFY_SYSTEM"));
         let answer = answer.await.expect("no panic");
         assert!(answer.windows(9).any(|window| window == b"systemid\0"));
@@ -461,13 +518,13 @@ fn a_silent_server_is_given_up_after_connect_timeout() {
 }
 
 #[test]
-fn wal_flows_through_the_tls_pump_and_both_ends_close() {
+fn wal_flows_over_tls_and_both_ends_close() {
     run(async {
         let text = at(primary(), "sslmode=require");
         let conn = try_connect(&text).await.unwrap();
         assert!(conn.encrypted);
         let work = tokio::task::spawn_blocking(move || {
-            let mut file = File::from(conn.fd);
+            let mut file = Wire::new(conn.fd, conn.tls);
             let mut query = b"Q\0\0\0\x2bSTART_REPLICATION 0/1000000 TIMELINE 1\0".to_vec();
             query[4] = u8::try_from(query.len() - 1).unwrap();
             file.write_all(&query).unwrap();
@@ -486,10 +543,9 @@ fn wal_flows_through_the_tls_pump_and_both_ends_close() {
             }
             kinds.retain(|&kind| kind != b'd');
             assert_eq!(kinds, b"cCCZ");
-            let socket = std::os::unix::net::UnixStream::from(std::os::fd::OwnedFd::from(file));
-            socket.shutdown(std::net::Shutdown::Write).unwrap();
+            file.close();
             let mut rest = Vec::new();
-            (&socket).read_to_end(&mut rest).unwrap();
+            file.read_to_end(&mut rest).unwrap();
             assert_eq!(rest, b"");
         });
         work.await.unwrap();
@@ -501,7 +557,7 @@ fn the_control_planes_own_runtime_will_do() {
     let text = at(primary(), "sslmode=require user=scramuser password='scram secret'");
     tokio_uring::start(async move {
         let conn = try_connect(&text).await.unwrap();
-        let mut file = File::from(conn.fd);
+        let mut file = Wire::new(conn.fd, conn.tls);
         let answer = tokio::task::spawn_blocking(move || command(&mut file, "IDENTIFY_SYSTEM"));
         assert!(!answer.await.unwrap().is_empty());
     });

@@ -24,6 +24,7 @@ use walhub_proto::walreceiver::{
 };
 
 use crate::api::settings::HubSettings;
+use crate::api::tls::{TlsRecords, sealed_len_max};
 use crate::intake::trouble::{FAULTS_MAX, Fault, RETRY_PAUSE_MAX, Trouble};
 use crate::mail::Upstream;
 use crate::publish::handle::micros_between;
@@ -151,6 +152,8 @@ enum Block {
 #[derive(Debug)]
 pub(crate) struct Live {
     socket: SocketId,
+    /// What encrypts on it.
+    tls: Option<Box<dyn TlsRecords>>,
     pub(crate) receiver: WalReceiver,
     receiving: bool,
     sending: Option<(Bytes, usize)>,
@@ -329,8 +332,8 @@ impl Link {
                 } else {
                     None
                 };
-                if let Some(bytes) = farewell {
-                    let body = Gather::from_iter([Bytes::from(bytes)]);
+                if let Some(bytes) = farewell.and_then(|bytes| live.last_words(bytes)) {
+                    let body = Gather::from_iter([bytes]);
                     io.submit(self.tokens.send, Op::Send { socket, head: Head::new(&[]), body });
                     self.state = State::Closing { socket, receiving, sending: true, retry_at };
                 } else {
@@ -448,6 +451,7 @@ impl Link {
         let receiver = WalReceiver::new(config, now, local, upstream.server_version_num);
         self.state = State::Live(Box::new(Live {
             socket,
+            tls: upstream.tls,
             receiver,
             receiving: false,
             sending: None,
@@ -535,8 +539,12 @@ impl Link {
         if live.sending.is_some() {
             return;
         }
-        if let Some(bytes) = live.receiver.poll_transmit(now) {
-            live.sending = Some((Bytes::from(bytes), 0));
+        let has_words = live.tls.as_ref().is_some_and(|tls| tls.has_words());
+        let bytes = live.receiver.poll_transmit(now);
+        if bytes.is_some() || has_words {
+            // A connection that takes nothing any more gives nothing either: the next receive says so.
+            let Some(bytes) = live.seal(bytes.unwrap_or_default()) else { return };
+            live.sending = Some((bytes, 0));
             live.send(io, self.tokens.send);
         }
     }
@@ -595,7 +603,7 @@ impl Link {
             State::Live(live) => {
                 live.receiving = false;
                 match result {
-                    Ok(Done::Received(buf)) if !buf.is_empty() => live.held = buf.freeze(),
+                    Ok(Done::Received(buf)) if !buf.is_empty() => live.take_received(buf)?,
                     Ok(Done::Scattered(scattered)) if !scattered.is_empty() => {
                         self.take_scattered(scattered, intake)?;
                     }
@@ -604,10 +612,7 @@ impl Link {
                         return Err(LinkEnd::lost(text));
                     }
                     Ok(_) => {
-                        return Err(LinkEnd::lost(
-                            "could not receive data from WAL stream: server closed the connection unexpectedly"
-                                .to_owned(),
-                        ));
+                        return Err(closed());
                     }
                 }
                 Ok(true)
@@ -924,9 +929,67 @@ impl Link {
     }
 }
 
+fn closed() -> LinkEnd {
+    LinkEnd::lost(
+        "could not receive data from WAL stream: server closed the connection unexpectedly"
+            .to_owned(),
+    )
+}
+
 impl Live {
+    /// Holds what was received, decrypted if it has to be. Of a part of a record nothing is held yet.
+    fn take_received(&mut self, mut buf: Buffer) -> Result<(), LinkEnd> {
+        let Some(tls) = &mut self.tls else {
+            self.held = buf.freeze();
+            return Ok(());
+        };
+        let mut plain = Vec::with_capacity(buf.len());
+        let opened = tls.open(&mut buf, &mut plain);
+        let is_closed = tls.is_closed_by_peer();
+        self.held = Bytes::from(plain);
+        match opened {
+            // What came before is taken first, as long as there is any.
+            _ if !self.held.is_empty() => Ok(()),
+            Ok(()) if is_closed => Err(closed()),
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let text = format!("could not receive data from WAL stream: SSL error: {error}");
+                Err(LinkEnd::lost(text))
+            }
+        }
+    }
+
+    /// Bytes as they go to the upstream; `None` when nothing goes there any more.
+    fn seal(&mut self, bytes: Vec<u8>) -> Option<Bytes> {
+        let Some(tls) = &mut self.tls else { return Some(Bytes::from(bytes)) };
+        let mut sealed = vec![0; sealed_len_max(bytes.len(), 1)];
+        match tls.seal(&[&bytes], &mut sealed) {
+            Ok(len) => {
+                sealed.truncate(len);
+                Some(Bytes::from(sealed))
+            }
+            Err(error) => {
+                tracing::info!("could not encrypt for the upstream: {error}");
+                None
+            }
+        }
+    }
+
+    /// The last bytes, and that nothing comes after them.
+    fn last_words(&mut self, bytes: Vec<u8>) -> Option<Bytes> {
+        let bytes = self.seal(bytes)?;
+        let Some(tls) = &mut self.tls else { return Some(bytes) };
+        tls.close();
+        let goodbye = self.seal(Vec::new())?;
+        Some(Bytes::from([bytes, goodbye].concat()))
+    }
+
     /// Where the next bytes belong, when they are a large message's WAL.
     fn scatter(&self, intake: &mut Intake<'_>) -> Option<Scatter> {
+        if self.tls.is_some() {
+            // What comes is not what belongs there.
+            return None;
+        }
         let local = &mut intake.store.as_mut()?.local;
         let ahead = self.receiver.wal_ahead()?;
         if ahead.left.max(ahead.message_len) < SCATTER_MESSAGE_LEN_MIN

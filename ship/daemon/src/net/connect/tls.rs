@@ -9,18 +9,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
+use rustls::client::{ResolvesClientCert, UnbufferedClientConnection, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, ClientConfig, OtherError, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use walhub_proto::conninfo::{SslCertMode, SslMode, SslNegotiation, SslOptions, TlsVersion};
 
 use super::error::Cause;
+use super::stream::{ClientRecords, TlsStream};
 use super::verify::{Chain, NameMismatch, Verifier};
 use crate::net::tls::certificate::Certificate;
 use crate::strerror::strerror;
@@ -72,11 +71,11 @@ pub(super) async fn handshake(
     ssl: &SslOptions,
     host: &str,
     address: std::net::IpAddr,
-) -> Result<(TlsStream<TcpStream>, Channel), Cause> {
+) -> Result<(TlsStream, Channel), Cause> {
     if ssl.mode == SslMode::VerifyFull && host.is_empty() {
         return Err(refuse("host name must be specified for a verified SSL connection".into()));
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(crate::net::tls::provider());
     let certificate = Arc::new(ClientCertificate {
         key: client_certificate(ssl, &provider)?,
         requested: AtomicBool::new(false),
@@ -101,21 +100,22 @@ pub(super) async fn handshake(
     config.alpn_protocols = vec![b"postgresql".to_vec()];
     config.enable_sni = ssl.sni;
     let name = ServerName::try_from(host.to_string()).unwrap_or_else(|_| address.into());
-    let stream = TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await
-        .map_err(handshake_error)?;
-    let (_, session) = stream.get_ref();
-    if ssl.negotiation == SslNegotiation::Direct && session.alpn_protocol().is_none() {
+    let connection = UnbufferedClientConnection::new(Arc::new(config), name)
+        .map_err(|error| refuse(format!("could not create SSL context: {error}")))?;
+    let (mut has_alpn, mut end_point) = (false, None);
+    let agreed = |records: &ClientRecords| {
+        let state = records.state();
+        has_alpn = state.alpn_protocol().is_some();
+        let der = state.peer_certificates().and_then(<[_]>::first);
+        end_point = der.and_then(|der| Certificate::parse(der)?.end_point(der));
+    };
+    let stream = TlsStream::connect(stream, connection, agreed).await.map_err(handshake_error)?;
+    if ssl.negotiation == SslNegotiation::Direct && !has_alpn {
         return Err(refuse(
             "direct SSL connection was established without ALPN protocol negotiation extension"
                 .into(),
         ));
     }
-    let end_point = session
-        .peer_certificates()
-        .and_then(<[_]>::first)
-        .and_then(|der| Certificate::parse(der).and_then(|certificate| certificate.end_point(der)));
     let requested = certificate.requested.load(Ordering::Relaxed);
     let channel = Channel::Tls {
         end_point,

@@ -117,7 +117,6 @@ impl<C: Unbuffered> Records<C> {
     ///
     /// # Errors
     /// When the configuration makes no sense.
-    #[cfg(test)]
     pub(in crate::net) fn begin(&mut self) -> io::Result<()> {
         self.open(&mut [], &mut Vec::new())
     }

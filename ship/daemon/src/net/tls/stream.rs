@@ -5,6 +5,7 @@
 //!
 //! Not here: the records (`records`).
 
+use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -14,7 +15,7 @@ use rustls::server::UnbufferedServerConnection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use walhub_hub::api::tls::{RECORD_BYTES_MAX, sealed_len_max};
 
-use super::records::Records;
+use super::records::{Records, Unbuffered};
 
 /// What is read of a socket at a time.
 const READ_BYTES: usize = 16 << 10;
@@ -25,21 +26,27 @@ const WRITE_BYTES_MAX: usize = 4 * RECORD_BYTES_MAX;
 pub(in crate::net) type ServerRecords = Records<UnbufferedServerConnection>;
 
 /// The TLS on a socket.
-#[derive(Debug)]
-pub(in crate::net) struct Tls {
-    records: ServerRecords,
+pub(in crate::net) struct Tls<C = UnbufferedServerConnection> {
+    records: Records<C>,
     /// Decrypted, and not taken yet.
     plain: Vec<u8>,
 }
 
-impl Tls {
+impl<C> fmt::Debug for Tls<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Tls");
+        debug.field("records", &self.records).field("plain", &self.plain.len()).finish()
+    }
+}
+
+impl<C: Unbuffered> Tls<C> {
     /// Of a connection whose handshake is done, and what was decrypted already.
-    pub(in crate::net) const fn new(records: ServerRecords, plain: Vec<u8>) -> Self {
+    pub(in crate::net) const fn new(records: Records<C>, plain: Vec<u8>) -> Self {
         Self { records, plain }
     }
 
     /// The records, and what was decrypted and not taken yet.
-    pub(in crate::net) fn into_parts(self) -> (ServerRecords, Vec<u8>) {
+    pub(in crate::net) fn into_parts(self) -> (Records<C>, Vec<u8>) {
         (self.records, self.plain)
     }
 

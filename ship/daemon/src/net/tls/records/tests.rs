@@ -147,3 +147,20 @@ fn no_bytes_that_a_stranger_sends_are_taken() {
         }
     }
 }
+
+#[test]
+fn keys_are_changed_under_way() {
+    let files = Files::new();
+    let (mut server, mut client) = pair(&files);
+    let UnbufferedStatus { state, .. } = client.connection.process(&mut []);
+    let Ok(ConnectionState::WriteTraffic(traffic)) = state else { panic!("the handshake is done") };
+    traffic.refresh_traffic_keys().unwrap();
+    let mut plain = Vec::new();
+    server.open(&mut seal(&mut client, &[b"with new keys"]), &mut plain).unwrap();
+    assert_eq!(plain, b"with new keys");
+    // It was asked for new keys itself, and says so before it uses them.
+    assert!(server.has_words());
+    plain.clear();
+    client.open(&mut seal(&mut server, &[b"and here"]), &mut plain).unwrap();
+    assert_eq!(plain, b"and here");
+}
