@@ -73,8 +73,11 @@ impl fmt::Display for RolesFileError {
     }
 }
 
+/// The word for an attribute, and where it is.
+type Flag = (&'static str, fn(&mut Role) -> &mut bool);
+
 /// The attributes that are words, in the order in which they are written.
-const FLAGS: [(&str, fn(&mut Role) -> &mut bool); 7] = [
+const FLAGS: [Flag; 7] = [
     ("superuser", |role| &mut role.superuser),
     ("inherit", |role| &mut role.inherit),
     ("createrole", |role| &mut role.create_role),
