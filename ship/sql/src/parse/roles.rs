@@ -137,7 +137,7 @@ impl Words<'_> {
         let from = self.role_list()?;
         // Who had granted it is not looked at. PostgreSQL 15: `DelRoleMems`.
         self.granted_by()?;
-        if self.accept("cascade") || self.accept("restrict") {}
+        let _ = self.accept("cascade") || self.accept("restrict");
         Ok(RoleStatement::Revoke { roles, from, admin_option_only, spelling: Spelling::Grant })
     }
 
