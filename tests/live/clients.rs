@@ -150,17 +150,15 @@ fn psql_copies_describes_and_is_told_what_there_is_not() {
     assert_eq!(said(&output), "", "{output:?}");
 
     // The session goes on after each.
-    for command in
-        ["\\d", "\\dx", "\\dt", "\\dn", "\\df", "\\du", "\\sf now", "\\d walhub.messages"]
-    {
+    for command in ["\\d", "\\dx", "\\dt", "\\dn", "\\df", "\\sf now", "\\d walhub.messages"] {
         let answer = said(&script(&format!("{command}\nselect 'goes on';\n")));
         assert!(answer.contains("ERROR:") && answer.contains("goes on"), "{command}: {answer}");
         assert!(!answer.contains("internal error"), "{command}: {answer}");
     }
-    let answer = said(&script("\\l\n\\conninfo\n\\encoding\n"));
+    let answer = said(&script("\\l\n\\du\n\\conninfo\n\\encoding\n"));
     let told = if major() >= 18 { "Server Port|" } else { "You are connected" };
     assert!(answer.contains("postgres|") && answer.contains(told), "{answer}");
-    assert!(!answer.contains("ERROR"), "{answer}");
+    assert!(!answer.contains("ERROR") && answer.contains("Superuser"), "{answer}");
     assert!(answer.trim_end().ends_with("UTF8"), "{answer}");
 
     assert!(hub.stop(StopMode::Fast).success());

@@ -111,7 +111,7 @@ select r.rolname, m.rolname, a.admin_option, pg_get_userbyid(a.grantor)
 select groname from pg_group where groname !~ '^pg_';
 \du
 \dg
-\du p*
+\du pl*
 set role plain;
 select current_user, session_user, user, current_role;
 show role;

@@ -36,7 +36,7 @@ pub(super) const FILES: [&str; 25] = [
     "host all all LOCALHOST trust\nhost all all .host reject\nhost all all no.such.host trust",
     "host \\\n all all \\\n all trust # x\n# \\\nlocal all all reject\nlocal all all trust",
     "host @dbs @users all trust\nlocal @dbs all reject\nhost all @more all password",
-    "host all u1, u2,\tu3 all trust\nhost ,db1,, all all reject",
+    "host all u1, u2,\tu3 all trust\nhost db1,,db2 all all reject",
     "host all U1 all trust\nhost DB1 all all reject\nhost db1 all all password",
     "host all all ::/0 trust\nhost all all ::ffff:127.0.0.1/96 reject\n\
      host all all 127.0.0.1/31 password\nhost all all 0.0.0.0/0 scram-sha-256",
@@ -153,7 +153,8 @@ pub(super) fn random_files() -> impl Iterator<Item = String> {
     })
 }
 
-/// Lines of pg_hba.conf, many of them wrong, that PostgreSQL 15 and walhub show alike.
+/// Lines of pg_hba.conf, many of them wrong, that PostgreSQL 15 and walhub show alike. Not here: wrong values of
+/// `clientcert` and `clientname`, of which PostgreSQL's view does not say what its log does.
 pub(super) const LINES: &str = r#"# a comment
 local all all trust
 host all,"quoted all" u1,+g1 127.0.0.1/8 scram-sha-256
@@ -192,10 +193,7 @@ local all all trust yes
 local all all trust x=y
 local all all trust clientcert=verify-ca
 host all all all trust clientname=CN
-hostssl all all all md5 clientcert=1
-hostssl all all all md5 clientname=cn
 hostssl all all all md5 clientname=DN clientcert=verify-ca
-hostssl all all all cert clientcert=verify-ca
 local all all md5 ldapserver=m
 local all all md5 pamservice=m
 local all all md5 krb_realm=m

@@ -74,11 +74,11 @@ impl fmt::Display for RolesFileError {
     }
 }
 
-/// The place of an attribute that a role has or has not.
-type Flag = fn(&mut Role) -> &mut bool;
+/// The word for an attribute, and where it is.
+type Flag = (&'static str, fn(&mut Role) -> &mut bool);
 
 /// The attributes that are words, in the order in which they are written.
-const FLAGS: [(&str, Flag); 7] = [
+const FLAGS: [Flag; 7] = [
     ("superuser", |role| &mut role.superuser),
     ("inherit", |role| &mut role.inherit),
     ("createrole", |role| &mut role.create_role),
