@@ -1,5 +1,4 @@
 use super::pattern::Pattern;
-use super::*;
 
 #[test]
 fn patterns_match_as_postgresql_s() {
