@@ -154,7 +154,7 @@ impl Judge {
     fn words(&mut self, hba: &str, clients: &[Client]) -> Vec<String> {
         // The first line is how to tell that the file is in force.
         self.files += 1;
-        let probe: &'static str = if self.files % 2 == 0 { "probe0" } else { "probe1" };
+        let probe: &'static str = if self.files.is_multiple_of(2) { "probe0" } else { "probe1" };
         let text =
             format!("host {probe} all all reject\n{hba}\nhost probe0,probe1 all all trust\n");
         fs::write(self.data.join("pg_hba.conf"), text).expect("a file");
