@@ -14,7 +14,6 @@ use super::primary::OwnHub;
 use super::protocol::{bind, execute, parse, sync};
 use super::{client, message, monitor_alone, query, show_message};
 use crate::backend::{BackendParams, Sessions, SettingRow, SettingsView, serve};
-use crate::roles::RoleStore;
 use walhub_hub::api::hub::Hub;
 
 const LIMIT: usize = 4 << 20;

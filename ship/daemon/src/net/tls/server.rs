@@ -271,7 +271,7 @@ fn revocation_list(file: &Path) -> Result<Vec<CertificateRevocationListDer<'stat
             file.display()
         ))
     };
-    let lists: Vec<_> = pem_file(file).map_err(unreadable)?;
+    let lists: Vec<CertificateRevocationListDer<'static>> = pem_file(file).map_err(unreadable)?;
     if lists.is_empty() {
         return Err(unreadable("no list found".to_owned()));
     }
