@@ -82,7 +82,7 @@ fn nothing_that_a_user_sees_changes_unnoticed() {
     // With WALHUB_GOLDEN set it is written, for whoever reads the difference.
     if std::env::var_os("WALHUB_GOLDEN").is_some() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/settings/golden/shown.txt");
-        return std::fs::write(file, got).unwrap();
+        return fs::write(file, got).unwrap();
     }
     let want = include_str!("../golden/shown.txt");
     for (got, want) in got.lines().zip(want.lines()) {
