@@ -1,8 +1,11 @@
-//! Roles of other servers: copied once.
+//! Roles that others keep: copied once, asked for at each login, read from PgBouncer's file.
 
-use walhub_tests::client::SqlServer as _;
+use std::fs;
+use std::process::Output;
+
+use walhub_tests::client::{SqlServer as _, run_psql};
 use walhub_tests::hub::{Hub, walhub};
-use walhub_tests::postgres::Postgres;
+use walhub_tests::postgres::{Postgres, StopMode};
 use walhub_tests::scratch::Scratch;
 
 /// What a DBA with standbys has.
@@ -66,4 +69,110 @@ fn an_import_that_cannot_read_or_write_says_so() {
         assert!(!output.status.success() && said.contains(error), "{said}");
     }
     assert_eq!(hub.psql("SELECT count(*) FROM pg_roles WHERE rolname = 'plain'"), "0");
+}
+
+/// Standbys are members of a role and have a password; everybody else is the operator.
+const HBA: &str = "host all postgres all trust\nhost all postgres,monitor all trust\n\
+     host replication,all +standbys all scram-sha-256\nhost all old all md5\n\
+     host all nobody all scram-sha-256\n";
+
+/// A relay that asks its primary for roles.
+fn asking(primary: &Postgres, scratch: &Scratch) -> Hub {
+    let hub = Hub::named("hub").upstream(primary.endpoint().conninfo("hub"));
+    let hub = hub.set("auth_user", "postgres").build(scratch);
+    fs::create_dir_all(hub.data()).expect("a directory");
+    fs::write(hub.data().join("pg_hba.conf"), HBA).expect("a file");
+    hub
+}
+
+fn log_in(hub: &Hub, user: &str, password: &str) -> Output {
+    let conninfo = hub.endpoint().database().replace("user=postgres", &format!("user='{user}'"));
+    run_psql(&format!("{conninfo} password='{password}'"), &["-c", "SELECT current_user"])
+}
+
+#[track_caller]
+fn comes_in(hub: &Hub, user: &str, password: &str) {
+    let output = log_in(hub, user, password);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), user);
+}
+
+#[track_caller]
+fn is_refused(hub: &Hub, user: &str, password: &str) {
+    let output = log_in(hub, user, password);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let wanted = format!("FATAL:  password authentication failed for user \"{user}\"");
+    assert!(!output.status.success() && said.contains(&wanted), "{said}");
+}
+
+#[test]
+fn who_has_a_role_in_the_primary_comes_in_also_when_the_primary_is_gone() {
+    let scratch = Scratch::new();
+    let mut primary = Postgres::primary("primary").sql(ROLES).start(&scratch);
+    let mut hub = asking(&primary, &scratch);
+    hub.start();
+    primary.wait_streaming("hub");
+    let standby = "stand\"by 1";
+    is_refused(&hub, standby, "wrong");
+    comes_in(&hub, standby, "s1 secret");
+    comes_in(&hub, "old", "md5 secret");
+    is_refused(&hub, "nobody", "s1 secret");
+    let attributes = "SELECT rolreplication, rolconnlimit, rolsuper, \
+         pg_has_role(rolname, 'pg_read_all_stats', 'MEMBER') FROM pg_roles WHERE rolcanlogin \
+         AND rolname LIKE 'stand%'";
+    assert_eq!(hub.psql(attributes), "t|3|f|t");
+
+    // They all come back when the primary is dead, and after a crash of the hub.
+    primary.stop(StopMode::Immediate);
+    comes_in(&hub, standby, "s1 secret");
+    hub.kill9();
+    hub.start();
+    comes_in(&hub, standby, "s1 secret");
+    is_refused(&hub, standby, "wrong");
+    is_refused(&hub, "nobody", "s1 secret");
+    hub.log().wait_for(hub.log().beginning(), "could not ask the upstream server for role");
+
+    // What is changed there is known here as soon as it can be asked.
+    primary.start();
+    primary.psql("ALTER ROLE \"stand\"\"by 1\" PASSWORD 'another'");
+    primary.psql("DROP ROLE old");
+    hub.wait_sql("SELECT count(*) FROM pg_stat_wal_receiver", "1");
+    walhub_tests::wait::wait_until("the new password", || {
+        log_in(&hub, standby, "another").status.success()
+    });
+    is_refused(&hub, standby, "s1 secret");
+    is_refused(&hub, "old", "md5 secret");
+    let output =
+        run_psql(&hub.endpoint().database(), &["-c", "ALTER ROLE \"stand\"\"by 1\" NOLOGIN"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("is kept by the upstream server"), "{said}");
+}
+
+#[test]
+fn pgbouncers_file_of_users_is_read() {
+    let scratch = Scratch::new();
+    let file = scratch.path("userlist.txt");
+    let write = |text: &str| fs::write(&file, text).expect("a file");
+    write("\"old\" \"md5 secret\"\n\"gone\" \"gone\"\n");
+    let mut hub = Hub::named("hub").set("auth_file", file.display().to_string()).build(&scratch);
+    hub.init(1);
+    let hba = "host all postgres all trust\nhost all all all scram-sha-256\n";
+    fs::write(hub.data().join("pg_hba.conf"), hba).expect("a file");
+    hub.start();
+    comes_in(&hub, "old", "md5 secret");
+    is_refused(&hub, "old", "wrong");
+    comes_in(&hub, "gone", "gone");
+    write("\"old\" \"new\"\n");
+    hub.psql("SELECT pg_reload_conf()");
+    hub.wait_sql("SELECT count(*) FROM pg_roles WHERE rolname = 'gone'", "0");
+    comes_in(&hub, "old", "new");
+    is_refused(&hub, "gone", "gone");
+    // A file that cannot be read changes nothing.
+    write("\"old\" oops\n");
+    let mark = hub.log().mark();
+    hub.psql("SELECT pg_reload_conf()");
+    let line = hub.log().wait_for(mark, "could not read file");
+    assert!(line.contains("line 1: password does not begin with a double quote"), "{line}");
+    comes_in(&hub, "old", "new");
 }

@@ -39,6 +39,7 @@ use crate::logging::report_as_log;
 use crate::net::access::Access;
 use crate::net::authenticate::{Directory, Guard};
 use crate::net::connect::{ConnectOptions, Notices, connect, parse_conninfo};
+use crate::net::learner::Learner;
 use crate::net::listen::Listener;
 use crate::net::session::Services;
 use crate::net::tls::{Acceptor, When};
@@ -191,6 +192,7 @@ impl Ready {
         let front = Arc::new(front);
         let listener = listen(&settings)?;
         announce(&data_dir, &settings, &listener);
+        let learner = Learner::new(Arc::clone(&roles), front.clone(), settings_receiver.clone());
         let server = Server {
             front,
             settings: settings_sender,
@@ -203,6 +205,7 @@ impl Ready {
             mock_nonce,
             access,
             roles,
+            learner,
             title: None,
             notify: Notify::default(),
             attempt: None,
@@ -362,6 +365,7 @@ struct Server {
     mock_nonce: [u8; MOCK_NONCE_LEN],
     access: Arc<Access>,
     roles: Arc<RoleStore>,
+    learner: Arc<Learner>,
     title: Option<Title>,
     notify: Notify,
     /// The attempt to reach the upstream that was begun last.
@@ -387,12 +391,13 @@ impl Server {
             self.connections,
             Guard {
                 access: Arc::clone(&self.access),
-                directory: Arc::clone(&self.roles) as Arc<dyn Directory>,
+                directory: Arc::clone(&self.learner) as Arc<dyn Directory>,
                 mock_nonce: self.mock_nonce,
             },
             serve,
             self.acceptor.subscribe(),
         );
+        self.learner.read_file().await;
         let listening = tokio::task::spawn_local(listener.run(Arc::clone(&services)));
         if self.is_primary {
             set_status(data_dir, Status::Ready);
@@ -537,6 +542,8 @@ impl Server {
         }
         self.reload_tls(data_dir);
         self.access.reload(&self.settings.borrow());
+        let learner = Arc::clone(&self.learner);
+        tokio::task::spawn_local(async move { learner.read_file().await });
         self.notices.forget();
         // Unchanged settings too: a reload is how the operator has the upstream tried again.
         self.front.reload(Arc::new(self.settings.borrow().hub.clone()));

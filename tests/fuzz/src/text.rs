@@ -39,7 +39,7 @@ pub(crate) fn conninfo(bytes: &[u8]) {
 /// A password file.
 pub(crate) fn passfile(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    if let Some(password) = find_password(&text, "localhost", "5432", "walhub") {
+    if let Some(password) = find_password(&text, "localhost", "5432", "replication", "walhub") {
         assert!(!password.contains('\n'));
     }
 }

@@ -116,6 +116,11 @@ impl Access {
         Verdict { rule, host }
     }
 
+    /// Whether a rule asks who is a member of what.
+    pub(super) fn needs_members(&self) -> bool {
+        self.rules.load().need_members()
+    }
+
     /// The maps in force.
     pub(super) fn maps(&self) -> Arc<Maps> {
         self.maps.load_full()

@@ -140,6 +140,10 @@ pub(super) async fn authenticate(
     silent: &Silent,
 ) -> Result<(Authenticated, Option<Arc<Role>>), NotAuthenticated> {
     let guard = &services.guard;
+    if guard.access.needs_members() {
+        // What it is a member of may have to be learnt first.
+        guard.directory.role(&applicant.user).await;
+    }
     let members = guard.directory.membership();
     let tls = connection.tls.clone();
     let transport = match (&tls, applicant.peer) {

@@ -83,6 +83,11 @@ impl Learner {
         Arc::new(Self { store, hub, settings, asking: Mutex::default() })
     }
 
+    /// The roles of this server, what was learnt among them.
+    pub(super) fn store(&self) -> &RoleStore {
+        &self.store
+    }
+
     /// The role of that name, as who keeps it has it now.
     pub async fn role(&self, name: &str) -> Option<Arc<Role>> {
         let known = || self.store.current().get(name).cloned();

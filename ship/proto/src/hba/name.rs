@@ -46,6 +46,13 @@ impl Name {
         self.pattern.as_ref()
     }
 
+    /// Whether it stands for members of a role.
+    pub(super) fn is_group(&self) -> bool {
+        let is_keyword = |keyword| self.token.is_keyword(keyword);
+        let is_role = self.token.text.starts_with('+') && !self.token.quoted;
+        is_role || is_keyword("samerole") || is_keyword("samegroup")
+    }
+
     /// Whether it stands for exactly this.
     pub(super) fn matches(&self, text: &str) -> bool {
         match &self.pattern {

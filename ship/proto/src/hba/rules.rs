@@ -11,6 +11,7 @@ use super::Files;
 use super::address::Addresses;
 use super::fault::{Fault, Remark};
 use super::lines;
+use super::name::Name;
 use super::rule::{self, Possible, Rule};
 
 /// The rules of a file without faults, in its order.
@@ -102,5 +103,12 @@ impl Rules {
             matches!(rule.addresses, Some(Addresses::SameHost | Addresses::SameNet))
         };
         self.rules.iter().any(needs)
+    }
+
+    /// Whether who is a member of what matters.
+    #[must_use]
+    pub fn need_members(&self) -> bool {
+        let mut names = self.rules.iter().flat_map(|rule| rule.databases.iter().chain(&rule.users));
+        names.any(Name::is_group)
     }
 }

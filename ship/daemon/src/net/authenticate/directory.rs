@@ -8,6 +8,7 @@ use std::sync::Arc;
 use walhub_proto::hba::Membership;
 use walhub_proto::roles::Role;
 
+use crate::net::learner::Learner;
 use crate::roles::RoleStore;
 
 /// A role, once it was found, or that there is none.
@@ -37,6 +38,20 @@ impl Directory for RoleStore {
     fn has_privileges_of(&self, role: &Role, of: &str) -> bool {
         let roles = self.current();
         roles.get(of).is_some_and(|of| roles.has_privs_of(role.oid, of.oid))
+    }
+}
+
+impl Directory for Learner {
+    fn role<'a>(&'a self, user: &'a str) -> Looking<'a> {
+        Box::pin(self.role(user))
+    }
+
+    fn membership(&self) -> Arc<dyn Membership> {
+        self.store().membership()
+    }
+
+    fn has_privileges_of(&self, role: &Role, of: &str) -> bool {
+        self.store().has_privileges_of(role, of)
     }
 }
 
