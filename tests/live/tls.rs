@@ -111,7 +111,8 @@ fn certificates_of_clients_are_verified_where_there_is_an_authority() {
     let (good, expired) = (client("good", Validity::Valid), client("expired", Validity::Expired));
     let revoked = client("revoked", Validity::Valid);
     let list = authority.revoke(&revoked);
-    let stranger = other.issue("stranger", "/CN=stranger", "", Validity::Valid);
+    let stranger =
+        other.issue("stranger", "/CN=stranger", "extendedKeyUsage = clientAuth\n", Validity::Valid);
     let mut hub = with_tls(Hub::named("hub"), &server.certificate, &server.key)
         .set("ssl_ca_file", authority.root.display().to_string())
         .set("ssl_crl_file", list.display().to_string())
