@@ -270,7 +270,8 @@ fn a_reload_changes_the_method_and_no_session() {
     hub.wait_streaming("standby");
     assert!(who(&hub, "trusted", "").status.success());
     let file = hub.data().join("pg_hba.conf");
-    fs::write(&file, HBA.replace("all trust", "all scram-sha-256")).expect("a file");
+    fs::write(&file, HBA.replace("nobody_t all trust", "nobody_t all scram-sha-256"))
+        .expect("a file");
     reload(&hub);
     let until = Instant::now() + Duration::from_secs(10);
     while who(&hub, "trusted", "").status.success() && Instant::now() < until {
