@@ -66,3 +66,28 @@ fn a_socket_in_use_is_kept_and_a_stale_lock_is_taken() {
     fs::write(&lock, "who\n").unwrap();
     assert_eq!(socket_file::bind(path, 7).unwrap_err().kind(), io::ErrorKind::InvalidData);
 }
+
+#[test]
+fn localhost_means_every_family_that_it_has() {
+    let addresses = resolve("localhost", 1).unwrap();
+    assert!(addresses.iter().all(|address| address.ip().is_loopback()));
+    assert_eq!(resolve("*", 1).unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn keepalives_are_set_on_a_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let mut settings = settings(&[], &[]);
+    settings.tcp_keepalives_idle = Some(Duration::from_secs(11));
+    settings.tcp_keepalives_interval = Some(Duration::from_secs(12));
+    settings.tcp_keepalives_count = Some(13);
+    settings.tcp_user_timeout = Some(Duration::from_secs(14));
+    set_options(&stream, &settings).unwrap();
+    let socket = SockRef::from(&stream);
+    assert!(stream.nodelay().unwrap() && socket.keepalive().unwrap());
+    assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(11));
+    assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(12));
+    assert_eq!(socket.tcp_keepalive_retries().unwrap(), 13);
+    assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(14)));
+}
