@@ -90,7 +90,7 @@ fn who_is_not_let_in_hears_what_postgresql_says() {
         address: address.map(|address| address.parse().unwrap()),
         user,
         database,
-        replication: database == "",
+        replication: database.is_empty(),
     };
     let tls = Transport::Tls { client_certificate: false };
     for (connection, message) in [
