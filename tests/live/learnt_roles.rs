@@ -1,6 +1,7 @@
 //! Roles that others keep: copied once, asked for at each login, read from PgBouncer's file.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::process::Output;
 
 use walhub_tests::client::{SqlServer as _, run_psql};
@@ -62,7 +63,7 @@ fn an_import_that_cannot_read_or_write_says_so() {
     let plain = primary.endpoint().database().replace("user=postgres", "user=plain");
     for (from, error) in [
         (plain.as_str(), "could not read the roles: ERROR:  permission denied for table pg_authid"),
-        ("host=", "invalid connection string syntax"),
+        ("nonsense=1", "invalid connection string syntax"),
     ] {
         let output = walhub(["roles", "import", "--from", from, "--to", &to]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -80,7 +81,7 @@ const HBA: &str = "host all postgres all trust\nhost all postgres,monitor all tr
 fn asking(primary: &Postgres, scratch: &Scratch) -> Hub {
     let hub = Hub::named("hub").upstream(primary.endpoint().conninfo("hub"));
     let hub = hub.set("auth_user", "postgres").build(scratch);
-    fs::create_dir_all(hub.data()).expect("a directory");
+    fs::DirBuilder::new().mode(0o700).create(hub.data()).expect("a directory");
     fs::write(hub.data().join("pg_hba.conf"), HBA).expect("a file");
     hub
 }

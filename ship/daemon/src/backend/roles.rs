@@ -10,7 +10,6 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::io::{AsyncRead, AsyncWrite};
 use walhub_proto::password::{self, Encryption, SCRAM_ITERATIONS_DEFAULT};
 use walhub_proto::roles::change::{Secret, Settled};
@@ -22,6 +21,7 @@ use super::SettingsView;
 use super::offload::Stop;
 use super::session::Backend;
 use super::wire::Wire;
+use crate::random;
 use walhub_sql::failure::{ACTIVE_SQL_TRANSACTION, Result, fail};
 use walhub_sql::value::Value;
 use walhub_sql::value::types::Type;
@@ -80,10 +80,7 @@ impl<V: SettingsView> Backend<V> {
         let Some(Some(password)) = given else { return Ok(None) };
         let role = self.altered(statement);
         let (encryption, password) = (self.encryption(), password.clone());
-        let mut salt = [0; password::SCRAM_SALT_LEN];
-        SystemRandom::new()
-            .fill(&mut salt)
-            .map_err(|_| fail(SqlState::INTERNAL_ERROR, "could not generate random salt"))?;
+        let salt: [u8; password::SCRAM_SALT_LEN] = random::bytes();
         let turns = Arc::clone(&self.params.sessions.turns().evaluations);
         let secret = self
             .offload(wire, turns, Stop::default(), move || {

@@ -9,6 +9,7 @@
 //! PgBouncer: `auth_query`, `auth_user`, `auth_file`.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,16 +19,19 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use walhub_hub::api::hub::Hub;
 use walhub_proto::conninfo::ConnInfo;
+use walhub_proto::password::{self, Encryption, SCRAM_ITERATIONS_DEFAULT, SCRAM_SALT_LEN, Secret};
 use walhub_proto::roles::Role;
 use walhub_proto::roles::learnt::{Keeper, NotLearnt};
 use walhub_proto::time::Timestamp;
 use walhub_proto::userlist;
 use walhub_sql::value::Value;
 use walhub_sql::value::types::Type;
+use zeroize::Zeroizing;
 
 use super::connect::roles::{RemoteRole, find_role};
 use super::connect::{ConnectOptions, Failure, SqlSession, connect_sql, parse_conninfo};
 use crate::placement::spawn_blocking;
+use crate::random;
 use crate::roles::RoleStore;
 use crate::settings::Settings;
 use crate::strerror::strerror;
@@ -107,19 +111,13 @@ impl Learner {
     }
 
     /// Reads the file of `auth_file`, as it is now. An earlier one's users go when they are not in it.
+    ///
+    /// Of a password in plain text the secret is kept.
     pub async fn read_file(&self) {
         let path = self.settings.borrow().auth_file.clone();
-        let read = async {
-            if path.is_empty() {
-                return Ok(BTreeMap::new());
-            }
-            let file = path.clone();
-            let text = spawn_blocking(move || std::fs::read_to_string(file)).await;
-            let text = text.map_err(|_| "it was given up".to_owned())?;
-            let text = text.map_err(|error| strerror(&error).to_string())?;
-            userlist::parse(&text).map_err(|bad| format!("line {}: {}", bad.number, bad.reason))
-        };
-        let users = match read.await {
+        let iterations = self.settings.borrow().scram_iterations;
+        let known = self.store.current();
+        let users = match self.users_of_file().await {
             Ok(users) => users,
             Err(reason) => {
                 let detail = "Users who were read before stay.";
@@ -127,6 +125,14 @@ impl Learner {
                 return;
             }
         };
+        let users = spawn_blocking(move || {
+            let secret = |(name, text): (String, Zeroizing<String>)| {
+                let secret = secret_of(known.get(&name), &name, &text, iterations);
+                (name, secret)
+            };
+            users.into_iter().map(secret).collect::<BTreeMap<_, _>>()
+        });
+        let Ok(users) = users.await else { return };
         let update = self.store.update(|roles| {
             let mut roles = roles.clone();
             let gone: Vec<String> = roles
@@ -137,14 +143,13 @@ impl Learner {
             for name in gone {
                 roles = roles.forget(&name, Keeper::AuthFile);
             }
-            for (name, secret) in &users {
-                let password = (!secret.is_empty()).then(|| secret.clone());
+            for (name, password) in users {
                 // PgBouncer's users are who may log in; here they come to replicate.
                 let (login, replication) = (true, true);
                 let role = Role { login, replication, password, ..Role::new(0, name.clone()) };
                 match roles.learn(&role, &[], Keeper::AuthFile) {
                     Ok(learnt) => roles = learnt,
-                    Err(why) => not_learnt(name, why),
+                    Err(why) => not_learnt(&name, why),
                 }
             }
             roles
@@ -152,6 +157,20 @@ impl Learner {
         if let Err(report) = update.await {
             tracing::error!("{}", report.message);
         }
+    }
+
+    /// Who is in the file of `auth_file`; nobody without one.
+    async fn users_of_file(&self) -> Result<BTreeMap<String, Zeroizing<String>>, String> {
+        let path = self.settings.borrow().auth_file.clone();
+        if path.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let text = spawn_blocking(move || std::fs::read_to_string(path).map(Zeroizing::new)).await;
+        let text = text.map_err(|_| "it was given up".to_owned())?;
+        let text = text.map_err(|error| strerror(&error).to_string())?;
+        let users =
+            userlist::parse(&text).map_err(|bad| format!("line {}: {}", bad.number, bad.reason))?;
+        Ok(users.into_iter().map(|(name, secret)| (name, Zeroizing::new(secret))).collect())
     }
 
     /// Whom to ask; `None` without `auth_user`, and on a server that has no upstream.
@@ -222,24 +241,20 @@ impl Learner {
 
     async fn connect(&self, source: &Source) -> Result<SqlSession, String> {
         let conninfo = parse_conninfo(&source.conninfo).map_err(|error| error.to_string())?;
-        let conninfo = self.as_auth_user(conninfo, &source.user);
+        let conninfo = self.as_auth_user(conninfo, &source.user).await;
         let options = ConnectOptions { timeout: Some(ASK_TIMEOUT), ..ConnectOptions::default() };
         let session = connect_sql(&conninfo, &source.database, &options).await;
         session.map_err(|error| error.to_string())
     }
 
     /// The upstream's address with another user. Its password is that of `primary_conninfo` where that is the same user,
-    /// else that of the password file, else a plain one of `auth_file`.
-    fn as_auth_user(&self, mut conninfo: ConnInfo, user: &str) -> ConnInfo {
+    /// else a plain one of `auth_file`, else that of the password file.
+    async fn as_auth_user(&self, mut conninfo: ConnInfo, user: &str) -> ConnInfo {
         if conninfo.user != user {
             user.clone_into(&mut conninfo.user);
-            let roles = self.store.current();
-            let of_file = roles.get(user).filter(|role| role.keeper == Keeper::AuthFile);
-            let plain = |secret: &&String| {
-                !secret.starts_with("md5") && !secret.starts_with("SCRAM-SHA-256$")
-            };
-            conninfo.password =
-                of_file.and_then(|role| role.password.as_ref()).filter(plain).cloned();
+            let of_file = self.users_of_file().await.ok().and_then(|mut users| users.remove(user));
+            let plain = of_file.filter(|text| matches!(Secret::parse(text), Secret::Plain(_)));
+            conninfo.password = plain.map(|text| String::clone(&text));
         }
         conninfo
     }
@@ -260,6 +275,25 @@ impl Learner {
             tracing::error!("{}", report.message);
         }
     }
+}
+
+/// The secret of a user of the file; that which is kept already when it is of the same password.
+fn secret_of(known: Option<&Arc<Role>>, name: &str, text: &str, iterations: u32) -> Option<String> {
+    if text.is_empty() {
+        return None;
+    }
+    if !matches!(Secret::parse(text), Secret::Plain(_)) {
+        return Some(text.to_owned());
+    }
+    let kept = known.filter(|role| role.keeper == Keeper::AuthFile);
+    let kept = kept.and_then(|role| role.password.as_ref());
+    if let Some(kept) = kept.filter(|kept| Secret::parse(kept).verify(name, text.as_bytes())) {
+        return Some(kept.clone());
+    }
+    let iterations = NonZeroU32::new(iterations).unwrap_or(SCRAM_ITERATIONS_DEFAULT);
+    let encryption = Encryption::ScramSha256 { iterations };
+    let salt: [u8; SCRAM_SALT_LEN] = random::bytes();
+    Some(String::clone(&password::encrypt(encryption, name, text, &salt)))
 }
 
 /// A role of `pg_roles`. An attribute that a server does not have is one that the role does not have.
