@@ -389,9 +389,9 @@ impl Server {
                 access: Arc::clone(&self.access),
                 directory: Arc::clone(&self.roles) as Arc<dyn Directory>,
                 mock_nonce: self.mock_nonce,
+                tls: self.acceptor.subscribe(),
             },
             serve,
-            self.acceptor.subscribe(),
         );
         let listening = tokio::task::spawn_local(listener.run(Arc::clone(&services)));
         if self.is_primary {
