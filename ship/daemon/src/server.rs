@@ -393,9 +393,9 @@ impl Server {
                 access: Arc::clone(&self.access),
                 directory: Arc::clone(&self.learner) as Arc<dyn Directory>,
                 mock_nonce: self.mock_nonce,
+                tls: self.acceptor.subscribe(),
             },
             serve,
-            self.acceptor.subscribe(),
         );
         self.learner.read_file().await;
         let listening = tokio::task::spawn_local(listener.run(Arc::clone(&services)));

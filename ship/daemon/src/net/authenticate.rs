@@ -32,6 +32,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use walhub_proto::hba::{self, Method, Rule, Transport};
 use walhub_proto::password::{MOCK_NONCE_LEN, SCRAM_ITERATIONS_DEFAULT, ScramSecret};
 use walhub_proto::roles::Role;
@@ -44,6 +45,7 @@ pub(super) use self::refused::Refusal;
 use super::access::{Access, refusal};
 use super::session::{Services, host_and_port};
 use super::stream::Connection;
+use super::tls::Acceptor;
 use super::unadmitted::Silent;
 
 /// What one connection may hold of what its client has sent before it is let in: its startup packet, and its answer.
@@ -57,6 +59,8 @@ pub(crate) struct Guard {
     pub(crate) directory: Arc<dyn Directory>,
     /// What salts of roles are made of that have no secret.
     pub(crate) mock_nonce: [u8; MOCK_NONCE_LEN],
+    /// What connections over TLS are accepted with; `None` while `ssl` is off.
+    pub(crate) tls: watch::Receiver<Option<Arc<Acceptor>>>,
 }
 
 impl Guard {

@@ -32,7 +32,7 @@ use self::encryption::{begin_direct_tls, decline_encryption, ssl_status};
 pub(crate) use self::greeting::canonical_name;
 use super::authenticate::{self, Authenticated, Guard, NotAuthenticated, Refusal, authenticate};
 use super::stream::{Connection, Stream};
-use super::tls::{Acceptor, TlsFacts};
+use super::tls::TlsFacts;
 use super::unadmitted::{Origin, Silent, Unadmitted};
 use crate::backend::{BackendParams, Interrupt, Member, Sessions, SettingsView as _};
 use crate::limits::Connections;
@@ -77,8 +77,6 @@ pub struct Services {
     /// Sessions of each role, by OID.
     by_role: Arc<Mutex<BTreeMap<u32, u32>>>,
     serve: Serve,
-    /// What connections over TLS are accepted with; `None` while `ssl` is off.
-    tls: watch::Receiver<Option<Arc<Acceptor>>>,
 }
 
 impl Services {
@@ -92,7 +90,6 @@ impl Services {
         connections: Connections,
         guard: Guard,
         serve: Serve,
-        tls: watch::Receiver<Option<Arc<Acceptor>>>,
     ) -> Arc<Self> {
         let sessions = Arc::new(Sessions::default());
         sessions.memory().set_limit(settings.borrow().sql_memory_limit());
@@ -111,7 +108,6 @@ impl Services {
             others: Arc::default(),
             by_role: Arc::default(),
             serve,
-            tls,
         })
     }
 

@@ -85,7 +85,7 @@ fn who_is_not_let_in_hears_what_postgresql_says() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let access =
         Access::of("host all bob all reject\nhost all carol all md5\nhost all all ::1/128 trust");
-    let connection = |address: Option<&str>, user, database, transport| Connection {
+    let connection = |address: Option<&str>, user, database: &'static str, transport| Connection {
         transport,
         address: address.map(|address| address.parse().unwrap()),
         user,

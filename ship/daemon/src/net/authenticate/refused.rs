@@ -13,7 +13,7 @@ use crate::net::access::Denied;
 /// What the client is told, and what the log is told besides.
 #[derive(Debug)]
 pub(in crate::net) struct Refusal {
-    pub(in crate::net) report: Report,
+    pub(in crate::net) report: Box<Report>,
     /// For the log alone.
     pub(in crate::net) log_detail: Option<String>,
     /// Whether it has tried to show who it is, and failed: then `auth_delay` holds it up.
@@ -23,14 +23,14 @@ pub(in crate::net) struct Refusal {
 /// A client that breaks a rule is told which.
 impl From<Report> for Refusal {
     fn from(report: Report) -> Self {
-        Self { report, log_detail: None, has_failed: false }
+        Self { report: Box::new(report), log_detail: None, has_failed: false }
     }
 }
 
 impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {
         let Denied { report, log_detail } = denied;
-        Self { report: *report, log_detail, has_failed: false }
+        Self { report, log_detail, has_failed: false }
     }
 }
 
@@ -59,13 +59,13 @@ impl Refusal {
             Some(detail) => format!("{detail}\n{matched}"),
             None => matched,
         };
-        let report = Report::fatal(sqlstate, message);
+        let report = Box::new(Report::fatal(sqlstate, message));
         Self { report, log_detail: Some(log_detail), has_failed: true }
     }
 
     /// As it is logged.
     pub(in crate::net) fn for_log(&self) -> Report {
-        let report = self.report.clone();
+        let report = (*self.report).clone();
         match &self.log_detail {
             Some(detail) => report.detail(detail.clone()),
             None => report,

@@ -19,7 +19,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What this connection can be encrypted with. PostgreSQL: no SSL when disabled or on Unix sockets.
 fn acceptor(connection: &Connection, services: &Services) -> Option<Arc<Acceptor>> {
-    let acceptor = services.tls.borrow().clone();
+    let acceptor = services.guard.tls.borrow().clone();
     acceptor.filter(|_| connection.tls.is_none() && connection.stream.tcp_socket().is_some())
 }
 

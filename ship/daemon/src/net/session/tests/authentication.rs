@@ -91,7 +91,12 @@ fn roles() -> Roles {
 }
 
 fn guard(hba: &str, ident: &str, roles: Roles) -> Guard {
-    Guard { access: Access::of_texts(hba, ident), directory: Arc::new(roles), mock_nonce: [7; 32] }
+    Guard {
+        access: Access::of_texts(hba, ident),
+        directory: Arc::new(roles),
+        mock_nonce: [7; 32],
+        tls: watch::channel(None).1,
+    }
 }
 
 fn harness(hba: &str) -> Harness {
@@ -218,7 +223,12 @@ fn what_only_the_log_is_told_names_the_rule() {
     let rules = Access::of_texts("# first\nlocal all all md5 # why", "");
     run(async move {
         let hub = FakeHub::ready();
-        let guard = Guard { access: rules, directory: Arc::new(roles()), mock_nonce: [7; 32] };
+        let guard = Guard {
+            access: rules,
+            directory: Arc::new(roles()),
+            mock_nonce: [7; 32],
+            tls: watch::channel(None).1,
+        };
         let harness = Harness::guarded(hub, guard, |_| ());
         for (user, reason) in [
             ("md5", "Password does not match for user \"md5\".\n"),

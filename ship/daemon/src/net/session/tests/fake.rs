@@ -193,7 +193,12 @@ impl Hub<OwnedFd> for FakeHub {
 }
 
 fn guard(access: Arc<Access>) -> Guard {
-    Guard { access, directory: Arc::new(Everybody), mock_nonce: [7; 32] }
+    Guard {
+        access,
+        directory: Arc::new(Everybody),
+        mock_nonce: [7; 32],
+        tls: watch::channel(None).1,
+    }
 }
 
 pub(super) struct Harness {
@@ -240,10 +245,10 @@ impl Harness {
         let shared: Arc<dyn Hub<OwnedFd>> = Arc::<FakeHub>::clone(&hub);
         let connections = Connections::of(&settings_read.borrow(), None).unwrap();
         let roles = RoleStore::new("/nowhere/walhub.roles".into(), Roles::new("postgres"));
-        let services = {
-            let (tls, terminate) = (watch::channel(acceptor).1, terminate_read);
-            Services::new(shared, settings_read, roles, terminate, connections, guard, serve, tls)
-        };
+        let guard = Guard { tls: watch::channel(acceptor).1, ..guard };
+        let terminated = terminate_read;
+        let services =
+            Services::new(shared, settings_read, roles, terminated, connections, guard, serve);
         Self { hub, services, terminate, _settings: settings }
     }
 
