@@ -392,7 +392,7 @@ fn sessions_are_ended_by_those_who_may() {
     };
     let refusal = |user: &str, pid: &str| {
         let sql = format!("select pg_terminate_backend({pid})");
-        said(&run_psql(&as_user(&hub, user), &["-c", &sql])).to_owned()
+        said(&run_psql(&as_user(&hub, user), &["-c", &sql]))
     };
     let (mut root, root_pid) = session_of("postgres");
     let superusers = "must be a superuser to terminate superuser process";

@@ -167,7 +167,7 @@ impl Learner {
         }
         let text = spawn_blocking(move || std::fs::read_to_string(path).map(Zeroizing::new)).await;
         let text = text.map_err(|_| "it was given up".to_owned())?;
-        let text = text.map_err(|error| strerror(&error).to_string())?;
+        let text = text.map_err(|error| strerror(&error))?;
         let users =
             userlist::parse(&text).map_err(|bad| format!("line {}: {}", bad.number, bad.reason))?;
         Ok(users.into_iter().map(|(name, secret)| (name, Zeroizing::new(secret))).collect())
