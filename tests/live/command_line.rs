@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustix::process::Signal;
-use walhub_tests::client::SqlServer;
+use walhub_tests::client::{SqlServer, run_psql};
 use walhub_tests::hub::{Hub, walhub};
 use walhub_tests::postgres::{Postgres, StopMode, program};
 use walhub_tests::process::{command_as_postgres, run_ok, said, send_signal};
@@ -252,4 +252,39 @@ fn log_lines_can_be_json() {
     assert_eq!(value["error_severity"], "LOG", "{line}");
     let message = value["message"].as_str().expect("a message");
     assert!(message.ends_with("on timeline 1"), "{line}");
+}
+
+/// The service asks the operating system who comes by Unix socket, and everybody else for a password. A peer who is no
+/// role of that name is refused, and a line that is there already stays.
+#[test]
+fn serve_says_what_a_first_pg_hba_conf_asks_for() {
+    let scratch = Scratch::new();
+    let sockets = scratch.path("sockets");
+    fs::create_dir(&sockets).expect("a directory");
+    let hub = Hub::named("own").set("unix_socket_directories", sockets.display().to_string());
+    let mut hub = hub.build(&scratch);
+    let arguments = |hub: &Hub, method: &str| {
+        let mut arguments = hub.serve_arguments();
+        let methods = ["--auth-local", method, "--auth-host", "scram-sha-256"];
+        arguments.extend(methods.map(OsString::from));
+        arguments
+    };
+    hub.spawn_with(arguments(&hub, "peer"));
+    hub.wait_ready();
+    let by_socket = format!("host={} port={} dbname=x", sockets.display(), hub.endpoint().port);
+    let by_tcp = hub.endpoint().database();
+    for (database, refusal) in [
+        (format!("{by_socket} user=postgres"), "Peer authentication failed for user \"postgres\""),
+        (by_tcp, "no password supplied"),
+    ] {
+        let output = run_psql(&database, &["-w", "-c", "select 1"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(refusal), "{said}");
+    }
+    let first = fs::read(hub.data().join("pg_hba.conf")).expect("a file");
+    assert_eq!(hub.log().count(hub.log().beginning(), "enabling \"trust\""), 0);
+    hub.stop(StopMode::Fast);
+    hub.spawn_with(arguments(&hub, "trust"));
+    hub.wait_ready();
+    assert_eq!(fs::read(hub.data().join("pg_hba.conf")).expect("a file"), first);
 }

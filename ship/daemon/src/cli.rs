@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use walhub_proto::hba::Method;
 use walhub_proto::lsn::Lsn;
 use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
@@ -25,7 +26,7 @@ use crate::datadir::{CONFIG_FILE, DataDir};
 use crate::demo::{self, DemoArgs};
 use crate::limits::Insufficient;
 use crate::logging::{self, LogConfig};
-use crate::server::{self, Reloader, ServeConfig};
+use crate::server::{self, FirstRules, Reloader, ServeConfig};
 use crate::settings::source::parse_assignment;
 use crate::settings::{SettingError, Settings, Sources, show};
 use crate::signals::ShutdownMode;
@@ -100,6 +101,12 @@ struct ServeArgs {
     /// aside. Has no effect when nothing is damaged there.
     #[arg(long, value_name = "LSN", value_parser = parse_lsn)]
     accept_loss_after: Option<Lsn>,
+    /// Authentication method for Unix sockets in the pg_hba.conf that is written where there is none.
+    #[arg(long, value_name = "METHOD", value_parser = init::parse_local_method)]
+    auth_local: Option<Method>,
+    /// The same, for TCP/IP from this machine.
+    #[arg(long, value_name = "METHOD", value_parser = init::parse_host_method)]
+    auth_host: Option<Method>,
 }
 
 #[derive(Args, Debug)]
@@ -242,7 +249,12 @@ fn serve(args: ServeArgs) -> ExitCode {
     ));
     let reloader = Reloader::new(sources, settings.clone());
     let accept_loss_after = args.accept_loss_after;
-    let config = ServeConfig { data_dir, settings, reloader, accept_loss_after };
+    let trust = FirstRules::TRUST;
+    let first_rules = FirstRules {
+        local: args.auth_local.unwrap_or(trust.local),
+        host: args.auth_host.unwrap_or(trust.host),
+    };
+    let config = ServeConfig { data_dir, settings, reloader, accept_loss_after, first_rules };
     server::run(config).unwrap_or_else(|error| {
         report_end(&error);
         ExitCode::FAILURE

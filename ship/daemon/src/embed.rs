@@ -58,7 +58,7 @@ pub use walhub_proto::syncrep::SynchronousCommit;
 use crate::clock::now;
 use crate::datadir::DataDir;
 use crate::net::listen::Listener;
-use crate::server::{Owner, Ready, Reloader, ServeConfig};
+use crate::server::{FirstRules, Owner, Ready, Reloader, ServeConfig};
 use crate::settings::Sources;
 use crate::signals::{ServerRequest, ShutdownMode};
 use walhub_hub::api::append::{Append, AppendAnswer, Appended, NewRecord, Waited};
@@ -132,7 +132,8 @@ impl Log {
         let data_dir = DataDir::open_or_create(&options.data_dir)
             .map_err(|report| anyhow::anyhow!(report.message))?;
         let reloader = Reloader::new(sources, settings.clone());
-        let config = ServeConfig { data_dir, settings, reloader, accept_loss_after: None };
+        let (accept_loss_after, first_rules) = (None, FirstRules::TRUST);
+        let config = ServeConfig { data_dir, settings, reloader, accept_loss_after, first_rules };
         let (requests, from_owner) = mpsc::unbounded_channel();
         let (opened, is_open) = channel::channel();
         let body = move || {

@@ -73,6 +73,8 @@ pub struct ServeConfig {
     pub reloader: Reloader,
     /// Damaged WAL after this position is given up.
     pub accept_loss_after: Option<Lsn>,
+    /// What pg_hba.conf begins with where there is none yet.
+    pub first_rules: FirstRules,
 }
 
 /// How often the process title is brought up to date.
@@ -153,7 +155,8 @@ impl Ready {
         config: ServeConfig,
         listen: impl FnOnce(&Settings) -> io::Result<Listener>,
     ) -> anyhow::Result<Self> {
-        let ServeConfig { mut data_dir, settings, reloader, accept_loss_after } = config;
+        let ServeConfig { mut data_dir, settings, reloader, accept_loss_after, first_rules } =
+            config;
         data_dir.watch().map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => limits::thread_refused(&error).into(),
             _ => anyhow::Error::from(error).context(format!(
@@ -166,7 +169,7 @@ impl Ready {
             parse_conninfo(&settings.hub.primary_conninfo)
                 .map_err(|error| anyhow::anyhow!("invalid connection string syntax: {error}"))?;
         }
-        let access = load_access(&data_dir, &settings)?;
+        let access = load_access(&data_dir, &settings, first_rules)?;
         let connections = limits::check_at_start(&settings)?;
         let mock_nonce = data_dir
             .mock_authentication_nonce()
@@ -240,13 +243,17 @@ impl Ready {
 
 /// Reads who may come in. A data directory without files that say so gets those of a new one, which is how one of an
 /// earlier walhub was used.
-fn load_access(data_dir: &DataDir, settings: &Settings) -> anyhow::Result<Arc<Access>> {
+fn load_access(
+    data_dir: &DataDir,
+    settings: &Settings,
+    first_rules: FirstRules,
+) -> anyhow::Result<Arc<Access>> {
     let is_own = |file: &str| {
         let directory = Path::new(file).parent().and_then(|it| std::fs::canonicalize(it).ok());
         directory.is_some_and(|directory| directory == data_dir.path())
     };
     if is_own(&settings.hba_file) {
-        write_first_files(data_dir, Method::Trust, Method::Trust)
+        write_first_files(data_dir, first_rules.local, first_rules.host)
             .map_err(|report| Insufficient(*report))?;
     } else if is_own(&settings.ident_file) {
         write_ident_file(data_dir).map_err(|report| Insufficient(*report))?;
@@ -291,6 +298,11 @@ pub struct FirstRules {
     pub local: Method,
     /// For the loopback addresses.
     pub host: Method,
+}
+
+impl FirstRules {
+    /// As initdb without options.
+    pub const TRUST: Self = Self { local: Method::Trust, host: Method::Trust };
 }
 
 /// Makes a new data directory a primary's, when there is no WAL in it, with its roles and the files that say who may

@@ -10,7 +10,6 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _};
-use ring::rand::{SecureRandom as _, SystemRandom};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use walhub_proto::hba::Method;
 use walhub_proto::password::{Encryption, SCRAM_ITERATIONS_DEFAULT, SCRAM_SALT_LEN, encrypt};
@@ -20,6 +19,7 @@ use walhub_proto::segment::SegmentSize;
 use super::{Cli, DataDirArgs, log_setting_errors, report_end};
 use crate::datadir::DataDir;
 use crate::logging::{self, LogConfig};
+use crate::random;
 use crate::roles::{self, SUPERUSER_DEFAULT};
 use crate::server::{self, FirstRules};
 use crate::settings::source::parse_assignment;
@@ -73,7 +73,7 @@ fn parse_method(text: &str) -> Result<Method, String> {
 }
 
 /// PostgreSQL: `auth_methods_local`.
-fn parse_local_method(text: &str) -> Result<Method, String> {
+pub(super) fn parse_local_method(text: &str) -> Result<Method, String> {
     match parse_method(text)? {
         Method::Cert => Err("it is not one for local connections".to_owned()),
         method => Ok(method),
@@ -81,7 +81,7 @@ fn parse_local_method(text: &str) -> Result<Method, String> {
 }
 
 /// PostgreSQL: `auth_methods_host`.
-fn parse_host_method(text: &str) -> Result<Method, String> {
+pub(super) fn parse_host_method(text: &str) -> Result<Method, String> {
     match parse_method(text)? {
         Method::Peer => Err("it is not one for host connections".to_owned()),
         method => Ok(method),
@@ -222,8 +222,7 @@ fn secret_of(settings: &Settings, superuser: &str, password: &str) -> Result<Str
             Encryption::ScramSha256 { iterations: iterations.unwrap_or(SCRAM_ITERATIONS_DEFAULT) }
         }
     };
-    let mut salt = [0; SCRAM_SALT_LEN];
-    SystemRandom::new().fill(&mut salt).map_err(|_| "could not generate random salt".to_owned())?;
+    let salt: [u8; SCRAM_SALT_LEN] = random::bytes();
     Ok(String::clone(&encrypt(encryption, superuser, password, &salt)))
 }
 
