@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::process::Output;
+use std::thread;
 
 use walhub_tests::client::{SqlServer as _, run_psql};
 use walhub_tests::hub::{Hub, walhub};
@@ -148,6 +149,60 @@ fn who_has_a_role_in_the_primary_comes_in_also_when_the_primary_is_gone() {
         run_psql(&hub.endpoint().database(), &["-c", "ALTER ROLE \"stand\"\"by 1\" NOLOGIN"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("is kept by the upstream server"), "{said}");
+}
+
+/// pg_basebackup opens two connections, and sixty standbys come back at once.
+#[test]
+fn who_comes_twice_at_once_for_the_first_time_comes_in_twice() {
+    let scratch = Scratch::new();
+    let primary = Postgres::primary("primary").sql(ROLES).start(&scratch);
+    let mut hub = asking(&primary, &scratch);
+    hub.start();
+    primary.wait_streaming("hub");
+    for role in 0..4 {
+        let name = format!("r{role}");
+        primary.psql(&format!("CREATE ROLE {name} LOGIN PASSWORD 'x' IN ROLE standbys"));
+        thread::scope(|scope| {
+            (0..6).for_each(|_| drop(scope.spawn(|| comes_in(&hub, &name, "x"))));
+        });
+    }
+    // The session that asks does not keep the primary from a smart shutdown.
+    primary.wait_sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%rolname%' AND pid <> pg_backend_pid()", "0");
+}
+
+/// One whose name the statement stumbles over does not keep others from being asked for.
+#[test]
+fn what_a_server_says_of_one_role_is_about_that_role() {
+    let scratch = Scratch::new();
+    let primary = Postgres::primary("primary").sql(ROLES).start(&scratch);
+    let mut hub = asking(&primary, &scratch);
+    let stumbles = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1 \
+         AND 1 / (CASE WHEN $1 = 'nobody' THEN 0 ELSE 1 END) = 1";
+    hub.set("auth_query", stumbles);
+    hub.start();
+    primary.wait_streaming("hub");
+    is_refused(&hub, "nobody", "x");
+    let line = hub.log().wait_for(hub.log().beginning(), "could not ask the upstream server");
+    assert!(line.contains("for role \"nobody\": ERROR:  division by zero"), "{line}");
+    comes_in(&hub, "old", "md5 secret");
+}
+
+/// Its address may be somebody else's by now.
+#[test]
+fn roles_of_another_database_system_are_not_learnt() {
+    let scratch = Scratch::new();
+    let primary = Postgres::primary("primary").start(&scratch);
+    let other = Postgres::primary("other").sql(ROLES).start(&scratch);
+    let mut hub = asking(&primary, &scratch);
+    hub.start();
+    primary.wait_streaming("hub");
+    hub.stop(StopMode::Fast);
+    hub.set_upstream(other.endpoint().conninfo("hub"));
+    hub.start();
+    is_refused(&hub, "old", "md5 secret");
+    let line = hub.log().wait_for(hub.log().beginning(), "for role \"old\"");
+    assert!(line.contains("database system identifier differs"), "{line}");
+    assert_eq!(hub.psql("SELECT count(*) FROM pg_roles WHERE rolname = 'old'"), "0");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tokio::sync::{Mutex, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use walhub_hub::api::hub::Hub;
 use walhub_proto::conninfo::ConnInfo;
 use walhub_proto::password::{self, Encryption, SCRAM_ITERATIONS_DEFAULT, SCRAM_SALT_LEN, Secret};
@@ -29,7 +29,7 @@ use walhub_sql::value::types::Type;
 use zeroize::Zeroizing;
 
 use super::connect::roles::{RemoteRole, find_role};
-use super::connect::{ConnectOptions, Failure, SqlSession, connect_sql, parse_conninfo};
+use super::connect::{Cause, ConnectOptions, Failure, SqlSession, connect_sql, parse_conninfo};
 use crate::placement::spawn_blocking;
 use crate::random;
 use crate::roles::RoleStore;
@@ -42,6 +42,10 @@ const FRESH: Duration = Duration::from_secs(2);
 const ASKED_MAX: usize = 1000;
 /// So long asking may take, waiting for others who ask included.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// A session with the upstream is closed when it was not used for so long.
+const IDLE_MAX: Duration = Duration::from_secs(5);
+/// Everybody may ask this, of a primary and of a standby. PostgreSQL: `pg_control_system`.
+const SYSTEM_IDENTIFIER: &str = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
 /// After this an upstream that could not be asked is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -50,7 +54,9 @@ pub struct Learner {
     store: Arc<RoleStore>,
     hub: Arc<dyn Hub<OwnedFd>>,
     settings: watch::Receiver<Arc<Settings>>,
-    asking: Mutex<Asking>,
+    asking: Arc<Mutex<Asking>>,
+    /// Whoever reads the file has it.
+    reading: Mutex<()>,
 }
 
 /// Who asks has it alone.
@@ -65,7 +71,26 @@ struct Asking {
 struct Session {
     /// The settings that it was opened with.
     opened_with: Source,
+    used: Instant,
     session: SqlSession,
+}
+
+/// Why there is no answer.
+struct Unanswered {
+    /// Nobody else would get one either.
+    is_broken: bool,
+    why: String,
+}
+
+impl Unanswered {
+    fn broken(why: impl ToString) -> Self {
+        Self { is_broken: true, why: why.to_string() }
+    }
+
+    fn of(cause: Cause) -> Self {
+        let is_broken = !matches!(cause, Cause::Server { .. } | Cause::Refused(_));
+        Self { is_broken, why: Failure { target: None, cause }.to_string() }
+    }
 }
 
 /// Whom to ask, and how.
@@ -84,7 +109,8 @@ impl Learner {
         hub: Arc<dyn Hub<OwnedFd>>,
         settings: watch::Receiver<Arc<Settings>>,
     ) -> Arc<Self> {
-        Arc::new(Self { store, hub, settings, asking: Mutex::default() })
+        let (asking, reading) = (Arc::default(), Mutex::default());
+        Arc::new(Self { store, hub, settings, asking, reading })
     }
 
     /// The roles of this server, what was learnt among them.
@@ -98,12 +124,8 @@ impl Learner {
         match known() {
             Some(role) if role.keeper != Keeper::Upstream => Some(role),
             _ => {
-                if let Some(source) = self.source()
-                    && tokio::time::timeout(ASK_TIMEOUT, self.ask(&source, name)).await.is_err()
-                {
-                    tracing::warn!(
-                        "could not ask the upstream server for role \"{name}\": timeout expired"
-                    );
+                if let Some(source) = self.source() {
+                    self.ask(&source, name).await;
                 }
                 known()
             }
@@ -114,6 +136,8 @@ impl Learner {
     ///
     /// Of a password in plain text the secret is kept.
     pub async fn read_file(&self) {
+        // Of two reloads the later one has the last word.
+        let _alone = self.reading.lock().await;
         let path = self.settings.borrow().auth_file.clone();
         let iterations = self.settings.borrow().scram_iterations;
         let known = self.store.current();
@@ -188,26 +212,21 @@ impl Learner {
 
     /// Asks the upstream and keeps what it says; whatever fails is logged.
     async fn ask(&self, source: &Source, name: &str) {
-        let mut asking = self.asking.lock().await;
+        let deadline = Instant::now() + ASK_TIMEOUT;
+        // Whoever asks before this one learns why nobody can.
+        let Ok(mut asking) = timeout_at(deadline, self.asking.lock()).await else { return };
         let now = Instant::now();
         asking.asked.retain(|_, asked| now < *asked + FRESH);
         if asking.asked.contains_key(name) || asking.not_before.is_some_and(|until| now < until) {
             return;
         }
-        // Given up by whoever waits, the attempt counts as one that failed.
-        asking.not_before = Some(now + RETRY_INTERVAL);
-        match self.find(&mut asking, source, name).await {
-            Ok(found) => {
-                asking.not_before = None;
-                if asking.asked.len() < ASKED_MAX {
-                    asking.asked.insert(name.to_owned(), Instant::now());
-                }
-                drop(asking);
-                self.keep(name, found).await;
-            }
-            Err(why) => {
-                asking.session = None;
-                asking.not_before = Some(Instant::now() + RETRY_INTERVAL);
+        let found = timeout_at(deadline, self.find(&mut asking, source, name)).await;
+        let found = found.unwrap_or_else(|_| Err(Unanswered::broken("timeout expired")));
+        match found {
+            // Who comes next finds it among the roles: it is kept before anybody else can ask.
+            Ok(found) => self.keep(name, found).await,
+            Err(Unanswered { is_broken, why }) => {
+                asking.not_before = is_broken.then(|| Instant::now() + RETRY_INTERVAL);
                 let detail = "Roles that were learnt before can log in.";
                 tracing::warn!(
                     detail,
@@ -215,36 +234,80 @@ impl Learner {
                 );
             }
         }
+        if asking.asked.len() < ASKED_MAX {
+            asking.asked.insert(name.to_owned(), Instant::now());
+        }
     }
 
+    /// Asks over the session that there is, or over a new one, which is kept for a while.
     async fn find(
         &self,
         asking: &mut Asking,
         source: &Source,
         name: &str,
-    ) -> Result<Option<RemoteRole>, String> {
+    ) -> Result<Option<RemoteRole>, Unanswered> {
         let auth_query = self.settings.borrow().auth_query.clone();
-        let opened = asking.session.take().filter(|session| session.opened_with == *source);
-        if let Some(mut opened) = opened
-            && let Ok(found) = find_role(&mut opened.session, &auth_query, name).await
-        {
-            asking.session = Some(opened);
-            return Ok(found);
+        let kept = asking.session.take().filter(|session| session.opened_with == *source);
+        let was_kept = kept.is_some();
+        let mut opened = match kept {
+            Some(opened) => opened,
+            None => self.open(source).await?,
+        };
+        let mut found = find_role(&mut opened.session, &auth_query, name).await;
+        if was_kept && matches!(found, Err(Cause::Closed | Cause::Io(_))) {
+            // It may have ended since; a new one tells what is wrong.
+            opened = self.open(source).await?;
+            found = find_role(&mut opened.session, &auth_query, name).await;
         }
-        // The session may have ended since; a new one tells what is wrong.
-        let mut session = self.connect(source).await?;
-        let found = find_role(&mut session, &auth_query, name).await;
-        let found = found.map_err(|cause| Failure { target: None, cause }.to_string())?;
-        asking.session = Some(Session { opened_with: source.clone(), session });
-        Ok(found)
+        opened.used = Instant::now();
+        // What a server says of a statement is about this role, and the session goes on.
+        if matches!(found, Ok(_) | Err(Cause::Server { .. })) {
+            asking.session = Some(opened);
+            self.close_when_idle();
+        }
+        found.map_err(Unanswered::of)
     }
 
-    async fn connect(&self, source: &Source) -> Result<SqlSession, String> {
-        let conninfo = parse_conninfo(&source.conninfo).map_err(|error| error.to_string())?;
+    /// A session that nobody needs would keep the upstream from a smart shutdown.
+    fn close_when_idle(&self) {
+        let asking = Arc::clone(&self.asking);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(IDLE_MAX).await;
+            let mut asking = asking.lock().await;
+            if asking.session.as_ref().is_some_and(|it| it.used.elapsed() >= IDLE_MAX) {
+                asking.session = None;
+            }
+        });
+    }
+
+    async fn open(&self, source: &Source) -> Result<Session, Unanswered> {
+        let conninfo = parse_conninfo(&source.conninfo).map_err(Unanswered::broken)?;
         let conninfo = self.as_auth_user(conninfo, &source.user).await;
         let options = ConnectOptions { timeout: Some(ASK_TIMEOUT), ..ConnectOptions::default() };
         let session = connect_sql(&conninfo, &source.database, &options).await;
-        session.map_err(|error| error.to_string())
+        let mut session = session.map_err(Unanswered::broken)?;
+        self.check_identity(&mut session).await?;
+        Ok(Session { opened_with: source.clone(), used: Instant::now(), session })
+    }
+
+    /// Roles of another database system are not this one's. A server that cannot say which it is, as another walhub, is
+    /// believed. PostgreSQL: `WalReceiverMain`.
+    async fn check_identity(&self, session: &mut SqlSession) -> Result<(), Unanswered> {
+        let Some(identity) = self.hub.identity() else { return Ok(()) };
+        let rows = match session.query(SYSTEM_IDENTIFIER, &[]).await {
+            Err(Cause::Server { .. }) => return Ok(()),
+            rows => rows.map_err(Unanswered::of)?,
+        };
+        let ours = identity.system_identifier.to_string();
+        match rows.first().and_then(|row| row.first()) {
+            Some((_, Some(theirs))) if *theirs == ours => Ok(()),
+            other => {
+                let theirs = other.and_then(|(_, theirs)| theirs.as_deref()).unwrap_or("unknown");
+                Err(Unanswered::broken(format!(
+                    "database system identifier differs between the upstream ({theirs}) and this server ({ours})"
+                )))
+            }
+        }
     }
 
     /// The upstream's address with another user. Its password is that of `primary_conninfo` where that is the same user,

@@ -232,7 +232,11 @@ fn a_server_is_asked_for_its_roles() {
     const BY_FUNCTION: &str = "SELECT uname, phash FROM user_lookup($1)";
     let by_default = Settings::default().auth_query;
     let (dir, port) = (primary().directory.display(), primary().port);
-    let superuser = format!("host={dir} port={port} user=postgres");
+    // Options of a connection string do not change how answers are read.
+    let superuser = format!(
+        "host={dir} port={port} user=postgres options='-c datestyle=German -c timezone=Asia/Tokyo \
+         -c client_encoding=LATIN1'"
+    );
     let auth_user = at(primary(), "user=scramuser password='scram secret'");
     let options = ConnectOptions::default();
     run(async {
@@ -251,6 +255,7 @@ fn a_server_is_asked_for_its_roles() {
         assert!(direct.flag("rolreplication") && direct.flag("rolcanlogin"));
         assert!(!direct.flag("rolsuper") && !direct.flag("no such column"));
         assert_eq!(direct.attribute("rolconnlimit"), Some("3"));
+        assert_eq!(direct.attribute("rolvaliduntil"), Some("2030-01-02 03:04:05+00"));
         let mut groups = direct.member_of.clone();
         groups.sort();
         let monitor =

@@ -2,17 +2,17 @@
 //!
 //! PostgreSQL: `PQexecParams` (src/interfaces/libpq/fe-exec.c).
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use postgres_protocol::IsNull;
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use walhub_proto::convert;
 use walhub_proto::wire::error_response::ErrorResponse;
-use walhub_proto::wire::reader::{FRAME_HEADER_LEN, Malformed, Reader, decode_frame};
+use walhub_proto::wire::reader::{Malformed, Reader};
 
 use super::Stream;
 use super::error::Cause;
-use super::startup::UpstreamSession;
+use super::startup::{UpstreamSession, take_message};
 
 /// Longest message of an answer.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -103,12 +103,8 @@ impl SqlSession {
 
     async fn receive(&mut self) -> Result<(u8, BytesMut), Cause> {
         loop {
-            let frame = decode_frame(&self.received, MESSAGE_BYTES_MAX);
-            if let Some(frame) = frame.map_err(Cause::malformed)? {
-                let (kind, len) = (frame.kind, frame.len);
-                let mut message = self.received.split_to(len);
-                message.advance(FRAME_HEADER_LEN);
-                return Ok((kind, message));
+            if let Some(message) = take_message(&mut self.received, MESSAGE_BYTES_MAX)? {
+                return Ok(message);
             }
             if self.stream.read_buf(&mut self.received).await? == 0 {
                 return Err(Cause::Closed);

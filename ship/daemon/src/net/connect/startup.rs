@@ -68,6 +68,19 @@ pub(super) struct ConnectRequest<'a> {
     pub(super) notices: &'a Notices,
 }
 
+/// The next message, once all of it was received.
+pub(super) fn take_message(
+    received: &mut BytesMut,
+    body_max: usize,
+) -> Result<Option<(u8, BytesMut)>, Cause> {
+    let frame = decode_frame(received, body_max).map_err(Cause::malformed)?;
+    Ok(frame.map(|frame| (frame.kind, frame.len)).map(|(kind, len)| {
+        let mut message = received.split_to(len);
+        message.advance(FRAME_HEADER_LEN);
+        (kind, message)
+    }))
+}
+
 struct Connection<'a, S> {
     stream: &'a mut S,
     notices: &'a Notices,
@@ -87,11 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     /// The next message; errors and notices are dealt with here.
     async fn receive(&mut self) -> Result<(u8, BytesMut), Cause> {
         loop {
-            let frame = decode_frame(&self.received, MESSAGE_BYTES_MAX);
-            if let Some(frame) = frame.map_err(Cause::malformed)? {
-                let (kind, len) = (frame.kind, frame.len);
-                let mut message = self.received.split_to(len);
-                message.advance(FRAME_HEADER_LEN);
+            if let Some((kind, message)) = take_message(&mut self.received, MESSAGE_BYTES_MAX)? {
                 match kind {
                     b'E' => {
                         let error = ErrorResponse::decode(&message).map_err(Cause::malformed)?;
@@ -160,8 +169,20 @@ fn startup_parameters<'a>(request: &'a ConnectRequest<'_>) -> Vec<(&'static str,
     }
     parameters.extend(conninfo.options.as_deref().map(|options| ("options", options)));
     parameters.push(("application_name", request.application_name));
-    let encoding = conninfo.client_encoding.as_deref();
-    parameters.extend(encoding.map(|encoding| ("client_encoding", encoding)));
+    match request.purpose {
+        Purpose::Replication => {
+            let encoding = conninfo.client_encoding.as_deref();
+            parameters.extend(encoding.map(|encoding| ("client_encoding", encoding)));
+        }
+        // Answers are read by us, whatever role, database and options of the connection string prefer.
+        Purpose::Sql { .. } => {
+            parameters.extend([
+                ("client_encoding", "UTF8"),
+                ("DateStyle", "ISO"),
+                ("TimeZone", "UTC"),
+            ]);
+        }
+    }
     parameters
 }
 
