@@ -1,9 +1,6 @@
 //! Connections that are encrypted, from their first byte.
 
-use std::sync::Arc;
-
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -22,17 +19,8 @@ fn harness(files: &Files) -> Harness {
 }
 
 async fn handshake(files: &Files, alpn: &[&str], socket: TcpStream) -> TlsStream<TcpStream> {
-    let mut roots = RootCertStore::empty();
-    roots.add(files.root()).unwrap();
-    let provider = Arc::new(crate::net::tls::provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     let name = ServerName::try_from("walhub.example").unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap()
+    TlsConnector::from(files.client_config(alpn)).connect(name, socket).await.unwrap()
 }
 
 /// A connection that has asked for TLS, with `more` behind the request.

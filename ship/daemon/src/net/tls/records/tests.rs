@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use rustls::ServerConfig;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use walhub_hub::api::tls::{RECORD_BYTES_MAX, sealed_len_max};
 
 use super::*;
@@ -20,17 +20,9 @@ fn server_config(files: &Files) -> Arc<ServerConfig> {
 }
 
 fn pair(files: &Files) -> (Server, Client) {
-    let mut roots = RootCertStore::empty();
-    roots.add(files.root()).unwrap();
-    let provider = Arc::new(crate::net::tls::provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"postgresql".to_vec()];
     let name = ServerName::try_from("walhub.example").unwrap();
-    let client = UnbufferedClientConnection::new(Arc::new(config), name).unwrap();
+    let client =
+        UnbufferedClientConnection::new(files.client_config(&["postgresql"]), name).unwrap();
     let server = UnbufferedServerConnection::new(server_config(files)).unwrap();
     let (mut server, mut client) = (Records::new(server), Records::new(client));
     client.begin().unwrap();

@@ -3,9 +3,11 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 
 use super::*;
+use crate::net::tls::provider;
 
 /// An authority, and a certificate for `walhub.example` that it has signed, as files of a data directory.
 pub(in crate::net) struct Files(TempDir);
@@ -52,8 +54,17 @@ impl Files {
         self.0.path()
     }
 
-    pub(in crate::net) fn root(&self) -> CertificateDer<'static> {
-        pem_file(&self.directory().join("root.crt")).unwrap().remove(0)
+    /// A client that believes the authority, and offers these protocols.
+    pub(in crate::net) fn client_config(&self, alpn: &[&str]) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(pem_file(&self.directory().join("root.crt")).unwrap().remove(0)).unwrap();
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
     }
 }
 
