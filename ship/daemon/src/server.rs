@@ -553,7 +553,8 @@ impl Server {
             self.settings.send_replace(Arc::clone(&settings));
         }
         self.reload_tls(data_dir);
-        self.access.reload(&self.settings.borrow());
+        let (access, settings) = (Arc::clone(&self.access), self.settings_receiver.clone());
+        drop(spawn_blocking(move || access.reload(&settings)));
         let learner = Arc::clone(&self.learner);
         tokio::task::spawn_local(async move { learner.read_file().await });
         self.notices.forget();

@@ -10,6 +10,7 @@ mod auth_files;
 mod check;
 pub mod definition;
 pub mod error;
+pub(crate) mod files;
 mod foreign;
 mod setting_type;
 pub mod show;

@@ -13,9 +13,10 @@ mod interfaces;
 mod refusal;
 mod resolve;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use walhub_proto::hba::{
     Connection, HostName, Maps, Membership, Remark, Rule, Rules, Search, Step,
 };
@@ -30,6 +31,7 @@ use crate::settings::{AuthFiles, Settings};
 pub struct Access {
     rules: ArcSwap<Rules>,
     maps: ArcSwap<Maps>,
+    reloading: Mutex<()>,
 }
 
 /// What the rules say of a connection.
@@ -77,11 +79,15 @@ impl Access {
         Ok(Arc::new(Self {
             rules: ArcSwap::from_pointee(rules),
             maps: ArcSwap::from_pointee(maps),
+            reloading: Mutex::default(),
         }))
     }
 
-    /// Reads both files again; of one with a fault the old content stays in force.
-    pub(crate) fn reload(&self, settings: &Settings) {
+    /// Reads both files again; of one with a fault the old content stays in force. It is for a thread that may block.
+    pub(crate) fn reload(&self, settings: &watch::Receiver<Arc<Settings>>) {
+        // Whoever is last has read last.
+        let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let settings = &Arc::clone(&settings.borrow());
         match load_rules(settings) {
             Ok(rules) => self.rules.store(Arc::new(rules)),
             Err(NotLoaded { file }) => tracing::info!("{file} was not reloaded"),

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ use super::connect::{Cause, ConnectOptions, Failure, SqlSession, connect_sql, pa
 use crate::placement::spawn_blocking;
 use crate::random;
 use crate::roles::RoleStore;
-use crate::settings::Settings;
+use crate::settings::{Settings, files};
 use crate::strerror::strerror;
 
 /// For so long an answer counts.
@@ -189,11 +190,12 @@ impl Learner {
         if path.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let text = spawn_blocking(move || std::fs::read_to_string(path).map(Zeroizing::new)).await;
+        let text = spawn_blocking(move || files::read(Path::new(&path)).map(Zeroizing::new)).await;
         let text = text.map_err(|_| "it was given up".to_owned())?;
         let text = text.map_err(|error| strerror(&error))?;
+        let text = std::str::from_utf8(&text).map_err(|_| "it is not UTF-8".to_owned())?;
         let users =
-            userlist::parse(&text).map_err(|bad| format!("line {}: {}", bad.number, bad.reason))?;
+            userlist::parse(text).map_err(|bad| format!("line {}: {}", bad.number, bad.reason))?;
         Ok(users.into_iter().map(|(name, secret)| (name, Zeroizing::new(secret))).collect())
     }
 

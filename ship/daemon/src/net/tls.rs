@@ -17,14 +17,19 @@ mod records;
 mod server;
 pub(super) mod stream;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
 use rustls::server::ProducesTickets;
 
 pub(crate) use facts::TlsFacts;
 pub(super) use records::Records;
 pub(crate) use server::{Acceptor, When};
+
+use crate::settings::files;
+use crate::strerror::strerror;
 
 /// Who computes.
 pub(super) fn provider() -> CryptoProvider {
@@ -34,6 +39,12 @@ pub(super) fn provider() -> CryptoProvider {
 /// Who seals tickets with which sessions are resumed.
 fn ticketer() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
     rustls::crypto::aws_lc_rs::Ticketer::new()
+}
+
+/// Every PEM section of one kind in a file.
+pub(super) fn pem_file<T: PemObject>(file: &Path) -> Result<Vec<T>, String> {
+    let pem = files::read(file).map_err(|error| strerror(&error))?;
+    T::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use walhub_proto::hba::{Files, Unreadable};
 
+use super::files;
 use crate::strerror::strerror;
 
 /// The files of the operating system.
@@ -19,7 +21,7 @@ fn unreadable(error: &io::Error) -> Unreadable {
 
 impl Files for AuthFiles {
     fn read(&self, path: &str) -> Result<String, Unreadable> {
-        let bytes = fs::read(path).map_err(|error| unreadable(&error))?;
+        let bytes = files::read(Path::new(path)).map_err(|error| unreadable(&error))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 

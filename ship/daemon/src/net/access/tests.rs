@@ -32,7 +32,8 @@ impl Access {
         let (rules, remarks) = Rules::load(&texts, "/hba", true);
         let rules = rules.unwrap_or_else(|| panic!("{remarks:?}"));
         let maps = Maps::load(&texts, "/ident").0.expect("maps");
-        Arc::new(Self { rules: ArcSwap::from_pointee(rules), maps: ArcSwap::from_pointee(maps) })
+        let (rules, maps) = (ArcSwap::from_pointee(rules), ArcSwap::from_pointee(maps));
+        Arc::new(Self { rules, maps, reloading: Mutex::default() })
     }
 
     /// One that trusts everybody.
@@ -61,6 +62,7 @@ fn a_fault_keeps_a_server_from_starting_and_leaves_the_old_rules_at_a_reload() {
     let directory = tempfile::tempdir().unwrap();
     let good = settings(directory.path(), "local all all trust", None);
     let access = Access::load(&good).unwrap();
+    let now = |settings: &Settings| watch::channel(Arc::new(settings.clone())).1;
     let methods = |access: &Access| {
         let rules = access.rules.load();
         rules.as_slice().iter().map(|rule| rule.method).collect::<Vec<_>>()
@@ -68,11 +70,11 @@ fn a_fault_keeps_a_server_from_starting_and_leaves_the_old_rules_at_a_reload() {
     for (hba, ident) in [("local all", None), ("local all all trust", Some("m"))] {
         let bad = settings(directory.path(), hba, ident);
         assert!(Access::load(&bad).is_err(), "{hba}");
-        access.reload(&bad);
+        access.reload(&now(&bad));
         assert_eq!(methods(&access), [Method::Trust]);
     }
     let other = settings(directory.path(), "local all all reject", Some("m a b"));
-    access.reload(&other);
+    access.reload(&now(&other));
     assert_eq!(methods(&access), [Method::Reject]);
     assert!(access.maps().check(Some("m"), "a", "b", &Everybody).is_ok());
     std::fs::remove_file(&other.hba_file).unwrap();

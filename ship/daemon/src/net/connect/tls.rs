@@ -22,6 +22,7 @@ use super::error::Cause;
 use super::stream::{ClientRecords, TlsStream};
 use super::verify::{Chain, NameMismatch, Verifier};
 use crate::net::tls::certificate::Certificate;
+use crate::net::tls::pem_file;
 use crate::strerror::strerror;
 
 /// How the messages of a connection travel.
@@ -304,10 +305,4 @@ fn check_key_file(file: &Path) -> Result<(), Cause> {
         )));
     }
     Ok(())
-}
-
-/// Every PEM section of one kind in a file.
-fn pem_file<T: PemObject>(file: &Path) -> Result<Vec<T>, String> {
-    let pem = fs::read(file).map_err(|error| strerror(&error))?;
-    T::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| error.to_string())
 }

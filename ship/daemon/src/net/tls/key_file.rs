@@ -15,6 +15,7 @@ use walhub_proto::sqlstate::SqlState;
 use walhub_proto::wire::backend::Report;
 use zeroize::Zeroizing;
 
+use crate::settings::files;
 use crate::strerror::strerror;
 
 /// What the command that gives the pass phrase is told to ask.
@@ -76,7 +77,7 @@ pub(super) fn load(
     let shown = file.display();
     let unusable =
         |reason: &str| wrong(format!("could not load private key file \"{shown}\": {reason}"));
-    let pem = fs::read(file).map_err(|error| unusable(&strerror(&error)))?;
+    let pem = files::read(file).map_err(|error| unusable(&strerror(&error)))?;
     let pem = Zeroizing::new(pem);
     if !pem.windows(ENCRYPTED_LABEL.len()).any(|text| text == ENCRYPTED_LABEL.as_bytes()) {
         return PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {

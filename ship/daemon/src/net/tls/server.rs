@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -22,6 +21,7 @@ use walhub_proto::wire::backend::Report;
 use super::certificate::Certificate;
 use super::ciphers::{self, Unknown};
 use super::key_file::{self, Passphrase};
+use super::pem_file;
 use crate::settings::{Settings, SslMaxProtocolVersion, SslMinProtocolVersion};
 use crate::strerror::strerror;
 
@@ -283,12 +283,6 @@ fn revocation_list(file: &Path) -> Result<Vec<CertificateRevocationListDer<'stat
         })?;
     }
     Ok(lists)
-}
-
-/// Every PEM section of one kind in a file.
-fn pem_file<T: PemObject>(file: &Path) -> Result<Vec<T>, String> {
-    let pem = fs::read(file).map_err(|error| strerror(&error))?;
-    T::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
